@@ -1,0 +1,3 @@
+//! chaos-agent.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! device-sim.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! The border between kernel and host.
+#![no_std]

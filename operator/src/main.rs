@@ -1,0 +1,3 @@
+//! edge-operator.
+
+fn main() {}
