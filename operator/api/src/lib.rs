@@ -1,1 +1,37 @@
-//! edge-api.
+//! The resources of `edge-operator.dev/v1alpha1` as Rust types, and the small pure rules that operator and
+//! agent must share to the letter. No client, no clock, no I/O.
+//!
+//! ```text
+//! device.rs         Device        what a device shall be, and what is known of it
+//! fault_profile.rs  FaultProfile  which packets of which targets are lost, and until when
+//! fault_node.rs     FaultNode     what one node's kernel holds of it (written by that node's agent)
+//! quantity.rs       durations, percentages, ports, CIDRs as users write them, parsed once
+//! choose.rs         which targets `choose` hits: rank and cutoff
+//! condition.rs      building `status.conditions`
+//! ```
+
+pub mod choose;
+pub mod condition;
+pub mod device;
+pub mod fault_node;
+pub mod fault_profile;
+pub mod quantity;
+
+pub use condition::{Condition, ConditionStatus, set_condition};
+pub use device::{
+    Desired, Device, DeviceAddress, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness, Reported, Sync,
+};
+pub use fault_node::{
+    ClockOffset, Engine, FaultNode, FaultNodeSpec, FaultNodeStatus, HookKind, HookStatus, LimitStatus,
+    ProfileOnNode,
+};
+pub use fault_profile::{
+    Choose, Direction, FaultPhase, FaultProfile, FaultProfileSpec, FaultProfileStatus, Faults, Loss, Match,
+    NodeProblem, Partition, PartitionMode, Peer, Protocol, TargetCounts, TargetSelector, Targets,
+};
+pub use quantity::{Cidr, DurationString, Percent, PortRange};
+
+/// API group of all resources.
+pub const GROUP: &str = "edge-operator.dev";
+/// The one served version.
+pub const VERSION: &str = "v1alpha1";

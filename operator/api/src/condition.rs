@@ -1,0 +1,93 @@
+//! Building `status.conditions`: pure, the clock is an argument, and a condition's time changes only when its
+//! status does.
+
+use jiff::Timestamp;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// The condition types of this project.
+pub mod types {
+    /// Device: in sync and reachable (without `desired`: reachable).
+    pub const READY: &str = "Ready";
+    /// Device: it answers.
+    pub const REACHABLE: &str = "Reachable";
+    /// Device: reported state equals desired state.
+    pub const SYNCED: &str = "Synced";
+    /// Device: its reports agree with each other and with what was acknowledged.
+    pub const CONSISTENT: &str = "Consistent";
+    /// FaultProfile: it may reach what it asks for.
+    pub const ACCEPTED: &str = "Accepted";
+    /// FaultProfile: kernels hold its rules.
+    pub const INSTALLED: &str = "Installed";
+    /// FaultProfile: kernel counters show that the rules acted on packets.
+    pub const EFFECTIVE: &str = "Effective";
+}
+
+/// Status of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Nobody can tell now.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// As the API writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// Sets the condition `type_`, in place or as a new last one. `lastTransitionTime` becomes `now` only when the
+/// status differs from before. Returns whether anything changed, so whether a write is due.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    status: ConditionStatus,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let mut next = Condition {
+        last_transition_time: Time(now),
+        message: message.to_owned(),
+        observed_generation: generation,
+        reason: reason.to_owned(),
+        status: status.as_str().to_owned(),
+        type_: type_.to_owned(),
+    };
+    let Some(current) = conditions.iter_mut().find(|condition| condition.type_ == type_) else {
+        conditions.push(next);
+        return true;
+    };
+    if current.status == next.status {
+        next.last_transition_time = current.last_transition_time.clone();
+    }
+    let changed = *current != next;
+    *current = next;
+    changed
+}
+
+/// The condition of this type.
+pub fn find_condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Is the condition of this type there with status True?
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    find_condition(conditions, type_).is_some_and(|condition| condition.status == "True")
+}

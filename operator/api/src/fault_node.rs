@@ -1,0 +1,186 @@
+//! `FaultNode`: what one node's agent did. Named after its node, owned by it, and written by that agent alone;
+//! the operator makes profiles' statuses out of these.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Nothing is asked of a FaultNode: all of it is status.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "edge-operator.dev",
+    version = "v1alpha1",
+    kind = "FaultNode",
+    plural = "faultnodes",
+    shortname = "fnode",
+    category = "edge",
+    status = "FaultNodeStatus",
+    derive = "PartialEq",
+    doc = "What one node's agent holds in its kernel, and what it saw."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultNodeSpec {}
+
+/// A heartbeat older than this, in seconds: the agent is taken as dead and its entries as Unknown.
+pub const STALE_AFTER_SECONDS: i64 = 40;
+/// How often an agent renews its heartbeat, in seconds.
+pub const RENEW_EVERY_SECONDS: u64 = 10;
+
+/// What the agent of a node holds and saw. Written on change and at each heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultNodeStatus {
+    /// The heartbeat, in the API server's time. 40 s old: the entries count as Unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<MicroTime>,
+    /// How delays are kept on this node.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Where programs sit, by kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookStatus>,
+    /// Every limit, and how much of it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitStatus>,
+    /// The kernel's release, as `uname -r` says.
+    #[serde(default)]
+    pub kernel: String,
+    /// This node's clock against the API server's, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset: Option<ClockOffset>,
+    /// Version of the agent.
+    #[serde(default)]
+    pub agent_version: String,
+    /// An entry for each accepted profile with something to do here, in order of namespace and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<ProfileOnNode>,
+}
+
+/// How delays are kept. More come with the delay line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Engine {
+    /// No delay line: partition and loss only.
+    #[default]
+    None,
+}
+
+/// Programs of one kind on this node. The interfaces are in the agent's metric `edge_agent_hooks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HookStatus {
+    /// Which kind.
+    pub hook: HookKind,
+    /// On so many interfaces.
+    #[serde(default)]
+    pub attached: u32,
+    /// So many interfaces refused it.
+    #[serde(default)]
+    pub failed: u32,
+    /// Which refused and why, or what is used instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A place where the kernel runs our programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum HookKind {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+    /// TCX, what comes in (Linux 6.6).
+    TcxIngress,
+    /// TCX, what goes out (Linux 6.6).
+    TcxEgress,
+    /// clsact filter, what comes in.
+    ClsactIngress,
+    /// clsact filter, what goes out.
+    ClsactEgress,
+}
+
+impl HookKind {
+    /// The name as the API and the metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::XdpNative => "XdpNative",
+            Self::XdpGeneric => "XdpGeneric",
+            Self::TcxIngress => "TcxIngress",
+            Self::TcxEgress => "TcxEgress",
+            Self::ClsactIngress => "ClsactIngress",
+            Self::ClsactEgress => "ClsactEgress",
+        }
+    }
+}
+
+/// One limit and its use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitStatus {
+    /// As in the metrics `edge_agent_limit` and `edge_agent_usage`: `targets`, `rules`, `flows`, …
+    pub name: String,
+    /// At most so many.
+    #[serde(default)]
+    pub limit: u64,
+    /// So many now.
+    #[serde(default)]
+    pub used: u64,
+}
+
+/// A clock against the API server's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockOffset {
+    /// This node's clock minus the API server's, in milliseconds.
+    pub milliseconds: i64,
+    /// The answer could have been written that much earlier or later, in milliseconds.
+    #[serde(default)]
+    pub uncertainty: u32,
+}
+
+/// One profile as this node's kernel holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProfileOnNode {
+    /// The profile's namespace.
+    pub namespace: String,
+    /// The profile's name.
+    pub name: String,
+    /// The profile's uid: a profile made again under the same name is another.
+    #[serde(default)]
+    pub uid: String,
+    /// The profile's `metadata.generation` that this entry speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Chosen targets that are this node's own: addresses whose node is this one.
+    #[serde(default)]
+    pub targets: u32,
+    /// Of `targets`, those with rules in this kernel.
+    #[serde(default)]
+    pub enforced: u32,
+    /// Chosen targets without a node (outside the cluster, or `cidrs`), the same for every node.
+    #[serde(default)]
+    pub external_targets: u32,
+    /// Of `externalTargets`, those that a hooked interface of this node has a route to, with rules in this kernel.
+    /// The operator takes the largest of all nodes.
+    #[serde(default)]
+    pub external_enforced: u32,
+    /// How its delays are kept.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Where its packets are decided: the kinds of hooks its targets' interfaces have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookKind>,
+    /// The kernel holds the rules of all that is counted as enforced.
+    #[serde(default)]
+    pub installed: bool,
+    /// The kernel's own counters show that the rules acted on packets.
+    #[serde(default)]
+    pub effective: bool,
+    /// CamelCase, bounded; absent when all is well: `NoRoute`, `NoHook`, `Limit`, `HostNetwork`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One sentence a person can act on; absent when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}

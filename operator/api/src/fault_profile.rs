@@ -1,0 +1,278 @@
+//! `FaultProfile`: which packets of which targets meet which faults, and until when.
+//! Users write `spec`, the operator alone writes `status`, agents act on accepted profiles.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Cidr, DurationString, Percent, PortRange};
+
+/// One experiment: faults on the real packets of chosen targets, for a limited time.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "edge-operator.dev",
+    version = "v1alpha1",
+    kind = "FaultProfile",
+    plural = "faultprofiles",
+    shortname = "fault",
+    category = "edge",
+    namespaced,
+    status = "FaultProfileStatus",
+    derive = "PartialEq",
+    doc = "Faults on the real packets of chosen targets, for a limited time."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultProfileSpec {
+    /// Whose packets.
+    pub targets: Targets,
+    /// Which of their packets; all of them by default.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<Match>,
+    /// Which way, seen from the target.
+    #[serde(default)]
+    pub direction: Direction,
+    /// What happens to them, in this order.
+    pub faults: Faults,
+    /// Same seed, same packets, same fate.
+    #[serde(default)]
+    pub seed: u64,
+    /// How long from `status.startedAt`; the end is in the kernel and needs nobody alive.
+    pub duration: DurationString,
+    /// True lifts the faults. The clock goes on. The only field that may change once started.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Whose packets: exactly one of `devices`, `pods` and `cidrs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Targets {
+    /// Devices of the profile's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<TargetSelector>,
+    /// Pods of the profile's namespace, also none of ours; not those on the host network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<TargetSelector>,
+    /// Networks outside the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cidrs: Vec<Cidr>,
+    /// How many of them; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
+}
+
+/// Objects by their labels.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetSelector {
+    /// A label selector, as in a Deployment.
+    pub selector: LabelSelector,
+}
+
+/// How many of the selected targets: exactly one of `percent` and `count`. Which ones: see [`crate::choose`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Choose {
+    /// This share of them, rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+    /// So many of them, or all when there are fewer. At least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+}
+
+/// Which packets of a target. What is not named matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Match {
+    /// Only this transport protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Only these ports at the target's end. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRange>,
+    /// Only these at the other end. Empty: anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// RFC 768.
+    Udp,
+    /// RFC 9293.
+    Tcp,
+}
+
+/// The other end of a conversation, as the packet carries it at the hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// An address or network. Always there (the API server refuses a peer without it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<Cidr>,
+}
+
+/// Which way, seen from the target.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Direction {
+    /// Both ways.
+    #[default]
+    Both,
+    /// Packets that the target would receive.
+    ToDevice,
+    /// Packets that the target sent.
+    FromDevice,
+}
+
+impl Direction {
+    /// Does it cover packets that the target would receive?
+    pub const fn to_device(self) -> bool {
+        matches!(self, Self::Both | Self::ToDevice)
+    }
+
+    /// Does it cover packets that the target sent?
+    pub const fn from_device(self) -> bool {
+        matches!(self, Self::Both | Self::FromDevice)
+    }
+}
+
+/// What happens to a packet, in this order, each fault once. At least one is there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Faults {
+    /// Every packet is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<Partition>,
+    /// Some packets are lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// Every packet is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Partition {
+    /// What the sender learns of it.
+    #[serde(default)]
+    pub mode: PartitionMode,
+}
+
+/// What the sender of a partitioned packet learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PartitionMode {
+    /// Nothing: the packet is gone.
+    #[default]
+    Drop,
+}
+
+/// Some packets are lost, each for itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Loss {
+    /// Each packet is lost with this probability, independently. Always there (the API server refuses a loss
+    /// without it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<Percent>,
+}
+
+/// What became of a profile. Written by the operator alone, out of the FaultNodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultProfileStatus {
+    /// `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Epoch of the leader that wrote it; never falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The one word for it.
+    #[serde(default)]
+    pub phase: FaultPhase,
+    /// When it was accepted and had its first target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<MicroTime>,
+    /// `startedAt + duration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<MicroTime>,
+    /// Targets with a rank at or below it are hit, see [`crate::choose`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutoff: Option<u64>,
+    /// How many.
+    #[serde(default)]
+    pub targets: TargetCounts,
+    /// Nodes with a problem, and only those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeProblem>,
+    /// Accepted, Installed, Effective.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The one word for a profile's state.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum FaultPhase {
+    /// Not started: not looked at yet, or no target so far.
+    #[default]
+    Pending,
+    /// Every chosen target's rules are in a kernel.
+    Active,
+    /// Some chosen target's are not; `nodes` and the conditions say why.
+    Degraded,
+    /// `spec.paused`.
+    Paused,
+    /// Past `expiresAt`. Kept for its report; to run it again, delete and apply.
+    Expired,
+    /// It asks for what it may not reach.
+    Rejected,
+}
+
+impl FaultPhase {
+    /// Every phase, for metrics that show all of them.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Active, Self::Degraded, Self::Paused, Self::Expired, Self::Rejected];
+
+    /// The name as the API and the metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Active => "Active",
+            Self::Degraded => "Degraded",
+            Self::Paused => "Paused",
+            Self::Expired => "Expired",
+            Self::Rejected => "Rejected",
+        }
+    }
+}
+
+/// How many targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetCounts {
+    /// Chosen: selected, and with a rank at or below the cutoff.
+    #[serde(default)]
+    pub selected: u32,
+    /// Of those, with rules in a kernel.
+    #[serde(default)]
+    pub enforced: u32,
+}
+
+/// What is wrong on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeProblem {
+    /// The node.
+    pub name: String,
+    /// CamelCase, bounded: `AgentLost`, `NoRoute`, `NoHook`, `Limit`, …
+    pub state: String,
+    /// One sentence a person can act on.
+    #[serde(default)]
+    pub message: String,
+}
