@@ -1,0 +1,15 @@
+//! `cargo xtask cluster`.
+
+use anyhow::{Result, bail};
+
+/// What `cargo xtask cluster` takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Always, until it is written.
+pub fn run(_args: &Args) -> Result<()> {
+    bail!("`cargo xtask cluster` is not written yet");
+}

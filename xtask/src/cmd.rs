@@ -1,0 +1,232 @@
+//! Running other programs: one that fails is named with its arguments and the end of what it said, and one that
+//! takes long shows what it does.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Step;
+
+/// How many lines of a failed program's output an error shows.
+const TAIL: usize = 25;
+
+/// A program to run.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    dir: Option<PathBuf>,
+    step: Option<String>,
+}
+
+impl Cmd {
+    /// `program` is looked up on PATH unless it has a slash.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self { program: program.as_ref().into(), args: Vec::new(), env: Vec::new(), dir: None, step: None }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().into()));
+        self
+    }
+
+    /// Sets a variable of the program's environment.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().into(), Some(value.as_ref().into())));
+        self
+    }
+
+    /// Removes a variable of the program's environment.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().into(), None));
+        self
+    }
+
+    /// Runs in this folder.
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().into());
+        self
+    }
+
+    /// Shows progress under this name; each line that the program prints becomes the note beside it.
+    #[must_use]
+    pub fn step(mut self, name: impl Into<String>) -> Self {
+        self.step = Some(name.into());
+        self
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails; the error has its arguments and the end of its output.
+    pub fn run(&self) -> Result<()> {
+        let mut step = self.step.as_ref().map(Step::start);
+        self.lines(|line| {
+            if let Some(step) = &mut step {
+                step.note(line);
+            }
+        })?;
+        if let Some(step) = step {
+            step.done("");
+        }
+        Ok(())
+    }
+
+    /// Runs to the end and hands each line of its stderr to `seen` while it runs.
+    ///
+    /// # Errors
+    /// As [`Cmd::run`].
+    pub fn lines(&self, mut seen: impl FnMut(&str)) -> Result<()> {
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
+        let out = child.stdout.take().map(|pipe| thread::spawn(move || tail_of(pipe, |_| {})));
+        let errors = child.stderr.take().map(|pipe| tail_of(pipe, &mut seen)).unwrap_or_default();
+        let output = out.and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let status = child.wait().with_context(|| format!("waiting for `{self}`"))?;
+        self.checked(status, output.into_iter().chain(errors))
+    }
+
+    /// Runs to the end with this process's own stdin, stdout and stderr.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails.
+    pub fn interactive(&self) -> Result<()> {
+        let mut child = self.spawn(Stdio::inherit(), Stdio::inherit())?;
+        let status = child.wait().with_context(|| format!("waiting for `{self}`"))?;
+        self.checked(status, [])
+    }
+
+    /// Runs to the end and returns what it printed on stdout, without the last line feed.
+    ///
+    /// # Errors
+    /// As [`Cmd::run`].
+    pub fn read(&self) -> Result<String> {
+        let output = self.command().stdin(Stdio::null()).output().with_context(|| self.not_started())?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        self.checked(output.status, errors.lines().map(str::to_owned))?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
+    /// Whether it can be started and ends well; says nothing.
+    #[must_use]
+    pub fn succeeds(&self) -> bool {
+        let quiet = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        quiet.is_ok_and(|status| status.success())
+    }
+
+    /// The standard library's form, for callers that need more than this module offers.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command
+    }
+
+    fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        let mut command = self.command();
+        command.stdout(stdout).stderr(stderr);
+        command.spawn().with_context(|| self.not_started())
+    }
+
+    fn not_started(&self) -> String {
+        format!("`{self}` cannot be started; is {} installed?", self.program.to_string_lossy())
+    }
+
+    fn checked(&self, status: ExitStatus, output: impl IntoIterator<Item = String>) -> Result<()> {
+        if status.success() {
+            return Ok(());
+        }
+        let mut tail = VecDeque::with_capacity(TAIL);
+        for line in output {
+            keep(&mut tail, line);
+        }
+        let said = Vec::from(tail).join("\n  ");
+        bail!("`{self}` failed ({status}){}{said}", if said.is_empty() { "" } else { ":\n  " })
+    }
+}
+
+impl std::fmt::Display for Cmd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.program.to_string_lossy())?;
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            if arg.is_empty() || arg.contains(char::is_whitespace) {
+                write!(f, " '{arg}'")?;
+            } else {
+                write!(f, " {arg}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tail_of(pipe: impl Read, mut seen: impl FnMut(&str)) -> Vec<String> {
+    let mut tail = VecDeque::with_capacity(TAIL);
+    for line in BufReader::new(pipe).split(b'\n') {
+        let Ok(line) = line else { break };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        seen(&line);
+        keep(&mut tail, line);
+    }
+    tail.into()
+}
+
+fn keep(tail: &mut VecDeque<String>, line: String) {
+    if tail.len() == TAIL {
+        tail.pop_front();
+    }
+    tail.push_back(line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_program_is_named_with_its_arguments_and_the_end_of_its_output() {
+        let failed = Cmd::new("sh").args(["-c", "echo one; echo two words >&2; exit 3"]).run().unwrap_err();
+        let text = format!("{failed:#}");
+        for part in ["sh -c", "exit status: 3", "one", "two words"] {
+            assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let failed = Cmd::new("no-such-program").arg("x").read().unwrap_err();
+        assert!(format!("{failed:#}").contains("is no-such-program installed?"));
+    }
+
+    #[test]
+    fn the_output_comes_without_the_last_line_feed() {
+        assert_eq!(Cmd::new("echo").arg("a b").read().unwrap(), "a b");
+    }
+}

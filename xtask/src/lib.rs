@@ -1,0 +1,20 @@
+//! What `cargo xtask` is made of, as a library, so that tests and verbs share it.
+//!
+//! * verbs, a file each: [`build_ebpf`], [`crds`], [`cluster`], [`images`], [`test`], [`check`], [`bench`], [`demo`]
+//! * what they stand on: [`cmd`] runs programs, [`progress`] shows what takes long, [`paths`] says where
+//!   things lie, [`tools`] sees to programs and packages of the machine
+
+pub mod args;
+pub mod cmd;
+pub mod paths;
+pub mod progress;
+pub mod tools;
+
+pub mod bench;
+pub mod build_ebpf;
+pub mod check;
+pub mod cluster;
+pub mod crds;
+pub mod demo;
+pub mod images;
+pub mod test;
