@@ -1,2 +1,37 @@
-//! The border between kernel and host.
+//! What the kernel programs and the agent share: the types in the maps, and the decision about a packet.
+//!
+//! Nothing here reads a clock, a map or a random number: the kernel programs and the host tests bring those
+//! along, so that both run the same code.
+//!
+//! ```text
+//!  frame ─ packet ─▶ Network ─ key ─▶ Entry{bindings} ─ pass ─▶ Verdict
+//!                                          │            │ ▲
+//!                                   rule slot, key      │ │ draw (SipHash of key, flow, index)
+//!                                                       ▼ │
+//!                                                 decide(rule, …)
+//! ```
+//!
+//! * [`key`]: addresses and the keys of all maps
+//! * [`rule`]: [`Entry`](rule::Entry) → [`Binding`](rule::Binding) → [`Rule`](rule::Rule)
+//! * [`counter`]: what the kernel counts, the state of targets and flows
+//! * [`verdict`]: the fate of a packet
+//! * [`draw`]: the keyed hash behind each draw
+//! * [`decide`]: the decision on one packet under one rule
+//! * [`pass`]: a packet's way through all bindings of its target
+//! * [`packet`]: where a frame's addresses and ports are
+//! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
 #![no_std]
+
+pub mod counter;
+pub mod decide;
+pub mod draw;
+pub mod key;
+pub mod names;
+pub mod packet;
+pub mod pass;
+pub mod rule;
+pub mod verdict;
+
+/// The layout of everything in this crate. The agent writes it into [`rule::Config::abi`]; it changes with
+/// every change of a layout or of a draw.
+pub const ABI_VERSION: u32 = 1;

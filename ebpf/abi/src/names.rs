@@ -1,0 +1,54 @@
+//! Names of the maps and programs in the object, and the slots of the program arrays.
+
+/// Hash: [`Address`](crate::key::Address) → [`Entry`](crate::rule::Entry).
+pub const TARGETS: &str = "TARGETS";
+/// LPM trie: [`Address`](crate::key::Address) → [`Entry`](crate::rule::Entry); read only while
+/// [`CONFIG_HAS_CIDRS`](crate::rule::CONFIG_HAS_CIDRS) is set and [`TARGETS`] has nothing.
+pub const CIDRS: &str = "CIDRS";
+/// Hash: [`PortKey`](crate::key::PortKey) → [`Entry`](crate::rule::Entry); read only after a hit with
+/// [`ENTRY_HAS_PORTS`](crate::rule::ENTRY_HAS_PORTS).
+pub const PORT_TARGETS: &str = "PORT_TARGETS";
+/// Array: rule slot → [`Rule`](crate::rule::Rule).
+pub const RULES: &str = "RULES";
+/// LPM trie: [`PeerKey`](crate::key::PeerKey) → `u32` (any value: presence is the match).
+pub const PEERS: &str = "PEERS";
+/// Per-CPU hash: [`CounterKey`](crate::key::CounterKey) → [`Counter`](crate::counter::Counter).
+pub const COUNTERS: &str = "COUNTERS";
+/// Hash: state slot (`u32`) → [`TargetState`](crate::counter::TargetState).
+pub const STATE: &str = "STATE";
+/// Hash: [`FlowKey`](crate::key::FlowKey) → [`Flow`](crate::counter::Flow), filled by the programs.
+pub const FLOWS: &str = "FLOWS";
+/// Hash: [`Address`](crate::key::Address) → `u32` (any value): this node's own addresses.
+pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+/// Hash: [`PortKey`](crate::key::PortKey) of the far end → `u32` of `PROTECTED_*` bits.
+pub const PROTECTED: &str = "PROTECTED";
+/// LPM trie: [`Address`](crate::key::Address) of the far end → `u32` (any value).
+pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
+/// Array of one: [`Config`](crate::rule::Config).
+pub const CONFIG: &str = "CONFIG";
+/// Per-CPU array: [`Global`](crate::counter::Global) → `u64`.
+pub const GLOBAL: &str = "GLOBAL";
+/// Program array of the TC dispatchers; see [`SLOT_TC_INGRESS`] and [`SLOT_TC_EGRESS`].
+pub const PROGRAMS_TC: &str = "PROGRAMS_TC";
+/// Program array of the XDP dispatcher; see [`SLOT_XDP_INGRESS`].
+pub const PROGRAMS_XDP: &str = "PROGRAMS_XDP";
+
+/// What is attached to TC ingress: a tail call to [`TC_INGRESS`], and NEXT where there is none.
+pub const TC_INGRESS_DISPATCH: &str = "tc_ingress_dispatch";
+/// What is attached to TC egress: a tail call to [`TC_EGRESS`], and NEXT where there is none.
+pub const TC_EGRESS_DISPATCH: &str = "tc_egress_dispatch";
+/// What is attached to XDP: a tail call to [`XDP_INGRESS`], and XDP_PASS where there is none.
+pub const XDP_DISPATCH: &str = "xdp_dispatch";
+/// Decides on what comes from a device.
+pub const TC_INGRESS: &str = "tc_ingress";
+/// Decides on what goes to a device.
+pub const TC_EGRESS: &str = "tc_egress";
+/// Decides on what comes from a device, before the kernel has made an skb.
+pub const XDP_INGRESS: &str = "xdp_ingress";
+
+/// Slot of [`TC_INGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_INGRESS: u32 = 0;
+/// Slot of [`TC_EGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_EGRESS: u32 = 1;
+/// Slot of [`XDP_INGRESS`] in [`PROGRAMS_XDP`].
+pub const SLOT_XDP_INGRESS: u32 = 0;

@@ -1,0 +1,1 @@
+//! Where a frame has its addresses and ports.

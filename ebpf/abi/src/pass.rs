@@ -1,0 +1,152 @@
+//! A packet's way through its target's entry: the lookup, what is protected, and each binding in its order.
+//! The maps are behind [`World`]: in the kernel they are maps, in a host test plain collections.
+
+use crate::counter::Global;
+use crate::decide::{self, Packet};
+use crate::draw::Position;
+use crate::key::{Address, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::rule::{Binding, Entry, MAX_BINDINGS, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
+use crate::verdict::Verdict;
+
+/// What a pass reads and changes. Rules live for `'r`, longer than a pass: they never change while a program
+/// can see them.
+pub trait World<'r> {
+    /// The rule in this slot.
+    fn rule(&self, slot: u32) -> Option<&'r Rule>;
+    /// Whether `peer` is in the set of peers.
+    fn is_peer(&self, set: u32, peer: &Address) -> bool;
+    /// The position of a packet that reaches a draw, each time the next one of its flow; `None`: the binding
+    /// has no state.
+    fn position(&mut self, binding: &Binding, packet: &Packet) -> Option<Position>;
+    /// Counts the packet under its verdict; `false`: the binding has no counter.
+    fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, now_ns: u64) -> bool;
+    /// Counts one in a counter of the whole node.
+    fn count_global(&mut self, what: Global);
+}
+
+/// The bindings of one entry, copied out of the map so that they cannot change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bindings {
+    /// In use: the first `count`.
+    pub count: u16,
+    /// All of them.
+    pub bindings: [Binding; MAX_BINDINGS],
+}
+
+/// Whether a packet is of a kind that always passes, so that a fault leaves the link itself working:
+/// NDP (ICMPv6 133 to 137) and DHCP. ARP is not IP and never gets here.
+#[inline(always)]
+#[must_use]
+pub const fn is_link_upkeep(packet: &Packet, icmp_type: u8) -> bool {
+    if packet.protocol == PROTOCOL_ICMPV6 {
+        return 133 <= icmp_type && icmp_type <= 137;
+    }
+    packet.protocol == PROTOCOL_UDP
+        && packet.has_ports
+        && (is_dhcp_pair(packet.target_port, packet.peer_port)
+            || is_dhcp_pair(packet.peer_port, packet.target_port))
+}
+
+/// Client 68 and server 67 (RFC 2131 §4.1), relays 67 and 67; client 546 and server 547 (RFC 8415 §7.2).
+#[inline(always)]
+const fn is_dhcp_pair(a: u16, b: u16) -> bool {
+    (a == 67 && (b == 67 || b == 68)) || (a == 547 && (b == 546 || b == 547))
+}
+
+/// Which conversations of this packet are protected: bits of `PROTECTED_*`.
+///
+/// `in_protected` is what `PROTECTED` holds for the target's end, `in_cidr` whether the target is in
+/// `PROTECTED_CIDRS`. Only conversations of this node (`peer_is_node`) are.
+#[inline(always)]
+#[must_use]
+pub const fn protection(
+    packet: &Packet,
+    peer_is_node: bool,
+    kubelet_port: u16,
+    in_protected: u32,
+    in_cidr: bool,
+) -> u32 {
+    if !peer_is_node {
+        return 0;
+    }
+    let kubelet = kubelet_port != 0
+        && packet.has_ports
+        && packet.protocol == PROTOCOL_TCP
+        && packet.peer_port == kubelet_port;
+    if kubelet || in_cidr { in_protected | PROTECTED_NODE } else { in_protected }
+}
+
+/// Whether an entry is still the one that was looked up, as far as its address says.
+#[inline(always)]
+#[must_use]
+pub fn is_entry_of(entry: &Entry, address: &Address) -> bool {
+    if entry.prefix == 128 {
+        entry.address == *address
+    } else {
+        entry.address == address.masked(entry.prefix as u32)
+    }
+}
+
+/// Takes a packet through all bindings, in their order; where one drops it, the later ones do not see it.
+#[inline(always)]
+pub fn run<'r, W: World<'r>>(
+    world: &mut W,
+    entry: &Bindings,
+    packet: &Packet,
+    protection: u32,
+    now_ns: u64,
+) -> Verdict {
+    let mut i = 0;
+    while i < MAX_BINDINGS {
+        if i >= entry.count as usize {
+            break;
+        }
+        let verdict = run_one(world, &entry.bindings[i], packet, protection, now_ns);
+        if verdict.drops() {
+            return verdict;
+        }
+        i += 1;
+    }
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn run_one<'r, W: World<'r>>(
+    world: &mut W,
+    binding: &Binding,
+    packet: &Packet,
+    protection: u32,
+    now_ns: u64,
+) -> Verdict {
+    let Some(rule) = world.rule(binding.rule) else { return Verdict::Pass };
+    if !decide::applies(rule, packet, now_ns) {
+        return Verdict::Pass;
+    }
+    if rule.peer_set != 0 && !world.is_peer(rule.peer_set, &packet.peer) {
+        return Verdict::Pass;
+    }
+    if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
+        world.count_global(Global::Protected);
+        return Verdict::Pass;
+    }
+    let position =
+        if decide::draws(rule) { world.position(binding, packet) } else { Some(Position::default()) };
+    let Some(position) = position else {
+        world.count_global(Global::Orphaned);
+        return Verdict::Pass;
+    };
+    let verdict = decide::decide(rule, binding.key, packet, position);
+    if !world.count(binding, packet, verdict, now_ns) {
+        // What is not counted must not happen.
+        world.count_global(Global::Orphaned);
+        return Verdict::Pass;
+    }
+    verdict
+}
+
+/// Whether the whole packet is left alone: this node's own way to its control plane.
+#[inline(always)]
+#[must_use]
+pub const fn is_untouchable(protection: u32) -> bool {
+    protection & PROTECTED_NODE != 0
+}

@@ -1,0 +1,157 @@
+//! What the agent compiles: an [`Entry`] for each address (or port, or CIDR) with its [`Binding`]s, each of
+//! which names a [`Rule`]; and the [`Config`] of all.
+
+use crate::key::{Address, Direction};
+
+/// Bindings of an entry at most: profiles that act on one target at the same time.
+pub const MAX_BINDINGS: usize = 8;
+/// Port ranges of a rule at most.
+pub const MAX_PORT_RANGES: usize = 16;
+
+/// [`Entry::flags`]: `PORT_TARGETS` has entries for ports of this address.
+pub const ENTRY_HAS_PORTS: u16 = 1;
+
+/// [`Rule::flags`]: the rule acts on what the target sends ([`Direction::FromDevice`]`.bit()`).
+pub const RULE_FROM_DEVICE: u32 = 1;
+/// [`Rule::flags`]: the rule acts on what the target receives ([`Direction::ToDevice`]`.bit()`).
+pub const RULE_TO_DEVICE: u32 = 2;
+/// [`Rule::flags`]: everything is dropped.
+pub const RULE_PARTITION: u32 = 4;
+/// [`Rule::flags`]: the rule acts on a node's probes of the target too (`match.peers` names the node's address).
+pub const RULE_LIFTS_PROBES: u32 = 8;
+
+/// [`Config::flags`]: `CIDRS` is not empty.
+pub const CONFIG_HAS_CIDRS: u32 = 1;
+
+/// Value in `PROTECTED`: this node's own conversation (API server, DNS); nothing lifts it.
+pub const PROTECTED_NODE: u32 = 1;
+/// Value in `PROTECTED`: a node's probe of a pod; [`RULE_LIFTS_PROBES`] lifts it.
+pub const PROTECTED_PROBE: u32 = 2;
+
+/// [`Rule::loss`] of 100 %.
+pub const ALWAYS: u64 = 1 << 32;
+
+/// A profile on a target.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// Slot in `RULES`.
+    pub rule: u32,
+    /// Slot of counters and state of this profile on this target.
+    pub state: u32,
+    /// Key of all draws: a hash of the profile's seed, namespace and name and the target's namespace and name
+    /// (or address).
+    pub key: [u64; 2],
+}
+
+/// What is known about an address, a port of an address, or a CIDR: its profiles, in the order in which they
+/// act, those of all wider rules included. Only one entry is applied to a packet.
+///
+/// The kernel gives the memory of a removed element to another one at once, also while a program still reads
+/// it. So a program reads from the end to the start, and the entry is right only if both generations agree and
+/// the address is the one looked for; the kernel writes from the start to the end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The address, or the CIDR's first one.
+    pub address: Address,
+    /// The port (host order) of an entry of `PORT_TARGETS`, else 0.
+    pub port: u16,
+    /// IP protocol number of an entry of `PORT_TARGETS`, else 0.
+    pub protocol: u8,
+    /// Bits of the address that count: [`FULL_PREFIX`](crate::key::FULL_PREFIX) but for CIDRs.
+    pub prefix: u8,
+    /// `ENTRY_*`.
+    pub flags: u16,
+    /// Bindings in use, at most [`MAX_BINDINGS`].
+    pub count: u16,
+    /// Differs for each entry that is written; the agent counts it up.
+    pub generation: u64,
+    /// The first `count` are in use.
+    pub bindings: [Binding; MAX_BINDINGS],
+    /// Equal to `generation`.
+    pub generation_again: u64,
+}
+
+/// A range of ports, host order, both ends included.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+}
+
+/// What a profile does. Once an entry refers to it, it never changes: the agent writes a new slot, then the
+/// entries, and uses a slot again only after a quarantine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Differs for each rule that is written; 0: the slot is empty and does nothing.
+    pub generation: u64,
+    /// CLOCK_BOOTTIME in nanoseconds from which on the rule acts.
+    pub start_ns: u64,
+    /// CLOCK_BOOTTIME in nanoseconds from which on the rule does nothing more.
+    pub deadline_ns: u64,
+    /// Probability of loss in 2⁻³²: 0 = never, [`ALWAYS`] = always.
+    pub loss: u64,
+    /// `RULE_*`.
+    pub flags: u32,
+    /// Set of peers in `PEERS`; 0: any peer.
+    pub peer_set: u32,
+    /// IP protocol number; 0: any.
+    pub protocol: u8,
+    /// Port ranges in use, at most [`MAX_PORT_RANGES`]; 0: any port, and none.
+    pub port_ranges: u8,
+    /// Always 0.
+    pub zero: [u8; 6],
+    /// The target's ports; the first `port_ranges` are in use.
+    pub ports: [PortRange; MAX_PORT_RANGES],
+}
+
+impl Rule {
+    /// Whether the rule acts at `now_ns` (CLOCK_BOOTTIME).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_active(&self, now_ns: u64) -> bool {
+        self.generation != 0 && self.start_ns <= now_ns && now_ns < self.deadline_ns
+    }
+
+    /// Whether the rule acts in this direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn acts(&self, direction: Direction) -> bool {
+        self.flags & direction.bit() != 0
+    }
+}
+
+/// What all programs read once a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// [`ABI_VERSION`](crate::ABI_VERSION).
+    pub abi: u32,
+    /// `CONFIG_*`.
+    pub flags: u32,
+    /// This node's kubelet port (host order); 0: not protected.
+    pub kubelet_port: u16,
+    /// Always 0.
+    pub zero: [u8; 6],
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Binding, Config, Entry, PortRange, Rule};
+
+    // SAFETY: `repr(C)`, integers only, no padding (tests/layout.rs), every bit pattern valid.
+    unsafe impl aya::Pod for Binding {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Entry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for PortRange {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Rule {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Config {}
+}

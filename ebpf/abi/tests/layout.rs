@@ -1,0 +1,54 @@
+//! Sizes and offsets of all that crosses the border: a change here is a change of the ABI.
+
+use std::mem::{offset_of, size_of};
+
+use fault_abi::counter::{Counter, Flow, TargetState};
+use fault_abi::key::{Address, CounterKey, FlowKey, PeerKey, PortKey};
+use fault_abi::rule::{Binding, Config, Entry, PortRange, Rule};
+
+/// Asserts a type's size, its fields' offsets, and that the fields fill it without padding.
+macro_rules! layout {
+    ($type:ty, $size:literal, { $($field:ident: $field_type:ty = $offset:literal),+ $(,)? }) => {
+        assert_eq!(size_of::<$type>(), $size, "size of {}", stringify!($type));
+        $(assert_eq!(offset_of!($type, $field), $offset, "{}::{}", stringify!($type), stringify!($field));)+
+        let sum = 0 $(+ size_of::<$field_type>())+;
+        assert_eq!(sum, $size, "{} has padding or a field is missing here", stringify!($type));
+    };
+}
+
+#[test]
+fn keys_have_their_layout_and_no_padding() {
+    layout!(Address, 16, { words: [u32; 4] = 0 });
+    layout!(PortKey, 20, { address: Address = 0, port: u16 = 16, protocol: u8 = 18, zero: u8 = 19 });
+    layout!(PeerKey, 20, { set: u32 = 0, address: Address = 4 });
+    layout!(CounterKey, 8, { state: u32 = 0, direction: u32 = 4 });
+    layout!(FlowKey, 28, {
+        peer: Address = 0, state: u32 = 16, target_port: u16 = 20, peer_port: u16 = 22, protocol: u8 = 24,
+        zero: [u8; 3] = 25,
+    });
+}
+
+#[test]
+fn entries_and_rules_have_their_layout_and_no_padding() {
+    layout!(Binding, 24, { rule: u32 = 0, state: u32 = 4, key: [u64; 2] = 8 });
+    layout!(Entry, 232, {
+        address: Address = 0, port: u16 = 16, protocol: u8 = 18, prefix: u8 = 19, flags: u16 = 20, count: u16 = 22,
+        generation: u64 = 24, bindings: [Binding; 8] = 32, generation_again: u64 = 224,
+    });
+    layout!(PortRange, 4, { first: u16 = 0, last: u16 = 2 });
+    layout!(Rule, 112, {
+        generation: u64 = 0, start_ns: u64 = 8, deadline_ns: u64 = 16, loss: u64 = 24, flags: u32 = 32,
+        peer_set: u32 = 36, protocol: u8 = 40, port_ranges: u8 = 41, zero: [u8; 6] = 42,
+        ports: [PortRange; 16] = 48,
+    });
+    layout!(Config, 16, { abi: u32 = 0, flags: u32 = 4, kubelet_port: u16 = 8, zero: [u8; 6] = 10 });
+}
+
+#[test]
+fn counters_and_states_have_their_layout_and_no_padding() {
+    layout!(Counter, 272, {
+        last_seen_ns: u64 = 0, gso_frames: u64 = 8, packets: [u64; 16] = 16, bytes: [u64; 16] = 144,
+    });
+    layout!(TargetState, 24, { next_ordinal: u64 = 0, untracked: [u64; 2] = 8 });
+    layout!(Flow, 24, { ordinal: u64 = 0, index: [u64; 2] = 8 });
+}
