@@ -218,6 +218,7 @@ fn what_is_no_message_is_refused_with_its_category() {
     assert_eq!(error, DecodeError::TooLong { actual: MAX_PAYLOAD + 1 });
 }
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests; writing to a Vec cannot fail")]
 fn enveloped(value: &ciborium::Value) -> Vec<u8> {
     let mut payload = Vec::new();
     ciborium::into_writer(value, &mut payload).unwrap();
