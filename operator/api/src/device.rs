@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::DurationString;
+use crate::rules;
 
 /// The declared state of one edge device and how to reach it.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,7 +23,19 @@ use crate::quantity::DurationString;
     namespaced,
     status = "DeviceStatus",
     derive = "PartialEq",
-    doc = "An edge device: where it is, what it shall run, and what is known of it."
+    doc = "An edge device: where it is, what it shall run, and what is known of it.",
+    selectable = ".status.phase",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Desired", type_ = "string", json_path = ".spec.desired.firmware"),
+    printcolumn(name = "Running", type_ = "string", json_path = ".status.reported.firmware"),
+    printcolumn(
+        name = "Reachable",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Reachable\")].status"
+    ),
+    printcolumn(name = "Host", type_ = "string", json_path = ".spec.endpoint.host", priority = "1"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.addresses[0].node", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSpec {
@@ -44,9 +57,11 @@ pub struct DeviceSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// An IPv4 address, an IPv6 address or a DNS name.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::HOST))]
     pub host: String,
     /// UDP port, 1 to 65535; CoAP's own (RFC 7252 §12.8) by default.
     #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
 }
 
@@ -57,26 +72,43 @@ fn default_port() -> u16 {
 /// What a device shall run. One value: it is replaced as a whole and has one owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Desired {
     /// Firmware version, as the device reports it.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-validations" = rules::FIRMWARE))]
     pub firmware: String,
     /// Settings; at most 32 entries and 900 bytes as CBOR.
     #[serde(default)]
+    #[schemars(schema_with = "config_schema")]
     pub config: BTreeMap<String, String>,
+}
+
+fn config_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "x-kubernetes-map-type": "atomic",
+        "x-kubernetes-validations": rules::CONFIG,
+        "additionalProperties": {"type": "string", "maxLength": 880},
+    })
 }
 
 /// How soon silence counts as trouble. `probeInterval < suspectAfter < lostAfter`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::LIVENESS))]
 pub struct Liveness {
     /// Time between two reads of a quiet device, jittered.
     #[serde(default = "default_probe_interval")]
+    #[schemars(extend("x-kubernetes-validations" = rules::LIVENESS_DURATION))]
     pub probe_interval: DurationString,
     /// Silence after which Reachable becomes Unknown.
     #[serde(default = "default_suspect_after")]
+    #[schemars(extend("x-kubernetes-validations" = rules::LIVENESS_DURATION))]
     pub suspect_after: DurationString,
     /// Silence after which Reachable becomes False and the phase Unreachable.
     #[serde(default = "default_lost_after")]
+    #[schemars(extend("x-kubernetes-validations" = rules::LIVENESS_DURATION))]
     pub lost_after: DurationString,
 }
 
@@ -114,6 +146,7 @@ pub struct DeviceStatus {
     pub phase: DevicePhase,
     /// The endpoint as the operator resolved it; agents use these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub addresses: Vec<DeviceAddress>,
     /// The last report that was believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,10 +212,12 @@ impl DevicePhase {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceAddress {
     /// IPv4 or IPv6 address, canonical text.
+    #[schemars(length(max = 45))]
     pub ip: String,
     /// Node of the pod that has this address; absent for what is outside the cluster. Only that node's agent
     /// enforces faults on it, so nothing is enforced twice; without it, each node with a route does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub node: Option<String>,
 }
 
@@ -192,15 +227,18 @@ pub struct DeviceAddress {
 pub struct Reported {
     /// Running firmware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub firmware: Option<String>,
     /// `sha256:<hex>` of the running config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
     pub config_digest: Option<String>,
     /// Generation of the command that is applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
     /// Random name of this boot, hex.
     #[serde(default)]
+    #[schemars(length(max = 64))]
     pub boot_id: String,
     /// Number of the report within its boot.
     #[serde(default)]
@@ -218,5 +256,6 @@ pub struct Sync {
     pub attempts: u32,
     /// What went wrong last, one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub last_error: Option<String>,
 }

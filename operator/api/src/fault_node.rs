@@ -17,7 +17,13 @@ use serde::{Deserialize, Serialize};
     category = "edge",
     status = "FaultNodeStatus",
     derive = "PartialEq",
-    doc = "What one node's agent holds in its kernel, and what it saw."
+    doc = "What one node's agent holds in its kernel, and what it saw.",
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel"),
+    printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine"),
+    printcolumn(name = "Hooks", type_ = "string", json_path = ".status.hooks[*].hook"),
+    printcolumn(name = "Profiles", type_ = "string", json_path = ".status.profiles[*].name", priority = "1"),
+    printcolumn(name = "Renewed", type_ = "date", json_path = ".status.renewedAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FaultNodeSpec {}
@@ -39,21 +45,26 @@ pub struct FaultNodeStatus {
     pub engine: Engine,
     /// Where programs sit, by kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub hooks: Vec<HookStatus>,
     /// Every limit, and how much of it is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub limits: Vec<LimitStatus>,
     /// The kernel's release, as `uname -r` says.
     #[serde(default)]
+    #[schemars(length(max = 256))]
     pub kernel: String,
     /// This node's clock against the API server's, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset: Option<ClockOffset>,
     /// Version of the agent.
     #[serde(default)]
+    #[schemars(length(max = 64))]
     pub agent_version: String,
     /// An entry for each accepted profile with something to do here, in order of namespace and name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
     pub profiles: Vec<ProfileOnNode>,
 }
 
@@ -79,6 +90,7 @@ pub struct HookStatus {
     pub failed: u32,
     /// Which refused and why, or what is used instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub message: Option<String>,
 }
 
@@ -118,6 +130,7 @@ impl HookKind {
 #[serde(rename_all = "camelCase")]
 pub struct LimitStatus {
     /// As in the metrics `edge_agent_limit` and `edge_agent_usage`: `targets`, `rules`, `flows`, …
+    #[schemars(length(max = 64))]
     pub name: String,
     /// At most so many.
     #[serde(default)]
@@ -143,11 +156,14 @@ pub struct ClockOffset {
 #[serde(rename_all = "camelCase")]
 pub struct ProfileOnNode {
     /// The profile's namespace.
+    #[schemars(length(max = 63))]
     pub namespace: String,
     /// The profile's name.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// The profile's uid: a profile made again under the same name is another.
     #[serde(default)]
+    #[schemars(length(max = 64))]
     pub uid: String,
     /// The profile's `metadata.generation` that this entry speaks of.
     #[serde(default)]
@@ -170,6 +186,7 @@ pub struct ProfileOnNode {
     pub engine: Engine,
     /// Where its packets are decided: the kinds of hooks its targets' interfaces have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     pub hooks: Vec<HookKind>,
     /// The kernel holds the rules of all that is counted as enforced.
     #[serde(default)]
@@ -179,8 +196,10 @@ pub struct ProfileOnNode {
     pub effective: bool,
     /// CamelCase, bounded; absent when all is well: `NoRoute`, `NoHook`, `Limit`, `HostNetwork`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub reason: Option<String>,
     /// One sentence a person can act on; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub message: Option<String>,
 }

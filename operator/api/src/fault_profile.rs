@@ -3,10 +3,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime};
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::{Cidr, DurationString, Percent, PortRange};
+use crate::{rules, schema};
 
 /// One experiment: faults on the real packets of chosen targets, for a limited time.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,9 +21,25 @@ use crate::quantity::{Cidr, DurationString, Percent, PortRange};
     namespaced,
     status = "FaultProfileStatus",
     derive = "PartialEq",
-    doc = "Faults on the real packets of chosen targets, for a limited time."
+    doc = "Faults on the real packets of chosen targets, for a limited time.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Targets", type_ = "integer", json_path = ".status.targets.selected"),
+    printcolumn(name = "Enforced", type_ = "integer", json_path = ".status.targets.enforced"),
+    printcolumn(
+        name = "Effective",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Effective\")].status"
+    ),
+    printcolumn(name = "Direction", type_ = "string", json_path = ".spec.direction"),
+    printcolumn(name = "Loss", type_ = "string", json_path = ".spec.faults.loss.percent"),
+    printcolumn(name = "Partition", type_ = "string", json_path = ".spec.faults.partition.mode"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".spec.duration", priority = "1"),
+    printcolumn(name = "Seed", type_ = "integer", json_path = ".spec.seed", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::PROFILE_SPEC))]
 pub struct FaultProfileSpec {
     /// Whose packets.
     pub targets: Targets,
@@ -36,8 +53,10 @@ pub struct FaultProfileSpec {
     pub faults: Faults,
     /// Same seed, same packets, same fate.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 9_223_372_036_854_775_807_u64))]
     pub seed: u64,
     /// How long from `status.startedAt`; the end is in the kernel and needs nobody alive.
+    #[schemars(extend("x-kubernetes-validations" = rules::PROFILE_DURATION))]
     pub duration: DurationString,
     /// True lifts the faults. The clock goes on. The only field that may change once started.
     #[serde(default)]
@@ -47,6 +66,7 @@ pub struct FaultProfileSpec {
 /// Whose packets: exactly one of `devices`, `pods` and `cidrs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::TARGETS))]
 pub struct Targets {
     /// Devices of the profile's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +76,7 @@ pub struct Targets {
     pub pods: Option<TargetSelector>,
     /// Networks outside the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64))]
     pub cidrs: Vec<Cidr>,
     /// How many of them; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,33 +88,39 @@ pub struct Targets {
 #[serde(rename_all = "camelCase")]
 pub struct TargetSelector {
     /// A label selector, as in a Deployment.
+    #[schemars(schema_with = "schema::selector")]
     pub selector: LabelSelector,
 }
 
 /// How many of the selected targets: exactly one of `percent` and `count`. Which ones: see [`crate::choose`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::CHOOSE))]
 pub struct Choose {
     /// This share of them, rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
     /// So many of them, or all when there are fewer. At least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub count: Option<u32>,
 }
 
 /// Which packets of a target. What is not named matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::MATCH))]
 pub struct Match {
     /// Only this transport protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// Only these ports at the target's end. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
     pub ports: Vec<PortRange>,
     /// Only these at the other end. Empty: anybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
     pub peers: Vec<Peer>,
 }
 
@@ -110,6 +137,7 @@ pub enum Protocol {
 /// The other end of a conversation, as the packet carries it at the hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::PEER))]
 pub struct Peer {
     /// An address or network. Always there (the API server refuses a peer without it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +173,7 @@ impl Direction {
 /// What happens to a packet, in this order, each fault once. At least one is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::FAULTS))]
 pub struct Faults {
     /// Every packet is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +189,7 @@ pub struct Faults {
 pub struct Partition {
     /// What the sender learns of it.
     #[serde(default)]
+    #[schemars(schema_with = "mode_schema")]
     pub mode: PartitionMode,
 }
 
@@ -171,9 +201,15 @@ pub enum PartitionMode {
     Drop,
 }
 
+/// Not an enum, so that a mode which comes later is refused by a sentence.
+fn mode_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 16, "x-kubernetes-validations": rules::PARTITION_MODE})
+}
+
 /// Some packets are lost, each for itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::LOSS))]
 pub struct Loss {
     /// Each packet is lost with this probability, independently. Always there (the API server refuses a loss
     /// without it).
@@ -208,6 +244,7 @@ pub struct FaultProfileStatus {
     pub targets: TargetCounts,
     /// Nodes with a problem, and only those.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub nodes: Vec<NodeProblem>,
     /// Accepted, Installed, Effective.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -269,10 +306,13 @@ pub struct TargetCounts {
 #[serde(rename_all = "camelCase")]
 pub struct NodeProblem {
     /// The node.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// CamelCase, bounded: `AgentLost`, `NoRoute`, `NoHook`, `Limit`, …
+    #[schemars(length(max = 64))]
     pub state: String,
     /// One sentence a person can act on.
     #[serde(default)]
+    #[schemars(length(max = 1024))]
     pub message: String,
 }

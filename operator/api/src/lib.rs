@@ -8,6 +8,8 @@
 //! quantity.rs       durations, percentages, ports, CIDRs as users write them, parsed once
 //! choose.rs         which targets `choose` hits: rank and cutoff
 //! condition.rs      building `status.conditions`
+//! rules.rs          the CEL rules, each with the sentence a refused user reads
+//! schema.rs         the CustomResourceDefinitions as they are installed
 //! ```
 
 pub mod choose;
@@ -16,6 +18,8 @@ pub mod device;
 pub mod fault_node;
 pub mod fault_profile;
 pub mod quantity;
+pub mod rules;
+pub mod schema;
 
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use device::{

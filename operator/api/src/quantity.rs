@@ -11,6 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rules;
+
 /// A text that is no such quantity. The API server refuses these; seeing one means that a schema was bypassed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuantityError {
@@ -284,7 +286,7 @@ impl JsonSchema for DurationString {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 32})
+        json_schema!({"type": "string", "maxLength": 16})
     }
 }
 
@@ -294,7 +296,7 @@ impl JsonSchema for Percent {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"x-kubernetes-int-or-string": true})
+        json_schema!({"x-kubernetes-int-or-string": true, "x-kubernetes-validations": rules::PERCENT})
     }
 }
 
@@ -304,7 +306,7 @@ impl JsonSchema for PortRange {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"x-kubernetes-int-or-string": true})
+        json_schema!({"x-kubernetes-int-or-string": true, "x-kubernetes-validations": rules::PORTS})
     }
 }
 
@@ -314,6 +316,6 @@ impl JsonSchema for Cidr {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 43})
+        json_schema!({"type": "string", "maxLength": 43, "x-kubernetes-validations": rules::CIDR})
     }
 }
