@@ -1,1 +1,248 @@
-//! Where a frame has its addresses and ports.
+//! Where a frame has its addresses and ports: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with
+//! extension headers, TCP, UDP and ICMP. Kernel programs and host tests bring the bytes by [`Frame`].
+//!
+//! The work is split: [`link`] and [`target`] run on each packet, [`transport`] only on those of a target.
+
+use crate::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET: usize = 14;
+/// VLAN tags that are followed.
+pub const MAX_TAGS: usize = 2;
+/// IPv6 extension headers that are followed.
+pub const MAX_EXTENSIONS: usize = 8;
+
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+const TYPE_VLAN: u16 = 0x8100;
+const TYPE_VLAN_SERVICE: u16 = 0x88a8;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// The bytes of a frame, as far as they are at hand. Words come as they are in memory (network order).
+pub trait Frame {
+    /// One byte.
+    fn byte(&self, offset: usize) -> Option<u8>;
+    /// Two bytes.
+    fn word16(&self, offset: usize) -> Option<u16>;
+    /// Four bytes.
+    fn word32(&self, offset: usize) -> Option<u32>;
+}
+
+impl Frame for [u8] {
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.get(offset).copied()
+    }
+
+    fn word16(&self, offset: usize) -> Option<u16> {
+        Some(u16::from_ne_bytes([self.byte(offset)?, self.byte(offset + 1)?]))
+    }
+
+    fn word32(&self, offset: usize) -> Option<u32> {
+        let half = |offset| Some([self.byte(offset)?, self.byte(offset + 1)?]);
+        let ([a, b], [c, d]) = (half(offset)?, half(offset + 2)?);
+        Some(u32::from_ne_bytes([a, b, c, d]))
+    }
+}
+
+/// What a frame carries, and from which offset on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing of ours: ARP, more tags than [`MAX_TAGS`], a frame too short for Ethernet, …
+    Other,
+    /// IPv4 at this offset.
+    Ipv4(usize),
+    /// IPv6 at this offset.
+    Ipv6(usize),
+}
+
+/// Finds the IP header behind Ethernet and VLAN tags.
+///
+/// A tag that the network card took out of the frame is not in it, and the type in the frame is then the inner
+/// one: nothing to do for it here.
+#[inline(always)]
+pub fn link<F: Frame + ?Sized>(frame: &F) -> Link {
+    let mut offset = ETHERNET;
+    let mut tags = 0;
+    loop {
+        let Some(kind) = frame.word16(offset - 2) else { return Link::Other };
+        match u16::from_be(kind) {
+            TYPE_IPV4 => return Link::Ipv4(offset),
+            TYPE_IPV6 => return Link::Ipv6(offset),
+            TYPE_VLAN | TYPE_VLAN_SERVICE if tags < MAX_TAGS => {
+                tags += 1;
+                offset += 4;
+            }
+            _ => return Link::Other,
+        }
+    }
+}
+
+/// The address that the lookup takes; `None`: not IP, or too short for it.
+#[inline(always)]
+pub fn target<F: Frame + ?Sized>(frame: &F, link: Link, direction: Direction) -> Option<Address> {
+    match link {
+        Link::Other => None,
+        Link::Ipv4(offset) => Some(Address::from_ipv4_word(frame.word32(offset + end(direction, 12, 16))?)),
+        Link::Ipv6(offset) => ipv6_address(frame, offset + end(direction, 8, 24)),
+    }
+}
+
+/// The address at the other end from [`target`].
+#[inline(always)]
+pub fn peer<F: Frame + ?Sized>(frame: &F, link: Link, direction: Direction) -> Option<Address> {
+    match direction {
+        Direction::FromDevice => target(frame, link, Direction::ToDevice),
+        Direction::ToDevice => target(frame, link, Direction::FromDevice),
+    }
+}
+
+#[inline(always)]
+const fn end(direction: Direction, source: usize, destination: usize) -> usize {
+    match direction {
+        Direction::FromDevice => source,
+        Direction::ToDevice => destination,
+    }
+}
+
+#[inline(always)]
+fn ipv6_address<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Address> {
+    Some(Address {
+        words: [
+            frame.word32(offset)?,
+            frame.word32(offset + 4)?,
+            frame.word32(offset + 8)?,
+            frame.word32(offset + 12)?,
+        ],
+    })
+}
+
+/// What stands behind the addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transport {
+    /// IP protocol number of what the packet carries; of more extension headers than are followed, the first
+    /// one too many.
+    pub protocol: u8,
+    /// Whether the ports are valid: TCP or UDP, whole or the first fragment.
+    pub has_ports: bool,
+    /// Host order.
+    pub source_port: u16,
+    /// Host order.
+    pub destination_port: u16,
+    /// Of ICMP and ICMPv6, else 0.
+    pub icmp_type: u8,
+    /// Too short for what it says to be, or too many extension headers. Such a packet is one without ports.
+    pub malformed: bool,
+}
+
+impl Transport {
+    const MALFORMED: Self = Self {
+        protocol: 0,
+        has_ports: false,
+        source_port: 0,
+        destination_port: 0,
+        icmp_type: 0,
+        malformed: true,
+    };
+
+    /// The target's and the peer's port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ports(&self, direction: Direction) -> (u16, u16) {
+        match direction {
+            Direction::FromDevice => (self.source_port, self.destination_port),
+            Direction::ToDevice => (self.destination_port, self.source_port),
+        }
+    }
+}
+
+/// Reads what stands behind the addresses.
+#[inline(always)]
+pub fn transport<F: Frame + ?Sized>(frame: &F, link: Link) -> Transport {
+    let found = match link {
+        Link::Other => None,
+        Link::Ipv4(offset) => behind_ipv4(frame, offset),
+        Link::Ipv6(offset) => behind_ipv6(frame, offset),
+    };
+    match found {
+        Some((protocol, Some(offset))) => ports(frame, protocol, offset),
+        Some((protocol, None)) => Transport { protocol, ..Transport::default() },
+        None => Transport::MALFORMED,
+    }
+}
+
+/// Protocol, and where it starts (`None` in a later fragment).
+#[inline(always)]
+fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Option<usize>)> {
+    let first = frame.byte(offset)?;
+    let length = (first & 0xf) as usize * 4;
+    if first >> 4 != 4 || length < 20 {
+        return None;
+    }
+    let fragment = u16::from_be(frame.word16(offset + 6)?) & 0x1fff;
+    let protocol = frame.byte(offset + 9)?;
+    Some((protocol, (fragment == 0).then_some(offset + length)))
+}
+
+/// As [`behind_ipv4`]; walks the extension headers (RFC 8200 §4).
+#[inline(always)]
+fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Option<usize>)> {
+    if frame.byte(offset)? >> 4 != 6 {
+        return None;
+    }
+    let mut next = frame.byte(offset + 6)?;
+    let mut at = offset + 40;
+    let mut i = 0;
+    while i < MAX_EXTENSIONS {
+        match next {
+            FRAGMENT => {
+                let later = u16::from_be(frame.word16(at + 2)?) >> 3 != 0;
+                next = frame.byte(at)?;
+                if later {
+                    return Some((next, None));
+                }
+                at += 8;
+            }
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                next = frame.byte(at)?;
+                at += (frame.byte(at + 1)? as usize + 1) * 8;
+            }
+            AUTHENTICATION => {
+                next = frame.byte(at)?;
+                at += (frame.byte(at + 1)? as usize + 2) * 4;
+            }
+            _ => return Some((next, Some(at))),
+        }
+        i += 1;
+    }
+    match next {
+        FRAGMENT | HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => None,
+        _ => Some((next, Some(at))),
+    }
+}
+
+#[inline(always)]
+fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, offset: usize) -> Transport {
+    let plain = Transport { protocol, ..Transport::default() };
+    let malformed = Transport { protocol, ..Transport::MALFORMED };
+    match protocol {
+        PROTOCOL_TCP | PROTOCOL_UDP => match (frame.word16(offset), frame.word16(offset + 2)) {
+            (Some(source), Some(destination)) => Transport {
+                has_ports: true,
+                source_port: u16::from_be(source),
+                destination_port: u16::from_be(destination),
+                ..plain
+            },
+            _ => malformed,
+        },
+        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => match frame.byte(offset) {
+            Some(icmp_type) => Transport { icmp_type, ..plain },
+            None => malformed,
+        },
+        _ => plain,
+    }
+}
