@@ -1,0 +1,289 @@
+//! The rules of a device: which commands it takes, how it carries them out, what a reboot does.
+
+use std::sync::Arc;
+
+use edge_protocol::{BootId, DesiredCommand, Install, Refusal, RefusalReason, Report};
+
+use super::{Device, Identity, Input, Notice, Now, Ongoing, Plan, Power, Reply, Volatile};
+use crate::behaviour::Behaviour;
+use crate::durable::{Durable, Progress, Running};
+use crate::history::{Entry, What};
+use crate::random::Dice;
+
+/// One decision while it is being made.
+pub(super) struct Step<'a> {
+    device: &'a Device,
+    now: Now,
+    behaviour: &'a Behaviour,
+    dice: &'a mut Dice,
+    plan: Plan,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(device: &'a Device, now: Now, behaviour: &'a Behaviour, dice: &'a mut Dice) -> Self {
+        let volatile = device.volatile.clone();
+        let plan = Plan { durable: None, reply: None, notices: Vec::new(), volatile };
+        Self { device, now, behaviour, dice, plan }
+    }
+
+    pub(super) fn take(mut self, input: Input<'_>) -> Plan {
+        match input {
+            Input::Put(command) => self.put(command),
+            Input::Get => self.report(),
+            Input::Tick => self.tick(),
+            Input::PowerCycle => self.power_cycle(),
+        }
+        self.plan
+    }
+
+    /// The durable state as it will be after this step.
+    fn durable(&self) -> &Durable {
+        self.plan.durable.as_deref().unwrap_or(&self.device.durable)
+    }
+
+    /// The same, to be changed; it is stored then.
+    fn durable_mut(&mut self) -> &mut Durable {
+        let current = &self.device.durable;
+        Arc::make_mut(self.plan.durable.get_or_insert_with(|| Arc::clone(current)))
+    }
+
+    fn put(&mut self, command: &DesiredCommand) {
+        if let Some(reason) = self.reason_to_refuse(command) {
+            let refusal = self.refusal(reason, command);
+            self.plan.reply = Some(Reply::Refused(refusal));
+            return;
+        }
+        self.plan.reply = Some(Reply::Stored);
+        if self.durable().held.as_ref() == Some(command) {
+            return;
+        }
+        self.store(command);
+    }
+
+    /// The order matters: who is asked comes before what is asked.
+    fn reason_to_refuse(&self, command: &DesiredCommand) -> Option<RefusalReason> {
+        let Identity { namespace, name } = &self.device.identity;
+        if (&command.namespace, &command.name) != (namespace, name) {
+            return Some(RefusalReason::WrongName);
+        }
+        if let Some(held) = &self.durable().held {
+            if command.uid != held.uid {
+                return Some(RefusalReason::ForeignUid);
+            }
+            if command.generation < held.generation {
+                return Some(RefusalReason::LowerGeneration);
+            }
+            if command.epoch < held.epoch {
+                return Some(RefusalReason::LowerEpoch);
+            }
+        }
+        (self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware))
+            .then_some(RefusalReason::Unsupported)
+    }
+
+    fn store(&mut self, command: &DesiredCommand) {
+        let held = self.durable().held.as_ref();
+        let same_generation = held.is_some_and(|held| held.generation == command.generation);
+        let same_firmware = held.is_some_and(|held| held.firmware == command.firmware);
+        let needs_install = command.firmware != self.durable().running.firmware;
+
+        let durable = self.durable_mut();
+        durable.held = Some(command.clone());
+        let failures = if same_generation { durable.progress.failures } else { 0 };
+        durable.progress = Progress { failures, gave_up: false };
+        self.record(What::Stored, command.clone());
+
+        if !needs_install {
+            // A configuration alone needs no install.
+            self.interrupt_install();
+            self.apply();
+        } else if !(same_firmware && self.plan.volatile.install.is_some()) {
+            self.interrupt_install();
+            self.begin_install();
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now.elapsed;
+        if self.plan.volatile.next_reboot.is_some_and(|at| at <= now) {
+            return self.power_cycle();
+        }
+        if let Power::Booting { until } = self.plan.volatile.power
+            && until <= now
+        {
+            self.plan.volatile.power = Power::Up { since: until };
+            self.resume_install();
+        }
+        if let Some(install) = self.plan.volatile.install
+            && install.ends <= now
+        {
+            self.plan.volatile.install = None;
+            if install.fails { self.fail_install() } else { self.apply() }
+        }
+    }
+
+    fn power_cycle(&mut self) {
+        self.interrupt_install();
+        let durable = self.durable_mut();
+        durable.boots += 1;
+        let (incarnation, boots) = (durable.incarnation, durable.boots);
+        let (running, held) = (durable.running.clone(), durable.held.clone());
+        *self.dice = Dice::new(self.device.seed, &self.device.identity.name, boots);
+        let entry = Entry {
+            generation: running.generation,
+            epoch: held.as_ref().map_or(0, |held| held.epoch),
+            command_id: None,
+            config_digest: running.digest(),
+            firmware: running.firmware,
+            ..self.entry(What::Booted)
+        };
+        self.durable_mut().history.record(entry);
+        let boot_id = BootId(Dice::new(incarnation, &self.device.identity.name, boots).draw());
+        let until = self.now.elapsed + self.dice.within(self.behaviour.boot_time);
+        let next_reboot = self.behaviour.next_reboot(self.dice).map(|after| until + after);
+        let power = Power::Booting { until };
+        self.plan.volatile = Volatile { power, boot_id, sequence: 0, install: None, next_reboot };
+        self.plan.notices.push(Notice::Reboot);
+    }
+
+    /// After a boot: what is held and neither runs nor was given up is installed from the start.
+    fn resume_install(&mut self) {
+        let Durable { held: Some(held), progress, running, .. } = self.durable() else { return };
+        let runs = (held.generation, &held.firmware) == (running.generation, &running.firmware);
+        if !runs && !progress.gave_up {
+            self.begin_install();
+        }
+    }
+
+    fn begin_install(&mut self) {
+        let started = self.now.elapsed;
+        let ends = started + self.dice.within(self.behaviour.install_time);
+        let fails = self.dice.happens(self.behaviour.install_fail);
+        self.plan.volatile.install = Some(Ongoing { started, ends, fails });
+        self.plan.notices.push(Notice::InstallStarted);
+    }
+
+    fn interrupt_install(&mut self) {
+        if self.plan.volatile.install.take().is_some() {
+            self.plan.notices.push(Notice::InstallInterrupted);
+        }
+    }
+
+    fn apply(&mut self) {
+        let Some(command) = self.durable().held.clone() else { return };
+        let durable = self.durable_mut();
+        durable.running = Running {
+            firmware: command.firmware.clone(),
+            config: command.config.clone(),
+            generation: command.generation,
+        };
+        durable.progress = Progress::default();
+        durable.last_error = None;
+        self.record(What::Applied, command);
+        self.plan.notices.push(Notice::Applied);
+    }
+
+    fn fail_install(&mut self) {
+        let Some(command) = self.durable().held.clone() else { return };
+        let durable = self.durable_mut();
+        durable.progress = Progress { failures: durable.progress.failures.saturating_add(1), gave_up: true };
+        durable.last_error = Some(format!("firmware {} did not install", command.firmware));
+        self.record(What::InstallFailed, command);
+        self.plan.notices.push(Notice::InstallFailed);
+    }
+
+    fn record(&mut self, what: What, command: DesiredCommand) {
+        let entry = Entry {
+            generation: command.generation,
+            epoch: command.epoch,
+            command_id: Some(command.command_id),
+            config_digest: edge_protocol::config_digest(&command.config),
+            firmware: command.firmware,
+            ..self.entry(what)
+        };
+        self.durable_mut().history.record(entry);
+    }
+
+    /// An entry of which only time and boot are filled in.
+    fn entry(&self, what: What) -> Entry {
+        Entry {
+            number: 0,
+            unix_ms: self.now.unix_ms,
+            boot: self.durable().boots,
+            what,
+            generation: 0,
+            epoch: 0,
+            command_id: None,
+            firmware: String::new(),
+            config_digest: self.durable().running.digest(),
+        }
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.plan.volatile.sequence += 1;
+        self.plan.volatile.sequence
+    }
+
+    fn report(&mut self) {
+        let sequence = self.next_sequence();
+        let durable = self.durable();
+        let held = durable.held.as_ref();
+        let Identity { namespace, name } = self.device.identity.clone();
+        let report = Report {
+            namespace,
+            name,
+            uid: held.map(|held| held.uid.clone()),
+            firmware: durable.running.firmware.clone(),
+            config_digest: durable.running.digest(),
+            applied_generation: durable.running.generation,
+            held_generation: held.map_or(0, |held| held.generation),
+            epoch: held.map_or(0, |held| held.epoch),
+            command_id: held.map(|held| held.command_id),
+            boot_id: self.plan.volatile.boot_id,
+            sequence,
+            uptime_ms: self.uptime_ms(),
+            install: self.install(),
+            last_error: durable.last_error.clone(),
+        };
+        self.plan.reply = Some(Reply::State(report));
+    }
+
+    fn refusal(&mut self, reason: RefusalReason, command: &DesiredCommand) -> Refusal {
+        let sequence = self.next_sequence();
+        let held = self.durable().held.as_ref();
+        let Identity { namespace, name } = self.device.identity.clone();
+        Refusal {
+            reason,
+            namespace,
+            name,
+            uid: held.map(|held| held.uid.clone()),
+            held_generation: held.map_or(0, |held| held.generation),
+            epoch: held.map_or(0, |held| held.epoch),
+            boot_id: self.plan.volatile.boot_id,
+            sequence,
+            detail: (reason == RefusalReason::Unsupported)
+                .then(|| format!("firmware {} is not for this device", command.firmware)),
+        }
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        match self.plan.volatile.power {
+            Power::Up { since } => {
+                u64::try_from(self.now.elapsed.saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
+            }
+            Power::Off | Power::Booting { .. } => 0,
+        }
+    }
+
+    fn install(&self) -> Install {
+        if let Some(Ongoing { started, ends, .. }) = self.plan.volatile.install {
+            let whole = (ends - started).as_micros().max(1);
+            let done = self.now.elapsed.saturating_sub(started).as_micros().min(whole);
+            return Install::Running { percent: u8::try_from(done * 100 / whole).unwrap_or(100) };
+        }
+        match self.durable().progress {
+            Progress { gave_up: true, failures } => Install::Failed { attempts: failures },
+            Progress { gave_up: false, .. } => Install::Idle,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Unreliable edge devices, many in one process, each with its own address or port, from one seed.
+//!
+//! ```text
+//!             ┌──────────────── transport: one task a device ────────────────┐
+//!  datagram ─►│ lost? ─► wire ─► dedup ─► device::decide ─► durable ─► adopt │─► lost, late, twice ─►
+//!             └──────────────────────────────▲───────────────────────────────┘
+//!                     behaviour (shares, spans), random (seeded draws), the time
+//! ```
+//!
+//! * [`device`]: what a device does, as a pure state machine. Start reading here.
+//! * [`behaviour`], [`random`]: what goes wrong, and when; seeded.
+//! * [`durable`], [`history`]: what survives a power cut, with the record of what truly happened.
+//! * [`wire`], [`dedup`]: CoAP messages, and those that were answered already.
+//! * [`transport`]: sockets, files and timers around one device.
+//! * [`sim`]: all devices of a process; the way in for tests: [`Sim::start`].
+//! * [`http`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster.
+
+pub mod args;
+pub mod behaviour;
+pub mod dedup;
+pub mod device;
+pub mod durable;
+pub mod enrol;
+pub mod history;
+pub mod http;
+pub mod metrics;
+pub mod random;
+pub mod sim;
+pub mod transport;
+pub mod wire;
+
+pub use behaviour::Behaviour;
+pub use sim::{DeviceHandle, Sim, SimConfig, StartError, View};

@@ -1,0 +1,321 @@
+//! The I/O around one device: its socket, its state file, its timers. It carries out what
+//! [`Device`] decides, in the one order that keeps promises: store, adopt, answer.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::behaviour::Behaviour;
+use crate::dedup::{self, Dedup};
+use crate::device::{Device, Input, Notice, Now, Plan, Reply};
+use crate::durable::{DurableError, StateFile};
+use crate::metrics::Metrics;
+use crate::random::Dice;
+use crate::sim::View;
+use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
+
+/// Late and repeated answers that one device may have waiting; above, they are discarded and counted.
+pub const DELAYED_ANSWERS: usize = 64;
+/// Durable writes that a process has under way at once.
+pub const DURABLE_WRITES: usize = 8;
+/// How long a device waits after a failed durable write before it tries again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What all devices of a process share.
+#[derive(Debug)]
+pub struct Shared {
+    /// When the simulation began, by tokio's clock.
+    pub started: Instant,
+    /// Bounds durable writes.
+    pub disk: Semaphore,
+    /// Where everything is counted.
+    pub metrics: Metrics,
+    /// Cancelled to stop all devices.
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    fn now(&self) -> Now {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the I/O shell: the history shows wall time, decisions use the other clock"
+        )]
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { elapsed: self.started.elapsed(), unix_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// What a person or a test does to a device.
+#[derive(Debug)]
+pub enum Control {
+    /// Off and on again; answered once it boots.
+    PowerCycle(oneshot::Sender<()>),
+}
+
+/// One device and all that it does I/O with.
+#[derive(Debug)]
+pub struct Runner {
+    /// The state machine.
+    pub device: Device,
+    /// Its draws.
+    pub dice: Dice,
+    /// Its address.
+    pub socket: UdpSocket,
+    /// Its durable state.
+    pub file: StateFile,
+    /// How it behaves now.
+    pub behaviour: watch::Receiver<Behaviour>,
+    /// What is done to it.
+    pub control: mpsc::Receiver<Control>,
+    /// What others may see of it.
+    pub view: watch::Sender<View>,
+    /// What it shares.
+    pub shared: Arc<Shared>,
+    /// Answers given.
+    pub dedup: Dedup,
+    /// Answers that wait, by time and number.
+    pub outbox: Outbox,
+    /// No timer is heeded before this; set after a failed durable write.
+    pub hold_until: Option<Duration>,
+}
+
+/// Answers that wait for their time.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    waiting: BTreeMap<(Duration, u64), (SocketAddr, Vec<u8>)>,
+    numbered: u64,
+}
+
+impl Runner {
+    /// Switches the device on. To be called once, before [`Runner::run`].
+    ///
+    /// # Errors
+    /// When the boot cannot be stored: a boot id must never be used twice.
+    pub async fn switch_on(&mut self) -> Result<(), DurableError> {
+        self.step(Input::PowerCycle).await.map(drop)
+    }
+
+    /// Lives until [`Shared::stop`].
+    pub async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        let mut buffer = [0; wire::MAX_DATAGRAM + 1];
+        loop {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(Control::PowerCycle(done)) = self.control.recv() => self.power_cycle(done).await,
+                () = sleep_until_some(wake_at) => self.wake().await,
+                received = self.socket.recv_from(&mut buffer) => match received {
+                    Ok((length, peer)) => self.receive(&buffer[..length], peer).await,
+                    // Linux reports errors of earlier sends here; the next datagram may be fine.
+                    Err(error) => warn!(%error, "receiving failed"),
+                },
+            }
+        }
+        self.discard_waiting();
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let timer = self.device.wake_at().map(|at| self.hold_until.map_or(at, |hold| at.max(hold)));
+        let answer = self.outbox.waiting.keys().next().map(|(at, _)| *at);
+        let at = [timer, answer].into_iter().flatten().min()?;
+        Some(self.shared.started + at)
+    }
+
+    async fn wake(&mut self) {
+        let now = self.shared.now().elapsed;
+        while let Some(entry) = self.outbox.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (peer, bytes) = entry.remove();
+            self.shared.metrics.usage.with_label_values(&["delayed_answers"]).dec();
+            self.send(&bytes, peer).await;
+        }
+        let due = self.device.wake_at().is_some_and(|at| at <= now);
+        if due && self.hold_until.is_none_or(|hold| hold <= now) {
+            self.hold_until = match self.step(Input::Tick).await {
+                Ok(_) => None,
+                Err(_) => Some(now + RETRY_AFTER),
+            };
+        }
+    }
+
+    async fn power_cycle(&mut self, done: oneshot::Sender<()>) {
+        if self.step(Input::PowerCycle).await.is_ok() {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    async fn receive(&mut self, datagram: &[u8], peer: SocketAddr) {
+        let fate = self.handle(datagram, peer).await;
+        self.shared.metrics.datagrams.with_label_values(&[fate]).inc();
+    }
+
+    /// Handles a datagram and names its fate.
+    async fn handle(&mut self, datagram: &[u8], peer: SocketAddr) -> &'static str {
+        if !self.device.is_up() {
+            return "while_down";
+        }
+        if self.behaviour.borrow().loses_request(&mut self.dice) {
+            return "dropped";
+        }
+        let request = match wire::read(datagram) {
+            Incoming::Request(request) => request,
+            Incoming::Reset(bytes) => {
+                self.send(&bytes, peer).await;
+                return "reset";
+            }
+            Incoming::Ignore => return "ignored",
+        };
+        let now = self.shared.now().elapsed;
+        let key = (peer, request.message_id());
+        if let Some(answer) = self.dedup.answer(key, now).map(<[u8]>::to_vec) {
+            self.deliver(answer, peer).await;
+            return "repeated";
+        }
+        let Answer { bytes, code } = self.answer(&request).await;
+        self.shared.metrics.requests.with_label_values(&[request.method, &code]).inc();
+        self.remember(key, bytes.clone(), now);
+        self.deliver(bytes, peer).await;
+        "handled"
+    }
+
+    async fn answer(&mut self, request: &Request) -> Answer {
+        let input = match &request.asked {
+            Ok(Asked::Put(command)) => Input::Put(command),
+            Ok(Asked::Get) => Input::Get,
+            Err(rejection) => return self.encode(request, Err(rejection)),
+        };
+        match self.step(input).await {
+            Ok(Some(reply)) => self.encode(request, Ok(&reply)),
+            Ok(None) => self.encode(request, Err(&Rejection::internal("the device has no answer"))),
+            Err(error) => {
+                let rejection = Rejection::internal(format!("not stored ({})", error.category()));
+                self.encode(request, Err(&rejection))
+            }
+        }
+    }
+
+    fn encode(&mut self, request: &Request, reply: Result<&Reply, &Rejection>) -> Answer {
+        // Any id will do that was not used towards this peer lately (RFC 7252 §4.4).
+        let [high, low, ..] = self.dice.draw().to_be_bytes();
+        request.answer(reply, u16::from_be_bytes([high, low]))
+    }
+
+    /// Decides, stores, adopts. On an error nothing has changed.
+    async fn step(&mut self, input: Input<'_>) -> Result<Option<Reply>, DurableError> {
+        let behaviour = self.behaviour.borrow().clone();
+        let plan = self.device.decide(input, self.shared.now(), &behaviour, &mut self.dice);
+        self.store(&plan).await.inspect_err(|error| {
+            warn!(%error, "the state was not stored; the device stays as it was");
+            self.shared.metrics.durable_write_errors.with_label_values(&[error.category()]).inc();
+        })?;
+        if plan.notices.contains(&Notice::Reboot) {
+            self.lose_volatile();
+        }
+        plan.notices.iter().for_each(|notice| self.shared.metrics.notice(*notice));
+        let reply = plan.reply.clone();
+        self.device.adopt(plan);
+        self.publish();
+        Ok(reply)
+    }
+
+    async fn store(&self, plan: &Plan) -> Result<(), DurableError> {
+        let Some(durable) = plan.durable.clone() else { return Ok(()) };
+        let started = Instant::now();
+        // The semaphore is never closed; without a permit the write is merely not counted in.
+        let _permit = self.shared.disk.acquire().await.ok();
+        let file = self.file.clone();
+        let written = tokio::task::spawn_blocking(move || file.save(&durable)).await;
+        self.shared.metrics.durable_write_seconds.observe(started.elapsed().as_secs_f64());
+        written.unwrap_or_else(|error| Err(DurableError::interrupted(&self.file, error.into())))
+    }
+
+    fn publish(&self) {
+        let view = View::of(&self.device);
+        self.view.send_if_modified(|current| {
+            let changed = *current != view;
+            *current = view;
+            changed
+        });
+    }
+
+    fn lose_volatile(&mut self) {
+        self.usage("remembered_messages").sub(count(self.dedup.len()));
+        self.dedup = Dedup::default();
+        self.discard_waiting();
+    }
+
+    fn discard_waiting(&mut self) {
+        let discarded = self.outbox.waiting.len();
+        self.outbox.waiting.clear();
+        self.usage("delayed_answers").sub(count(discarded));
+        self.shared.metrics.answers.with_label_values(&["discarded"]).inc_by(discarded as u64);
+    }
+
+    fn remember(&mut self, key: dedup::Key, bytes: Vec<u8>, now: Duration) {
+        let before = self.dedup.len();
+        self.dedup.remember(key, bytes, now);
+        self.usage("remembered_messages").add(count(self.dedup.len()) - count(before));
+    }
+
+    fn usage(&self, name: &str) -> prometheus::IntGauge {
+        self.shared.metrics.usage.with_label_values(&[name])
+    }
+
+    /// Sends an answer as the behaviour has it: not at all, late, twice.
+    async fn deliver(&mut self, bytes: Vec<u8>, peer: SocketAddr) {
+        let copies = self.behaviour.borrow().copies(&mut self.dice);
+        let answers = self.shared.metrics.answers.clone();
+        let count = |fate| answers.with_label_values(&[fate]).inc();
+        if copies.is_empty() {
+            count("lost");
+        }
+        for (copy, delay) in copies.into_iter().enumerate() {
+            if copy > 0 {
+                count("repeated");
+            } else if !delay.is_zero() {
+                count("late");
+            }
+            if delay.is_zero() {
+                self.send(&bytes, peer).await;
+            } else if self.outbox.waiting.len() < DELAYED_ANSWERS {
+                self.outbox.numbered += 1;
+                let at = (self.shared.now().elapsed + delay, self.outbox.numbered);
+                self.outbox.waiting.insert(at, (peer, bytes.clone()));
+                self.usage("delayed_answers").inc();
+            } else {
+                count("discarded");
+            }
+        }
+    }
+
+    async fn send(&self, bytes: &[u8], peer: SocketAddr) {
+        let fate = match self.socket.send_to(bytes, peer).await {
+            Ok(_) => "sent",
+            Err(error) => {
+                warn!(%error, %peer, "sending failed");
+                "failed"
+            }
+        };
+        self.shared.metrics.answers.with_label_values(&[fate]).inc();
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
