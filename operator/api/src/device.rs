@@ -12,6 +12,7 @@ use crate::quantity::DurationString;
 use crate::rules;
 
 /// The declared state of one edge device and how to reach it.
+#[expect(clippy::duplicated_attributes, reason = "columns share words such as type_ = \"string\"")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "edge-operator.dev",

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Nothing is asked of a FaultNode: all of it is status.
+#[expect(clippy::duplicated_attributes, reason = "columns share words such as type_ = \"string\"")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "edge-operator.dev",

@@ -10,6 +10,7 @@ use crate::quantity::{Cidr, DurationString, Percent, PortRange};
 use crate::{rules, schema};
 
 /// One experiment: faults on the real packets of chosen targets, for a limited time.
+#[expect(clippy::duplicated_attributes, reason = "columns share words such as type_ = \"string\"")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "edge-operator.dev",
@@ -51,9 +52,9 @@ pub struct FaultProfileSpec {
     pub direction: Direction,
     /// What happens to them, in this order.
     pub faults: Faults,
-    /// Same seed, same packets, same fate.
+    /// Same seed, same packets, same fate. 0 to 2^53 − 1 (exact in any JSON reader).
     #[serde(default)]
-    #[schemars(range(min = 0, max = 9_223_372_036_854_775_807_u64))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: u64,
     /// How long from `status.startedAt`; the end is in the kernel and needs nobody alive.
     #[schemars(extend("x-kubernetes-validations" = rules::PROFILE_DURATION))]

@@ -296,7 +296,7 @@ impl JsonSchema for Percent {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"x-kubernetes-int-or-string": true, "x-kubernetes-validations": rules::PERCENT})
+        json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 16, "x-kubernetes-validations": rules::PERCENT})
     }
 }
 
@@ -306,7 +306,7 @@ impl JsonSchema for PortRange {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"x-kubernetes-int-or-string": true, "x-kubernetes-validations": rules::PORTS})
+        json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 16, "x-kubernetes-validations": rules::PORTS})
     }
 }
 

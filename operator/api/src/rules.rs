@@ -174,7 +174,7 @@ pub(crate) const PROFILE_SPEC: &[Rule] = &[
 /// What was started stays what it was; what a leader wrote no former leader overwrites.
 pub(crate) const PROFILE: &[Rule] = &[
     rule(
-        "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (self.spec.targets == oldSelf.spec.targets && self.spec.?match == oldSelf.spec.?match && self.spec.direction == oldSelf.spec.direction && self.spec.faults == oldSelf.spec.faults && self.spec.seed == oldSelf.spec.seed && self.spec.duration == oldSelf.spec.duration)",
+        "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (self.spec.targets == oldSelf.spec.targets && has(self.spec.match) == has(oldSelf.spec.match) && (!has(self.spec.match) || self.spec.match == oldSelf.spec.match) && self.spec.direction == oldSelf.spec.direction && self.spec.faults == oldSelf.spec.faults && self.spec.seed == oldSelf.spec.seed && self.spec.duration == oldSelf.spec.duration)",
         "spec: this profile has started, and only paused can change; to run something else, delete it and apply another",
     ),
     rule(
