@@ -1,0 +1,175 @@
+//! The flags, grouped by what they concern. Each has an environment variable, a unit and a default.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+use edge_api::quantity::{DurationString, Network};
+
+use crate::telemetry::TelemetryArgs;
+
+/// Keeps edge devices at their declared state, and runs fault profiles against them.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "edge-operator", version, about)]
+pub struct Args {
+    /// Which controllers run; `fault` alone is for use beside another operator
+    #[arg(long, env = "CONTROLLERS", value_enum, value_delimiter = ',', default_value = "device,fault")]
+    pub controllers: Vec<ControllerName>,
+    /// Address of /metrics, /healthz and /readyz
+    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub work: WorkArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub link: LinkArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub retry: RetryArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub telemetry: TelemetryArgs,
+}
+
+/// A controller that `--controllers` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub enum ControllerName {
+    /// Keeps devices at their desired state.
+    Device,
+    /// Runs fault profiles.
+    Fault,
+}
+
+/// Where in the cluster this process is and what it may reach.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Namespace this operator runs in; its Lease is there
+    #[arg(long, env = "POD_NAMESPACE", default_value = "edge-system")]
+    pub namespace: String,
+    /// Name of this process in its Lease and in Events
+    #[arg(long, env = "POD_NAME", default_value = "edge-operator")]
+    pub identity: String,
+    /// Look at this namespace only [default: all]
+    #[arg(long, env = "WATCH_NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// Networks outside a device's own namespace that endpoints and fault profiles may name, such as
+    /// 192.168.50.0/24,2001:db8::/64 [default: everything outside the cluster's pods, services and nodes]
+    #[arg(long, env = "ALLOW_CIDRS", value_delimiter = ',')]
+    pub allow_cidrs: Option<Vec<Network>>,
+}
+
+/// How much is done at once.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Work")]
+pub struct WorkArgs {
+    /// Reconciles at once, of each controller; more wait in order of arrival
+    #[arg(long, env = "WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: u16,
+    /// Exchanges with devices at once; each device has one at most
+    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
+    pub max_in_flight: u16,
+    /// DNS lookups at once
+    #[arg(long, env = "MAX_LOOKUPS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub max_lookups: u16,
+    /// Devices above which metrics have no series a device any more
+    #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000)]
+    pub per_device_series: usize,
+}
+
+/// CoAP's timing (RFC 7252 §4.8).
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "CoAP")]
+pub struct LinkArgs {
+    /// Wait for an acknowledgement before the first retransmission; drawn from 1 to 1.5 times this, then doubled
+    #[arg(long, env = "ACK_TIMEOUT", default_value = "2s", value_parser = duration)]
+    pub ack_timeout: Duration,
+    /// Retransmissions of a message
+    #[arg(long, env = "MAX_RETRANSMIT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=8))]
+    pub max_retransmit: u32,
+    /// Time between reads of a device that is installing
+    #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_parser = duration)]
+    pub poll_interval: Duration,
+    /// Longest time for which a resolved DNS name is used
+    #[arg(long, env = "DNS_TTL", default_value = "30s", value_parser = duration)]
+    pub dns_ttl: Duration,
+}
+
+/// How soon and how often what failed is tried again.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Retries")]
+pub struct RetryArgs {
+    /// Ceiling of the first retry's delay, which is drawn from zero up to it; it doubles with each failure
+    #[arg(long, env = "BACKOFF_BASE", default_value = "1s", value_parser = duration)]
+    pub backoff_base: Duration,
+    /// Highest ceiling of a retry's delay
+    #[arg(long, env = "BACKOFF_CAP", default_value = "1m", value_parser = duration)]
+    pub backoff_cap: Duration,
+    /// Retries that one device may use at once
+    #[arg(long, env = "DEVICE_RETRY_BURST", default_value_t = 10)]
+    pub device_retry_burst: u32,
+    /// Retries a second that each device gets back
+    #[arg(long, env = "DEVICE_RETRY_RATE", default_value_t = 0.2, value_parser = positive)]
+    pub device_retry_rate: f64,
+    /// Retries that all devices together may use at once
+    #[arg(long, env = "RETRY_BURST", default_value_t = 200)]
+    pub retry_burst: u32,
+    /// Retries a second that all devices together get back
+    #[arg(long, env = "RETRY_RATE", default_value_t = 50.0, value_parser = positive)]
+    pub retry_rate: f64,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = DurationString::new(text).parse().map_err(|error| error.to_string())?;
+    if duration.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(duration) }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err(format!("{text:?} is no number above zero")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_a_help_text() {
+        let command = Args::command();
+        let flags =
+            command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()));
+        let mut seen = 0;
+        for flag in flags {
+            assert!(flag.get_env().is_some(), "{} has no environment variable", flag.get_id());
+            assert!(flag.get_help().is_some(), "{} has no help", flag.get_id());
+            seen += 1;
+        }
+        assert!(seen > 10, "only {seen} flags");
+    }
+
+    #[test]
+    fn networks_and_durations_are_read_as_kubernetes_users_write_them() {
+        let args = Args::parse_from([
+            "edge-operator",
+            "--allow-cidrs=10.20.0.0/24,2001:db8::/64",
+            "--ack-timeout=500ms",
+        ]);
+        assert_eq!(args.link.ack_timeout, Duration::from_millis(500));
+        assert_eq!(args.cluster.allow_cidrs.map(|networks| networks.len()), Some(2));
+        assert!(Args::try_parse_from(["edge-operator", "--ack-timeout=0s"]).is_err());
+        assert!(Args::try_parse_from(["edge-operator", "--retry-rate=-1"]).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! One watch and one store per kind, shared by all controllers, and a bounded stream of what changed.
+//!
+//! kube's own shared streams are not used: a `ReflectHandle` whose object is gone by the time it is polled
+//! returns `Pending` without a waker and sleeps for ever, and it says nothing of deletions.
+
+use std::fmt::Debug;
+use std::future::Future;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use kube::Api;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+/// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again.
+const CHANGES: usize = 1024;
+
+/// What a cache needs of a kind.
+pub trait Cached:
+    kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Cached for K where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+/// The objects of one kind, as of the last watch event.
+#[derive(Clone)]
+pub struct Cache<K>
+where
+    K: Cached,
+{
+    store: Store<K>,
+    changes: broadcast::Sender<ObjectRef<K>>,
+}
+
+impl<K> Cache<K>
+where
+    K: Cached,
+{
+    /// A cache, and the future that fills it until `shutdown`. `prune` removes from each object, before it is
+    /// stored, what nobody here reads (managed fields are removed in any case).
+    pub fn new<F>(
+        api: Api<K>,
+        config: watcher::Config,
+        shutdown: CancellationToken,
+        prune: F,
+    ) -> (Self, impl Future<Output = ()> + Send)
+    where
+        F: Fn(&mut K) + Send + Sync + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let (changes, _) = broadcast::channel(CHANGES);
+        let sender = changes.clone();
+        let readable = store.clone();
+        let events = watcher(api, config)
+            .default_backoff()
+            .modify(move |object| {
+                object.meta_mut().managed_fields = None;
+                prune(object);
+            })
+            .reflect(writer)
+            .take_until(shutdown.cancelled_owned());
+        let fill = async move {
+            let mut events = std::pin::pin!(events);
+            loop {
+                match events.try_next().await {
+                    Ok(Some(event)) => announce(&event, &readable, &sender),
+                    Ok(None) => return,
+                    // The watcher tries again by itself, with backoff.
+                    Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
+                }
+            }
+        };
+        (Self { store, changes }, fill)
+    }
+
+    /// The objects.
+    pub fn store(&self) -> &Store<K> {
+        &self.store
+    }
+
+    /// Ends when the first list is complete, or when the cache is dropped unfilled.
+    pub async fn ready(&self) {
+        if self.store.wait_until_ready().await.is_err() {
+            tracing::debug!(kind = %K::kind(&()), "cache dropped before it was filled");
+        }
+    }
+
+    /// Every object that exists now, then each that is changed, made or deleted, for ever. A name may come
+    /// twice, and its object may be gone when it comes: look it up.
+    pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+        let receiver = self.changes.subscribe();
+        let store = self.store.clone();
+        let present = everything(&store);
+        let news = stream::unfold((receiver, store), |(mut receiver, store)| async move {
+            let names = match receiver.recv().await {
+                Ok(name) => vec![name],
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::debug!(kind = %K::kind(&()), missed, "subscriber fell behind: all objects again");
+                    everything(&store)
+                }
+                Err(RecvError::Closed) => return None,
+            };
+            Some((stream::iter(names), (receiver, store)))
+        });
+        stream::iter(present).chain(news.flatten())
+    }
+}
+
+fn everything<K: Cached>(store: &Store<K>) -> Vec<ObjectRef<K>> {
+    store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+}
+
+fn announce<K: Cached>(
+    event: &watcher::Event<K>,
+    store: &Store<K>,
+    sender: &broadcast::Sender<ObjectRef<K>>,
+) {
+    // A send fails only when nobody listens.
+    match event {
+        watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
+            let _nobody = sender.send(ObjectRef::from_obj(object));
+        }
+        // The store is replaced at the end of a list.
+        watcher::Event::InitDone => {
+            for name in everything(store) {
+                let _nobody = sender.send(name);
+            }
+        }
+        watcher::Event::Init | watcher::Event::InitApply(_) => {}
+    }
+}

@@ -1,0 +1,72 @@
+//! Errors of calls to the API server, with a bounded category for metrics. Other modules have their own.
+
+use std::future::Future;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// How long one call to the API server may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A call to the API server that failed.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// The server refused, or could not be reached.
+    #[error("{call}: {source}")]
+    Call {
+        /// What was called, such as `apply status of edge-demo/pump-0`.
+        call: String,
+        /// What came back.
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("{call}: no answer within {CALL_DEADLINE:?}")]
+    Deadline {
+        /// What was called.
+        call: String,
+    },
+}
+
+impl ApiError {
+    /// One of a few words, for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Deadline { .. } => "deadline",
+            Self::Call { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => match status.code {
+                    404 => "not_found",
+                    409 => "conflict",
+                    429 => "throttled",
+                    400..=499 => "refused",
+                    _ => "server",
+                },
+                _ => "transport",
+            },
+        }
+    }
+
+    /// The object was changed since it was read: read it again and decide again.
+    pub fn is_conflict(&self) -> bool {
+        self.category() == "conflict"
+    }
+
+    /// There is no such object (any more).
+    pub fn is_not_found(&self) -> bool {
+        self.category() == "not_found"
+    }
+}
+
+/// Runs one call under [`CALL_DEADLINE`]. `what` names it in errors.
+///
+/// # Errors
+/// When the server refuses, cannot be reached, or does not answer in time.
+pub async fn call<T>(
+    what: impl FnOnce() -> String,
+    future: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(CALL_DEADLINE, future).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(ApiError::Call { call: what(), source: Box::new(source) }),
+        Err(_elapsed) => Err(ApiError::Deadline { call: what() }),
+    }
+}

@@ -1,0 +1,32 @@
+//! The operator: keeps devices at their declared state, and fault profiles honest. One binary, one build; this
+//! crate is a library too, so that tests run the whole of it against a real API server.
+//!
+//! ```text
+//!  Devices, Pods, Nodes ──watch──► cache.rs ──► device.rs ──► observe → validate → decide → status
+//!                                     │            ▲                              │ actions as data
+//!                                     │            │ outcomes                     ▼
+//!                                     │            └───────────── link/ ◄──── act.rs ──► API server
+//!                                     │                     CoAP exchanges
+//!                                     └──────► fault.rs (FaultProfiles out of FaultNodes)
+//! ```
+//!
+//! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
+//! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
+//! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
+//! * [`action`], [`act`]: what to do as values, and the one place that does it.
+//! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
+//! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
+//! * [`epoch`]: the number that orders one leader's commands after another's.
+
+pub mod args;
+pub mod budget;
+pub mod cache;
+pub mod epoch;
+pub mod error;
+pub mod fault;
+pub mod http;
+pub mod metrics;
+pub mod queue;
+pub mod resolve;
+pub mod runtime;
+pub mod telemetry;

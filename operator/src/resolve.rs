@@ -1,0 +1,322 @@
+//! Which addresses may be reached, and on which node an address is. The rules are pure; [`Reach`] keeps the
+//! cluster's own ranges up to date for them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use edge_api::quantity::Network;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use thiserror::Error;
+
+/// Why an address or network may not be reached. The texts are for people, in conditions.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotAllowed {
+    /// A pod of somebody else.
+    #[error("{0} is a pod of namespace {1}: endpoints may be pods of their own namespace only")]
+    ForeignPod(IpAddr, String),
+    /// Not in `--allow-cidrs`.
+    #[error("{0} is not in --allow-cidrs of the operator ({1})")]
+    NotListed(String, String),
+    /// In the cluster's own ranges, and nobody allowed it.
+    #[error(
+        "{0} overlaps {2}, {1} of this cluster: only addresses outside of it are allowed, unless the operator's \
+         --allow-cidrs names them"
+    )]
+    OwnRange(String, &'static str, Network),
+    /// Loopback, link-local, multicast or unspecified.
+    #[error("{0} is {1}, which only the operator's --allow-cidrs can allow")]
+    Special(String, &'static str),
+}
+
+/// Where a pod's address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPlace {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Its node.
+    pub node: String,
+}
+
+/// The cluster's own ranges, with what each is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(BTreeSet<(Network, &'static str)>);
+
+impl Ranges {
+    /// Out of the cluster's objects: pod ranges and addresses of nodes, and Service ranges.
+    pub fn of(nodes: &[Arc<Node>], services: &[Arc<ServiceCIDR>]) -> Self {
+        let mut ranges = BTreeSet::new();
+        for node in nodes {
+            let spec = node.spec.as_ref();
+            let pods = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
+            ranges.extend(pods.iter().filter_map(|cidr| Some((cidr.parse().ok()?, "a pod range"))));
+            let status = node.status.as_ref();
+            let addresses = status.and_then(|status| status.addresses.clone()).unwrap_or_default();
+            let parsed = addresses.iter().filter_map(|address| address.address.parse().ok());
+            ranges.extend(parsed.map(|ip| (Network::host(ip), "a node")));
+        }
+        for service in services {
+            let cidrs = service.spec.as_ref().and_then(|spec| spec.cidrs.clone()).unwrap_or_default();
+            ranges.extend(cidrs.iter().filter_map(|cidr| Some((cidr.parse().ok()?, "a Service range"))));
+        }
+        Self(ranges)
+    }
+
+    fn overlapping(&self, network: Network) -> Option<(Network, &'static str)> {
+        self.0.iter().copied().find(|(range, _)| range.overlaps(network))
+    }
+}
+
+/// May this network be reached? `allowed` is `--allow-cidrs`; without it everything outside the cluster's own
+/// ranges, and outside loopback, link-local and multicast, is allowed.
+///
+/// # Errors
+/// When it may not, with the sentence for the user.
+pub fn check_network(
+    network: Network,
+    allowed: Option<&[Network]>,
+    ranges: &Ranges,
+) -> Result<(), NotAllowed> {
+    let name = if network.is_host() { network.address().to_string() } else { network.to_string() };
+    if let Some(allowed) = allowed {
+        if allowed.iter().any(|listed| listed.covers(network)) {
+            return Ok(());
+        }
+        let listed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        return Err(NotAllowed::NotListed(name, listed.join(", ")));
+    }
+    if let Some(kind) = special(network) {
+        return Err(NotAllowed::Special(name, kind));
+    }
+    match ranges.overlapping(network) {
+        Some((range, kind)) => Err(NotAllowed::OwnRange(name, kind, range)),
+        None => Ok(()),
+    }
+}
+
+fn special(network: Network) -> Option<&'static str> {
+    const SPECIAL: [(&str, &str); 8] = [
+        ("127.0.0.0/8", "a loopback address"),
+        ("::1/128", "a loopback address"),
+        ("169.254.0.0/16", "a link-local address"),
+        ("fe80::/10", "a link-local address"),
+        ("224.0.0.0/3", "a multicast or reserved address"),
+        ("ff00::/8", "a multicast address"),
+        ("0.0.0.0/8", "an unspecified address"),
+        ("::/128", "an unspecified address"),
+    ];
+    let covered = |text: &str| text.parse::<Network>().is_ok_and(|range| range.covers(network));
+    SPECIAL.iter().find(|(text, _)| covered(text)).map(|(_, kind)| *kind)
+}
+
+/// What is reachable now, as the last watch events say. Shared by all controllers.
+pub struct Reach {
+    allowed: Option<Vec<Network>>,
+    ranges: RwLock<Arc<Ranges>>,
+    pods: RwLock<HashMap<IpAddr, PodPlace>>,
+}
+
+impl Reach {
+    /// Nothing known yet but `--allow-cidrs`.
+    pub fn new(allowed: Option<Vec<Network>>) -> Self {
+        Self { allowed, ranges: RwLock::default(), pods: RwLock::default() }
+    }
+
+    /// Does the answer depend on the cluster's own ranges?
+    pub fn needs_ranges(&self) -> bool {
+        self.allowed.is_none()
+    }
+
+    /// Replaces the cluster's ranges.
+    pub fn set_ranges(&self, ranges: Ranges) {
+        *self.ranges.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ranges);
+    }
+
+    /// Replaces what is known of pods.
+    pub fn set_pods(&self, pods: &[Arc<Pod>]) {
+        let places: HashMap<_, _> = pods.iter().flat_map(|pod| places(pod)).collect();
+        *self.pods.write().unwrap_or_else(PoisonError::into_inner) = places;
+    }
+
+    /// The pod that has this address now. Pods on the host network have none of their own.
+    pub fn pod(&self, address: IpAddr) -> Option<PodPlace> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+    }
+
+    /// May anybody reach this network? A pod range never is, unless `--allow-cidrs` names it.
+    ///
+    /// # Errors
+    /// When it may not, with the sentence for the user.
+    pub fn network(&self, network: Network) -> Result<(), NotAllowed> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner).clone();
+        check_network(network, self.allowed.as_deref(), &ranges)
+    }
+
+    /// May an object of `namespace` reach this address? Gives the node, when it is a pod of that namespace.
+    ///
+    /// # Errors
+    /// When it may not, with the sentence for the user.
+    pub fn address(&self, namespace: &str, address: IpAddr) -> Result<Option<String>, NotAllowed> {
+        match self.pod(address) {
+            Some(pod) if pod.namespace == namespace => Ok(Some(pod.node)),
+            Some(pod) if self.allowed.is_none() => Err(NotAllowed::ForeignPod(address, pod.namespace)),
+            Some(pod) => self.network(Network::host(address)).map(|()| Some(pod.node)),
+            None => self.network(Network::host(address)).map(|()| None),
+        }
+    }
+}
+
+/// The addresses of a pod that runs and has a network of its own.
+pub fn places(pod: &Pod) -> impl Iterator<Item = (IpAddr, PodPlace)> + use<> {
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let ended = status
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+    let host = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+    let node = spec.and_then(|spec| spec.node_name.clone());
+    let namespace = pod.metadata.namespace.clone();
+    let place = node.zip(namespace).map(|(node, namespace)| PodPlace { namespace, node });
+    let ips = status.and_then(|status| status.pod_ips.clone()).unwrap_or_default();
+    place.filter(|_| !host && !ended).into_iter().flat_map(move |place| {
+        let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect();
+        parsed.into_iter().map(move |ip| (ip, place.clone()))
+    })
+}
+
+/// Removes from a pod what neither devices nor fault profiles need: what stays is its metadata without
+/// annotations, node, host network, phase and addresses.
+pub fn prune_pod(pod: &mut Pod) {
+    pod.metadata.annotations = None;
+    if let Some(spec) = pod.spec.take() {
+        pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
+            node_name: spec.node_name,
+            host_network: spec.host_network,
+            ..Default::default()
+        });
+    }
+    if let Some(status) = pod.status.take() {
+        pod.status = Some(k8s_openapi::api::core::v1::PodStatus {
+            phase: status.phase,
+            pod_ip: status.pod_ip,
+            pod_ips: status.pod_ips,
+            ..Default::default()
+        });
+    }
+}
+
+/// Removes from a node what neither controller needs: what stays is metadata, pod ranges and addresses.
+pub fn prune_node(node: &mut Node) {
+    node.metadata.annotations = None;
+    if let Some(status) = node.status.take() {
+        node.status = Some(k8s_openapi::api::core::v1::NodeStatus {
+            addresses: status.addresses,
+            ..Default::default()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus, PodIP, PodSpec, PodStatus};
+    use k8s_openapi::api::networking::v1::ServiceCIDRSpec;
+    use kube::api::ObjectMeta;
+
+    use super::*;
+
+    fn cluster() -> Ranges {
+        let address = NodeAddress { address: "10.240.0.11".into(), type_: "InternalIP".into() };
+        let node = Node {
+            spec: Some(NodeSpec { pod_cidrs: Some(vec!["10.244.1.0/24".into()]), ..Default::default() }),
+            status: Some(NodeStatus { addresses: Some(vec![address]), ..Default::default() }),
+            ..Default::default()
+        };
+        let services = ServiceCIDR {
+            spec: Some(ServiceCIDRSpec { cidrs: Some(vec!["10.0.0.0/24".into()]) }),
+            ..Default::default()
+        };
+        Ranges::of(&[Arc::new(node)], &[Arc::new(services)])
+    }
+
+    fn pod(namespace: &str, ip: &str, host_network: bool, phase: &str) -> Arc<Pod> {
+        Arc::new(Pod {
+            metadata: ObjectMeta { namespace: Some(namespace.into()), ..Default::default() },
+            spec: Some(PodSpec {
+                node_name: Some("node1".into()),
+                host_network: Some(host_network),
+                ..Default::default()
+            }),
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                pod_ips: Some(vec![PodIP { ip: ip.into() }]),
+                ..Default::default()
+            }),
+        })
+    }
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    fn reach(allowed: Option<&[&str]>) -> Reach {
+        let reach = Reach::new(allowed.map(|texts| texts.iter().map(|text| network(text)).collect()));
+        reach.set_ranges(cluster());
+        reach.set_pods(&[
+            pod("edge-demo", "10.244.1.5", false, "Running"),
+            pod("edge-demo", "10.240.0.11", true, "Running"),
+            pod("edge-demo", "10.244.1.6", false, "Succeeded"),
+        ]);
+        reach
+    }
+
+    #[test]
+    fn by_default_everything_outside_the_cluster_is_allowed_and_nothing_of_its_own_ranges() {
+        let reach = reach(None);
+        assert_eq!(reach.network(network("192.168.50.0/24")), Ok(()));
+        for own in ["10.244.1.0/25", "10.0.0.0/8", "10.240.0.11/32", "10.0.0.7/32", "0.0.0.0/0"] {
+            let refused = reach.network(network(own)).unwrap_err();
+            assert!(matches!(refused, NotAllowed::OwnRange(..)), "{own}: {refused}");
+        }
+    }
+
+    #[test]
+    fn loopback_and_link_local_need_the_explicit_list() {
+        for special in ["127.0.0.1/32", "169.254.169.254/32", "::1/128", "fe80::1/128", "239.0.0.1/32"] {
+            assert!(
+                matches!(reach(None).network(network(special)), Err(NotAllowed::Special(..))),
+                "{special}"
+            );
+        }
+        assert_eq!(reach(Some(&["127.0.0.0/8"])).network(network("127.0.0.1/32")), Ok(()));
+    }
+
+    #[test]
+    fn an_explicit_list_is_the_whole_truth_for_what_is_no_pod() {
+        let reach = reach(Some(&["10.20.0.0/24"]));
+        assert_eq!(reach.network(network("10.20.0.0/25")), Ok(()));
+        let refused = reach.network(network("10.20.0.0/23")).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "10.20.0.0/23 is not in --allow-cidrs of the operator (10.20.0.0/24)"
+        );
+    }
+
+    #[test]
+    fn a_pod_of_the_own_namespace_is_reached_and_gives_its_node() {
+        for reach in [reach(None), reach(Some(&["10.20.0.0/24"]))] {
+            let node = reach.address("edge-demo", "10.244.1.5".parse().unwrap());
+            assert_eq!(node, Ok(Some("node1".to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_pod_of_another_namespace_or_on_the_host_network_or_that_ended_is_not_reached() {
+        let reach = reach(None);
+        let foreign = reach.address("default", "10.244.1.5".parse().unwrap()).unwrap_err();
+        assert!(matches!(foreign, NotAllowed::ForeignPod(..)), "{foreign}");
+        for address in ["10.240.0.11", "10.244.1.6"] {
+            assert!(reach.address("edge-demo", address.parse().unwrap()).is_err(), "{address}");
+        }
+    }
+}
