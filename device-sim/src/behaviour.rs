@@ -203,8 +203,7 @@ mod tests {
         assert!((420..580).contains(&count_copies(&lossy)[0]));
         let twice = Behaviour { duplicate: "100%:1s".parse().unwrap(), ..Behaviour::default() };
         assert_eq!(count_copies(&twice), [0, 0, 1_000]);
-        let late =
-            Behaviour { late: "100%:800ms".parse().unwrap(), duplicate: twice.duplicate, ..twice.clone() };
+        let late = Behaviour { late: "100%:800ms".parse().unwrap(), duplicate: twice.duplicate, ..twice };
         let copies = late.copies(&mut Dice::new(3, "pump", 1));
         assert_eq!(copies, [Duration::from_millis(800), Duration::from_millis(1_800)]);
     }

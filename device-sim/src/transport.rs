@@ -154,6 +154,8 @@ impl Runner {
     }
 
     async fn receive(&mut self, datagram: &[u8], peer: SocketAddr) {
+        // What is due comes first, whichever of timer and socket woke the task.
+        self.wake().await;
         let fate = self.handle(datagram, peer).await;
         self.shared.metrics.datagrams.with_label_values(&[fate]).inc();
     }

@@ -1,0 +1,154 @@
+//! The program itself: its pages, its end by SIGTERM, and its power cut by SIGKILL.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use edge_protocol::DesiredCommand;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::client::{Answer, Client, command, report};
+
+/// Far longer than anything here takes; a test that waits for it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Process {
+    child: Child,
+    coap: SocketAddr,
+    pages: String,
+    _log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    /// Starts the program with one device and waits until it says that it is up.
+    async fn start(state: &Path, flags: &[&str]) -> Self {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_device-sim"))
+            .args(["--listen-address", "127.0.0.1", "--http", "127.0.0.1:0", "--boot-time", "0s"])
+            .args(["--install-time", "0s", "--port", &free.port().to_string()])
+            .arg("--state-dir")
+            .arg(state)
+            .args(flags)
+            .env_clear()
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = Vec::new();
+        let pages = loop {
+            let line = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("it says nothing");
+            let Some(line) = line.unwrap() else { panic!("it ended: {seen:#?}") };
+            if let Some((_, address)) = line.split_once("pages on http://") {
+                break address.to_owned();
+            }
+            seen.push(line);
+        };
+        Self { child, coap: free, pages, _log: log }
+    }
+
+    async fn page(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.pages).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Cuts the power.
+    async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn its_pages_show_metrics_readiness_and_the_true_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &["--devices", "2"]).await;
+    let mut client = Client::of(process.coap).await;
+    assert_eq!(client.put(&command(3, 1, 1, "2.0.0")).await.code, "2.04");
+
+    assert_eq!(process.page("/healthz").await.0, 200);
+    assert_eq!(process.page("/readyz").await.0, 200);
+    let (_, metrics) = process.page("/metrics").await;
+    for line in [
+        "device_sim_devices 2",
+        "device_sim_requests_total{code=\"2.04\",method=\"PUT\"} 1",
+        "device_sim_reboots_total 2",
+        "device_sim_limit{name=\"durable_writes\"} 8",
+        "device_sim_usage{name=\"remembered_messages\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing in\n{metrics}");
+    }
+    let (status, history) = process.page("/history/device-0").await;
+    assert_eq!(status, 200);
+    let device: serde_json::Value = serde_json::from_str(&history).unwrap();
+    let entries = device["history"]["entries"].as_array().unwrap();
+    let stored = entries.iter().find(|entry| entry["what"] == "stored").unwrap();
+    assert_eq!((&stored["generation"], &stored["firmware"]), (&3.into(), &"2.0.0".into()));
+    let all: serde_json::Value = serde_json::from_str(&process.page("/history").await.1).unwrap();
+    assert_eq!(all["devices"].as_array().map(Vec::len), Some(2));
+    assert_eq!(process.page("/history/nobody").await.0, 404);
+}
+
+#[tokio::test]
+async fn it_ends_cleanly_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), &[]).await;
+    let pid = nix::unistd::Pid::from_raw(process.child.id().unwrap().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(PATIENCE, process.child.wait()).await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn flags_that_cannot_work_end_it_with_a_sentence() {
+    let output = Command::new(env!("CARGO_BIN_EXE_device-sim"))
+        .args(["--port", "65535", "--devices", "2"])
+        .env_clear()
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("lower --port or --devices"), "{said}");
+}
+
+/// Commands follow each other without a pause, and the power is cut at some point of that: in the middle
+/// of a durable write as often as not. What was acknowledged must be there, and nothing else than one of
+/// the commands sent.
+#[tokio::test]
+async fn a_power_cut_in_the_middle_of_a_durable_write_loses_nothing_that_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut acknowledged, mut sent) = (0, 0);
+    for round in 0..25u64 {
+        let process = Process::start(folder.path(), &[]).await;
+        let mut client = Client::of(process.coap).await;
+        let survived = report(&client.get_state().await);
+        assert!((acknowledged..=sent).contains(&survived.held_generation), "{survived:?}, sent {sent}");
+        assert_eq!(survived.applied_generation, survived.held_generation);
+        acknowledged = survived.held_generation;
+        sent = acknowledged;
+
+        let cut = tokio::time::Instant::now() + Duration::from_micros(2_000 + 613 * round);
+        while tokio::time::Instant::now() < cut {
+            sent += 1;
+            let asked = DesiredCommand { firmware: format!("2.0.{sent}"), ..command(sent, 1, sent, "") };
+            let request = client.put_request(&asked);
+            match tokio::time::timeout_at(cut, client.exchange(&request)).await {
+                Ok(Answer { code, .. }) => {
+                    assert_eq!(code, "2.04");
+                    acknowledged = sent;
+                }
+                Err(_) => break,
+            }
+        }
+        process.kill().await;
+    }
+    assert!(acknowledged > 25, "only {acknowledged} commands came through: nothing was tested");
+}
