@@ -52,11 +52,11 @@ pub struct FaultProfileSpec {
     pub direction: Direction,
     /// What happens to them, in this order.
     pub faults: Faults,
-    /// Same seed, same packets, same fate. 0 to 2^53 − 1 (exact in any JSON reader).
+    /// Same seed, same packets, same fate; 0 to 9007199254740991.
     #[serde(default)]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: u64,
-    /// How long from `status.startedAt`; the end is in the kernel and needs nobody alive.
+    /// How long from startedAt on, such as 10m; the end is in the kernel and needs nobody alive.
     #[schemars(extend("x-kubernetes-validations" = rules::PROFILE_DURATION))]
     pub duration: DurationString,
     /// True lifts the faults. The clock goes on. The only field that may change once started.
@@ -93,7 +93,7 @@ pub struct TargetSelector {
     pub selector: LabelSelector,
 }
 
-/// How many of the selected targets: exactly one of `percent` and `count`. Which ones: see [`crate::choose`].
+/// How many of the selected targets: exactly one of `percent` and `count`. Which ones depends on the seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::CHOOSE))]
@@ -140,7 +140,7 @@ pub enum Protocol {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::PEER))]
 pub struct Peer {
-    /// An address or network. Always there (the API server refuses a peer without it).
+    /// A network, or one address as /32 or /128.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<Cidr>,
 }
@@ -212,8 +212,7 @@ fn mode_schema(_: &mut SchemaGenerator) -> Schema {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::LOSS))]
 pub struct Loss {
-    /// Each packet is lost with this probability, independently. Always there (the API server refuses a loss
-    /// without it).
+    /// Each packet is lost with this probability, independently of all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<Percent>,
 }
@@ -234,10 +233,10 @@ pub struct FaultProfileStatus {
     /// When it was accepted and had its first target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<MicroTime>,
-    /// `startedAt + duration`.
+    /// The end: startedAt and duration together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<MicroTime>,
-    /// Targets with a rank at or below it are hit, see [`crate::choose`].
+    /// Targets with a rank at or below this number are hit; a rank comes of the seed, namespace and name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cutoff: Option<u64>,
     /// How many.

@@ -46,12 +46,6 @@ pub(crate) const CONFIG: &[Rule] = &[
     ),
 ];
 
-/// Together with the shortest namespace a command has 94 bytes beside these three; 1,024 is the most.
-pub(crate) const DEVICE: &[Rule] = &[rule(
-    "size(self.metadata.name) <= 63",
-    "metadata.name: a device's name has at most 63 characters, since it is sent with each command and shown as a label",
-)];
-
 /// Between 100 ms and a day.
 pub(crate) const LIVENESS_DURATION: &[Rule] = &[
     DURATION,
