@@ -1,16 +1,256 @@
-//! The fault controller: what a FaultProfile selects, when it starts and ends, and what the nodes say of it.
+//! The fault controller: what a FaultProfile hits, when it starts and ends, and what the agents say of it.
+//! Agents write FaultNodes and act by themselves; a profile's status is written here and nowhere else.
+//!
+//! ```text
+//!  Devices, Pods ──► population ─┐
+//!  FaultNodes ─────► agents ─────┤ world      which profiles does a change concern?
+//!                                ▼
+//!  FaultProfiles ─► validate ─► choice + rollup ─► decide ─► record (status, events)
+//!                   may it?     whom? who says so?  pure       one write on its resourceVersion
+//! ```
 
+mod agents;
+mod choice;
+mod clock;
+mod decide;
+mod memory;
+mod metrics;
+mod notice;
+mod population;
+mod record;
+mod rollup;
+mod validate;
+mod world;
+
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use edge_api::{FaultNode, FaultProfile};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
+use self::choice::find;
+use self::clock::{MEASURE_EVERY, ServerClock};
+use self::decide::{Decision, Observed, decide};
+use self::memory::Memory;
+use self::world::{Concerned, World};
+use crate::budget::Backoff;
+use crate::cache::Cache;
+use crate::epoch::NAME;
+use crate::error::ApiError;
+use crate::queue::Permits;
 use crate::runtime::Shared;
+
+/// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
+/// which no watch of this controller follows.
+const RESYNC: Duration = Duration::from_secs(60);
+/// After a conflict, or while the cache is behind a write of ours: the news is under way, this is in case it is lost.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// What reconciles share.
+struct Controls {
+    shared: Arc<Shared>,
+    profiles: Cache<FaultProfile>,
+    nodes: Cache<FaultNode>,
+    world: World,
+    memory: Memory,
+    clock: ServerClock,
+    permits: Permits,
+    recorder: Recorder,
+}
 
 /// Runs until `shared.shutdown`.
 ///
 /// # Errors
 /// When it cannot start.
 pub async fn run(shared: Arc<Shared>) -> Result<()> {
-    shared.shutdown.cancelled().await;
+    let mut tasks = JoinSet::new();
+    let every = watcher::Config::default();
+    let shutdown = shared.shutdown.clone();
+    let (profiles, fill) = Cache::new(shared.watched(), every.clone(), shutdown.clone(), |_| {});
+    tasks.spawn(fill);
+    let (nodes, fill) = Cache::new(Api::all(shared.client.clone()), every, shutdown.clone(), |_| {});
+    tasks.spawn(fill);
+    let phases = metrics::Phases::new(profiles.store().clone())?;
+    shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
+    let reporter = Reporter { controller: NAME.into(), instance: Some(shared.args.cluster.identity.clone()) };
+    let controls = Arc::new(Controls {
+        permits: Permits::new(shared.args.work.workers, shared.metrics.controller("fault")),
+        recorder: Recorder::new(shared.client.clone(), reporter),
+        world: World::default(),
+        memory: Memory::default(),
+        clock: ServerClock::default(),
+        profiles,
+        nodes,
+        shared,
+    });
+    controls.measure_clock().await;
+    tokio::join!(controls.profiles.ready(), controls.nodes.ready());
+    // Complete before the first decision: a choice among some of the targets would be another choice.
+    controls.refill();
+    tasks.spawn(keep_time(controls.clone()));
+    reconcile_all(controls).await;
+    tasks.shutdown().await;
     Ok(())
+}
+
+async fn reconcile_all(controls: Arc<Controls>) {
+    let store = controls.profiles.store().clone();
+    let changed = controls.profiles.subscribe().filter_map({
+        let store = store.clone();
+        move |name| std::future::ready(store.get(&name))
+    });
+    Controller::for_shared_stream(changed, store)
+        .reconcile_on(triggers(controls.clone()))
+        .graceful_shutdown_on(controls.shared.shutdown.clone().cancelled_owned())
+        .run(reconcile, retry, controls)
+        .for_each(|outcome| {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "fault profile: reconcile failed");
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// The profiles that changes of other objects concern.
+fn triggers(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<FaultProfile>> + Send + 'static {
+    let (on_device, on_pod, on_node) = (controls.clone(), controls.clone(), controls.clone());
+    let devices = controls.shared.devices.subscribe();
+    let pods = controls.shared.pods.subscribe();
+    let nodes = controls.nodes.subscribe();
+    let sources: [BoxStream<'static, Concerned>; 3] = [
+        devices.map(move |name| on_device.world.device(&name, on_device.shared.devices.store())).boxed(),
+        pods.map(move |name| on_pod.world.pod(&name, on_pod.shared.pods.store())).boxed(),
+        nodes.map(move |name| on_node.world.agent(&name, on_node.nodes.store(), on_node.clock.now())).boxed(),
+    ];
+    let resync = stream::unfold((controls.clone(), interval(RESYNC)), |(controls, mut tick)| async move {
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.tick().await;
+        Some((stream::iter(controls.refill()), (controls, tick)))
+    });
+    stream::select(stream::select_all(sources), resync.flatten())
+        .flat_map(move |concerned| stream::iter(concerned.names(controls.profiles.store())))
+}
+
+async fn keep_time(controls: Arc<Controls>) {
+    let mut tick = interval(MEASURE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ended = pin!(controls.shared.shutdown.cancelled());
+    loop {
+        tokio::select! {
+            () = &mut ended => return,
+            _ = tick.tick() => controls.measure_clock().await,
+        }
+    }
+}
+
+impl Controls {
+    async fn measure_clock(&self) {
+        if let Err(error) = self.clock.measure(&self.shared.client).await {
+            tracing::warn!(%error, "the API server's time is not known; using this machine's");
+        }
+    }
+
+    fn refill(&self) -> Vec<Concerned> {
+        let (devices, pods) = (self.shared.devices.store(), self.shared.pods.store());
+        let concerned = self.world.refill(devices, pods, self.nodes.store(), self.clock.now());
+        let profiles = self.profiles.store().state();
+        self.memory
+            .keep_only(|uid| profiles.iter().any(|profile| profile.metadata.uid.as_deref() == Some(uid)));
+        concerned
+    }
+
+    /// What shall become of this profile's status.
+    fn decide(&self, profile: &FaultProfile) -> Decision {
+        let reach = |network| self.shared.reach.network(network).map_err(|refused| refused.to_string());
+        let plan = validate::plan(&profile.spec, &reach);
+        let world = self.world.read();
+        let found = match &plan {
+            Ok(plan) => find(plan, &profile.namespace().unwrap_or_default(), &world.population),
+            Err(_) => choice::Found::default(),
+        };
+        let clock = self.clock.now();
+        decide(&Observed {
+            uid: profile.metadata.uid.as_deref().unwrap_or_default(),
+            generation: profile.metadata.generation.unwrap_or_default(),
+            status: profile.status.as_ref(),
+            plan: plan.as_ref(),
+            found: &found,
+            agents: &world.agents,
+            epoch: self.shared.epoch,
+            clock,
+            pace: self.memory.pace(profile, clock.own),
+        })
+    }
+
+    async fn act(&self, profile: &FaultProfile, decision: Decision) -> Result<Action, ApiError> {
+        match decision {
+            Decision::Done => Ok(Action::await_change()),
+            Decision::StandBack { epoch } => {
+                tracing::warn!(
+                    profile = profile.name_any(),
+                    namespace = profile.namespace(),
+                    theirs = epoch,
+                    ours = self.shared.epoch,
+                    "a later leader has written this profile: leaving it alone"
+                );
+                Ok(Action::await_change())
+            }
+            Decision::Keep { wake } => Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC))),
+            Decision::Write { status, notices, wake } => {
+                record::write_status(&self.shared.client, profile, &status).await?;
+                let moved = profile.status.as_ref().map(|old| old.cutoff) != Some(status.cutoff);
+                self.memory.wrote(profile, moved, self.clock.now().own);
+                record::publish(&self.recorder, profile, &notices).await;
+                Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC)))
+            }
+        }
+    }
+}
+
+async fn reconcile(profile: Arc<FaultProfile>, controls: Arc<Controls>) -> Result<Action, ApiError> {
+    let permit = controls.permits.acquire().await;
+    // It may have changed while this waited for its turn.
+    let Some(profile) = controls.profiles.store().get(&ObjectRef::from_obj(profile.as_ref())) else {
+        permit.finish("success");
+        return Ok(Action::await_change());
+    };
+    if controls.memory.is_outdated(&profile) {
+        permit.finish("success");
+        return Ok(Action::requeue(CATCH_UP));
+    }
+    let decision = controls.decide(&profile);
+    match controls.act(&profile, decision).await {
+        Ok(action) => {
+            controls.memory.succeeded(&profile);
+            permit.finish("requeue_after");
+            Ok(action)
+        }
+        Err(error) if error.is_conflict() || error.is_not_found() => {
+            permit.finish("success");
+            Ok(Action::requeue(CATCH_UP))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) -> Action {
+    let backoff = Backoff {
+        base: controls.shared.args.retry.backoff_base,
+        cap: controls.shared.args.retry.backoff_cap,
+    };
+    let failures = controls.memory.failed(&profile);
+    let delay = backoff.delay(failures, rand::random());
+    tracing::warn!(profile = profile.name_any(), namespace = profile.namespace(), %error, ?delay, "trying again");
+    Action::requeue(delay)
 }

@@ -1,0 +1,96 @@
+//! The API server's time. Profiles start and end by it on every node, so an operator whose own clock is wrong
+//! must not write its own: the offset is read off the `Date` of an answer (RFC 9110 §6.6.1).
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use http::{Request, header};
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use kube::client::Body;
+use tokio::time::Instant;
+
+use super::decide::Clock;
+use crate::error::{ApiError, call};
+use crate::runtime::wall_clock;
+
+/// How often the offset is measured.
+pub(crate) const MEASURE_EVERY: Duration = Duration::from_secs(60);
+/// A smaller offset is not corrected: `Date` has whole seconds, and clocks that are kept do better than that.
+const TOLERATED: SignedDuration = SignedDuration::from_secs(2);
+
+/// The offset of this machine's clock.
+#[derive(Debug, Default)]
+pub(crate) struct ServerClock {
+    /// The server's time minus ours, in milliseconds; 0 while tolerable.
+    offset: AtomicI64,
+}
+
+impl ServerClock {
+    /// Both clocks now.
+    pub(crate) fn now(&self) -> Clock {
+        let offset = SignedDuration::from_millis(self.offset.load(Ordering::Relaxed));
+        Clock { wall: wall_clock().saturating_add(offset).unwrap_or(Timestamp::MAX), own: Instant::now() }
+    }
+
+    /// Measures the offset.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) async fn measure(&self, client: &Client) -> Result<(), ApiError> {
+        let what = || "get /version, for its Date".to_owned();
+        let request = Request::get("/version").body(Body::empty());
+        let sent = (wall_clock(), Instant::now());
+        let answer =
+            call(what, async { client.send(request.map_err(kube::Error::HttpError)?).await }).await?;
+        let middle = sent.0.saturating_add(sent.1.elapsed() / 2).unwrap_or(sent.0);
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).and_then(parse);
+        if let Some(date) = date {
+            self.set(correction(date, middle));
+        }
+        Ok(())
+    }
+
+    fn set(&self, offset: SignedDuration) {
+        let offset = i64::try_from(offset.as_millis()).unwrap_or(0);
+        if self.offset.swap(offset, Ordering::Relaxed) == 0 && offset != 0 {
+            tracing::warn!(
+                offset_milliseconds = offset,
+                "this machine's clock differs from the API server's; profiles start and end by the server's: check NTP"
+            );
+        }
+    }
+}
+
+/// What to add to our time, for an answer of `date` (cut to whole seconds) that was written at about `middle`.
+fn correction(date: Timestamp, middle: Timestamp) -> SignedDuration {
+    let offset = date.duration_since(middle) + SignedDuration::from_millis(500);
+    if offset.abs() > TOLERATED { offset } else { SignedDuration::ZERO }
+}
+
+fn parse(date: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_an_answer_is_read() {
+        let date = parse("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(date.to_string(), "1994-11-06T08:49:37Z");
+        assert_eq!(parse("yesterday"), None);
+    }
+
+    #[test]
+    fn only_an_offset_above_two_seconds_is_corrected() {
+        let date = parse("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (ours_is_ahead, corrected) in
+            [(0, 0), (1_500, 0), (-1_500, 0), (3_600_500, -3_600_000), (-9_500, 10_000)]
+        {
+            let middle = date + SignedDuration::from_millis(ours_is_ahead);
+            assert_eq!(correction(date, middle), SignedDuration::from_millis(corrected), "{ours_is_ahead}");
+        }
+    }
+}

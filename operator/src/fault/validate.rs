@@ -1,0 +1,211 @@
+//! A profile's spec, parsed once into what deciding needs; or the sentence why it is rejected.
+//! The API server refuses malformed ones; what is judged here beyond that is reach.
+
+use edge_api::FaultProfileSpec;
+use edge_api::choose::Amount;
+use edge_api::fault_profile::Targets;
+use edge_api::quantity::{Network, QuantityError};
+use jiff::SignedDuration;
+use kube::core::Selector;
+
+/// What a profile asks for, valid and within reach.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    /// Whose packets.
+    pub(crate) targets: Wanted,
+    /// How many of them.
+    pub(crate) amount: Amount,
+    /// Seed of the choice.
+    pub(crate) seed: u64,
+    /// How long, from the start.
+    pub(crate) duration: SignedDuration,
+    /// Faults lifted for now.
+    pub(crate) paused: bool,
+}
+
+/// Whose packets a profile wants.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wanted {
+    /// Devices of its namespace.
+    Devices(Selector),
+    /// Pods of its namespace.
+    Pods(Selector),
+    /// Networks outside the cluster, by their text.
+    Networks(Vec<String>),
+}
+
+/// Why a profile is rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// CamelCase, bounded.
+    pub(crate) reason: &'static str,
+    /// What to do about it.
+    pub(crate) message: String,
+}
+
+/// The profile is malformed. Only an object that went around the schema can be.
+pub(crate) const INVALID: &str = "Invalid";
+/// A network lies where faults may not reach.
+pub(crate) const CIDR_NOT_ALLOWED: &str = "CidrNotAllowed";
+/// A selected device's endpoint lies where faults may not reach.
+pub(crate) const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
+
+/// Parses a spec and judges its networks by `reach`, which answers with the sentence why one may not be reached.
+pub(crate) fn plan(
+    spec: &FaultProfileSpec,
+    reach: &dyn Fn(Network) -> Result<(), String>,
+) -> Result<Plan, Refusal> {
+    check_faults(spec)?;
+    let duration = spec.duration.parse().map_err(invalid)?;
+    Ok(Plan {
+        targets: wanted(&spec.targets, reach)?,
+        amount: amount(&spec.targets)?,
+        seed: spec.seed,
+        duration: SignedDuration::try_from(duration).map_err(|_| malformed("spec.duration is too long"))?,
+        paused: spec.paused,
+    })
+}
+
+fn wanted(targets: &Targets, reach: &dyn Fn(Network) -> Result<(), String>) -> Result<Wanted, Refusal> {
+    match (&targets.devices, &targets.pods, targets.cidrs.as_slice()) {
+        (Some(devices), None, []) => selector(&devices.selector).map(Wanted::Devices),
+        (None, Some(pods), []) => selector(&pods.selector).map(Wanted::Pods),
+        (None, None, cidrs @ [_, ..]) => {
+            for cidr in cidrs {
+                let network = cidr.parse().map_err(invalid)?;
+                reach(network).map_err(|message| Refusal { reason: CIDR_NOT_ALLOWED, message })?;
+            }
+            Ok(Wanted::Networks(cidrs.iter().map(ToString::to_string).collect()))
+        }
+        _ => Err(malformed("spec.targets needs exactly one of devices, pods and cidrs")),
+    }
+}
+
+fn selector(
+    selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
+) -> Result<Selector, Refusal> {
+    selector
+        .clone()
+        .try_into()
+        .map_err(|error| malformed(&format!("spec.targets has a bad selector: {error}")))
+}
+
+fn amount(targets: &Targets) -> Result<Amount, Refusal> {
+    let Some(choose) = &targets.choose else { return Ok(Amount::All) };
+    match (&choose.percent, choose.count.map(std::num::NonZeroU32::new)) {
+        (Some(percent), None) => Ok(Amount::Share(percent.parse().map_err(invalid)?)),
+        (None, Some(Some(count))) => Ok(Amount::Count(count)),
+        _ => Err(malformed(
+            "spec.targets.choose needs exactly one of percent and count, and a count of 1 or more",
+        )),
+    }
+}
+
+/// The quantities that agents will parse: better rejected here than ignored there.
+fn check_faults(spec: &FaultProfileSpec) -> Result<(), Refusal> {
+    let loss = spec.faults.loss.as_ref();
+    if spec.faults.partition.is_none() && loss.is_none() {
+        return Err(malformed("spec.faults is empty: write loss or partition"));
+    }
+    match loss.map(|loss| &loss.percent) {
+        Some(None) => return Err(malformed("spec.faults.loss needs percent, such as \"20%\"")),
+        Some(Some(percent)) => drop(percent.parse().map_err(invalid)?),
+        None => {}
+    }
+    let Some(matching) = &spec.matching else { return Ok(()) };
+    for ports in &matching.ports {
+        ports.parse().map_err(invalid)?;
+    }
+    for peer in &matching.peers {
+        let cidr = peer.cidr.as_ref().ok_or_else(|| malformed("a peer in spec.match.peers needs cidr"))?;
+        cidr.parse().map_err(invalid)?;
+    }
+    Ok(())
+}
+
+fn invalid(error: QuantityError) -> Refusal {
+    malformed(&error.to_string())
+}
+
+fn malformed(message: &str) -> Refusal {
+    Refusal { reason: INVALID, message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec(change: impl FnOnce(&mut Value)) -> FaultProfileSpec {
+        let mut spec = json!({
+            "targets": {"devices": {"selector": {"matchLabels": {"site": "berlin"}}}},
+            "faults": {"loss": {"percent": "20%"}},
+            "duration": "10m",
+        });
+        change(&mut spec);
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn everywhere(_: Network) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn nowhere(network: Network) -> Result<(), String> {
+        Err(format!("{network} is the pods'"))
+    }
+
+    #[test]
+    fn devices_need_no_reach_of_their_own() {
+        let plan = plan(&spec(|_| {}), &nowhere).unwrap();
+        assert!(matches!(plan.targets, Wanted::Devices(_)));
+        assert_eq!(plan.duration, SignedDuration::from_mins(10));
+        assert_eq!(plan.amount, Amount::All);
+    }
+
+    #[test]
+    fn a_network_out_of_reach_is_rejected_with_the_sentence() {
+        let spec = spec(|spec| spec["targets"] = json!({"cidrs": ["10.244.0.0/16"]}));
+        let refusal = plan(&spec, &nowhere).unwrap_err();
+        assert_eq!(refusal.reason, CIDR_NOT_ALLOWED);
+        assert_eq!(refusal.message, "10.244.0.0/16 is the pods'");
+        assert!(plan(&spec, &everywhere).is_ok());
+    }
+
+    #[test]
+    fn what_went_around_the_schema_is_rejected_with_a_sentence() {
+        let table: [(&str, &str, Value, &str); 9] = [
+            (
+                "/targets",
+                "two kinds",
+                json!({"pods": {"selector": {}}, "cidrs": ["10.0.0.0/8"]}),
+                "exactly one",
+            ),
+            ("/targets", "no kind", json!({}), "exactly one"),
+            ("/targets", "a bad network", json!({"cidrs": ["10.0.0.1/8"]}), "10.0.0.1/8"),
+            ("/targets/choose", "both", json!({"percent": "5%", "count": 1}), "exactly one of percent"),
+            ("/targets/choose", "none of them", json!({"count": 0}), "1 or more"),
+            ("/faults", "no fault", json!({}), "loss or partition"),
+            ("/faults/loss", "no percent", json!({}), "percent"),
+            ("/faults/loss", "a bare number", json!({"percent": "20"}), "\"20\""),
+            ("/duration", "no unit", json!("10"), "\"10\""),
+        ];
+        for (path, case, value, sentence) in table {
+            let spec = spec(|spec| {
+                let (parent, key) = path.rsplit_once('/').unwrap();
+                spec.pointer_mut(parent).unwrap()[key] = value;
+            });
+            let refusal = plan(&spec, &everywhere).expect_err(case);
+            assert_eq!(refusal.reason, INVALID, "{case}");
+            assert!(refusal.message.contains(sentence), "{case}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn ports_and_peers_are_parsed_too() {
+        let ports = spec(|spec| spec["match"] = json!({"ports": ["0"]}));
+        assert_eq!(plan(&ports, &everywhere).unwrap_err().reason, INVALID);
+        let peers = spec(|spec| spec["match"] = json!({"peers": [{}]}));
+        assert!(plan(&peers, &everywhere).unwrap_err().message.contains("needs cidr"));
+    }
+}
