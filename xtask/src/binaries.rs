@@ -122,13 +122,17 @@ impl Binaries {
     /// # Errors
     /// When it was not asked for.
     pub fn path(&self, name: &str) -> Result<&Path> {
-        self.0.get(name).map(PathBuf::as_path).with_context(|| format!("{name} is not among the programs built"))
+        self.0
+            .get(name)
+            .map(PathBuf::as_path)
+            .with_context(|| format!("{name} is not among the programs built"))
     }
 
     /// The folders that they lie in, each once.
     #[must_use]
     pub fn folders(&self) -> Vec<PathBuf> {
-        let mut folders: Vec<_> = self.0.values().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
+        let mut folders: Vec<_> =
+            self.0.values().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
         folders.sort();
         folders.dedup();
         folders
@@ -283,7 +287,11 @@ mod tests {
         for module in Module::ALL {
             let tools = fs::read_to_string(module.source().join("tools.go")).unwrap();
             for program in module.programs() {
-                assert!(tools.contains(&format!("\"{}\"", program.package)), "{} is not pinned", program.package);
+                assert!(
+                    tools.contains(&format!("\"{}\"", program.package)),
+                    "{} is not pinned",
+                    program.package
+                );
             }
         }
     }

@@ -7,9 +7,11 @@
 pub mod args;
 pub mod binaries;
 pub mod cmd;
+pub mod interrupt;
 pub mod paths;
 pub mod progress;
 pub mod tools;
+pub mod wait;
 
 pub mod bench;
 pub mod build_ebpf;

@@ -1,0 +1,151 @@
+//! Control groups: one parent a cluster with a child for each node, in every mounted hierarchy, of version 1 or 2.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::plan::{self, Plan};
+use crate::wait;
+
+/// What the kubelet wants to find in a version 2 hierarchy.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
+
+/// A mounted hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// Version 2 ("unified").
+    pub unified: bool,
+}
+
+/// The hierarchies that `/proc/self/mountinfo` shows.
+#[must_use]
+pub fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+    let parsed = mountinfo.lines().filter_map(|line| {
+        // "36 25 0:31 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu": proc_pid_mountinfo(5).
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let path = PathBuf::from(mount.split(' ').nth(4)?);
+        match filesystem.split(' ').next()? {
+            "cgroup" => Some(Hierarchy { path, unified: false }),
+            "cgroup2" => Some(Hierarchy { path, unified: true }),
+            _ => None,
+        }
+    });
+    parsed.collect()
+}
+
+fn mounted() -> Result<Vec<Hierarchy>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    Ok(hierarchies(&mounts))
+}
+
+/// Makes the groups of all nodes.
+///
+/// # Errors
+/// When there is no hierarchy or a group cannot be made.
+pub fn make(plan: &Plan) -> Result<()> {
+    let mounted = mounted()?;
+    anyhow::ensure!(
+        !mounted.is_empty(),
+        "no cgroup filesystem is mounted, and no container runs without one: `mount -t cgroup2 none /sys/fs/cgroup`"
+    );
+    for hierarchy in mounted {
+        let parent = hierarchy.path.join(plan.cgroup());
+        delegate(&hierarchy.path, &hierarchy.path)?;
+        make_one(&hierarchy, &parent)?;
+        delegate(&hierarchy.path, &parent)?;
+        for number in plan.node_numbers() {
+            make_one(&hierarchy, &parent.join(plan::node_name(number)))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_one(hierarchy: &Hierarchy, group: &Path) -> Result<()> {
+    if !group.is_dir() {
+        fs::create_dir(group).with_context(|| format!("making the control group {}", group.display()))?;
+    }
+    // A new group of version 1 has no CPUs and no memory nodes, and nothing could enter it.
+    if !hierarchy.unified {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let from = hierarchy.path.join(file);
+            if let Ok(value) = fs::read_to_string(&from) {
+                let to = group.join(file);
+                fs::write(&to, value.trim()).with_context(|| format!("filling {}", to.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets the children of `group` use the controllers that the root has (version 2; does nothing on version 1).
+fn delegate(root: &Path, group: &Path) -> Result<()> {
+    let Ok(available) = fs::read_to_string(root.join("cgroup.controllers")) else { return Ok(()) };
+    let control = group.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&control).unwrap_or_default();
+    for controller in CONTROLLERS {
+        let has = |list: &str| list.split_whitespace().any(|name| name == controller);
+        if has(&available) && !has(&enabled) {
+            fs::write(&control, format!("+{controller}"))
+                .with_context(|| format!("enabling {controller} in {}", control.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The groups of cluster `name` that exist.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn existing(name: &str) -> Result<Vec<PathBuf>> {
+    let groups = mounted()?.into_iter().map(|hierarchy| hierarchy.path.join(plan::cgroup(name)));
+    Ok(groups.filter(|group| group.is_dir()).collect())
+}
+
+/// Removes the groups of cluster `name`. Their processes must have ended; the kernel may need a moment for the last.
+///
+/// # Errors
+/// When one cannot be removed within ten seconds.
+pub fn remove(name: &str) -> Result<()> {
+    for group in existing(name)? {
+        wait::until_done(
+            &format!("removing the control group {}", group.display()),
+            Duration::from_secs(10),
+            Duration::from_millis(50),
+            || {
+                remove_tree(&group);
+                Ok((!group.exists()).then_some(()))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Children first; the files in a group cannot be removed and go with it.
+fn remove_tree(group: &Path) {
+    let children = fs::read_dir(group).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&child.path());
+    }
+    // A group that is still busy is tried again by the caller.
+    let _ = fs::remove_dir(group);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_of_both_versions_are_read_off_the_mounts() {
+        let mounts = "25 1 0:23 / /sys rw - sysfs sysfs rw\n\
+                      36 25 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+                      37 25 0:32 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        let found = hierarchies(mounts);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], Hierarchy { path: "/sys/fs/cgroup/cpu,cpuacct".into(), unified: false });
+        assert!(found[1].unified);
+    }
+}
