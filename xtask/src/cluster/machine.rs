@@ -156,6 +156,8 @@ pub fn enter(description: &Path) -> Result<()> {
     let netns = Path::new("/run/netns").join(&machine.netns);
     let file = File::open(&netns).with_context(|| format!("opening the namespace {}", netns.display()))?;
     setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", netns.display()))?;
+    // Opened before there is a new mount namespace: a file open for writing would keep its root from becoming read-only.
+    let log = File::options().append(true).open(machine.log().join("init.log")).context("opening the log")?;
     // Away from the terminal: a Ctrl-C there is for `up`, which cleans up in order.
     nix::unistd::setsid().context("leaving the terminal")?;
     for (flag, name) in [
@@ -170,7 +172,6 @@ pub fn enter(description: &Path) -> Result<()> {
             )
         })?;
     }
-    let log = File::options().append(true).open(machine.log().join("init.log")).context("opening the log")?;
     let first = Command::new("/proc/self/exe")
         .args(["cluster", "init"])
         .arg(description)

@@ -28,8 +28,14 @@ const ADDONS: &str = include_str!("addons.yaml");
 /// Whether the control plane and all nodes of `plan` have their first process.
 #[must_use]
 pub(super) fn is_running(plan: &Plan) -> bool {
-    first_process(plan, CONTROL_PLANE_NAME).is_ok()
-        && plan.node_numbers().all(|number| first_process(plan, &plan::node_name(number)).is_ok())
+    all_alive(plan).is_ok()
+}
+
+/// # Errors
+/// When one has ended; says which.
+fn all_alive(plan: &Plan) -> Result<()> {
+    first_process(plan, CONTROL_PLANE_NAME)?;
+    plan.node_numbers().try_for_each(|number| first_process(plan, &plan::node_name(number)).map(|_| ()))
 }
 
 /// Brings `plan` up, unless it is.
@@ -82,6 +88,7 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
     }
     let kubectl = reach(plan, programs)?;
     wait::until("an answer of the API server", PATIENCE, LOOK_EVERY, || {
+        all_alive(plan)?;
         Ok(kubectl.clone().args(["get", "--raw", "/readyz"]).succeeds().then_some(()))
     })?;
     step.done("");
@@ -93,6 +100,7 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
         admit(plan, number, archives)?;
     }
     wait::until("nodes that are Ready", PATIENCE, LOOK_EVERY, || {
+        all_alive(plan)?;
         let waiting =
             kubectl.clone().args(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=1s"]);
         Ok(waiting.succeeds().then_some(()))
@@ -210,7 +218,7 @@ fn told(plan: &Plan) -> String {
         for log in logs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log")) {
             let said = fs::read_to_string(log.path()).unwrap_or_default();
             let lines: Vec<_> = said.lines().collect();
-            let end = lines[lines.len().saturating_sub(4)..].join("\n    ");
+            let end = lines[lines.len().saturating_sub(6)..].join("\n    ");
             if !end.is_empty() {
                 text += &format!("\n  {machine} {}:\n    {end}", log.file_name().display());
             }
