@@ -106,10 +106,16 @@ pub(crate) const TARGETS: &[Rule] = &[
 ];
 
 /// Never empty: a misspelt `matchLabels` is pruned and would select everything.
-pub(crate) const SELECTOR: &[Rule] = &[rule(
-    "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
-    "selector: write matchLabels or matchExpressions, such as matchLabels: {site: berlin}; for every one in the namespace, matchExpressions: [{key: none, operator: DoesNotExist}]",
-)];
+pub(crate) const SELECTOR: &[Rule] = &[
+    rule(
+        "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
+        "selector: write matchLabels or matchExpressions, such as matchLabels: {site: berlin}; for every one in the namespace, matchExpressions: [{key: none, operator: DoesNotExist}]",
+    ),
+    rule(
+        "!has(self.matchLabels) || self.matchLabels.all(key, self.matchLabels[key].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))",
+        "matchLabels: write values as labels have them, of letters, digits, '-', '_' and '.', beginning and ending with a letter or digit, such as berlin",
+    ),
+];
 
 /// Values where the operator takes them, and only there.
 pub(crate) const SELECTOR_REQUIREMENT: &[Rule] = &[rule(

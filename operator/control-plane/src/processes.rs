@@ -26,7 +26,7 @@ const P256_PUBLIC_KEY: [u8; 26] = [
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// Lines of a log that an error shows.
-const TAIL: usize = 30;
+const TAIL: usize = 15;
 
 /// Both processes and their folder.
 pub(crate) struct Processes {

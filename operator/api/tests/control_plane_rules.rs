@@ -1,0 +1,287 @@
+//! What the API server refuses, with which sentence, and what it accepts and fills in: bad and good objects sent
+//! to a real one.
+
+#[path = "control_plane_rules/cases.rs"]
+mod cases;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cases::{Case, device, profile, with};
+use control_plane::{Space, space};
+use edge_api::{Device, DeviceSpec, FaultProfile};
+use edge_protocol::{MAX_CONFIG, config_encoded_len};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, Resource as _};
+use serde_json::{Value, json};
+
+fn api(space: &Space, object: &Value) -> Api<DynamicObject> {
+    let resource = match object["kind"].as_str() {
+        Some("Device") => ApiResource::erase::<Device>(&()),
+        Some("FaultProfile") => ApiResource::erase::<FaultProfile>(&()),
+        other => panic!("no such kind: {other:?}"),
+    };
+    Api::namespaced_with(space.client.clone(), &space.namespace, &resource)
+}
+
+async fn create(space: &Space, object: &Value) -> Result<DynamicObject, kube::Error> {
+    let object_of_any_kind: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+    api(space, object).create(&PostParams::default(), &object_of_any_kind).await
+}
+
+/// Sends all, and returns the sentences of the CEL rules that answered.
+async fn all_are_refused(space: &Space, cases: Vec<Case>) -> BTreeSet<String> {
+    let mut sentences = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for Case { story, object, answer } in cases {
+        match create(space, &object).await {
+            Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains(answer) => {
+                assert!(!status.message.contains("rule evaluation error"), "{story}: {}", status.message);
+                sentences.insert(status.message);
+            }
+            other => wrong.push(format!("{story}: expected {answer:?}, got {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    sentences
+}
+
+/// Every sentence that a schema can answer with.
+fn sentences_in(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(object) => {
+            for rule in object.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten()
+            {
+                found.insert(rule["message"].as_str().unwrap().to_owned());
+            }
+            object.values().for_each(|value| sentences_in(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| sentences_in(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn every_bad_object_is_refused_with_its_sentence_and_every_sentence_is_heard() {
+    let space = space("bad objects").await.unwrap();
+    let (devices, profiles) = (cases::devices(), cases::profiles());
+    assert!(devices.len() + profiles.len() >= 80, "{} + {}", devices.len(), profiles.len());
+    let mut heard = all_are_refused(&space, devices).await;
+    heard.extend(all_are_refused(&space, profiles).await);
+
+    let mut written = BTreeSet::new();
+    for crd in edge_api::schema::crds().unwrap() {
+        sentences_in(&serde_json::to_value(crd).unwrap(), &mut written);
+    }
+    // Those of the root compare with what was before; the tests below hear them.
+    written.retain(|sentence| !sentence.starts_with("spec: ") && !sentence.starts_with("status: "));
+    assert!(written.len() > 20, "{written:?}");
+    for sentence in written {
+        assert!(heard.iter().any(|answer| answer.contains(&sentence)), "no bad object hears: {sentence}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn good_objects_are_accepted() {
+    let space = space("good objects").await.unwrap();
+    let endpoint = |host: &str| with(device(), "/spec/endpoint/host", Some(json!(host)));
+    let firmware = |version: &str| with(device(), "/spec/desired/firmware", Some(json!(version)));
+    let targets = |targets: Value| with(profile(), "/spec/targets", Some(targets));
+    let every_device =
+        json!({"devices": {"selector": {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}}});
+    let good = [
+        device(),
+        endpoint("2001:db8::17"),
+        endpoint("127.0.0.1"),
+        endpoint("pump-17.site-3.example.com"),
+        endpoint("pump17"),
+        firmware("2.4.1-rc.1+build_7"),
+        with(device(), "/spec/desired", None),
+        with(device(), "/spec/liveness", Some(json!({"probeInterval": "1.5s", "lostAfter": "1h30m"}))),
+        profile(),
+        targets(every_device),
+        targets(json!({"pods": {"selector": {"matchLabels": {"app.kubernetes.io/name": "x", "empty": ""}}}})),
+        targets(json!({"cidrs": ["192.168.50.0/24", "2001:db8::/64", "192.168.51.7/32"]})),
+        with(profile(), "/spec/targets/choose", Some(json!({"count": 3}))),
+        with(profile(), "/spec/faults", Some(json!({"partition": {}}))),
+        with(profile(), "/spec/faults/loss/percent", Some(json!("0.0001%"))),
+        with(profile(), "/spec/faults/loss/percent", Some(json!("100.0000%"))),
+        with(profile(), "/spec/match/ports", Some(json!(["1", "65535", "1-65535", "80-80"]))),
+    ];
+    for (number, mut object) in good.into_iter().enumerate() {
+        object["metadata"]["name"] = json!(format!("good-{number}"));
+        if let Err(error) = create(&space, &object).await {
+            panic!("refused: {object}\n{error}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn the_api_server_counts_a_configurations_bytes_as_the_protocol_does() {
+    let space = space("config bytes").await.unwrap();
+    let config = |last_key: &str, last: usize| -> BTreeMap<String, String> {
+        // Bytes and not letters count: 12 of these take 24 bytes.
+        let mut config: BTreeMap<_, _> = (0..29).map(|n| (format!("k{n:02}"), "é".repeat(12))).collect();
+        config.insert(last_key.to_owned(), "x".repeat(last));
+        config
+    };
+    for (config, length) in [(config("k29", 23), 900), (config("k029", 23), 901), (config("k29", 24), 902)] {
+        assert_eq!(config_encoded_len(&config), length);
+        let answer = create(&space, &with(device(), "/spec/desired/config", Some(json!(config)))).await;
+        match answer {
+            Ok(_) => assert!(length <= MAX_CONFIG, "{length} bytes were accepted"),
+            Err(error) => {
+                assert!(length > MAX_CONFIG && error.to_string().contains("900 bytes"), "{length}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn what_is_left_out_is_filled_in_and_what_is_misspelt_is_pruned() {
+    let space = space("defaults").await.unwrap();
+    let shortest = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device", "metadata": {"name": "shortest"},
+        "spec": {"endpoint": {"host": "10.20.0.17"}, "pausd": true, "desired": null},
+    });
+    let made: Device = create(&space, &shortest).await.unwrap().try_parse().unwrap();
+    let spec: DeviceSpec = serde_json::from_value(json!({
+        "endpoint": {"host": "10.20.0.17", "port": 5683},
+        "liveness": {"probeInterval": "10s", "suspectAfter": "30s", "lostAfter": "2m"},
+        "paused": false,
+    }))
+    .unwrap();
+    assert_eq!(made.spec, spec);
+
+    let shortest = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": "shortest"},
+        "spec": {"targets": {"cidrs": ["192.168.50.0/24"]}, "faults": {"partition": {}}, "duration": "1m"},
+    });
+    let made: FaultProfile = create(&space, &shortest).await.unwrap().try_parse().unwrap();
+    let made = serde_json::to_value(made.spec).unwrap();
+    assert_eq!(
+        made,
+        json!({
+            "targets": {"cidrs": ["192.168.50.0/24"]}, "direction": "Both",
+            "faults": {"partition": {"mode": "Drop"}}, "seed": 0, "duration": "1m", "paused": false,
+        })
+    );
+}
+
+async fn set_status(profiles: &Api<FaultProfile>, status: Value) -> Result<FaultProfile, kube::Error> {
+    profiles.patch_status("lossy", &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await
+}
+
+async fn set_spec(profiles: &Api<FaultProfile>, spec: Value) -> Result<FaultProfile, kube::Error> {
+    profiles.patch("lossy", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await
+}
+
+fn sentence(answer: Result<FaultProfile, kube::Error>) -> String {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 422 => status.message,
+        other => panic!("this should have been refused as invalid: {other:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_profile_that_has_started_changes_in_nothing_but_paused() {
+    let space = space("started profile").await.unwrap();
+    create(&space, &profile()).await.unwrap();
+    let profiles: Api<FaultProfile> = space.api();
+    set_spec(&profiles, json!({"seed": 8, "match": null})).await.expect("not started: everything may change");
+    set_spec(&profiles, json!({"match": {"protocol": "UDP"}})).await.unwrap();
+    let started =
+        json!({"startedAt": "2026-01-02T03:04:05.000006Z", "expiresAt": "2026-01-02T03:14:05.000006Z"});
+    set_status(&profiles, started).await.unwrap();
+
+    for spec in [
+        json!({"seed": 9}),
+        json!({"duration": "11m"}),
+        json!({"direction": "ToDevice"}),
+        json!({"faults": {"loss": {"percent": "21%"}}}),
+        json!({"match": null}),
+        json!({"match": {"protocol": "TCP"}}),
+        json!({"targets": {"choose": null}}),
+        json!({"targets": {"devices": null, "pods": {"selector": {"matchLabels": {"a": "b"}}}}}),
+    ] {
+        let answer = sentence(set_spec(&profiles, spec.clone()).await);
+        assert!(
+            answer.contains("only paused can change; to run something else, delete it"),
+            "{spec}: {answer}"
+        );
+    }
+    set_spec(&profiles, json!({"paused": true})).await.unwrap();
+    set_spec(&profiles, json!({"paused": false})).await.unwrap();
+
+    for status in [json!({"startedAt": "2026-01-02T03:05:00.000000Z"}), json!({"expiresAt": null})] {
+        let answer = sentence(set_status(&profiles, status.clone()).await);
+        assert!(answer.contains("startedAt and expiresAt never change once set"), "{status}: {answer}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_former_leader_cannot_write_over_a_later_ones_status() {
+    let space = space("epoch").await.unwrap();
+    create(&space, &profile()).await.unwrap();
+    let profiles: Api<FaultProfile> = space.api();
+    set_status(&profiles, json!({"epoch": 40, "phase": "Pending"})).await.unwrap();
+    set_status(&profiles, json!({"epoch": 40, "phase": "Active"})).await.unwrap();
+    set_status(&profiles, json!({"epoch": 41})).await.unwrap();
+    for epoch in [json!(40), Value::Null] {
+        let answer = sentence(set_status(&profiles, json!({"epoch": epoch})).await);
+        assert!(answer.contains("epoch never falls"), "{answer}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn desired_state_has_one_owner() {
+    let space = space("one owner").await.unwrap();
+    create(&space, &with(device(), "/spec/desired", None)).await.unwrap();
+    let devices: Api<Device> = space.api();
+    let desired = |firmware: &str, config: Value| {
+        Patch::Apply(json!({
+            "apiVersion": Device::api_version(&()), "kind": Device::kind(&()),
+            "spec": {"desired": {"firmware": firmware, "config": config}},
+        }))
+    };
+    devices
+        .patch("pump-0017", &PatchParams::apply("one"), &desired("1.0.0", json!({"a": "b"})))
+        .await
+        .unwrap();
+    let other =
+        devices.patch("pump-0017", &PatchParams::apply("other"), &desired("1.0.0", json!({"c": "d"}))).await;
+    match other {
+        Err(kube::Error::Api(status)) => {
+            assert_eq!(status.code, 409, "{status:?}");
+            assert!(status.message.contains("spec.desired"), "{}", status.message);
+        }
+        other => panic!("two owners of one desired state: {other:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_misspelt_field_is_refused_when_the_client_asks_for_strictness() {
+    let space = space("strict").await.unwrap();
+    let params = PatchParams {
+        field_validation: Some(kube::api::ValidationDirective::Strict),
+        ..PatchParams::apply("test")
+    };
+    let misspelt = with(device(), "/spec/pausd", Some(json!(true)));
+    match api(&space, &misspelt).patch("pump-0017", &params, &Patch::Apply(&misspelt)).await {
+        Err(kube::Error::Api(status)) => {
+            assert!(
+                status.message.contains("spec.pausd: field not declared in schema"),
+                "{}",
+                status.message
+            );
+        }
+        other => panic!("a misspelt field was taken: {other:?}"),
+    }
+}
