@@ -194,10 +194,10 @@ impl<'a> Draft<'a> {
         let roll = self.roll_up(chosen, (!plan.paused).then_some(self.observed.generation));
         self.next.targets = TargetCounts { selected: chosen.total, enforced: roll.enforced };
         self.next.nodes = roll.problems.clone();
-        if self.next.started_at.is_some() {
-            if let Some(loss) = self.observed.agents.next_loss(self.observed.clock.own) {
-                self.wake_in(loss);
-            }
+        if self.next.started_at.is_some()
+            && let Some(loss) = self.observed.agents.next_loss(self.observed.clock.own)
+        {
+            self.wake_in(loss);
         }
         if self.next.started_at.is_none() || chosen.total == 0 {
             self.report_nobody();

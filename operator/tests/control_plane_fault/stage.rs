@@ -1,0 +1,222 @@
+//! The stage of these stories: a namespace with an operator that runs the fault controller alone, and hands that
+//! play the agents, the kubelet and the device controller.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use clap::Parser as _;
+use control_plane::{Space, space};
+use edge_api::condition::find_condition;
+use edge_api::{Device, FaultNode, FaultPhase, FaultProfile, FaultProfileStatus};
+use edge_operator::{args::Args, runtime};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Two cores with a compiler beside it take their time.
+const WITHIN: Duration = Duration::from_secs(60);
+
+pub(crate) struct Stage {
+    pub(crate) space: Space,
+    operator: Option<(CancellationToken, JoinSet<anyhow::Result<()>>)>,
+}
+
+impl Stage {
+    pub(crate) async fn set(story: &str) -> Self {
+        let mut stage = Self { space: space(story).await.unwrap(), operator: None };
+        stage.operator_starts();
+        stage
+    }
+
+    pub(crate) fn operator_starts(&mut self) {
+        let namespace = &self.space.namespace;
+        let args = Args::parse_from([
+            "edge-operator",
+            "--controllers=fault",
+            "--listen=127.0.0.1:0",
+            &format!("--namespace={namespace}"),
+            &format!("--watch-namespace={namespace}"),
+        ]);
+        let shutdown = CancellationToken::new();
+        let mut task = JoinSet::new();
+        task.spawn(runtime::run_with(self.space.client.clone(), args, shutdown.clone()));
+        self.operator = Some((shutdown, task));
+    }
+
+    /// As SIGKILL would end it: between any two of its instructions.
+    pub(crate) async fn operator_is_killed(&mut self) {
+        let (_, mut task) = self.operator.take().expect("an operator runs");
+        task.shutdown().await;
+    }
+
+    /// As SIGTERM ends it, without an error.
+    pub(crate) async fn operator_ends(&mut self) {
+        let (shutdown, mut task) = self.operator.take().expect("an operator runs");
+        shutdown.cancel();
+        let outcome = tokio::time::timeout(WITHIN, task.join_next()).await.expect("it ends in time");
+        outcome.expect("there is a task").expect("it did not panic").expect("it ended well");
+    }
+
+    /// A node's name that no other story uses.
+    pub(crate) fn node(&self, name: &str) -> String {
+        format!("{}.{name}", self.space.namespace)
+    }
+
+    pub(crate) async fn profile(&self, name: &str, spec: Value) {
+        let object: FaultProfile = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
+            "metadata": {"name": name}, "spec": spec,
+        }))
+        .unwrap();
+        self.space.api::<FaultProfile>().create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    pub(crate) async fn edit(&self, name: &str, spec: Value) -> Result<FaultProfile, kube::Error> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.space.api::<FaultProfile>().patch(name, &PatchParams::default(), &patch).await
+    }
+
+    /// A running pod with the label `app: x`.
+    pub(crate) async fn pod(&self, name: &str, node: &str, ip: &str) {
+        let pods = self.space.api::<Pod>();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"app": "x"}},
+            "spec": {"nodeName": self.node(node), "containers": [{"name": "c", "image": "localhost/none:dev"}]},
+        }))
+        .unwrap();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    pub(crate) async fn pod_goes(&self, name: &str) {
+        let now = DeleteParams::default().grace_period(0);
+        self.space.api::<Pod>().delete(name, &now).await.unwrap();
+    }
+
+    /// A device with the label `app: x` and this status, as the device controller would write it.
+    pub(crate) async fn device(&self, name: &str, status: Value) {
+        let devices = self.space.api::<Device>();
+        let device: Device = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": name, "labels": {"app": "x"}},
+            "spec": {"endpoint": {"host": "192.168.77.1", "port": 5683}},
+        }))
+        .unwrap();
+        devices.create(&PostParams::default(), &device).await.unwrap();
+        self.device_status(name, status).await;
+    }
+
+    pub(crate) async fn device_status(&self, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.space.api::<Device>().patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// The agent of a node writes its FaultNode: a heartbeat of that age, and entries for profiles.
+    pub(crate) async fn agent(&self, node: &str, heartbeat_age: Duration, entries: &[(&str, Value)]) {
+        let nodes: Api<FaultNode> = Api::all(self.space.client.clone());
+        let name = self.node(node);
+        let head = json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultNode", "metadata": {"name": name}, "spec": {},
+        });
+        let force = PatchParams::apply("chaos-agent").force();
+        nodes.patch(&name, &force, &Patch::Apply(&head)).await.unwrap();
+        let mut profiles = Vec::new();
+        for (profile, entry) in entries {
+            let object = self.space.api::<FaultProfile>().get(profile).await.unwrap();
+            let mut whole = json!({
+                "namespace": self.space.namespace, "name": profile, "uid": object.uid(),
+                "observedGeneration": object.metadata.generation,
+            });
+            let fields = entry.as_object().unwrap().clone();
+            whole.as_object_mut().unwrap().extend(fields);
+            profiles.push(whole);
+        }
+        let renewed = now() - heartbeat_age;
+        let mut whole = head;
+        whole["status"] =
+            json!({"renewedAt": format!("{renewed:.6}"), "kernel": "6.18.5", "profiles": profiles});
+        nodes.patch_status(&name, &force, &Patch::Apply(&whole)).await.unwrap();
+    }
+
+    /// Waits until the status of a profile is as told; fails with the status that it had instead.
+    pub(crate) async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&FaultProfileStatus) -> bool + Send + Sync,
+    ) -> FaultProfileStatus {
+        let profiles = self.space.api::<FaultProfile>();
+        let condition = |profile: Option<&FaultProfile>| {
+            profile.and_then(|profile| profile.status.as_ref()).is_some_and(&holds)
+        };
+        let waited = tokio::time::timeout(WITHIN, await_condition(profiles.clone(), name, condition)).await;
+        if let Ok(Ok(Some(profile))) = waited {
+            return profile.status.unwrap();
+        }
+        panic!("{name} was not {what} within {WITHIN:?}: {:#?}", profiles.get(name).await);
+    }
+
+    pub(crate) async fn until_phase(&self, name: &str, phase: FaultPhase) -> FaultProfileStatus {
+        self.until(name, phase.as_str(), |status| status.phase == phase).await
+    }
+
+    /// Reasons of the events about a profile, oldest first, once the last one is there.
+    pub(crate) async fn events_up_to(&self, name: &str, last: &str) -> Vec<String> {
+        let events = self.space.api::<Event>();
+        let fields = ListParams::default();
+        let deadline = tokio::time::Instant::now() + WITHIN;
+        loop {
+            let mut list = events.list(&fields).await.unwrap().items;
+            list.retain(|event| {
+                event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(name)
+            });
+            list.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+            let reasons: Vec<String> = list.into_iter().filter_map(|event| event.reason).collect();
+            if reasons.iter().any(|reason| reason == last) {
+                return reasons;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no event {last} in {reasons:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// `Type=Status/Reason` of a condition.
+pub(crate) fn condition(status: &FaultProfileStatus, type_: &str) -> String {
+    match find_condition(&status.conditions, type_) {
+        Some(condition) => format!("{type_}={}/{}", condition.status, condition.reason),
+        None => format!("{type_} is not there"),
+    }
+}
+
+pub(crate) fn message(status: &FaultProfileStatus, type_: &str) -> String {
+    find_condition(&status.conditions, type_).map(|condition| condition.message.clone()).unwrap_or_default()
+}
+
+/// All pods with the label, for so long, with every packet lost.
+pub(crate) fn partition_of_pods(duration: &str) -> Value {
+    json!({
+        "targets": {"pods": {"selector": {"matchLabels": {"app": "x"}}}},
+        "faults": {"partition": {}},
+        "duration": duration,
+    })
+}
+
+pub(crate) fn refused(outcome: Result<impl Debug, kube::Error>) -> String {
+    match outcome.expect_err("the API server should have refused it") {
+        kube::Error::Api(status) => status.message.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "plays an agent, whose heartbeat is the time")]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
