@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -26,7 +26,7 @@ use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 pub const DELAYED_ANSWERS: usize = 64;
 /// Durable writes that a process has under way at once.
 pub const DURABLE_WRITES: usize = 8;
-/// How long a device waits after a failed durable write before it tries again.
+/// How long a device waits after a failed durable write or receive before it tries again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What all devices of a process share.
@@ -116,7 +116,10 @@ impl Runner {
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, peer)) => self.receive(&buffer[..length], peer).await,
                     // Linux reports errors of earlier sends here; the next datagram may be fine.
-                    Err(error) => warn!(%error, "receiving failed"),
+                    Err(error) => {
+                        warn!(%error, "receiving failed");
+                        sleep(RETRY_AFTER).await;
+                    }
                 },
             }
         }
@@ -234,8 +237,10 @@ impl Runner {
         let started = Instant::now();
         // The semaphore is never closed; without a permit the write is merely not counted in.
         let _permit = self.shared.disk.acquire().await.ok();
+        self.usage("durable_writes").inc();
         let file = self.file.clone();
         let written = tokio::task::spawn_blocking(move || file.save(&durable)).await;
+        self.usage("durable_writes").dec();
         self.shared.metrics.durable_write_seconds.observe(started.elapsed().as_secs_f64());
         written.unwrap_or_else(|error| Err(DurableError::interrupted(&self.file, error.into())))
     }

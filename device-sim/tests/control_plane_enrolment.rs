@@ -1,5 +1,5 @@
 //! Enrolment against a real API server, with the Role and the policy that `deploy/device-sim` installs.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
