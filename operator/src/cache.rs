@@ -67,9 +67,10 @@ where
             .take_until(shutdown.cancelled_owned());
         let fill = async move {
             let mut events = std::pin::pin!(events);
+            let mut before = Vec::new();
             loop {
                 match events.try_next().await {
-                    Ok(Some(event)) => announce(&event, &readable, &sender),
+                    Ok(Some(event)) => announce(&event, &mut before, &readable, &sender),
                     Ok(None) => return,
                     // The watcher tries again by itself, with backoff.
                     Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
@@ -116,8 +117,11 @@ fn everything<K: Cached>(store: &Store<K>) -> Vec<ObjectRef<K>> {
     store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }
 
+/// `before` keeps the names from the beginning of a list to its end: what is not in a list that follows a broken
+/// watch was deleted meanwhile, and no event says so.
 fn announce<K: Cached>(
     event: &watcher::Event<K>,
+    before: &mut Vec<ObjectRef<K>>,
     store: &Store<K>,
     sender: &broadcast::Sender<ObjectRef<K>>,
 ) {
@@ -128,10 +132,47 @@ fn announce<K: Cached>(
         }
         // The store is replaced at the end of a list.
         watcher::Event::InitDone => {
-            for name in everything(store) {
+            let gone = std::mem::take(before).into_iter().filter(|name| store.get(name).is_none());
+            for name in gone.chain(everything(store)) {
                 let _nobody = sender.send(name);
             }
         }
-        watcher::Event::Init | watcher::Event::InitApply(_) => {}
+        watcher::Event::Init => *before = everything(store),
+        watcher::Event::InitApply(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::api::ObjectMeta;
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+
+    fn pod(name: &str) -> Pod {
+        Pod { metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() }, ..Pod::default() }
+    }
+
+    #[test]
+    fn what_a_new_list_no_longer_has_is_announced_too() {
+        let (store, mut writer) = reflector::store();
+        let (sender, mut receiver) = broadcast::channel(16);
+        let mut before = Vec::new();
+        let again = [Event::Init, Event::InitApply(pod("stays")), Event::InitDone];
+        let first =
+            [Event::Init, Event::InitApply(pod("stays")), Event::InitApply(pod("goes")), Event::InitDone];
+        for event in first {
+            writer.apply_watcher_event(&event);
+            announce(&event, &mut before, &store, &sender);
+        }
+        while receiver.try_recv().is_ok() {}
+        for event in again {
+            writer.apply_watcher_event(&event);
+            announce(&event, &mut before, &store, &sender);
+        }
+        let said: Vec<String> =
+            std::iter::from_fn(|| receiver.try_recv().ok()).map(|name| name.name).collect();
+        assert_eq!(said, ["goes", "stays"]);
     }
 }

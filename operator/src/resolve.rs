@@ -26,7 +26,7 @@ pub enum NotAllowed {
     )]
     OwnRange(String, &'static str, Network),
     /// Loopback, link-local, multicast or unspecified.
-    #[error("{0} is {1}, which only the operator's --allow-cidrs can allow")]
+    #[error("{0} is or holds {1}, which only the operator's --allow-cidrs can allow")]
     Special(String, &'static str),
 }
 
@@ -86,11 +86,11 @@ pub fn check_network(
         let listed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         return Err(NotAllowed::NotListed(name, listed.join(", ")));
     }
-    if let Some(kind) = special(network) {
-        return Err(NotAllowed::Special(name, kind));
+    if let Some((range, kind)) = ranges.overlapping(network) {
+        return Err(NotAllowed::OwnRange(name, kind, range));
     }
-    match ranges.overlapping(network) {
-        Some((range, kind)) => Err(NotAllowed::OwnRange(name, kind, range)),
+    match special(network) {
+        Some(kind) => Err(NotAllowed::Special(name, kind)),
         None => Ok(()),
     }
 }
@@ -106,8 +106,8 @@ fn special(network: Network) -> Option<&'static str> {
         ("0.0.0.0/8", "an unspecified address"),
         ("::/128", "an unspecified address"),
     ];
-    let covered = |text: &str| text.parse::<Network>().is_ok_and(|range| range.covers(network));
-    SPECIAL.iter().find(|(text, _)| covered(text)).map(|(_, kind)| *kind)
+    let overlaps = |text: &str| text.parse::<Network>().is_ok_and(|range| range.overlaps(network));
+    SPECIAL.iter().find(|(text, _)| overlaps(text)).map(|(_, kind)| *kind)
 }
 
 /// What is reachable now, as the last watch events say. Shared by all controllers.
@@ -282,7 +282,9 @@ mod tests {
 
     #[test]
     fn loopback_and_link_local_need_the_explicit_list() {
-        for special in ["127.0.0.1/32", "169.254.169.254/32", "::1/128", "fe80::1/128", "239.0.0.1/32"] {
+        for special in
+            ["126.0.0.0/7", "127.0.0.1/32", "169.254.169.254/32", "::1/128", "fe80::1/128", "239.0.0.1/32"]
+        {
             assert!(
                 matches!(reach(None).network(network(special)), Err(NotAllowed::Special(..))),
                 "{special}"

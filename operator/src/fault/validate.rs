@@ -1,6 +1,8 @@
 //! A profile's spec, parsed once into what deciding needs; or the sentence why it is rejected.
 //! The API server refuses malformed ones; what is judged here beyond that is reach.
 
+use std::collections::BTreeSet;
+
 use edge_api::FaultProfileSpec;
 use edge_api::choose::Amount;
 use edge_api::fault_profile::Targets;
@@ -30,7 +32,7 @@ pub(crate) enum Wanted {
     Devices(Selector),
     /// Pods of its namespace.
     Pods(Selector),
-    /// Networks outside the cluster, by their text.
+    /// Networks outside the cluster, by their canonical text, each once.
     Networks(Vec<String>),
 }
 
@@ -71,11 +73,12 @@ fn wanted(targets: &Targets, reach: &dyn Fn(Network) -> Result<(), String>) -> R
         (Some(devices), None, []) => selector(&devices.selector).map(Wanted::Devices),
         (None, Some(pods), []) => selector(&pods.selector).map(Wanted::Pods),
         (None, None, cidrs @ [_, ..]) => {
-            for cidr in cidrs {
-                let network = cidr.parse().map_err(invalid)?;
-                reach(network).map_err(|message| Refusal { reason: CIDR_NOT_ALLOWED, message })?;
+            let networks: BTreeSet<Network> =
+                cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>().map_err(invalid)?;
+            for network in &networks {
+                reach(*network).map_err(|message| Refusal { reason: CIDR_NOT_ALLOWED, message })?;
             }
-            Ok(Wanted::Networks(cidrs.iter().map(ToString::to_string).collect()))
+            Ok(Wanted::Networks(networks.iter().map(ToString::to_string).collect()))
         }
         _ => Err(malformed("spec.targets needs exactly one of devices, pods and cidrs")),
     }
@@ -170,6 +173,15 @@ mod tests {
         assert_eq!(refusal.reason, CIDR_NOT_ALLOWED);
         assert_eq!(refusal.message, "10.244.0.0/16 is the pods'");
         assert!(plan(&spec, &everywhere).is_ok());
+    }
+
+    #[test]
+    fn a_network_named_twice_is_one_target() {
+        let spec = spec(|spec| {
+            spec["targets"] = json!({"cidrs": ["2001:db8:0::/64", "10.1.0.0/16", "2001:db8::/64"]})
+        });
+        let networks = Wanted::Networks(vec!["10.1.0.0/16".into(), "2001:db8::/64".into()]);
+        assert_eq!(plan(&spec, &everywhere).unwrap().targets, networks);
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The stage of these stories: a namespace with an operator that runs the fault controller alone, and hands that
 //! play the agents, the kubelet and the device controller.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a hand that slips ends the story")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a hand that slips ends the story"
+)]
 
 use std::fmt::Debug;
 use std::time::Duration;
