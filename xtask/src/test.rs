@@ -1,15 +1,140 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: every test rung that this machine can run, each with what it needs, and an honest count.
+//!
+//! A test of a rung above `pure` is marked `#[ignore = "<rung> rung: <what it needs>"]` and lives in a file
+//! `tests/<rung>_*.rs` (`control_plane_*.rs`, `kernel_*.rs`, `node_*.rs`), so that plain `cargo test` is the pure rung.
+//!
+//! ```text
+//!  rung.rs      the rungs
+//!  stage.rs     what a rung needs: installed, built, set up, removed again
+//!  program.rs   the test programs that cargo builds
+//!  outcome.rs   what a test program said
+//! ```
+
+mod outcome;
+mod program;
+mod rung;
+mod stage;
+
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use self::outcome::Outcome;
+use self::program::Program;
+use self::rung::Rung;
+use self::stage::Stage;
+use crate::cmd::Cmd;
+use crate::progress::Step;
+use crate::{interrupt, paths};
+
 /// What `cargo xtask test` takes.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run]
+    #[arg(long = "rung", value_enum)]
+    pub rungs: Vec<Rung>,
+    /// Use this context of your kubeconfig for the node rung instead of a cluster of its own
+    #[arg(long, env = "EDGE_CONTEXT")]
+    pub context: Option<String>,
+    /// Run only tests whose names contain this
+    pub filter: Option<String>,
+}
+
+/// All that was counted.
+#[derive(Debug, Default)]
+struct Totals {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
 
 /// Runs the verb.
 ///
 /// # Errors
-/// Always, until it is written.
-pub fn run(_args: &Args) -> Result<()> {
-    bail!("`cargo xtask test` is not written yet");
+/// When a test fails, or a rung that was asked for cannot run.
+pub fn run(args: &Args) -> Result<()> {
+    interrupt::install()?;
+    let rungs = if args.rungs.is_empty() { Rung::ALL.to_vec() } else { args.rungs.clone() };
+    // What they need comes first: the kernel programs are linked into test programs.
+    let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
+    let programs = program::build()?;
+    let mut totals = Totals::default();
+    for (rung, ability) in able {
+        interrupt::check()?;
+        let entered = ability.and_then(|()| enter(rung, args, &programs));
+        match entered {
+            Ok(stage) => {
+                let counted = run_rung(rung, args, &programs, &stage);
+                stage.leave()?;
+                totals.add(rung, &counted?);
+            }
+            Err(reason) if args.rungs.is_empty() => totals.skip(rung, &programs, &format!("{reason:#}"))?,
+            Err(reason) => return Err(reason.context(format!("the {rung} rung cannot run"))),
+        }
+    }
+    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
+    if totals.failed > 0 {
+        bail!("{} tests failed", totals.failed);
+    }
+    Ok(())
+}
+
+/// Sets up what a rung's tests find, unless it has none.
+fn enter(rung: Rung, args: &Args, programs: &[Program]) -> Result<Stage> {
+    if programs.iter().any(|program| rung.has(program)) {
+        Stage::enter(rung, args.context.as_deref())
+    } else {
+        Ok(Stage::default())
+    }
+}
+
+fn run_rung(rung: Rung, args: &Args, programs: &[Program], stage: &Stage) -> Result<Outcome> {
+    let mut sum = Outcome::default();
+    for program in programs.iter().filter(|program| rung.has(program)) {
+        interrupt::check()?;
+        let mut arguments = rung.arguments().to_vec();
+        arguments.extend(args.filter.as_deref());
+        let step = Step::start(format!("{rung}: {program}"));
+        let outcome = program.run(&arguments, stage.environment(), rung.limit())?;
+        step.done(&outcome.to_string());
+        sum.add(outcome.seen_in(rung, program));
+    }
+    if rung == Rung::Pure {
+        let outcome = doc_tests(args.filter.as_deref())?;
+        sum.add(outcome);
+    }
+    Ok(sum)
+}
+
+/// The examples in the documentation, which are no programs of their own.
+fn doc_tests(filter: Option<&str>) -> Result<Outcome> {
+    let step = Step::start("pure: examples in the documentation");
+    let cargo =
+        Cmd::new(program::cargo()).args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    let outcome =
+        outcome::of_process(&cargo.dir(paths::root()), "the documentation", Duration::from_secs(1200))?;
+    step.done(&outcome.to_string());
+    Ok(outcome)
+}
+
+impl Totals {
+    fn add(&mut self, rung: Rung, outcome: &Outcome) {
+        println!("{rung}: {outcome}");
+        for (test, reason) in &outcome.ignored {
+            println!("{rung}: skipped {test}: {reason}");
+        }
+        self.passed += outcome.passed;
+        self.failed += outcome.failed;
+        self.skipped += outcome.ignored.len();
+    }
+
+    fn skip(&mut self, rung: Rung, programs: &[Program], reason: &str) -> Result<()> {
+        let mut tests = 0;
+        for program in programs.iter().filter(|program| rung.has(program)) {
+            tests += program.count(rung.arguments())?;
+        }
+        println!("{rung}: {tests} skipped: {reason}");
+        self.skipped += tests;
+        Ok(())
+    }
 }

@@ -1,0 +1,192 @@
+//! What a test program said: real counts, out of its own closing line.
+
+use std::fmt;
+use std::io::Read;
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::program::Program;
+use super::rung::Rung;
+use crate::cmd::Cmd;
+use crate::{interrupt, wait};
+
+/// How its tests ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Tests that passed.
+    pub(super) passed: usize,
+    /// Tests that failed; a program that crashed or hung counts as one more.
+    pub(super) failed: usize,
+    /// Tests that were not run, with the reason they give.
+    pub(super) ignored: Vec<(String, String)>,
+}
+
+impl Outcome {
+    /// Adds another program's.
+    pub(super) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored.extend(other.ignored);
+    }
+
+    /// Forgets ignored tests that another rung runs and counts.
+    pub(super) fn seen_in(mut self, rung: Rung, program: &Program) -> Self {
+        if rung == Rung::Pure && Rung::claims(program) {
+            self.ignored.clear();
+        }
+        self
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.ignored.is_empty() { Ok(()) } else { write!(f, ", {} skipped", self.ignored.len()) }
+    }
+}
+
+/// Runs a test program (or cargo running several) and counts; when something fails its whole output is shown.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) fn of_process(command: &Cmd, name: &str, limit: Duration) -> Result<Outcome> {
+    let mut process = command.command();
+    process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = process.spawn().with_context(|| format!("starting `{command}`"))?;
+    let stdout = child.stdout.take().map(collect);
+    let stderr = child.stderr.take().map(collect);
+    let ended = end_of(&mut child, name, limit);
+    let stdout = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let stderr = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let (outcome, trouble) = judge(&stdout, ended);
+    if outcome.failed > 0 {
+        eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}");
+    }
+    Ok(outcome)
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for its end; a program that hangs, or that Ctrl-C left alone, is killed.
+fn end_of(child: &mut Child, name: &str, limit: Duration) -> Result<ExitStatus> {
+    let waited = wait::until(&format!("{name} to end"), limit, Duration::from_millis(20), || {
+        child.try_wait().context("waiting for a test program")
+    });
+    if waited.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    interrupt::check().and(waited)
+}
+
+/// The counts, and what is wrong in one line.
+fn judge(stdout: &str, ended: Result<ExitStatus>) -> (Outcome, String) {
+    let mut outcome = count(stdout);
+    let trouble = match ended {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(status) if !stdout.contains("test result:") && !status.success() => {
+            Some(format!("it ended ({status}) before its tests did"))
+        }
+        Ok(status) if !status.success() && outcome.failed == 0 => Some(format!("it ended badly ({status})")),
+        Ok(_) => None,
+    };
+    if trouble.is_some() {
+        outcome.failed += 1;
+    }
+    let trouble = trouble.unwrap_or_else(|| format!("{} failed", outcome.failed));
+    (outcome, trouble)
+}
+
+fn count(stdout: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut not_run = 0;
+    for line in stdout.lines() {
+        // With one thread at a time a test's own output can stand before this on its line.
+        if let Some((_, result)) = line.split_once("test result: ") {
+            outcome.passed += number_before(result, " passed");
+            outcome.failed += number_before(result, " failed");
+            not_run += number_before(result, " ignored");
+        } else if let Some((test, reason)) =
+            line.strip_prefix("test ").and_then(|line| line.split_once(" ... ignored"))
+        {
+            let reason = reason.trim_start_matches(", ");
+            let reason = if reason.is_empty() { "it says no reason" } else { reason };
+            outcome.ignored.push((test.to_owned(), reason.to_owned()));
+        }
+    }
+    // The closing line counts; what it counts and no line named is not lost.
+    while outcome.ignored.len() < not_run {
+        outcome.ignored.push(("a test".to_owned(), "it says no reason".to_owned()));
+    }
+    outcome
+}
+
+fn number_before(text: &str, word: &str) -> usize {
+    let before = text.split_once(word).map_or("", |(before, _)| before);
+    before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\nrunning 4 tests\n\
+        test decide::a_lost_packet_is_counted ... ok\n\
+        test netns::a_packet_is_lost ... ignored, kernel rung: needs root\n\
+        test later ... ignored\n\
+        test report ... FAILED\n\n\
+        test result: FAILED. 1 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+
+    fn ran(script: &str) -> Outcome {
+        let command = Cmd::new("sh").args(["-c", script]);
+        of_process(&command, "a script", Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn the_counts_are_those_of_the_closing_line() {
+        let outcome = count(OUTPUT);
+        assert_eq!((outcome.passed, outcome.failed), (1, 1));
+        let reasons: Vec<_> = outcome.ignored.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert_eq!(reasons, ["kernel rung: needs root", "it says no reason"]);
+    }
+
+    #[test]
+    fn several_closing_lines_add_up() {
+        let outcome = count(&OUTPUT.repeat(3));
+        assert_eq!((outcome.passed, outcome.failed, outcome.ignored.len()), (3, 3, 6));
+    }
+
+    #[test]
+    fn a_program_that_dies_before_its_closing_line_has_failed() {
+        assert_eq!(ran("echo 'test one ... ok'; kill -SEGV $$").failed, 1);
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed_and_has_failed() {
+        let command = Cmd::new("sleep").arg("600");
+        let outcome = of_process(&command, "a sleeper", Duration::from_millis(50)).unwrap();
+        assert_eq!(outcome.failed, 1);
+    }
+
+    #[test]
+    fn a_program_that_ends_well_has_what_it_counted() {
+        let outcome =
+            ran("echo 'test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'");
+        assert_eq!(outcome, Outcome { passed: 7, ..Outcome::default() });
+    }
+
+    #[test]
+    fn a_bad_end_after_good_tests_has_failed() {
+        let outcome = ran("echo 'test result: ok. 7 passed; 0 failed; 0 ignored'; exit 3");
+        assert_eq!((outcome.passed, outcome.failed), (7, 1));
+    }
+}

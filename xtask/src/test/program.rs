@@ -1,0 +1,117 @@
+//! The test programs that cargo builds out of the workspace.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::outcome::{self, Outcome};
+use crate::cmd::Cmd;
+use crate::paths;
+use crate::progress::Step;
+
+/// A test program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    /// The package's folder, in which it runs.
+    pub(super) folder: PathBuf,
+    /// The library's or program's name for unit tests, the file's for integration tests.
+    pub(super) target: String,
+    /// Where it lies.
+    pub(super) path: PathBuf,
+}
+
+/// The cargo that runs us.
+pub(super) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Builds all test programs of the workspace, in the order in which cargo would run them.
+///
+/// # Errors
+/// When one does not compile.
+pub(super) fn build() -> Result<Vec<Program>> {
+    let building = || Cmd::new(cargo()).args(["test", "--workspace", "--no-run"]).dir(paths::root());
+    // Once for people, and, as nothing is left to do, once for us.
+    let mut step = Step::start("building the tests");
+    building().lines(|line| step.note(line.trim()))?;
+    step.done("");
+    let messages = building().args(["--quiet", "--message-format=json"]).read()?;
+    let mut programs: Vec<_> = messages.lines().filter_map(program).collect();
+    programs.sort_by(|one, other| (&one.folder, &one.target).cmp(&(&other.folder, &other.target)));
+    Ok(programs)
+}
+
+/// The test program that a message of cargo tells of.
+fn program(message: &str) -> Option<Program> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let is_test = message["profile"]["test"].as_bool()?;
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let path = PathBuf::from(message["executable"].as_str()?);
+    let target = message["target"]["name"].as_str()?.to_owned();
+    is_test.then(|| Program { folder: manifest.parent().unwrap_or(manifest).to_owned(), target, path })
+}
+
+impl Program {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When it cannot be started; failing tests are an outcome.
+    pub(super) fn run(
+        &self,
+        arguments: &[&str],
+        environment: &[(String, OsString)],
+        limit: Duration,
+    ) -> Result<Outcome> {
+        let command = environment
+            .iter()
+            .fold(self.command().args(arguments), |cmd, (name, value)| cmd.env(name, value));
+        outcome::of_process(&command, &self.to_string(), limit)
+    }
+
+    /// How many tests it would run.
+    ///
+    /// # Errors
+    /// When it cannot list them.
+    pub(super) fn count(&self, arguments: &[&str]) -> Result<usize> {
+        let listed = self.command().args(arguments).args(["--list", "--format=terse"]).read();
+        let listed = listed.with_context(|| format!("listing the tests of {self}"))?;
+        Ok(listed.lines().filter(|line| line.ends_with(": test")).count())
+    }
+
+    fn command(&self) -> Cmd {
+        Cmd::new(&self.path).dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folder = self.folder.strip_prefix(paths::root()).unwrap_or(&self.folder);
+        write!(f, "{} {}", folder.display(), self.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_tells_of_test_programs_among_much_else() {
+        let test = r#"{"reason":"compiler-artifact","manifest_path":"/x/operator/api/Cargo.toml",
+            "target":{"kind":["test"],"name":"control_plane_rules"},"profile":{"test":true},
+            "executable":"/x/target/debug/deps/control_plane_rules-1"}"#
+            .replace('\n', "");
+        let expected = Program {
+            folder: "/x/operator/api".into(),
+            target: "control_plane_rules".to_owned(),
+            path: "/x/target/debug/deps/control_plane_rules-1".into(),
+        };
+        assert_eq!(program(&test), Some(expected));
+        assert_eq!(program(&test.replace("\"test\":true", "\"test\":false")), None);
+        assert_eq!(program(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(program("not JSON"), None);
+    }
+}
