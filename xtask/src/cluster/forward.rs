@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::machine::MARK;
+use super::machine::{self, MARK};
 
 /// More connections at once wait until others end.
 const MAX_CONNECTIONS: usize = 256;
@@ -68,7 +68,7 @@ async fn accept(listener: TcpListener, target: SocketAddr) -> Result<()> {
 pub(super) fn start(dir: &Path, netns: &str, target: SocketAddr, port: u16) -> Result<u16> {
     let log =
         File::options().create(true).append(true).open(dir.join("forward.log")).context("opening a log")?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(machine::xtask()?);
     command.args(["cluster", "serve", netns, &target.to_string(), "--port", &port.to_string()]);
     command.env(MARK, dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

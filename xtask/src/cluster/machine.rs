@@ -112,7 +112,7 @@ impl Machine {
         fs::write(&description, serde_json::to_vec_pretty(self)?)
             .context("writing a machine's description")?;
         let log = File::create(self.log().join("init.log")).context("making a machine's log")?;
-        let output = Command::new("/proc/self/exe")
+        let output = Command::new(xtask()?)
             .args(["cluster", "machine"])
             .arg(&description)
             .env(MARK, cluster)
@@ -135,6 +135,21 @@ impl Machine {
             }
         }
     }
+}
+
+/// This program, for what it starts of itself: by a path that outlives a rebuild, or, in a test of the library, the
+/// program that cargo builds beside the tests.
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn xtask() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("asking for this program's path")?;
+    let name = own.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if name == "xtask" || name.starts_with("xtask ") {
+        return Ok(PathBuf::from("/proc/self/exe"));
+    }
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("xtask")).find(|file| file.is_file());
+    beside.with_context(|| format!("no xtask lies beside {}: `cargo build -p xtask`", own.display()))
 }
 
 /// Reads the description that [`Machine::start`] wrote.
