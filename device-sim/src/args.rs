@@ -45,7 +45,7 @@ pub struct DeviceArgs {
     #[arg(long, env = "LISTEN_ADDRESS", value_delimiter = ',', default_values_t = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)])]
     pub listen_address: Vec<IpAddr>,
     /// UDP port of the first device on each address
-    #[arg(long, env = "PORT", default_value_t = 5683, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "COAP_PORT", default_value_t = 5683, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Namespace of the Devices that they are
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]

@@ -14,6 +14,7 @@ use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::listener::Bounded;
 use crate::metrics::Metrics;
 use crate::sim::{DeviceHandle, Sim};
 
@@ -47,6 +48,7 @@ pub async fn serve(
     pages: Pages,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let listener = Bounded::new(listener, &pages.metrics);
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -13,7 +13,7 @@
 //! * [`wire`], [`dedup`]: CoAP messages, and those that were answered already.
 //! * [`transport`]: sockets, files and timers around one device.
 //! * [`sim`]: all devices of a process; the way in for tests: [`Sim::start`].
-//! * [`http`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster.
+//! * [`http`], [`listener`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
 
 pub mod args;
 pub mod behaviour;
@@ -23,6 +23,7 @@ pub mod durable;
 pub mod enrol;
 pub mod history;
 pub mod http;
+pub mod listener;
 pub mod metrics;
 pub mod random;
 pub mod sim;

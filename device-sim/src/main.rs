@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
@@ -62,9 +62,6 @@ async fn run(args: Args) -> Result<()> {
     sim.shutdown().await;
     // Keep-alive connections of a scraper must not hold the process.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), tasks.join_next()).await;
-    if let Err(error) = &result {
-        error!("{error:#}");
-    }
     result
 }
 
