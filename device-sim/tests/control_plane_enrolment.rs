@@ -9,8 +9,9 @@ use control_plane::{Somebody, Space, space};
 use device_sim::enrol::{self, Enrolment, FIELD_MANAGER};
 use device_sim::{Sim, SimConfig};
 use edge_api::Device;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -20,9 +21,9 @@ use tokio::time::{Instant, sleep};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The Role and the policy of `deploy/device-sim`, in this test's namespace.
-async fn install(space: &Space) {
-    for file in ["rbac.yaml", "policy.yaml"] {
+/// These files of `deploy/device-sim`, in this test's namespace, with no field that nobody knows.
+async fn apply_files(space: &Space, files: &[&str]) {
+    for file in files {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/device-sim").join(file);
         let text = std::fs::read_to_string(&path).unwrap().replace("edge-demo", &space.namespace);
         for document in serde_yaml_ng::Deserializer::from_str(&text) {
@@ -30,6 +31,11 @@ async fn install(space: &Space) {
             apply(space, object).await;
         }
     }
+}
+
+/// The Role and the policy.
+async fn install(space: &Space) {
+    apply_files(space, &["rbac.yaml", "policy.yaml"]).await;
     until_the_policy_acts(space).await;
 }
 
@@ -46,7 +52,10 @@ async fn apply(space: &Space, object: DynamicObject) {
         Some(namespace) => Api::namespaced_with(space.client.clone(), &namespace, &resource),
         None => Api::all_with(space.client.clone(), &resource),
     };
-    let params = PatchParams::apply("test").force();
+    let params = PatchParams {
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::apply("test").force()
+    };
     api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await.unwrap();
 }
 
@@ -222,4 +231,13 @@ async fn others_are_not_held_to_the_policy_of_simulated_devices() {
     object["spec"]["desired"] = json!({"firmware": "2.0.0"});
     let params = PatchParams::apply("a person");
     space.api::<Device>().patch("anything", &params, &Patch::Apply(&object)).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn the_manifests_have_no_field_that_the_api_server_does_not_know() {
+    let space = space("the manifests").await.unwrap();
+    apply_files(&space, &["namespace.yaml", "settings.yaml", "statefulset.yaml"]).await;
+    let set: Api<StatefulSet> = space.api();
+    assert_eq!(set.get("device-sim").await.unwrap().spec.unwrap().replicas, Some(2));
 }
