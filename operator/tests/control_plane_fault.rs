@@ -4,12 +4,11 @@
 #[path = "control_plane_fault/stage.rs"]
 mod stage;
 
-use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use edge_api::{FaultPhase, FaultProfile, choose};
-use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use edge_api::{FaultPhase, FaultProfile, FaultProfileStatus, choose};
+use futures::{StreamExt as _, pin_mut};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
@@ -42,7 +41,7 @@ async fn a_profile_lives_from_pending_to_expired_and_says_so() {
     let acts = json!({"targets": 1, "enforced": 1, "installed": true, "effective": true});
     stage.agent("n1", FRESH, &[("cut", acts)]).await;
     let effective =
-        |status: &edge_api::FaultProfileStatus| condition(status, "Effective").starts_with("Effective=True");
+        |status: &FaultProfileStatus| condition(status, "Effective").starts_with("Effective=True");
     stage.until("cut", "effective", effective).await;
 
     let status = stage.until_phase("cut", FaultPhase::Expired).await;
@@ -153,29 +152,16 @@ async fn the_cutoff_follows_the_targets_at_most_once_a_second() {
     let ranks = ranked(&["p0", "p1", "p2", "p3", "p4"]);
     assert_eq!((status.cutoff, status.targets.selected), (Some(ranks[1].0), 2));
 
-    let profiles = stage.space.api::<FaultProfile>();
-    let version = profiles.get("some").await.unwrap().metadata.resource_version.unwrap();
+    // One chosen target after the other goes; each time the next one takes its place, and nobody else changes.
     let began = tokio::time::Instant::now();
-    // One chosen target after the other goes; each time the next one takes its place.
-    for (_, name) in &ranks[..3] {
-        stage.pod_goes(name).await;
+    for gone in 0..3 {
+        stage.pod_goes(&ranks[gone].1).await;
+        let next = Some(ranks[gone + 2].0);
+        let settled = |status: &FaultProfileStatus| status.cutoff == next && status.targets.selected == 2;
+        stage.until("some", "settled", settled).await;
     }
-    stage
-        .until("some", "settled", |status| status.cutoff == Some(ranks[4].0) && status.targets.selected == 2)
-        .await;
-    let elapsed = began.elapsed().as_secs();
-    let events =
-        profiles.watch(&WatchParams::default().fields("metadata.name=some"), &version).await.unwrap();
-    pin_mut!(events);
-    let mut moves = BTreeSet::new();
-    while let Some(WatchEvent::Modified(profile)) = events.try_next().await.unwrap() {
-        let status = profile.status.unwrap();
-        moves.extend(status.cutoff);
-        if status.cutoff == Some(ranks[4].0) && status.targets.selected == 2 {
-            break;
-        }
-    }
-    assert!(moves.len() as u64 <= elapsed + 2, "{} moves in {elapsed} s", moves.len());
+    let elapsed = began.elapsed();
+    assert!(elapsed >= Duration::from_secs(2), "three moves after the start's within {elapsed:?}");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ pub(crate) fn roll_up(chosen: &Chosen, agents: &Agents, subject: Subject<'_>, no
     let outside = agents
         .nodes()
         .filter_map(|node| match word(node) {
-            Word::Says(entry) => Some(entry.external_enforced),
+            Word::Says(entry) => Some(held(entry).1),
             _ => None,
         })
         .max()
@@ -101,12 +101,12 @@ impl RollUp {
 
     fn hear(&mut self, node: &str, entry: &ProfileOnNode, here: u32, missing_outside: u32) {
         self.effective |= entry.effective;
-        let missing_here = here.saturating_sub(entry.enforced);
+        let (enforced, external_enforced) = held(entry);
+        let missing_here = here.saturating_sub(enforced);
         self.missing += missing_here;
         let lacks = missing_here > 0 || missing_outside > 0;
         // Without a route to what another node enforces all is well.
-        let only_outside =
-            entry.enforced >= entry.targets && entry.external_enforced < entry.external_targets;
+        let only_outside = enforced >= entry.targets && external_enforced < entry.external_targets;
         match &entry.reason {
             Some(_) if !lacks && only_outside => {}
             Some(reason) => {
@@ -141,6 +141,11 @@ impl RollUp {
         }
         line
     }
+}
+
+/// Its own targets and those outside that the kernel holds: none, as long as the agent does not say `installed`.
+fn held(entry: &ProfileOnNode) -> (u32, u32) {
+    if entry.installed { (entry.enforced, entry.external_enforced) } else { (0, 0) }
 }
 
 fn problem(node: &str, state: &str, message: String) -> NodeProblem {

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_network_named_twice_is_one_target() {
         let spec = spec(|spec| {
-            spec["targets"] = json!({"cidrs": ["2001:db8:0::/64", "10.1.0.0/16", "2001:db8::/64"]})
+            spec["targets"] = json!({"cidrs": ["2001:db8:0::/64", "10.1.0.0/16", "2001:db8::/64"]});
         });
         let networks = Wanted::Networks(vec!["10.1.0.0/16".into(), "2001:db8::/64".into()]);
         assert_eq!(plan(&spec, &everywhere).unwrap().targets, networks);

@@ -199,6 +199,7 @@ pub(super) fn reaches(enforced: u32, targets: u32) -> Option<ProfileOnNode> {
     Some(ProfileOnNode {
         external_targets: targets,
         external_enforced: enforced,
+        installed: true,
         reason,
         message,
         ..ProfileOnNode::default()

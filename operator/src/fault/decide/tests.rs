@@ -252,6 +252,14 @@ async fn a_reason_that_an_agent_gives_is_the_reason_of_the_condition() {
 }
 
 #[tokio::test]
+async fn what_an_agent_does_not_call_installed_is_not_enforced() {
+    let mut story = Story::begin();
+    let unsure = ProfileOnNode { installed: false, ..holds(1).unwrap() };
+    story.pod("a", "n1").agent("n1", Some(unsure)).look();
+    assert_eq!((story.phase(), story.counts()), (FaultPhase::Pending, (1, 0)));
+}
+
+#[tokio::test]
 async fn a_remark_about_rules_that_are_held_is_shown_and_degrades_nothing() {
     let mut story = Story::begin();
     let remark = ProfileOnNode { reason: Some("SuperPackets".into()), ..holds(1).unwrap() };
