@@ -1,6 +1,7 @@
 //! The program `device-sim`: flags in, devices and pages until SIGTERM, then a clean end.
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -30,7 +31,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {}", args.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let stop = stop_signal().context("installing signal handlers")?;
 
     let config = args.sim(rand::random())?;

@@ -57,7 +57,7 @@ impl Metrics {
                 .buckets(buckets),
         )?;
         registry.register(Box::new(durable_write_seconds.clone()))?;
-        Ok(Self {
+        let metrics = Self {
             devices,
             datagrams: counter("device_sim_datagrams_total", "Datagrams received, by fate", &["fate"])?,
             requests: counter(
@@ -77,7 +77,26 @@ impl Metrics {
             limit: gauge("device_sim_limit", "How many of each bounded thing there may be")?,
             usage: gauge("device_sim_usage", "How many of each bounded thing there are")?,
             registry,
-        })
+        };
+        metrics.show_zeros();
+        Ok(metrics)
+    }
+
+    /// A series that is there from the start can be told from one that is missing.
+    fn show_zeros(&self) {
+        for (counter, values) in [
+            (
+                &self.datagrams,
+                ["handled", "repeated", "dropped", "while_down", "ignored", "reset"].as_slice(),
+            ),
+            (&self.answers, &["sent", "lost", "late", "repeated", "discarded", "failed"]),
+            (&self.installs, &["started", "failed", "interrupted", "applied"]),
+            (&self.durable_write_errors, &["io", "content"]),
+        ] {
+            for value in values {
+                counter.with_label_values(&[value]);
+            }
+        }
     }
 
     /// Counts what a device did.
