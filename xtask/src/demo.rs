@@ -1,27 +1,71 @@
-//! `cargo xtask demo`: the whole thing on real packets, in one command. This file holds the flags; the parts are
+//! `cargo xtask demo`: the whole thing on real packets, in one command. This file holds the flags and the order of steps.
 //!
 //! ```text
-//! timeline  the phases as data                 world      cluster, installation, devices; and their removal
-//! stats     intervals and predictions          experiment runs the phases on a world
-//! measure   counters to the phases' numbers    prometheus asks the installation's Prometheus
-//! report    the result as data, judged         table, view how people see it
-//! dashboard runs the queries of deploy/grafana
+//! timeline  the phases as data                 world      the cluster, brought up and removed
+//! layout    how many devices are where         install    what is installed on it
+//! stats     intervals and predictions          experiment runs the phases
+//! report    the result as data, judged         measure    counters to the phases' numbers
+//! table     the result for people              prometheus asks the installation's Prometheus
+//! view      what is seen meanwhile             dashboard  runs the queries of deploy/grafana
 //! ```
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+
+use self::dashboard::Query;
+use self::experiment::Experiment;
+use self::layout::Layout;
+use self::prometheus::{Curve, Prometheus};
+use self::report::{Report, Series};
+use self::world::World;
+use crate::interrupt;
 
 pub mod dashboard;
+pub mod experiment;
+pub mod install;
+pub mod layout;
+pub mod measure;
 pub mod prometheus;
 pub mod report;
 pub mod stats;
 pub mod table;
 pub mod timeline;
 pub mod view;
+pub mod world;
+
+const AFTER: &str = "\
+Ctrl-C removes everything; what a killed demo leaves, the next one removes. The exit code is 0 if every loss that the kernel counted
+admits what was asked and all devices are in sync at the end.
+
+On a cluster of yours (kind, k3s, …) load the images first, see `cargo xtask images --help`, then name its context:
+  cargo xtask demo --context kind-kind";
 
 /// What `cargo xtask demo` takes.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = AFTER)]
 pub struct Args {
-    /// Print the JSON schema of the report (docs/report.schema.json), and do nothing else
+    /// How many devices; a fifth of them outside the cluster
+    #[arg(long, env = "EDGE_DEVICES", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    devices: u32,
+    /// Use the cluster of this kubeconfig context instead of one of its own; all devices are in pods then
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Leave everything running at the end, and say how to use it
+    #[arg(long)]
+    keep: bool,
+    /// Write the report as JSON (docs/report.schema.json)
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Fail when a query of a dashboard in deploy/grafana shows nothing of this run
+    #[arg(long)]
+    check_dashboard: bool,
+    /// Seed of packets' fates and of devices' behaviour
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
+    seed: u64,
+    /// Print the JSON schema of the report, and do nothing else
     #[arg(long)]
     schema: bool,
 }
@@ -29,11 +73,111 @@ pub struct Args {
 /// Runs the verb.
 ///
 /// # Errors
-/// With what went wrong and what to do about it.
+/// With what went wrong and what to do about it; with the report's problems.
 pub fn run(args: &Args) -> Result<()> {
     if args.schema {
-        print!("{}", report::Report::schema()?);
+        print!("{}", Report::schema()?);
         return Ok(());
     }
-    bail!("`cargo xtask demo` is not written yet");
+    interrupt::install()?;
+    let scratch = tempfile::tempdir().context("making a folder for manifests")?;
+    let mut world = match &args.context {
+        None => World::own()?,
+        Some(context) => World::other(context)?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let mut manifests = Vec::new();
+    let shown = runtime.block_on(show(args, &mut world, scratch.path(), &mut manifests));
+    if shown.is_err() && !interrupt::seen() {
+        world.explain();
+    }
+    let removed = if args.keep && !interrupt::seen() {
+        world.keep();
+        Ok(())
+    } else {
+        world.remove(&manifests)
+    };
+    let report = shown?;
+    removed?;
+    if !report.verdict.passed {
+        bail!("the demo did not show what it is there to show:\n  {}", report.verdict.problems.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Installs, runs the phases, prints the table. `manifests` tells what is to be removed, also after an error.
+async fn show(
+    args: &Args,
+    world: &mut World,
+    scratch: &Path,
+    manifests: &mut Vec<PathBuf>,
+) -> Result<Report> {
+    let layout = Layout::of(args.devices, world.is_own());
+    let client = world.client().await?;
+    let manifest = install::manifest(world, &layout, args.seed, scratch)?;
+    install::make_room(world, &client, &manifest).await?;
+    manifests.push(manifest.clone());
+    world.choose_hooks()?;
+    install::apply(world, &manifest)?;
+    world.start_outside(&layout, install::DEVICES, args.seed)?;
+    install::enrol_outside(&client, &layout).await?;
+    let pods = install::ready(&client, &layout, Duration::from_secs(180)).await?;
+    install::scraped(&client, pods + u32::from(layout.outside > 0)).await?;
+
+    let experiment = Experiment::new(client.clone(), layout.total(), args.seed).await?;
+    let (spans, end) = experiment.run(timeline::phases(timeline::limit(layout.total()))).await?;
+    let report = collect(args, &client, &layout, &spans, end).await?;
+    println!("\n{}", table::render(&report));
+    if let Some(path) = &args.report {
+        let text = serde_json::to_vec_pretty(&report).context("writing the report as JSON")?;
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(report)
+}
+
+async fn collect(
+    args: &Args,
+    client: &Client,
+    layout: &Layout,
+    spans: &[measure::Span],
+    end: f64,
+) -> Result<Report> {
+    let prometheus = Prometheus::new(client.clone());
+    let zero = spans.first().map_or(end, |span| span.from);
+    let mut phases = Vec::new();
+    for span in spans {
+        phases.push(measure::measure(&prometheus, span, zero, end).await?);
+    }
+    let answers = dashboard::run(&prometheus, zero, end).await?;
+    let since_1970 = jiff::SignedDuration::try_from_secs_f64(zero).context("reading Prometheus' time")?;
+    let started_at = jiff::Timestamp::from_duration(since_1970).context("reading Prometheus' time")?;
+    let report = Report {
+        version: report::VERSION,
+        started_at: started_at.to_string(),
+        devices: layout.total(),
+        seed: args.seed,
+        nodes: install::nodes(client).await?,
+        phases,
+        verdict: report::Verdict::default(),
+        series: answers
+            .iter()
+            .flat_map(|(query, curves)| curves.iter().map(|curve| series(query, curve, zero)))
+            .collect(),
+    };
+    let missing = if args.check_dashboard { dashboard::empty(&answers) } else { Vec::new() };
+    Ok(report.judged(args.context.is_none(), missing))
+}
+
+fn series(query: &Query, curve: &Curve, zero: f64) -> Series {
+    let labels: Vec<_> = curve.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Series {
+        name: format!("{} {}", query.place, labels.join(" ")).trim_end().to_owned(),
+        query: query.expr.clone(),
+        points: curve.points.iter().map(|(time, value)| (time - zero, *value)).collect(),
+    }
 }

@@ -219,6 +219,12 @@ fn build_pause() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Where the program of one of our images lies, once [`archives`] has built it: it runs outside of a cluster too.
+#[must_use]
+pub fn program_path(image: Image) -> PathBuf {
+    paths::cache().join("target").join(TARGET).join("release").join(image.name())
+}
+
 /// Builds programs of ours, static, and returns the folder that they lie in. It is in the cache and not in `target`, so
 /// that a fresh clone builds only what differs; paths of the machine are kept out of the programs.
 fn build_ours(names: &[&str]) -> Result<PathBuf> {

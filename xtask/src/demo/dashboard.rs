@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::prometheus::Prometheus;
+use super::prometheus::{Curve, Prometheus};
 use crate::paths;
 
 /// One query of a dashboard.
@@ -99,19 +99,38 @@ fn filled(expr: &str) -> String {
     .fold(expr.to_owned(), |expr, (variable, value)| expr.replace(variable, value))
 }
 
-/// Runs each query over the time between `from` and `to` (Unix seconds) and returns a sentence for each that gives nothing.
+/// Runs each query over the time between `from` and `to`, Unix seconds.
 ///
 /// # Errors
 /// When Prometheus cannot be asked or refuses a query.
-pub async fn check(prometheus: &Prometheus, from: f64, to: f64) -> Result<Vec<String>> {
-    let mut empty = Vec::new();
-    for Query { place, expr } in queries()? {
-        let found = prometheus.between(&expr, from, to).await.with_context(|| place.clone())?;
-        if found.is_empty() {
-            empty.push(format!("{place} shows nothing; its query gives no number: {expr}"));
-        }
+pub async fn run(prometheus: &Prometheus, from: f64, to: f64) -> Result<Vec<(Query, Vec<Curve>)>> {
+    let mut answers = Vec::new();
+    for query in queries()? {
+        let found = prometheus.between(&query.expr, from, to).await.with_context(|| query.place.clone())?;
+        answers.push((query, found));
     }
-    Ok(empty)
+    Ok(answers)
+}
+
+/// A sentence for each query that gives nothing.
+#[must_use]
+pub fn empty(answers: &[(Query, Vec<Curve>)]) -> Vec<String> {
+    let empty = answers.iter().filter(|(_, curves)| curves.is_empty());
+    empty
+        .map(|(Query { place, expr }, _)| format!("{place} shows nothing; its query gives no number: {expr}"))
+        .collect()
+}
+
+/// Runs each query of each dashboard against a Prometheus that saw a demo between `from` and `to`, Unix seconds.
+///
+/// # Errors
+/// With each query that gives nothing; when Prometheus cannot be asked or refuses a query.
+pub async fn check(prometheus: &Prometheus, from: f64, to: f64) -> Result<()> {
+    let empty = empty(&run(prometheus, from, to).await?);
+    if !empty.is_empty() {
+        bail!("{}", empty.join("\n"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -140,6 +159,13 @@ mod tests {
     fn a_panel_without_a_query_is_an_error() {
         let dashboard = json!({"panels": [{"type": "timeseries", "title": "empty"}]});
         assert!(of("x.json", &dashboard).unwrap_err().to_string().contains("panel empty has no query"));
+    }
+
+    #[test]
+    fn a_query_without_a_number_is_named() {
+        let query = |place: &str| Query { place: place.to_owned(), expr: "x".to_owned() };
+        let answers = [(query("full"), vec![Curve::default()]), (query("bare"), Vec::new())];
+        assert_eq!(empty(&answers), ["bare shows nothing; its query gives no number: x"]);
     }
 
     #[test]

@@ -67,6 +67,18 @@ impl Prometheus {
             .sum())
     }
 
+    /// Its clock, Unix seconds.
+    ///
+    /// # Errors
+    /// As [`Prometheus::at`].
+    pub async fn now(&self) -> Result<f64> {
+        let told = self.ask("query", &[("query", "vector(time())")]).await?;
+        told.first()
+            .and_then(|curve| curve.points.first())
+            .map(|(_, now)| *now)
+            .context("Prometheus does not tell the time")
+    }
+
     async fn ask(&self, call: &str, parameters: &[(&str, &str)]) -> Result<Vec<Curve>> {
         let query = parameters.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
         let path = format!("{SERVICE}/{call}?{}", query.collect::<Vec<_>>().join("&"));

@@ -108,10 +108,18 @@ pub struct Series {
 }
 
 impl Report {
-    /// Judges: every counted loss within its interval and counted at all, all devices in sync at the end.
+    /// Judges: every counted loss within its interval and counted at all, all devices in sync at the end, and, with `both_hooks`, one
+    /// node with XDP in the driver and one without any. `problems` are those that others found.
     #[must_use]
-    pub fn judged(mut self) -> Self {
-        let mut problems = Vec::new();
+    pub fn judged(mut self, both_hooks: bool, mut problems: Vec<String>) -> Self {
+        let native =
+            self.nodes.iter().filter(|node| node.hooks.iter().any(|hook| hook.starts_with("Xdp"))).count();
+        if both_hooks && (native == 0 || native == self.nodes.len()) {
+            let all = self.nodes.len();
+            problems.push(format!(
+                "{native} of {all} agents use XDP; one and not all should, see `kubectl get faultnodes`"
+            ));
+        }
         for phase in self.phases.iter().filter(|phase| phase.asked > 0.0) {
             problems.extend(doubts(phase));
         }
@@ -174,6 +182,10 @@ pub(super) mod tests {
         Counted { direction: direction.to_owned(), lost, within: lost.admits(asked) }
     }
 
+    fn node(name: &str, hook: &str) -> Node {
+        Node { name: name.to_owned(), kernel: "6.18.0".to_owned(), hooks: vec![hook.to_owned()] }
+    }
+
     pub(in super::super) fn sample() -> Report {
         let phase = |name: &str, from: f64, to: f64| Phase {
             name: name.to_owned(),
@@ -206,11 +218,7 @@ pub(super) mod tests {
             started_at: "2026-01-01T00:00:00Z".to_owned(),
             devices: 50,
             seed: 7,
-            nodes: vec![Node {
-                name: "node1".to_owned(),
-                kernel: "6.18.0".to_owned(),
-                hooks: vec!["XdpNative 3".to_owned()],
-            }],
+            nodes: vec![node("node1", "XdpNative 3"), node("node2", "TcxIngress 3")],
             phases: vec![converge, loss, partition, calm],
             verdict: Verdict::default(),
             series: vec![Series {
@@ -223,7 +231,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_run_as_it_should_be_passes() {
-        let report = sample().judged();
+        let report = sample().judged(true, Vec::new());
         assert!(report.verdict.passed, "{:?}", report.verdict.problems);
     }
 
@@ -231,7 +239,7 @@ pub(super) mod tests {
     fn a_loss_outside_its_interval_fails_the_run() {
         let mut report = sample();
         report.phases[1].counted[0] = counted("ToDevice", 300, 1000, 0.2);
-        let verdict = report.judged().verdict;
+        let verdict = report.judged(true, Vec::new()).verdict;
         assert!(!verdict.passed);
         assert!(
             verdict.problems[0].starts_with("phase loss: asked to lose 20.00 % ToDevice"),
@@ -244,7 +252,7 @@ pub(super) mod tests {
     fn a_direction_without_packets_fails_the_run() {
         let mut report = sample();
         report.phases[1].counted.pop();
-        let problems = report.judged().verdict.problems;
+        let problems = report.judged(true, Vec::new()).verdict.problems;
         assert_eq!(problems, ["phase loss: the kernel counted no packet FromDevice"]);
     }
 
@@ -252,10 +260,10 @@ pub(super) mod tests {
     fn silent_devices_behind_a_partition_are_no_failure_but_requests_that_pass_it_are() {
         let mut report = sample();
         report.phases[2].counted.pop();
-        assert!(report.clone().judged().verdict.passed);
+        assert!(report.clone().judged(true, Vec::new()).verdict.passed);
         report.phases[2].counted.clear();
         assert_eq!(
-            report.judged().verdict.problems,
+            report.judged(true, Vec::new()).verdict.problems,
             ["phase partition: the kernel counted no packet ToDevice"]
         );
     }
@@ -264,13 +272,27 @@ pub(super) mod tests {
     fn a_device_out_of_sync_at_the_end_fails_the_run() {
         let mut report = sample();
         report.phases[3].in_sync = 49;
-        let problems = report.judged().verdict.problems;
+        let problems = report.judged(true, Vec::new()).verdict.problems;
         assert!(problems[0].starts_with("49 of 50 devices are in sync"), "{problems:?}");
     }
 
     #[test]
+    fn both_ways_to_take_a_packet_must_have_been_used() {
+        let mut report = sample();
+        report.nodes[0] = node("node1", "TcxIngress 3");
+        assert!(report.clone().judged(false, Vec::new()).verdict.passed);
+        assert!(report.judged(true, Vec::new()).verdict.problems[0].starts_with("0 of 2 agents use XDP"));
+    }
+
+    #[test]
+    fn what_others_found_fails_the_run_too() {
+        let verdict = sample().judged(true, vec!["a panel is empty".to_owned()]).verdict;
+        assert_eq!(verdict, Verdict { passed: false, problems: vec!["a panel is empty".to_owned()] });
+    }
+
+    #[test]
     fn what_is_written_can_be_read_again() {
-        let report = sample().judged();
+        let report = sample().judged(true, Vec::new());
         let text = serde_json::to_string(&report).unwrap();
         let read: Report = serde_json::from_str(&text).unwrap();
         assert_eq!(read.phases.len(), report.phases.len());

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_kernels_count_stands_beside_what_was_asked() {
-        let text = render(&sample().judged());
+        let text = render(&sample().judged(true, Vec::new()));
         let line = text.lines().find(|line| line.starts_with("loss") && line.contains("ToDevice")).unwrap();
         let cells: Vec<_> = line.split_whitespace().collect();
         assert_eq!(cells[..9], ["loss", "ToDevice", "20.0", "%", "1000", "202", "20.2", "%", "16.2"]);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let text = render(&sample().judged());
+        let text = render(&sample().judged(true, Vec::new()));
         let block: Vec<_> = text.lines().skip(2).take_while(|line| !line.is_empty()).collect();
         assert!(block.len() >= 6, "{text}");
         let at = |line: &str| line.chars().position(|c| c == '✓');
@@ -147,7 +147,7 @@ mod tests {
     fn a_failed_run_says_what_failed() {
         let mut report = sample();
         report.phases[3].in_sync = 49;
-        let text = render(&report.judged());
+        let text = render(&report.judged(true, Vec::new()));
         assert!(text.contains("failed: 49 of 50 devices are in sync at the end"), "{text}");
         assert!(!text.contains("passed"), "{text}");
     }

@@ -1,0 +1,299 @@
+//! Runs the phases on a cluster where everything is ready: declares, applies, watches, and hands what it saw to
+//! [`super::measure`]. Decides nothing about the result.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use edge_api::{Device, DevicePhase, FaultPhase, FaultProfile};
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use tokio::time::Instant;
+
+use super::install::{self, DEVICES};
+use super::measure::{self, Span, packets, whole};
+use super::prometheus::Prometheus;
+use super::timeline::{Ends, Phase};
+use super::view::{Moment, View};
+use crate::interrupt;
+
+/// How often devices are listed and counters read.
+const TICK: Duration = Duration::from_millis(500);
+/// A profile is accepted, or refused, within this; and over so long after its duration.
+const SLACK: Duration = Duration::from_secs(15);
+/// All devices must stay in sync for so long.
+const HOLD: Duration = Duration::from_secs(4);
+
+/// A run under way.
+pub struct Experiment {
+    client: Client,
+    prometheus: Prometheus,
+    /// How many devices there are.
+    total: u32,
+    seed: u64,
+    clock: Clock,
+    view: View,
+    firmware: &'static str,
+    /// When the first phase began, Unix seconds.
+    zero: f64,
+}
+
+/// Prometheus' time, so that this machine's clock and the cluster's may differ.
+#[derive(Clone, Copy)]
+struct Clock {
+    at: f64,
+    read: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> f64 {
+        self.at + self.read.elapsed().as_secs_f64()
+    }
+}
+
+/// What became of all devices at one moment.
+struct Seen {
+    phases: BTreeMap<String, u32>,
+    in_sync: u32,
+}
+
+impl Experiment {
+    /// Prepares a run.
+    ///
+    /// # Errors
+    /// When Prometheus cannot be asked.
+    pub async fn new(client: Client, total: u32, seed: u64) -> Result<Self> {
+        let prometheus = Prometheus::new(client.clone());
+        let clock = Clock { at: prometheus.now().await?, read: Instant::now() };
+        Ok(Self {
+            client,
+            prometheus,
+            total,
+            seed,
+            zero: clock.now(),
+            clock,
+            view: View::start(),
+            firmware: "",
+        })
+    }
+
+    /// Runs the phases, one after the other, and waits until Prometheus has seen the last one's end.
+    ///
+    /// # Errors
+    /// When a profile is refused, the API server or Prometheus cannot be asked, or on Ctrl-C.
+    pub async fn run(mut self, phases: Vec<Phase>) -> Result<(Vec<Span>, f64)> {
+        self.zero = self.clock.now();
+        let mut spans = Vec::new();
+        for phase in phases {
+            self.view.say(&format!(
+                "{:>6.1} s  {}: {}",
+                self.clock.now() - self.zero,
+                phase.name,
+                phase.title
+            ));
+            spans.push(self.phase(phase).await?);
+        }
+        let end = self.clock.now();
+        while self.prometheus.sum("min(timestamp(edge_devices))", self.clock.now()).await? < end {
+            interrupt::check()?;
+            if self.clock.now() > end + SLACK.as_secs_f64() {
+                bail!("Prometheus scrapes the operator no more; `kubectl -n edge-system get pods` shows why");
+            }
+            tokio::time::sleep(TICK).await;
+        }
+        Ok((spans, end))
+    }
+
+    async fn phase(&mut self, phase: Phase) -> Result<Span> {
+        let from = self.clock.now();
+        if let Some(profile) = phase.profile(self.seed) {
+            self.start(profile).await?;
+        }
+        if let Some(firmware) = phase.firmware {
+            self.firmware = firmware;
+            install::declare(&self.client, firmware).await?;
+        }
+        let mut convergence = Convergence::default();
+        loop {
+            interrupt::check()?;
+            let seen = self.devices().await?;
+            let now = self.clock.now();
+            let spent = Duration::from_secs_f64((now - from).max(0.0));
+            convergence.see(spent, seen.in_sync == self.total);
+            self.show(&phase, now, &seen).await?;
+            let over = match phase.ends {
+                Ends::WithFault(length) => self.expired(phase.name, spent, length).await?,
+                Ends::InSync(limit) => convergence.held(spent) >= HOLD || spent >= limit,
+            };
+            if over {
+                let converged_after = convergence.after().map(|after| after.as_secs_f64());
+                return Ok(Span {
+                    phase,
+                    from,
+                    to: self.clock.now(),
+                    in_sync: seen.in_sync,
+                    converged_after,
+                });
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Creates a profile, instead of one of an earlier run, and waits until it has started.
+    async fn start(&self, profile: FaultProfile) -> Result<()> {
+        let api = Api::<FaultProfile>::namespaced(self.client.clone(), DEVICES);
+        let name = profile.metadata.name.clone().unwrap_or_default();
+        if api.get_opt(&name).await.context("asking for an earlier FaultProfile")?.is_some() {
+            api.delete(&name, &DeleteParams::default()).await.context("deleting an earlier FaultProfile")?;
+        }
+        api.create(&PostParams::default(), &profile)
+            .await
+            .with_context(|| format!("creating the FaultProfile {name}"))?;
+        let created = Instant::now();
+        loop {
+            interrupt::check()?;
+            let status =
+                api.get_status(&name).await.context("asking for a FaultProfile")?.status.unwrap_or_default();
+            if status.phase == FaultPhase::Rejected || created.elapsed() > SLACK {
+                let said: Vec<_> =
+                    status.conditions.iter().map(|c| format!("{}: {}", c.type_, c.message)).collect();
+                bail!(
+                    "the FaultProfile {name} did not start; it is {}. {}",
+                    status.phase.as_str(),
+                    said.join("; ")
+                );
+            }
+            if status.started_at.is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(TICK / 10).await;
+        }
+    }
+
+    async fn expired(&self, name: &str, spent: Duration, length: Duration) -> Result<bool> {
+        if spent < length {
+            return Ok(false);
+        }
+        let api = Api::<FaultProfile>::namespaced(self.client.clone(), DEVICES);
+        let status =
+            api.get_status(name).await.context("asking for a FaultProfile")?.status.unwrap_or_default();
+        if spent > length + SLACK {
+            bail!(
+                "the FaultProfile {name} is {} {} s after its start",
+                status.phase.as_str(),
+                spent.as_secs()
+            );
+        }
+        Ok(status.phase == FaultPhase::Expired)
+    }
+
+    async fn devices(&self) -> Result<Seen> {
+        let api = Api::<Device>::namespaced(self.client.clone(), DEVICES);
+        let devices = api.list(&ListParams::default()).await.context("listing the Devices")?.items;
+        let mut seen = Seen { phases: BTreeMap::new(), in_sync: 0 };
+        for device in devices {
+            let status = device.status.clone().unwrap_or_default();
+            *seen.phases.entry(status.phase.as_str().to_owned()).or_default() += 1;
+            let current = status.observed_generation == device.metadata.generation;
+            let running = status.reported.and_then(|reported| reported.firmware);
+            let in_sync = status.phase == DevicePhase::InSync && current;
+            seen.in_sync += u32::from(in_sync && running.as_deref() == Some(self.firmware));
+        }
+        Ok(seen)
+    }
+
+    async fn show(&mut self, phase: &Phase, now: f64, seen: &Seen) -> Result<()> {
+        let mut counted = BTreeMap::new();
+        if phase.fault.is_some() {
+            for direction in ["ToDevice", "FromDevice"] {
+                let all = self.prometheus.sum(&packets(phase.name, direction, false), now).await?;
+                let lost = self.prometheus.sum(&packets(phase.name, direction, true), now).await?;
+                counted.insert(direction.to_owned(), (whole(all), whole(lost)));
+            }
+        }
+        let ask = async |query: &str| self.prometheus.sum(query, now).await;
+        let unanswered = whole(ask(&measure::sends("unanswered")).await?);
+        let answered = whole(ask(&measure::sends("answered")).await?);
+        let moment = Moment {
+            seconds: now - self.zero,
+            title: phase.title.to_owned(),
+            devices: seen.phases.clone(),
+            in_sync: seen.in_sync,
+            total: self.total,
+            packets: counted,
+            sends: (unanswered + answered, unanswered),
+            retransmissions: whole(ask(&measure::retransmissions()).await?),
+            queue: whole(ask("max(workqueue_depth)").await?),
+            unconverged: ask("max(edge_device_unconverged_seconds)").await?,
+        };
+        self.view.show(&moment);
+        Ok(())
+    }
+}
+
+/// When all devices came in sync, and for how long they are.
+#[derive(Default)]
+struct Convergence {
+    /// Not all were in sync at some moment, so that there was something to converge to.
+    disturbed: bool,
+    since: Option<Duration>,
+}
+
+impl Convergence {
+    fn see(&mut self, at: Duration, all: bool) {
+        self.disturbed |= !all;
+        match (all, self.since) {
+            (true, None) => self.since = Some(at),
+            (false, _) => self.since = None,
+            (true, Some(_)) => {}
+        }
+    }
+
+    /// How long all have been in sync at `now`.
+    fn held(&self, now: Duration) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
+    /// When the stretch began that still lasts; nothing when there was no other.
+    fn after(&self) -> Option<Duration> {
+        self.since.filter(|_| self.disturbed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn devices_that_fall_out_of_sync_begin_anew() {
+        let mut convergence = Convergence::default();
+        for (second, all) in [(0, false), (2, true), (3, false), (5, true), (8, true)] {
+            convergence.see(at(second), all);
+        }
+        assert_eq!(convergence.after(), Some(at(5)));
+        assert_eq!(convergence.held(at(8)), at(3));
+    }
+
+    #[test]
+    fn who_was_in_sync_all_the_time_did_not_converge() {
+        let mut convergence = Convergence::default();
+        convergence.see(at(0), true);
+        convergence.see(at(9), true);
+        assert_eq!(convergence.after(), None);
+        assert_eq!(convergence.held(at(9)), at(9));
+    }
+
+    #[test]
+    fn who_is_out_of_sync_in_the_end_did_not_converge() {
+        let mut convergence = Convergence::default();
+        convergence.see(at(0), false);
+        convergence.see(at(1), true);
+        convergence.see(at(2), false);
+        assert_eq!(convergence.after(), None);
+        assert_eq!(convergence.held(at(2)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,137 @@
+//! From counters to the numbers of the report: for each span of time what the kernel counted and what the operator did. Counters only
+//! rise, so a phase is the difference between its ends; a profile's own counters need no ends at all.
+
+use anyhow::Result;
+
+use super::install::DEVICES;
+use super::prometheus::Prometheus;
+use super::report::{Counted, Phase};
+use super::stats::{self, Share};
+use super::timeline;
+
+/// A phase that was run.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Which.
+    pub phase: timeline::Phase,
+    /// When it began, Unix seconds.
+    pub from: f64,
+    /// When it ended, Unix seconds.
+    pub to: f64,
+    /// Devices in sync when it ended.
+    pub in_sync: u32,
+    /// Seconds until all were.
+    pub converged_after: Option<f64>,
+}
+
+/// Transmissions of confirmable messages whose fate is known.
+pub fn sends(outcome: &str) -> String {
+    format!(r#"edge_device_sends_total{{namespace="{DEVICES}",outcome="{outcome}"}}"#)
+}
+
+/// Retransmissions to devices.
+pub fn retransmissions() -> String {
+    format!(r#"edge_device_retransmissions_total{{namespace="{DEVICES}"}}"#)
+}
+
+/// Packets that met a profile's rule in one direction; `lost` picks those that it took.
+pub fn packets(profile: &str, direction: &str, lost: bool) -> String {
+    let verdict = if lost { r#",verdict!="pass""# } else { "" };
+    format!(
+        r#"edge_fault_packets_total{{namespace="{DEVICES}",profile="{profile}",direction="{direction}"{verdict}}}"#
+    )
+}
+
+/// The numbers of one span, with times as seconds after `zero`.
+///
+/// # Errors
+/// When Prometheus cannot be asked.
+pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) -> Result<Phase> {
+    let asked = span.phase.fault.map_or(0.0, timeline::Fault::asked);
+    let mut counted = Vec::new();
+    if span.phase.fault.is_some() {
+        for direction in ["ToDevice", "FromDevice"] {
+            let seen = prometheus.sum(&packets(span.phase.name, direction, false), end).await?;
+            let lost = prometheus.sum(&packets(span.phase.name, direction, true), end).await?;
+            if seen > 0.0 {
+                counted.push(judged(direction, whole(lost), whole(seen), asked));
+            }
+        }
+    }
+    let unanswered = whole(risen(prometheus, &sends("unanswered"), span).await?);
+    let answered = whole(risen(prometheus, &sends("answered"), span).await?);
+    Ok(Phase {
+        name: span.phase.name.to_owned(),
+        title: span.phase.title.to_owned(),
+        from: span.from - zero,
+        to: span.to - zero,
+        asked,
+        predicted: predicted(&counted),
+        counted,
+        unanswered: Share::counted(unanswered, unanswered + answered),
+        retransmissions: whole(risen(prometheus, &retransmissions(), span).await?),
+        requeues: whole(risen(prometheus, "workqueue_retries_total", span).await?),
+        in_sync: span.in_sync,
+        converged_after: span.converged_after,
+    })
+}
+
+fn judged(direction: &str, lost: u64, seen: u64, asked: f64) -> Counted {
+    let lost = Share::counted(lost, seen);
+    Counted { direction: direction.to_owned(), lost, within: lost.admits(asked) }
+}
+
+/// What the counted losses say about unanswered transmissions. A direction without packets loses nothing.
+fn predicted(counted: &[Counted]) -> f64 {
+    let share = |direction: &str| {
+        counted
+            .iter()
+            .find(|counted| counted.direction == direction)
+            .map_or(0.0, |counted| counted.lost.share)
+    };
+    stats::unanswered(share("ToDevice"), share("FromDevice"))
+}
+
+async fn risen(prometheus: &Prometheus, counter: &str, span: &Span) -> Result<f64> {
+    let before = prometheus.sum(counter, span.from).await?;
+    let after = prometheus.sum(counter, span.to).await?;
+    // An operator that was restarted counts from nothing again.
+    Ok(if after < before { after } else { after - before })
+}
+
+/// A count as Prometheus tells it, which is a float.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are whole, not negative and below 2^53"
+)]
+pub fn whole(value: f64) -> u64 {
+    value.round().max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_one_way_alone_is_all_that_a_request_meets() {
+        let to = judged("ToDevice", 800, 800, 1.0);
+        assert!((predicted(&[to]) - 1.0).abs() < 1e-9);
+        let both = [judged("ToDevice", 20, 100, 0.2), judged("FromDevice", 16, 80, 0.2)];
+        assert!((predicted(&both) - 0.36).abs() < 1e-9);
+        assert!(predicted(&[]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_was_asked_is_compared_with_what_was_counted() {
+        assert!(judged("ToDevice", 200, 1000, 0.2).within);
+        assert!(!judged("ToDevice", 300, 1000, 0.2).within);
+    }
+
+    #[test]
+    fn the_queries_name_the_contracts_labels() {
+        let lost = packets("loss", "ToDevice", true);
+        let wanted = r#"edge_fault_packets_total{namespace="edge-demo",profile="loss",direction="ToDevice",verdict!="pass"}"#;
+        assert_eq!(lost, wanted);
+    }
+}
