@@ -1,0 +1,251 @@
+//! Profiles × targets → what the kernel's tables shall hold. Pure: the world and the deadlines are arguments.
+//!
+//! ```text
+//!  World ─ select ─▶ targets with their places ─ union ─▶ Plan { rules, entries, protections, reports }
+//! ```
+
+mod select;
+mod union;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use edge_api::quantity::Network;
+use fault_abi::ABI_VERSION;
+use fault_abi::key::{Address, PortKey};
+use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, Rule};
+use sha2::{Digest as _, Sha256};
+
+use crate::profile::{Life, ObjectName, Profile};
+use crate::table::{Place, Prefix, TargetName, Uid};
+use crate::world::World;
+
+/// What the tables have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries of each table of targets, and profiles' targets in all.
+    pub targets: usize,
+    /// Profiles that act at the same time.
+    pub rules: usize,
+    /// Networks in `match.peers` of all profiles.
+    pub peers: usize,
+    /// Far ends of protected conversations.
+    pub protected: usize,
+}
+
+/// What the kernel's tables shall hold, and what became of each target on the way.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The configuration.
+    pub config: Config,
+    /// This node's addresses.
+    pub node_addresses: BTreeSet<Address>,
+    /// Far ends of protected conversations.
+    pub protected: BTreeMap<PortKey, u32>,
+    /// Networks whose conversations with this node are protected.
+    pub protected_cidrs: BTreeSet<Prefix>,
+    /// Profiles that exist: their counters are kept.
+    pub profiles: BTreeSet<Uid>,
+    /// Rules of profiles that act.
+    pub rules: BTreeMap<Uid, RuleSpec>,
+    /// Entries.
+    pub entries: BTreeMap<Place, EntrySpec>,
+    /// A report for each started profile, in their order.
+    pub reports: Vec<Report>,
+}
+
+/// A rule without its slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// Without generation and set of peers.
+    pub rule: Rule,
+    /// The set of peers; empty: any.
+    pub peers: BTreeSet<Prefix>,
+}
+
+/// An entry without slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntrySpec {
+    /// The address has entries for its ports.
+    pub has_ports: bool,
+    /// In the order in which they act.
+    pub bindings: Vec<Bound>,
+}
+
+/// A profile on a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The profile.
+    pub uid: Uid,
+    /// The target.
+    pub target: TargetName,
+    /// Key of the draws.
+    pub key: [u64; 2],
+}
+
+/// What became of a profile's targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Whether its rules shall be in the kernel now.
+    pub is_acting: bool,
+    /// The loss asked for in each direction (by number), while it acts.
+    pub asked: [f64; 2],
+    /// CLOCK_BOOTTIME in nanoseconds at which the kernel ends it; 0: it does not act.
+    pub deadline_ns: u64,
+    /// Its chosen targets that concern this node.
+    pub targets: Vec<TargetReport>,
+}
+
+/// Whose work a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// It is on this node.
+    Local,
+    /// It is outside the cluster: the work of each node with a route.
+    External,
+}
+
+/// A chosen target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetReport {
+    /// Its name in metrics.
+    pub name: TargetName,
+    /// Whose work.
+    pub scope: Scope,
+    /// Where its packets are looked up.
+    pub places: Vec<Place>,
+    /// Its addresses, for finding the interfaces that lead there.
+    pub networks: Vec<Network>,
+    /// Why it cannot be enforced.
+    pub problem: Option<Problem>,
+}
+
+/// Why a target cannot be enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Problem {
+    /// More profiles on one target than an entry holds.
+    Bindings,
+    /// A table is full.
+    Table,
+    /// More profiles than there are rules for.
+    Rules,
+    /// Another target of the profile has the same address and port.
+    SameAddress,
+}
+
+/// Compiles. `deadline_ns` says when a profile that acts until the given time ends in kernel time
+/// (CLOCK_BOOTTIME); one whose deadline is not after `now_ns` has nothing in the plan.
+#[must_use]
+pub fn compile(world: &World, limits: Limits, now_ns: u64, deadline_ns: impl Fn(&Profile) -> u64) -> Plan {
+    let mut plan = Plan {
+        profiles: world.profiles.values().map(|profile| Arc::clone(&profile.uid)).collect(),
+        ..Plan::default()
+    };
+    protect(&mut plan, world, limits);
+    let mut own: BTreeMap<Place, Vec<Bound>> = BTreeMap::new();
+    let mut room = select::Room::new(limits);
+    for profile in world.profiles.values().filter(|profile| profile.is_started) {
+        let targets = select::targets(world, profile);
+        let deadline = if matches!(profile.life, Life::Acting { .. }) { deadline_ns(profile) } else { 0 };
+        let mut report = report(profile, targets, deadline, deadline > now_ns);
+        if report.is_acting && !report.targets.is_empty() {
+            place(&mut plan, world, profile, &mut report, &mut own, &mut room);
+        }
+        plan.reports.push(report);
+    }
+    plan.entries = union::entries(&own, &mut plan.reports, limits.targets);
+    if plan.entries.keys().any(|place| matches!(place, Place::Cidr(_))) {
+        plan.config.flags |= CONFIG_HAS_CIDRS;
+    }
+    plan
+}
+
+fn protect(plan: &mut Plan, world: &World, limits: Limits) {
+    plan.config = Config { abi: ABI_VERSION, kubelet_port: world.kubelet_port, ..Config::default() };
+    plan.node_addresses = world.node_addresses.iter().map(|ip| Address::from(*ip)).collect();
+    // The node's own conversations come first where room is short.
+    let mut ends: Vec<(PortKey, u32)> = world.protected().into_iter().collect();
+    ends.sort_by_key(|(_, class)| *class);
+    plan.protected = ends.into_iter().take(limits.protected).collect();
+    plan.protected_cidrs = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+}
+
+fn report(profile: &Profile, targets: Vec<TargetReport>, deadline_ns: u64, is_acting: bool) -> Report {
+    let asked = fault_abi::key::Direction::ALL.map(|way| if profile.acts(way) { profile.asked } else { 0.0 });
+    Report {
+        name: profile.name.clone(),
+        uid: Arc::clone(&profile.uid),
+        generation: profile.generation,
+        is_acting,
+        asked,
+        deadline_ns,
+        targets,
+    }
+}
+
+/// Puts a profile that acts into the plan: its rule, and itself at each place of its targets.
+fn place(
+    plan: &mut Plan,
+    world: &World,
+    profile: &Profile,
+    report: &mut Report,
+    own: &mut BTreeMap<Place, Vec<Bound>>,
+    room: &mut select::Room,
+) {
+    if !room.take_rule(profile.peers.len()) {
+        report.targets.iter_mut().for_each(|target| target.problem = Some(Problem::Rules));
+        return;
+    }
+    let flags = profile.node_flags(|ip| world.node_addresses.contains(&ip));
+    let mut rule = profile.rule;
+    rule.flags |= flags;
+    rule.deadline_ns = report.deadline_ns;
+    let peers = profile.peers.iter().map(|network| Prefix::from(*network)).collect();
+    plan.rules.insert(Arc::clone(&profile.uid), RuleSpec { rule, peers });
+    let mut named = BTreeSet::new();
+    for target in &mut report.targets {
+        // A target that is both here and outside is one target with one state.
+        if !named.contains(&target.name) && !room.take_target() {
+            target.problem = Some(Problem::Table);
+            continue;
+        }
+        named.insert(Arc::clone(&target.name));
+        let key = draw_key(profile.seed, &profile.name, &profile.name.namespace, &target.name);
+        for place in &target.places {
+            let bound = Bound { uid: Arc::clone(&profile.uid), target: Arc::clone(&target.name), key };
+            let at = own.entry(*place).or_default();
+            match at.iter().find(|other| other.uid == profile.uid) {
+                Some(other) if other.target != target.name => target.problem = Some(Problem::SameAddress),
+                Some(_) => {}
+                None => at.push(bound),
+            }
+        }
+    }
+}
+
+/// Key of all draws of a profile on a target: the first 16 bytes, as two little-endian words, of SHA-256 over the
+/// seed (8 bytes, big endian) and `namespace/name` of both, each behind its length (4 bytes, big endian). Same
+/// names and seed, same fates, on every machine.
+#[must_use]
+pub fn draw_key(seed: u64, profile: &ObjectName, namespace: &str, target: &str) -> [u64; 2] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_be_bytes());
+    for name in [profile.to_string(), format!("{namespace}/{target}")] {
+        hash.update(u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hash.update(name.as_bytes());
+    }
+    let digest = hash.finalize();
+    let word = |from: usize| {
+        digest.iter().skip(from).take(8).rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
+    };
+    [word(0), word(8)]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The operations that bring the kernel's tables from the ledger to a plan. Pure.
+//!
+//! Their order leaves no gap: what a rule needs comes before it, a rule before the entries that refer to it,
+//! all entries that are written before any that is removed, and what is no longer referred to stays readable
+//! for a quarantine, since a program may still be looking at it.
+
+mod slots;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, ENTRY_HAS_PORTS, Entry};
+
+use crate::compile::{EntrySpec, Plan};
+use crate::ledger::{Ledger, bindings};
+use crate::table::{Op, Place};
+use slots::Slots;
+
+/// How long a rule or state that nothing refers to is kept. A program holds what it has read for microseconds.
+pub const QUARANTINE_NS: u64 = 1_000_000_000;
+
+/// Sizes of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Slots for rules: more than rules, so that each can be replaced.
+    pub rule_slots: u32,
+    /// States: those of targets that are gone make room when they are needed.
+    pub states: usize,
+}
+
+/// Compares. Performing the operations in their order, and recording each, makes the ledger agree with the plan
+/// (but for what is in quarantine at `now_ns`, CLOCK_BOOTTIME).
+#[must_use]
+pub fn diff(ledger: &Ledger, plan: &Plan, sizes: Sizes, now_ns: u64) -> Vec<Op> {
+    let mut ops = Vec::new();
+    protect(ledger, plan, &mut ops);
+    let mut slots = Slots::new(ledger, plan, sizes);
+    slots.allocate(&mut ops);
+    let written = write_entries(ledger, plan, &slots, &mut ops);
+    remove_entries(ledger, plan, &mut ops);
+    unprotect(ledger, plan, &mut ops);
+    slots::retire(ledger, plan, &slots, &written, &mut ops);
+    slots::release(ledger, now_ns, &mut ops);
+    ops
+}
+
+fn protect(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
+    ops.extend(plan.node_addresses.difference(&ledger.node_addresses).copied().map(Op::AddNodeAddress));
+    let ends = plan.protected.iter().filter(|(key, class)| ledger.protected.get(*key) != Some(*class));
+    ops.extend(ends.map(|(key, class)| Op::Protect(*key, *class)));
+    ops.extend(plan.protected_cidrs.difference(&ledger.protected_cidrs).copied().map(Op::ProtectCidr));
+    // What the configuration protects holds before the first rule; networks of targets are looked at only later.
+    let mut early = plan.config;
+    let had_cidrs = ledger.config.map_or(0, |config| config.flags & CONFIG_HAS_CIDRS);
+    early.flags = early.flags & !CONFIG_HAS_CIDRS | had_cidrs;
+    if ledger.config != Some(early) {
+        ops.push(Op::SetConfig(early));
+    }
+}
+
+fn unprotect(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
+    ops.extend(ledger.node_addresses.difference(&plan.node_addresses).copied().map(Op::RemoveNodeAddress));
+    let ends = ledger.protected.keys().filter(|key| !plan.protected.contains_key(*key));
+    ops.extend(ends.copied().map(Op::Unprotect));
+    ops.extend(ledger.protected_cidrs.difference(&plan.protected_cidrs).copied().map(Op::UnprotectCidr));
+}
+
+/// Writes what differs, narrow places first: a wide one that is new never decides what a narrow one shall, and
+/// ports are there before the address that points at them. Returns the entries as they will be.
+fn write_entries(
+    ledger: &Ledger,
+    plan: &Plan,
+    slots: &Slots<'_>,
+    ops: &mut Vec<Op>,
+) -> BTreeMap<Place, Entry> {
+    let mut generation = slots.generation;
+    let mut entries = BTreeMap::new();
+    let mut wanted: Vec<(&Place, &EntrySpec)> = plan.entries.iter().collect();
+    wanted.sort_by_key(|(place, _)| place.width());
+    for (place, spec) in wanted {
+        let mut entry = entry(*place, spec, slots);
+        let current = ledger.entries.get(place);
+        if current.is_some_and(|current| is_same(current, &entry)) {
+            entries.insert(*place, entry);
+            continue;
+        }
+        generation += 1;
+        entry.generation = generation;
+        entry.generation_again = generation;
+        entries.insert(*place, entry);
+        ops.push(Op::WriteEntry { place: *place, entry: Box::new(entry) });
+    }
+    let has_cidrs = plan.config.flags & CONFIG_HAS_CIDRS != 0;
+    if has_cidrs && ledger.config.is_none_or(|config| config.flags & CONFIG_HAS_CIDRS == 0) {
+        ops.push(Op::SetConfig(plan.config));
+    }
+    entries
+}
+
+fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {
+    let mut entry = place.blank();
+    if spec.has_ports {
+        entry.flags |= ENTRY_HAS_PORTS;
+    }
+    let known = spec.bindings.iter().filter_map(|bound| {
+        let state = slots.states.get(&(Arc::clone(&bound.uid), Arc::clone(&bound.target)))?;
+        Some(Binding { rule: *slots.rules.get(&bound.uid)?, state: *state, key: bound.key })
+    });
+    for (slot, binding) in entry.bindings.iter_mut().zip(known) {
+        *slot = binding;
+        entry.count += 1;
+    }
+    entry
+}
+
+fn is_same(current: &Entry, next: &Entry) -> bool {
+    let blank = |entry: &Entry| Entry { generation: 0, generation_again: 0, ..*entry };
+    blank(current) == blank(next)
+}
+
+/// Removes wide places first: a narrow one that is gone would hand its packets to them.
+fn remove_entries(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
+    let gone = ledger.entries.keys().filter(|place| !plan.entries.contains_key(*place));
+    let mut gone: Vec<Place> = gone.copied().collect();
+    gone.sort_by_key(|place| Reverse(place.width()));
+    ops.extend(gone.into_iter().map(Op::RemoveEntry));
+    let had_cidrs = ledger.config.is_some_and(|config| config.flags & CONFIG_HAS_CIDRS != 0);
+    if had_cidrs && plan.config.flags & CONFIG_HAS_CIDRS == 0 {
+        ops.push(Op::SetConfig(plan.config));
+    }
+}
+
+/// Slots and states that entries refer to.
+fn referred<'a>(entries: impl Iterator<Item = &'a Entry>) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let all = entries.flat_map(bindings);
+    all.fold((BTreeSet::new(), BTreeSet::new()), |(mut rules, mut states), binding| {
+        rules.insert(binding.rule);
+        states.insert(binding.state);
+        (rules, states)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Slots for rules and numbers for states: which are taken, which are free, which may be used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fault_abi::rule::{Entry, Rule};
+
+use super::{QUARANTINE_NS, Sizes, referred};
+use crate::compile::{Plan, RuleSpec};
+use crate::ledger::{Ledger, RuleRow};
+use crate::table::{Op, Place, Prefix, TargetName, Uid};
+
+/// The slot of each rule and the number of each state that entries are going to refer to.
+pub(super) struct Slots<'a> {
+    ledger: &'a Ledger,
+    plan: &'a Plan,
+    sizes: Sizes,
+    pub(super) rules: BTreeMap<Uid, u32>,
+    pub(super) states: BTreeMap<(Uid, TargetName), u32>,
+    /// The highest generation given out.
+    pub(super) generation: u64,
+    peer_set: u32,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(ledger: &'a Ledger, plan: &'a Plan, sizes: Sizes) -> Self {
+        Self {
+            ledger,
+            plan,
+            sizes,
+            rules: BTreeMap::new(),
+            states: BTreeMap::new(),
+            generation: ledger.generation,
+            peer_set: ledger.last_peer_set,
+        }
+    }
+
+    /// Finds or makes all that the plan's entries refer to.
+    pub(super) fn allocate(&mut self, ops: &mut Vec<Op>) {
+        let mut free = (0..self.sizes.rule_slots).filter(|slot| !self.ledger.rules.contains_key(slot));
+        let plan = self.plan;
+        let bound: BTreeSet<&Uid> =
+            plan.entries.values().flat_map(|spec| &spec.bindings).map(|bound| &bound.uid).collect();
+        for (uid, spec) in plan.rules.iter().filter(|(uid, _)| bound.contains(uid)) {
+            let rows =
+                || self.ledger.rules.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
+            if let Some((slot, _)) = rows().find(|(_, row)| self.is_same(row, spec)) {
+                self.rules.insert(Arc::clone(uid), *slot);
+            } else if let Some(slot) = free.next() {
+                self.rules.insert(Arc::clone(uid), slot);
+                let rule = self.write_peers(spec, ops);
+                ops.push(Op::WriteRule { slot, uid: Arc::clone(uid), rule: Box::new(rule) });
+            } else if let Some((slot, _)) = rows().next() {
+                // All slots are in quarantine: the old rule stays until one is released.
+                self.rules.insert(Arc::clone(uid), *slot);
+            }
+        }
+        self.allocate_states(ops);
+    }
+
+    fn is_same(&self, row: &RuleRow, spec: &RuleSpec) -> bool {
+        let plain = Rule { generation: 0, peer_set: 0, ..row.rule };
+        let none = BTreeSet::new();
+        let peers =
+            if row.rule.peer_set == 0 { &none } else { self.peers(row.rule.peer_set).unwrap_or(&none) };
+        plain == spec.rule && (row.rule.peer_set == 0) == spec.peers.is_empty() && *peers == spec.peers
+    }
+
+    fn peers(&self, set: u32) -> Option<&BTreeSet<Prefix>> {
+        self.ledger.peers.get(&set)
+    }
+
+    fn write_peers(&mut self, spec: &RuleSpec, ops: &mut Vec<Op>) -> Rule {
+        self.generation += 1;
+        let mut rule = Rule { generation: self.generation, ..spec.rule };
+        if !spec.peers.is_empty() {
+            self.peer_set += 1;
+            rule.peer_set = self.peer_set;
+            ops.extend(spec.peers.iter().map(|prefix| Op::AddPeer { set: self.peer_set, prefix: *prefix }));
+        }
+        rule
+    }
+
+    fn allocate_states(&mut self, ops: &mut Vec<Op>) {
+        let wanted: BTreeSet<(Uid, TargetName)> = self
+            .plan
+            .entries
+            .values()
+            .flat_map(|spec| &spec.bindings)
+            .map(|bound| (Arc::clone(&bound.uid), Arc::clone(&bound.target)))
+            .collect();
+        let mut number = self.ledger.last_state;
+        for key in wanted {
+            if let Some(state) = self.ledger.state_of.get(&key) {
+                self.states.insert(key, *state);
+                continue;
+            }
+            number += 1;
+            ops.push(Op::MakeState { state: number, uid: Arc::clone(&key.0), target: Arc::clone(&key.1) });
+            self.states.insert(key, number);
+        }
+    }
+}
+
+/// Retires what no entry of `entries` refers to: rules at once, states when their profile is gone, or when there
+/// are too many of targets that are gone.
+pub(super) fn retire(
+    ledger: &Ledger,
+    plan: &Plan,
+    slots: &Slots<'_>,
+    entries: &BTreeMap<Place, Entry>,
+    ops: &mut Vec<Op>,
+) {
+    let (rules, states) = referred(entries.values());
+    let live = ledger.rules.iter().filter(|(_, row)| row.retired_ns.is_none());
+    let unused = live.filter(|(slot, _)| !rules.contains(slot));
+    ops.extend(unused.map(|(slot, _)| Op::RetireRule { slot: *slot }));
+    let idle =
+        ledger.states.iter().filter(|(state, row)| row.retired_ns.is_none() && !states.contains(state));
+    let count =
+        ledger.state_of.len() + slots.states.values().filter(|state| **state > ledger.last_state).count();
+    let mut surplus = count.saturating_sub(slots.sizes.states);
+    for (state, row) in idle {
+        let is_gone = !plan.profiles.contains(&row.uid);
+        if is_gone || surplus > 0 {
+            surplus = surplus.saturating_sub(1);
+            ops.push(Op::RetireState { state: *state });
+        }
+    }
+}
+
+/// Clears what has been in quarantine for long enough.
+pub(super) fn release(ledger: &Ledger, now_ns: u64, ops: &mut Vec<Op>) {
+    let is_over = |retired: Option<u64>| retired.is_some_and(|at| now_ns.saturating_sub(at) >= QUARANTINE_NS);
+    for (slot, row) in ledger.rules.iter().filter(|(_, row)| is_over(row.retired_ns)) {
+        let peers = ledger.peers.get(&row.rule.peer_set).into_iter().flatten();
+        ops.extend(peers.map(|prefix| Op::RemovePeer { set: row.rule.peer_set, prefix: *prefix }));
+        ops.push(Op::ClearRule { slot: *slot });
+    }
+    let states = ledger.states.iter().filter(|(_, row)| is_over(row.retired_ns));
+    ops.extend(states.map(|(state, _)| Op::DropState { state: *state }));
+}

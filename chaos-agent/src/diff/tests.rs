@@ -1,0 +1,253 @@
+//! Diff against the fake kernel: the end is the plan, and no step on the way leaves a gap.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use fault_abi::key::{Address, PROTOCOL_UDP, PortKey};
+use fault_abi::rule::Rule;
+use proptest::prelude::*;
+
+use super::*;
+use crate::compile::{Bound, RuleSpec};
+use crate::kernel::Kernel as _;
+use crate::kernel::fake::FakeKernel;
+use crate::table::{Prefix, TargetName, Uid};
+
+const SIZES: Sizes = Sizes { rule_slots: 16, states: 64 };
+const PORTS: [u16; 2] = [5683, 5684];
+
+/// A kernel with its ledger, and a clock.
+#[derive(Default)]
+struct Node {
+    kernel: FakeKernel,
+    ledger: Ledger,
+    now_ns: u64,
+}
+
+impl Node {
+    /// Brings the node to the plan; before and after each operation `look` sees the kernel.
+    fn reach(&mut self, plan: &Plan, mut look: impl FnMut(&Node, &Op)) {
+        for op in diff(&self.ledger, plan, SIZES, self.now_ns) {
+            self.kernel.perform(&op).unwrap();
+            self.ledger.record(&op, self.now_ns);
+            look(self, &op);
+        }
+    }
+
+    /// `uid:target` of all that a packet meets, with the rule's loss.
+    fn meets(&self, target: Address, port: u16) -> BTreeMap<(Uid, TargetName), u64> {
+        let bindings = self.kernel.visible(target, PROTOCOL_UDP, port).iter();
+        bindings
+            .map(|binding| {
+                let row = self.ledger.states.get(&binding.state).expect("a state for each binding");
+                assert!(self.kernel.states.contains(&binding.state), "counters for each binding");
+                let rule = self.kernel.rules.get(&binding.rule).expect("a rule for each binding");
+                ((Arc::clone(&row.uid), Arc::clone(&row.target)), rule.loss)
+            })
+            .collect()
+    }
+}
+
+fn addresses() -> Vec<Address> {
+    (0..4u8).map(|i| Ipv4Addr::new(10, 0, i / 2, i).into()).collect()
+}
+
+/// What the plan says for a packet.
+fn planned(plan: &Plan, target: Address, port: u16) -> BTreeMap<(Uid, TargetName), u64> {
+    let entry = plan
+        .entries
+        .get(&Place::Port(PortKey::new(target, PROTOCOL_UDP, port)))
+        .or_else(|| plan.entries.get(&Place::Address(target)))
+        .or_else(|| {
+            let networks = plan.entries.iter().filter_map(|(place, entry)| match place {
+                Place::Cidr(prefix) if prefix.contains(target) => Some((prefix.bits, entry)),
+                _ => None,
+            });
+            networks.max_by_key(|(bits, _)| *bits).map(|(_, entry)| entry)
+        });
+    let bindings = entry.map(|entry| &entry.bindings[..]).unwrap_or_default().iter();
+    bindings
+        .map(|bound| ((Arc::clone(&bound.uid), Arc::clone(&bound.target)), plan.rules[&bound.uid].rule.loss))
+        .collect()
+}
+
+/// What a test asks for: (profile 0..4, loss, place index) → a plan with the union that compile makes.
+fn plan_of(rows: &[(u8, u8, u8)]) -> Plan {
+    let mut world = crate::world::World { node: "n".to_owned(), ..Default::default() };
+    let mut by_profile: BTreeMap<u8, (u8, BTreeSet<u8>)> = BTreeMap::new();
+    for (profile, loss, place) in rows {
+        let row = by_profile.entry(*profile).or_insert((*loss, BTreeSet::new()));
+        row.1.insert(*place);
+    }
+    for (profile, (loss, places)) in by_profile {
+        // Even profiles take networks and addresses, odd ones devices with ports.
+        let targets = if profile % 2 == 0 {
+            let networks =
+                ["10.0.0.0/8", "10.0.0.0/24", "10.0.1.0/24", "10.0.0.0/32", "10.0.0.1/32", "10.0.1.2/32"];
+            let chosen: Vec<_> = places.iter().map(|i| networks[usize::from(*i) % networks.len()]).collect();
+            serde_json::json!({"cidrs": chosen})
+        } else {
+            let label = format!("p{profile}");
+            for place in &places {
+                let at = addresses()[usize::from(*place) % 4];
+                let port = PORTS[usize::from(*place / 4) % 2];
+                let name = crate::profile::ObjectName {
+                    namespace: "demo".into(),
+                    name: format!("{label}-d{place}"),
+                };
+                let device = crate::world::DeviceTarget {
+                    labels: BTreeMap::from([(label.clone(), "yes".to_owned())]),
+                    port,
+                    addresses: vec![(at.into(), None)],
+                };
+                world.devices.insert(name, device);
+            }
+            serde_json::json!({"devices": {"selector": {"matchLabels": {label: "yes"}}}})
+        };
+        let spec = serde_json::json!({
+            "targets": targets, "faults": {"loss": {"percent": format!("{loss}%")}}, "duration": "10m",
+        });
+        let object = crate::profile::tests::object(&format!("p{profile}"), &spec);
+        let parsed = crate::profile::Profile::parse(&object).unwrap();
+        world.profiles.insert(parsed.name.clone(), parsed);
+    }
+    let limits = crate::compile::Limits { targets: 64, rules: 8, peers: 8, protected: 8 };
+    crate::compile::compile(&world, limits, 0, |_| u64::MAX)
+}
+
+fn rows() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
+    proptest::collection::vec((0..4u8, 1..3u8, 0..8u8), 0..12)
+}
+
+proptest! {
+    #[test]
+    fn after_any_sequence_of_plans_the_kernel_holds_the_last_one(plans in proptest::collection::vec(rows(), 1..6)) {
+        let mut node = Node::default();
+        let mut last = Plan::default();
+        for rows in &plans {
+            node.now_ns += QUARANTINE_NS;
+            last = plan_of(rows);
+            node.reach(&last, |_, _| ());
+        }
+        for (target, port) in addresses().into_iter().flat_map(|at| PORTS.map(|port| (at, port))) {
+            prop_assert_eq!(node.meets(target, port), planned(&last, target, port));
+        }
+        let again: Vec<Op> = diff(&node.ledger, &last, SIZES, node.now_ns);
+        prop_assert!(again.is_empty(), "nothing is left to do: {again:?}");
+        let mut scratch = Node::default();
+        scratch.reach(&last, |_, _| ());
+        prop_assert_eq!(node.kernel.entries.len(), scratch.kernel.entries.len());
+        prop_assert_eq!(node.kernel.config, scratch.kernel.config);
+    }
+
+    #[test]
+    fn at_no_step_a_packet_misses_a_rule_that_it_met_before_and_meets_after(before in rows(), after in rows()) {
+        let (before, after) = (plan_of(&before), plan_of(&after));
+        let mut node = Node::default();
+        node.reach(&before, |_, _| ());
+        node.now_ns += QUARANTINE_NS;
+        let packets: Vec<_> = addresses().into_iter().flat_map(|at| PORTS.map(|port| (at, port))).collect();
+        node.reach(&after, |node, op| {
+            for (target, port) in &packets {
+                let (old, new) = (planned(&before, *target, *port), planned(&after, *target, *port));
+                let now = node.meets(*target, *port);
+                for (key, loss) in &new {
+                    let Some(former) = old.get(key) else { continue };
+                    let met = now.get(key);
+                    assert!(met == Some(loss) || met == Some(former), "{key:?} at {target:?}:{port} after {op:?}");
+                }
+                for key in now.keys() {
+                    assert!(old.contains_key(key) || new.contains_key(key), "{key:?} belongs to neither");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_rule_slot_never_changes_while_an_entry_refers_to_it(plans in proptest::collection::vec(rows(), 1..6)) {
+        let mut node = Node::default();
+        for rows in &plans {
+            node.now_ns += QUARANTINE_NS / 2;
+            let plan = plan_of(rows);
+            for op in diff(&node.ledger, &plan, SIZES, node.now_ns) {
+                if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = &op {
+                    let (rules, _) = referred(node.kernel.entries.values());
+                    assert!(!rules.contains(slot), "{op:?}");
+                }
+                node.kernel.perform(&op).unwrap();
+                node.ledger.record(&op, node.now_ns);
+            }
+        }
+    }
+}
+
+fn one(uid: &str, loss: u64, target: Address) -> Plan {
+    let rule = Rule { loss, flags: 3, deadline_ns: u64::MAX, ..Rule::default() };
+    let bound = Bound { uid: uid.into(), target: "t".into(), key: [1, 2] };
+    let peers = BTreeSet::from([Prefix { bits: 104, address: target.masked(104) }]);
+    Plan {
+        profiles: BTreeSet::from([uid.into()]),
+        rules: BTreeMap::from([(uid.into(), RuleSpec { rule, peers })]),
+        entries: BTreeMap::from([(
+            Place::Address(target),
+            EntrySpec { has_ports: false, bindings: vec![bound] },
+        )]),
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn a_changed_rule_gets_a_fresh_slot_and_the_old_one_rests() {
+    let at = addresses()[0];
+    let mut node = Node::default();
+    node.reach(&one("u", 1, at), |_, _| ());
+    node.reach(&one("u", 2, at), |_, _| ());
+    assert_eq!(node.kernel.rules.len(), 2);
+    assert_eq!(node.kernel.peers.len(), 2);
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&one("u", 2, at), |_, _| ());
+    assert_eq!(node.kernel.rules.values().map(|rule| rule.loss).collect::<Vec<_>>(), [2]);
+    assert_eq!(node.kernel.peers.len(), 1);
+}
+
+#[test]
+fn counters_outlive_a_pause_and_end_with_the_profile() {
+    let at = addresses()[0];
+    let mut node = Node::default();
+    node.reach(&one("u", 1, at), |_, _| ());
+    let paused = Plan { profiles: BTreeSet::from(["u".into()]), ..Plan::default() };
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&paused, |_, _| ());
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&paused, |_, _| ());
+    assert_eq!(node.kernel.states, BTreeSet::from([1]));
+    node.reach(&Plan::default(), |_, _| ());
+    assert_eq!(node.kernel.states, BTreeSet::from([1]), "in quarantine");
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&Plan::default(), |_, _| ());
+    assert!(node.kernel.states.is_empty() && node.ledger.states.is_empty());
+}
+
+#[test]
+fn a_profile_made_again_starts_with_counters_of_its_own() {
+    let at = addresses()[0];
+    let mut node = Node::default();
+    node.reach(&one("first", 1, at), |_, _| ());
+    node.reach(&one("second", 1, at), |_, _| ());
+    let states: Vec<_> =
+        node.kernel.visible(at, PROTOCOL_UDP, 1).iter().map(|binding| binding.state).collect();
+    assert_eq!(states, [2]);
+}
+
+#[test]
+fn counters_of_targets_that_are_gone_make_room_for_new_ones() {
+    let sizes = Sizes { rule_slots: 4, states: 1 };
+    let (a, b) = (addresses()[0], addresses()[1]);
+    let mut node = Node::default();
+    node.reach(&one("u", 1, a), |_, _| ());
+    let mut next = one("u", 1, b);
+    next.entries.values_mut().for_each(|entry| entry.bindings[0].target = "other".into());
+    let ops = diff(&node.ledger, &next, sizes, 0);
+    assert!(ops.contains(&Op::RetireState { state: 1 }), "{ops:?}");
+}

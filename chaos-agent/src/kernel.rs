@@ -1,0 +1,110 @@
+//! The kernel as the agent uses it: tables that operations change, hooks that interfaces get, counters that are
+//! read. [`aya`] is the real one and the only caller of the library of that name; [`fake`] is for tests.
+
+pub mod fake;
+
+pub mod hooks;
+
+use std::sync::Arc;
+
+use edge_api::fault_node::HookKind;
+use fault_abi::counter::{Counter, Global};
+use fault_abi::key::Direction;
+use thiserror::Error;
+
+use crate::table::Op;
+
+/// A call to the kernel that failed.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// No programs are built in.
+    #[error(
+        "this build has no kernel programs in it: build them with `cargo xtask build-ebpf`, then build the agent again"
+    )]
+    Stub,
+    /// The object is not the one this agent was built for.
+    #[error(
+        "the kernel programs lack {0:?}: build them again with `cargo xtask build-ebpf`, and then the agent"
+    )]
+    Missing(&'static str),
+    /// The kernel refused to load.
+    #[error("the kernel refused the programs: {0}")]
+    Load(String),
+    /// The kernel refused a change of a table.
+    #[error("{op}: {reason}")]
+    Table {
+        /// [`Op::name`].
+        op: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The kernel refused a hook.
+    #[error("{hook} on {interface}: {reason}", hook = .hook.as_str())]
+    Attach {
+        /// Which.
+        hook: HookKind,
+        /// Where.
+        interface: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The kernel refused a read.
+    #[error("reading {map}: {reason}")]
+    Read {
+        /// Which table.
+        map: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A descriptor could not be moved out of the way.
+    #[error("the descriptors of the program arrays: {0}")]
+    Descriptors(String),
+}
+
+/// An interface by both its names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Interface {
+    /// The index, unique in the network namespace.
+    pub index: u32,
+    /// The name, which can change.
+    pub name: String,
+}
+
+/// Tables and hooks. One owner at a time; dropping it ends all faults.
+pub trait Kernel: Send {
+    /// Performs one operation; repeating one does no harm.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn perform(&mut self, op: &Op) -> Result<(), KernelError>;
+
+    /// Attaches a dispatcher, before all others. Takes about 16 ms under the kernel's network lock.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as drivers may for native XDP.
+    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError>;
+
+    /// Detaches what is attached to this interface, or forgets it where the interface is gone.
+    fn detach(&mut self, index: u32);
+
+    /// Flows that are tracked now.
+    fn flows(&self) -> u64;
+
+    /// A reader of the counters that needs no lock of this.
+    fn counters(&self) -> Arc<dyn Counters>;
+}
+
+/// Counters, read when they are asked for and never copied.
+pub trait Counters: Send + Sync {
+    /// The sum over all CPUs; none when there is no such state.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn counter(&self, state: u32, direction: Direction) -> Result<Option<Counter>, KernelError>;
+
+    /// A counter of the whole node, over all CPUs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn global(&self, what: Global) -> Result<u64, KernelError>;
+}

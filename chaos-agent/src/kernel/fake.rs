@@ -1,0 +1,146 @@
+//! An in-memory kernel for tests: the same tables, looked up as the programs do, and hooks that can be refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use edge_api::fault_node::HookKind;
+use fault_abi::counter::{Counter, Global};
+use fault_abi::key::{Address, Direction, PortKey};
+use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
+
+use super::{Counters, Interface, Kernel, KernelError};
+use crate::ledger::bindings;
+use crate::table::{Op, Place, Prefix};
+
+pub(crate) type CounterTable = Arc<Mutex<BTreeMap<(u32, u32), Counter>>>;
+
+/// Tables in memory.
+#[derive(Default)]
+pub struct FakeKernel {
+    /// The configuration.
+    pub config: Config,
+    /// Entries.
+    pub entries: BTreeMap<Place, Entry>,
+    /// Rules by slot; a cleared slot is not there.
+    pub rules: BTreeMap<u32, Rule>,
+    /// Sets of peers.
+    pub peers: BTreeSet<(u32, Prefix)>,
+    /// States.
+    pub states: BTreeSet<u32>,
+    /// Hooks by interface.
+    pub hooks: BTreeMap<u32, BTreeSet<HookKind>>,
+    /// Kinds of hooks that are refused.
+    pub refused_hooks: BTreeSet<HookKind>,
+    /// Operations with this name fail.
+    pub refused_op: Option<&'static str>,
+    /// Operations performed so far.
+    pub performed: usize,
+    pub(crate) counters: CounterTable,
+}
+
+impl FakeKernel {
+    /// The bindings that a packet of this target meets, as the programs look them up.
+    #[must_use]
+    pub fn visible(&self, target: Address, protocol: u8, port: u16) -> &[Binding] {
+        let address = self.entries.get(&Place::Address(target)).or_else(|| self.network(target));
+        let Some(address) = address else { return &[] };
+        let has_ports = address.flags & ENTRY_HAS_PORTS != 0;
+        let port = self.entries.get(&Place::Port(PortKey::new(target, protocol, port)));
+        bindings(port.filter(|_| has_ports).unwrap_or(address))
+    }
+
+    fn network(&self, target: Address) -> Option<&Entry> {
+        if self.config.flags & CONFIG_HAS_CIDRS == 0 {
+            return None;
+        }
+        let networks = self.entries.iter().filter_map(|(place, entry)| match place {
+            Place::Cidr(prefix) if prefix.contains(target) => Some((prefix.bits, entry)),
+            _ => None,
+        });
+        networks.max_by_key(|(bits, _)| *bits).map(|(_, entry)| entry)
+    }
+
+    /// Counts packets, as the programs would.
+    pub fn count(&self, state: u32, direction: Direction, change: impl FnOnce(&mut Counter)) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get_mut(&(state, direction as u32)) {
+            change(counter);
+        }
+    }
+
+    fn make_state(&mut self, state: u32) {
+        if self.states.insert(state) {
+            let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+            counters.extend(Direction::ALL.map(|way| ((state, way as u32), Counter::default())));
+        }
+    }
+
+    fn drop_state(&mut self, state: u32) {
+        self.states.remove(&state);
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.retain(|(of, _), _| *of != state);
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
+        if self.refused_op == Some(op.name()) {
+            return Err(KernelError::Table { op: op.name(), reason: "refused by the test".to_owned() });
+        }
+        self.performed += 1;
+        match op {
+            Op::SetConfig(config) => self.config = *config,
+            Op::AddPeer { set, prefix } => drop(self.peers.insert((*set, *prefix))),
+            Op::RemovePeer { set, prefix } => drop(self.peers.remove(&(*set, *prefix))),
+            Op::WriteRule { slot, rule, .. } => drop(self.rules.insert(*slot, **rule)),
+            Op::ClearRule { slot } => drop(self.rules.remove(slot)),
+            Op::MakeState { state, .. } => self.make_state(*state),
+            Op::DropState { state } => self.drop_state(*state),
+            Op::WriteEntry { place, entry } => drop(self.entries.insert(*place, **entry)),
+            Op::RemoveEntry(place) => drop(self.entries.remove(place)),
+            Op::AddNodeAddress(_)
+            | Op::RemoveNodeAddress(_)
+            | Op::Protect(..)
+            | Op::Unprotect(_)
+            | Op::ProtectCidr(_)
+            | Op::UnprotectCidr(_)
+            | Op::RetireRule { .. }
+            | Op::RetireState { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError> {
+        if self.refused_hooks.contains(&hook) {
+            let reason = "refused by the test".to_owned();
+            return Err(KernelError::Attach { hook, interface: interface.name.clone(), reason });
+        }
+        self.hooks.entry(interface.index).or_default().insert(hook);
+        Ok(())
+    }
+
+    fn detach(&mut self, index: u32) {
+        self.hooks.remove(&index);
+    }
+
+    fn flows(&self) -> u64 {
+        0
+    }
+
+    fn counters(&self) -> Arc<dyn Counters> {
+        Arc::new(FakeCounters(Arc::clone(&self.counters)))
+    }
+}
+
+struct FakeCounters(CounterTable);
+
+impl Counters for FakeCounters {
+    fn counter(&self, state: u32, direction: Direction) -> Result<Option<Counter>, KernelError> {
+        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(counters.get(&(state, direction as u32)).copied())
+    }
+
+    fn global(&self, _: Global) -> Result<u64, KernelError> {
+        Ok(0)
+    }
+}

@@ -1,0 +1,16 @@
+//! The agent of one node: it brings the kernel to what the accepted FaultProfiles ask for, and tells what the
+//! kernel did.
+//!
+//! ```text
+//!  API server ─ watch ─▶ World ─ compile ─▶ Plan ─ diff ─▶ operations ─▶ kernel ─▶ counters ─▶ /metrics
+//!  netlink ─ locate ─▶ Topology ─▶ hooks ───────────────────────────────▶   │
+//!                          └──────────────▶ status ◀─ ledger, counters ─────┘──▶ FaultNode
+//! ```
+
+pub mod compile;
+pub mod diff;
+pub mod kernel;
+pub mod ledger;
+pub mod profile;
+pub mod table;
+pub mod world;
