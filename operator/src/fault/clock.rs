@@ -45,8 +45,9 @@ impl ServerClock {
             call(what, async { client.send(request.map_err(kube::Error::HttpError)?).await }).await?;
         let middle = sent.0.saturating_add(sent.1.elapsed() / 2).unwrap_or(sent.0);
         let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).and_then(parse);
-        if let Some(date) = date {
-            self.set(correction(date, middle));
+        match date {
+            Some(date) => self.set(correction(date, middle)),
+            None => tracing::warn!("the API server's answer has no Date: using this machine's clock"),
         }
         Ok(())
     }

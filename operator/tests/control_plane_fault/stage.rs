@@ -1,5 +1,5 @@
 //! The stage of these stories: a namespace with an operator that runs the fault controller alone, and hands that
-//! play the agents, the kubelet and the device controller.
+//! play the agents, the kubelet and the device controller. The operator has the rights that its manifest gives it.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,22 +12,31 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use clap::Parser as _;
-use control_plane::{Space, space};
+use control_plane::{Somebody, Space, space};
 use edge_api::condition::find_condition;
 use edge_api::{Device, FaultNode, FaultPhase, FaultProfile, FaultProfileStatus};
 use edge_operator::{args::Args, runtime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::runtime::wait::await_condition;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Two cores with a compiler beside it take their time.
 const WITHIN: Duration = Duration::from_secs(60);
+/// Where the manifests put it.
+const OPERATORS_NAMESPACE: &str = "edge-system";
+const RIGHTS: &str = include_str!("../../../deploy/operator/rbac.yaml");
+
+static RIGHTS_GIVEN: OnceCell<()> = OnceCell::const_new();
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
@@ -36,7 +45,9 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set(story: &str) -> Self {
-        let mut stage = Self { space: space(story).await.unwrap(), operator: None };
+        let space = space(story).await.unwrap();
+        RIGHTS_GIVEN.get_or_init(|| give_rights(space.client.clone())).await;
+        let mut stage = Self { space, operator: None };
         stage.operator_starts();
         stage
     }
@@ -47,12 +58,15 @@ impl Stage {
             "edge-operator",
             "--controllers=fault",
             "--listen=127.0.0.1:0",
-            &format!("--namespace={namespace}"),
+            &format!("--namespace={OPERATORS_NAMESPACE}"),
             &format!("--watch-namespace={namespace}"),
         ]);
         let shutdown = CancellationToken::new();
         let mut task = JoinSet::new();
-        task.spawn(runtime::run_with(self.space.client.clone(), args, shutdown.clone()));
+        let somebody =
+            Somebody::service_account(OPERATORS_NAMESPACE, "edge-operator", "edge-operator-0", "n0");
+        let client = self.space.server.client_as(&somebody).unwrap();
+        task.spawn(runtime::run_with(client, args, shutdown.clone()));
         self.operator = Some((shutdown, task));
     }
 
@@ -192,6 +206,24 @@ impl Stage {
             assert!(tokio::time::Instant::now() < deadline, "no event {last} in {reasons:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Applies the operator's manifest of rights.
+async fn give_rights(client: Client) {
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATORS_NAMESPACE}});
+    let documents =
+        serde_yaml_ng::Deserializer::from_str(RIGHTS).map(|text| Value::deserialize(text).unwrap());
+    for object in std::iter::once(namespace).chain(documents) {
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
+        let resource = ApiResource::from_gvk(&kind);
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        api.patch(&object.name_any(), &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
     }
 }
 
