@@ -59,3 +59,6 @@ pub fn cutoff(amount: Amount, ranks: &mut [u64]) -> Option<u64> {
     let (_, cutoff, _) = ranks.select_nth_unstable(last);
     Some(*cutoff)
 }
+
+#[cfg(test)]
+mod tests;

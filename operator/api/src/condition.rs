@@ -91,3 +91,49 @@ pub fn find_condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     find_condition(conditions, type_).is_some_and(|condition| condition.status == "True")
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan as _;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + second.seconds()
+    }
+
+    fn ready(conditions: &mut Vec<Condition>, status: ConditionStatus, message: &str, now: i64) -> bool {
+        set_condition(conditions, types::READY, status, "Reason", message, Some(1), at(now))
+    }
+
+    #[test]
+    fn its_time_changes_with_its_status_alone() {
+        let mut conditions = Vec::new();
+        assert!(ready(&mut conditions, ConditionStatus::False, "one", 10));
+        assert!(ready(&mut conditions, ConditionStatus::False, "two", 20), "a new message is a change");
+        assert_eq!(conditions[0].last_transition_time.0, at(10));
+        assert!(ready(&mut conditions, ConditionStatus::True, "two", 30));
+        assert_eq!(conditions[0].last_transition_time.0, at(30));
+        assert!(is_true(&conditions, types::READY));
+    }
+
+    #[test]
+    fn saying_the_same_again_changes_nothing() {
+        let mut conditions = Vec::new();
+        ready(&mut conditions, ConditionStatus::Unknown, "silent", 10);
+        let before = conditions.clone();
+        assert!(!ready(&mut conditions, ConditionStatus::Unknown, "silent", 99));
+        assert_eq!(conditions, before);
+    }
+
+    #[test]
+    fn each_type_has_one_condition_and_others_are_left_alone() {
+        let mut conditions = Vec::new();
+        for (type_, now) in [(types::READY, 1), (types::SYNCED, 2), (types::READY, 3)] {
+            set_condition(&mut conditions, type_, true.into(), "Because", "", None, at(now));
+        }
+        let found: Vec<_> = conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(found, [types::READY, types::SYNCED]);
+        assert!(find_condition(&conditions, types::REACHABLE).is_none());
+    }
+}

@@ -196,6 +196,7 @@ pub struct ProfileOnNode {
     #[serde(default)]
     pub effective: bool,
     /// CamelCase, bounded; absent when all is well: `NoRoute`, `NoHook`, `Limit`, `HostNetwork`, …
+    /// Beside a complete `enforced` it is a remark: the profile shows it in `status.nodes` and stays Active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,

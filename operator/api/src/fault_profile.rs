@@ -256,7 +256,8 @@ pub struct FaultProfileStatus {
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum FaultPhase {
-    /// Not started: not looked at yet, or no target so far.
+    /// Not started: not looked at yet, or no target so far. Or just started or resumed, and the agents have not
+    /// answered yet; after 10 s of that it is Degraded.
     #[default]
     Pending,
     /// Every chosen target's rules are in a kernel.

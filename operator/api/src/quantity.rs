@@ -319,3 +319,6 @@ impl JsonSchema for Cidr {
         json_schema!({"type": "string", "maxLength": 43, "x-kubernetes-validations": rules::CIDR})
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ pub(crate) const TARGETS: &[Rule] = &[
     ),
     rule(
         "!has(self.choose) || !has(self.cidrs)",
-        "targets: choose picks among devices or pods; with cidrs, list the networks that you mean",
+        "targets: choose picks among devices or pods; with cidrs, write only the networks that you mean",
     ),
 ];
 

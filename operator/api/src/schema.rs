@@ -121,3 +121,6 @@ pub(crate) fn selector(_: &mut SchemaGenerator) -> Schema {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;
