@@ -383,6 +383,8 @@ fn nobody(found: &Found) -> (&'static str, String) {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod story;
 #[cfg(test)]
 mod tests;
