@@ -47,6 +47,7 @@ use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::epoch::NAME;
 use crate::error::ApiError;
+use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::runtime::Shared;
 
@@ -65,6 +66,7 @@ struct Controls {
     memory: Memory,
     clock: ServerClock,
     permits: Permits,
+    metrics: Arc<ControllerMetrics>,
     recorder: Recorder,
 }
 
@@ -83,8 +85,10 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     let phases = metrics::Phases::new(profiles.store().clone())?;
     shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
     let reporter = Reporter { controller: NAME.into(), instance: Some(shared.args.cluster.identity.clone()) };
+    let metrics = shared.metrics.controller("fault");
     let controls = Arc::new(Controls {
-        permits: Permits::new(shared.args.work.workers, shared.metrics.controller("fault")),
+        permits: Permits::new(shared.args.work.workers, metrics.clone()),
+        metrics,
         recorder: Recorder::new(shared.client.clone(), reporter),
         world: World::default(),
         memory: Memory::default(),
@@ -249,6 +253,7 @@ fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) 
         base: controls.shared.args.retry.backoff_base,
         cap: controls.shared.args.retry.backoff_cap,
     };
+    controls.metrics.retries.inc();
     let failures = controls.memory.failed(&profile);
     let delay = backoff.delay(failures, rand::random());
     tracing::warn!(profile = profile.name_any(), namespace = profile.namespace(), %error, ?delay, "trying again");

@@ -280,8 +280,9 @@ impl<'a> Draft<'a> {
 
     /// Past its end kernels pass everything, whatever else is true. What it did stays readable.
     fn expire(&mut self) {
-        let acted = find_condition(&self.old.conditions, types::EFFECTIVE)
-            .is_some_and(|condition| condition.status == ConditionStatus::True.as_str());
+        let written = edge_api::condition::is_true(&self.old.conditions, types::EFFECTIVE);
+        // The last word may still wait for its turn to be written.
+        let acted = written || self.roll_up(&Chosen::default(), None).effective;
         self.next.phase = FaultPhase::Expired;
         self.next.targets.enforced = 0;
         self.next.nodes.clear();

@@ -96,6 +96,17 @@ async fn it_expires_exactly_at_its_end_and_is_never_touched_again() {
 }
 
 #[tokio::test]
+async fn what_an_agent_saw_last_is_not_lost_when_it_expires_before_that_is_written() {
+    let mut story = active();
+    story.after(SECOND * 599).agent("n1", acts(1)).agent("n2", holds(1));
+    story.pace.write_in = SECOND;
+    story.look();
+    assert_eq!(story.condition("Effective"), "Effective=False/NoPacketYet", "it waits for its turn");
+    story.after(SECOND).look();
+    assert_eq!(story.condition("Effective"), "Effective=True/Expired");
+}
+
+#[tokio::test]
 async fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
     let mut story = active();
     story.epoch += 1;
