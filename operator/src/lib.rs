@@ -25,6 +25,7 @@ pub mod epoch;
 pub mod error;
 pub mod fault;
 pub mod http;
+pub mod link;
 pub mod metrics;
 pub mod queue;
 pub mod resolve;

@@ -1,0 +1,16 @@
+//! CoAP exchanges with devices: RFC 7252's reliability over UDP, for a client that sends confirmable requests to
+//! many devices, one at a time to each.
+//!
+//! * [`wire`]: bytes to messages and back; whatever arrives, it ends and allocates little.
+//! * [`exchange`]: when to send again and when to give up, as a pure state machine.
+//! * [`window`]: which exchange a datagram belongs to; bounded.
+//! * [`socket`]: the sockets, and the driver of one exchange.
+
+pub mod exchange;
+pub mod socket;
+pub mod window;
+pub mod wire;
+
+pub use exchange::{End, Timing};
+pub use socket::{Counters, Link, Request};
+pub use wire::{Code, Method};

@@ -1,0 +1,259 @@
+//! The sockets, and the driver of one exchange. Everything that decides is in the modules beside this one.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::{Histogram, IntCounter, IntCounterVec};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::exchange::{End, Exchange, Step, Timing};
+use super::window::{Route, Window};
+use super::wire::{self, Kind, MAX_DATAGRAM, Message, Method, Token};
+
+/// Messages that wait for the driver of one exchange; what comes faster is dropped, as the network might.
+const MAILBOX: usize = 4;
+
+/// A way to send datagrams: sockets, or a scripted network in tests.
+pub trait Datagrams: Send + Sync + 'static {
+    /// Sends one datagram.
+    fn send(&self, peer: SocketAddr, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// One socket for each family.
+pub struct Sockets {
+    v4: UdpSocket,
+    v6: Option<UdpSocket>,
+}
+
+impl Sockets {
+    /// Takes a free port of each family. A machine without IPv6 has IPv4 alone.
+    ///
+    /// # Errors
+    /// When there is no IPv4 either.
+    pub async fn bind() -> io::Result<Self> {
+        let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        let v6 = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::info!(%error, "no IPv6 here: devices with IPv6 addresses cannot be reached");
+                None
+            }
+        };
+        Ok(Self { v4, v6 })
+    }
+
+    fn of(&self, peer: SocketAddr) -> io::Result<&UdpSocket> {
+        let socket = if peer.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
+        socket.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "this machine has no IPv6"))
+    }
+}
+
+impl Datagrams for Arc<Sockets> {
+    async fn send(&self, peer: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.of(peer)?.send_to(bytes, peer).await.map(|_| ())
+    }
+}
+
+/// Counters of one device; they count while an exchange is under way, not at its end.
+#[derive(Clone)]
+pub struct Counters {
+    /// Transmissions that were answered before the next one was due.
+    pub answered: IntCounter,
+    /// Transmissions that were not.
+    pub unanswered: IntCounter,
+    /// Transmissions after the first of an exchange.
+    pub retransmissions: IntCounter,
+    /// Seconds from the first transmission to the response.
+    pub round_trip: Histogram,
+}
+
+/// One request to one device.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where to.
+    pub peer: SocketAddr,
+    /// What is asked.
+    pub method: Method,
+    /// Of which resource.
+    pub path: &'static str,
+    /// CBOR; empty for a GET.
+    pub payload: Vec<u8>,
+    /// Message id; not used again towards this peer within 247 s (EXCHANGE_LIFETIME).
+    pub id: u16,
+}
+
+/// All exchanges of this process.
+pub struct Link<D> {
+    datagrams: D,
+    window: Mutex<Window<mpsc::Sender<Message>>>,
+    timing: Timing,
+    datagrams_total: IntCounterVec,
+}
+
+impl<D: Datagrams> Link<D> {
+    /// At most `limit` exchanges at once. `datagrams_total` counts by one label what came in.
+    pub fn new(datagrams: D, timing: Timing, limit: usize, datagrams_total: IntCounterVec) -> Self {
+        Self { datagrams, window: Mutex::new(Window::new(limit)), timing, datagrams_total }
+    }
+
+    /// The transmission parameters.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Exchanges under way.
+    pub fn in_flight(&self) -> usize {
+        self.window().len()
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window<mpsc::Sender<Message>>> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request until it is answered or given up. `token` names the exchange and is random; `draw` in
+    /// `0.0..1.0` spreads the retransmissions.
+    pub async fn exchange(&self, request: Request, token: Token, draw: f64, counters: &Counters) -> End {
+        let Request { peer, method, path, payload, id } = request;
+        let Ok(bytes) = wire::request(method, path, id, token, payload) else {
+            // What is sent was encoded within the protocol's limits; a longer one cannot be sent at all.
+            return End::NoAnswer;
+        };
+        let (sender, mut mailbox) = mpsc::channel(MAILBOX);
+        if let Err(full) = self.window().open(token, peer, id, sender) {
+            tracing::error!(%full, "an exchange was started without a free slot");
+            return End::NoAnswer;
+        }
+        let mut closing = Closing { link: self, token, answered: false };
+        let started = Instant::now();
+        let mut exchange = Exchange::start(self.timing, started, draw);
+        self.transmit(peer, &bytes).await;
+        loop {
+            let was_unanswered = exchange.is_unanswered();
+            let step = tokio::select! {
+                biased;
+                Some(message) = mailbox.recv() => {
+                    self.acknowledge(peer, &message).await;
+                    let step = exchange.on_message(message, Instant::now());
+                    if was_unanswered && (step != Step::Wait || !exchange.is_unanswered()) {
+                        counters.answered.inc();
+                    }
+                    step
+                }
+                () = tokio::time::sleep_until(exchange.deadline()) => {
+                    let step = exchange.on_deadline(Instant::now());
+                    if was_unanswered && step != Step::Wait {
+                        counters.unanswered.inc();
+                    }
+                    step
+                }
+            };
+            match step {
+                Step::Wait => {}
+                Step::Transmit => {
+                    counters.retransmissions.inc();
+                    self.transmit(peer, &bytes).await;
+                }
+                Step::Done(end) => {
+                    closing.answered = matches!(end, End::Response(..));
+                    if closing.answered {
+                        counters.round_trip.observe(started.elapsed().as_secs_f64());
+                    }
+                    return end;
+                }
+            }
+        }
+    }
+
+    async fn transmit(&self, peer: SocketAddr, bytes: &[u8]) {
+        if let Err(error) = self.datagrams.send(peer, bytes).await {
+            // To the protocol a datagram that could not be sent is a lost one: it is sent again.
+            self.count("unsent");
+            tracing::debug!(%peer, %error, "datagram not sent");
+        }
+    }
+
+    async fn acknowledge(&self, peer: SocketAddr, message: &Message) {
+        if message.kind == Kind::Confirmable && message.response.is_some() {
+            self.transmit(peer, &wire::empty(Kind::Acknowledgement, message.id)).await;
+        }
+    }
+
+    /// A datagram came. Gives what to send back at once, if anything.
+    pub fn received(&self, peer: SocketAddr, bytes: &[u8]) -> Option<[u8; 4]> {
+        let message = match wire::parse(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                self.count("malformed");
+                tracing::debug!(%peer, %error, "datagram ignored");
+                return None;
+            }
+        };
+        let id = message.id;
+        let (result, reply) = match self.window().route(peer, &message) {
+            Route::Deliver(mailbox) => match mailbox.try_send(message) {
+                Ok(()) => ("delivered", None),
+                Err(_full_or_ended) => ("overrun", None),
+            },
+            Route::Late(reply) => ("late", reply),
+            Route::Noise => ("noise", None),
+        };
+        self.count(result);
+        reply.map(|kind| wire::empty(kind, id))
+    }
+
+    fn count(&self, result: &str) {
+        self.datagrams_total.with_label_values(&[result]).inc();
+    }
+}
+
+/// Ends the exchange in the window, also when its driver is dropped in the middle.
+struct Closing<'a, D: Datagrams> {
+    link: &'a Link<D>,
+    token: Token,
+    answered: bool,
+}
+
+impl<D: Datagrams> Drop for Closing<'_, D> {
+    fn drop(&mut self) {
+        self.link.window().close(self.token, self.answered);
+    }
+}
+
+/// Reads both sockets until `shutdown`.
+pub async fn receive(link: Arc<Link<Arc<Sockets>>>, sockets: Arc<Sockets>, shutdown: CancellationToken) {
+    let v6 = async {
+        match &sockets.v6 {
+            Some(socket) => read(&link, socket).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = read(&link, &sockets.v4) => {}
+        () = v6 => {}
+    }
+}
+
+async fn read(link: &Link<Arc<Sockets>>, socket: &UdpSocket) {
+    // One byte more than is looked at, so that a longer datagram is seen to be too long.
+    let mut buffer = [0; MAX_DATAGRAM + 1];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, peer)) => {
+                if let Some(reply) = link.received(peer, &buffer[..length]) {
+                    link.transmit(peer, &reply).await;
+                }
+            }
+            // An ICMP error about something sent earlier; the exchange concerned times out by itself.
+            Err(error) => {
+                tracing::debug!(%error, "socket");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Which exchange a datagram belongs to. Pure and bounded: as many entries as exchanges may be open, and a ring
+//! of those that ended, so that late and repeated answers are told from noise.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use super::wire::{Kind, Message, Token};
+
+/// Ended exchanges that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// No further exchange may be opened now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{0} exchanges are open, the limit")]
+pub struct Full(pub usize);
+
+/// Where a message goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route<'a, T> {
+    /// To this exchange.
+    Deliver(&'a T),
+    /// To nobody: its exchange has ended. A confirmable one is answered with this, so that its sender stops.
+    Late(Option<Kind>),
+    /// To nobody: it fits no exchange.
+    Noise,
+}
+
+struct Open<T> {
+    peer: SocketAddr,
+    id: u16,
+    receiver: T,
+}
+
+/// The open exchanges. `T` is how a message is delivered to one.
+pub struct Window<T> {
+    open: HashMap<Token, Open<T>>,
+    ids: HashMap<(SocketAddr, u16), Token>,
+    ended: HashMap<Token, (SocketAddr, Kind)>,
+    order: VecDeque<Token>,
+    limit: usize,
+}
+
+impl<T> Window<T> {
+    /// At most `limit` exchanges at once.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            open: HashMap::new(),
+            ids: HashMap::new(),
+            ended: HashMap::new(),
+            order: VecDeque::new(),
+            limit,
+        }
+    }
+
+    /// Exchanges that are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Is none open?
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Opens an exchange.
+    ///
+    /// # Errors
+    /// When the limit is reached.
+    pub fn open(&mut self, token: Token, peer: SocketAddr, id: u16, receiver: T) -> Result<(), Full> {
+        if self.open.len() >= self.limit {
+            return Err(Full(self.limit));
+        }
+        self.ids.insert((peer, id), token);
+        self.open.insert(token, Open { peer, id, receiver });
+        Ok(())
+    }
+
+    /// Ends an exchange. `answered`: a response came, so one that comes again is acknowledged, not reset.
+    pub fn close(&mut self, token: Token, answered: bool) {
+        let Some(open) = self.open.remove(&token) else { return };
+        let key = (open.peer, open.id);
+        if self.ids.get(&key) == Some(&token) {
+            self.ids.remove(&key);
+        }
+        if self.order.len() >= REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+        self.order.push_back(token);
+        let reply = if answered { Kind::Acknowledgement } else { Kind::Reset };
+        self.ended.insert(token, (open.peer, reply));
+    }
+
+    /// Where this message from `peer` goes. A token alone is not enough: it must come from where the request
+    /// went to.
+    pub fn route(&self, peer: SocketAddr, message: &Message) -> Route<'_, T> {
+        let token = match (&message.response, message.kind) {
+            (Some(response), Kind::Acknowledgement) => {
+                let same = self.ids.get(&(peer, message.id)) == Some(&response.token);
+                return match self.open.get(&response.token).filter(|_| same) {
+                    Some(open) => Route::Deliver(&open.receiver),
+                    None => self.late(peer, response.token, message.kind),
+                };
+            }
+            (Some(response), _) => response.token,
+            (None, Kind::Acknowledgement | Kind::Reset) => {
+                match self.ids.get(&(peer, message.id)) {
+                    Some(token) => *token,
+                    None => return Route::Noise,
+                }
+            }
+            (None, _) => return Route::Noise,
+        };
+        match self.open.get(&token).filter(|open| open.peer == peer) {
+            Some(open) => Route::Deliver(&open.receiver),
+            None => self.late(peer, token, message.kind),
+        }
+    }
+
+    fn late(&self, peer: SocketAddr, token: Token, kind: Kind) -> Route<'_, T> {
+        match self.ended.get(&token).filter(|(ended, _)| *ended == peer) {
+            Some((_, reply)) => Route::Late((kind == Kind::Confirmable).then_some(*reply)),
+            None => Route::Noise,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Code, Response};
+    use super::*;
+
+    const TOKEN: Token = [7; 8];
+
+    fn peer(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 20, 0, 17], port))
+    }
+
+    fn message(kind: Kind, id: u16, token: Option<Token>) -> Message {
+        let response = |token| Response { token, code: Code::CONTENT, payload: Vec::new() };
+        Message { kind, id, response: token.map(response) }
+    }
+
+    fn with_one_open() -> Window<&'static str> {
+        let mut window = Window::new(2);
+        window.open(TOKEN, peer(5683), 1, "exchange").unwrap();
+        window
+    }
+
+    #[test]
+    fn answers_find_their_exchange_by_message_id_or_token() {
+        let window = with_one_open();
+        for answer in [
+            message(Kind::Acknowledgement, 1, None),
+            message(Kind::Reset, 1, None),
+            message(Kind::Acknowledgement, 1, Some(TOKEN)),
+            message(Kind::Confirmable, 900, Some(TOKEN)),
+            message(Kind::NonConfirmable, 901, Some(TOKEN)),
+        ] {
+            assert_eq!(window.route(peer(5683), &answer), Route::Deliver(&"exchange"), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_or_fits_nothing_is_noise() {
+        let window = with_one_open();
+        for (from, answer) in [
+            (5684, message(Kind::Acknowledgement, 1, None)),
+            (5684, message(Kind::Confirmable, 900, Some(TOKEN))),
+            (5683, message(Kind::Acknowledgement, 2, None)),
+            (5683, message(Kind::Acknowledgement, 2, Some(TOKEN))),
+            (5683, message(Kind::Acknowledgement, 1, Some([8; 8]))),
+            (5683, message(Kind::Confirmable, 1, None)),
+        ] {
+            assert_eq!(window.route(peer(from), &answer), Route::Noise, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_comes_again_is_acknowledged_and_one_given_up_on_is_reset() {
+        let late = message(Kind::Confirmable, 900, Some(TOKEN));
+        let mut answered = with_one_open();
+        answered.close(TOKEN, true);
+        assert_eq!(answered.route(peer(5683), &late), Route::Late(Some(Kind::Acknowledgement)));
+        let mut given_up = with_one_open();
+        given_up.close(TOKEN, false);
+        assert_eq!(given_up.route(peer(5683), &late), Route::Late(Some(Kind::Reset)));
+        let piggybacked = message(Kind::Acknowledgement, 1, Some(TOKEN));
+        assert_eq!(given_up.route(peer(5683), &piggybacked), Route::Late(None));
+    }
+
+    #[test]
+    fn no_more_exchanges_than_the_limit_are_open_and_closing_makes_room() {
+        let mut window = Window::new(2);
+        for n in 0..2 {
+            window.open([n; 8], peer(5683), u16::from(n), ()).unwrap();
+        }
+        assert_eq!(window.open([2; 8], peer(5683), 2, ()), Err(Full(2)));
+        window.close([0; 8], true);
+        assert_eq!(window.open([2; 8], peer(5683), 2, ()), Ok(()));
+    }
+
+    #[test]
+    fn what_is_remembered_of_ended_exchanges_is_bounded() {
+        let mut window = Window::new(1);
+        for n in 0..10_000_u64 {
+            window.open(n.to_be_bytes(), peer(5683), 1, ()).unwrap();
+            window.close(n.to_be_bytes(), true);
+        }
+        assert_eq!(window.ended.len(), REMEMBERED);
+        assert_eq!(window.order.len(), REMEMBERED);
+        assert!(window.is_empty() && window.ids.is_empty());
+    }
+}
