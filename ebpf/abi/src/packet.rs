@@ -12,6 +12,9 @@ pub const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are followed.
 pub const MAX_EXTENSIONS: usize = 8;
 
+/// An upper bound of all offsets here: 8 extension headers of 2,048 bytes behind a tagged IPv6 header are less.
+pub const MAX_OFFSET: usize = 0x7fff;
+
 const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
 const TYPE_VLAN: u16 = 0x8100;
@@ -31,6 +34,11 @@ pub trait Frame {
     fn word16(&self, offset: usize) -> Option<u16>;
     /// Four bytes.
     fn word32(&self, offset: usize) -> Option<u32>;
+    /// The same offset, at most [`MAX_OFFSET`]: a kernel program makes the verifier forget how it came about, which
+    /// would else walk each combination of extension headers.
+    fn forget(&self, offset: usize) -> usize {
+        offset
+    }
 }
 
 impl Frame for [u8] {
@@ -198,6 +206,7 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Optio
     let mut at = offset + 40;
     let mut i = 0;
     while i < MAX_EXTENSIONS {
+        at = frame.forget(at);
         match next {
             FRAGMENT => {
                 let later = u16::from_be(frame.word16(at + 2)?) >> 3 != 0;

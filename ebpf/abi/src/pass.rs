@@ -110,7 +110,9 @@ pub fn run<'r, W: World<'r>>(
     Verdict::Pass
 }
 
-#[inline(always)]
+/// A function of its own, not inlined: when it returns, the verifier forgets all that it knew inside, and so does
+/// not walk each binding once for each way through the bindings before it.
+#[inline(never)]
 fn run_one<'r, W: World<'r>>(
     world: &mut W,
     binding: &Binding,

@@ -1,0 +1,165 @@
+//! One packet at one hook: lookup, protection, pass. The same for XDP and TC, so that both give the same fate.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::maps::lpm_trie::Key;
+use fault_abi::counter::Global;
+use fault_abi::decide::Packet;
+use fault_abi::key::{Address, Direction, FULL_PREFIX, PortKey};
+use fault_abi::packet::{self, Link};
+use fault_abi::pass::{self, Bindings, World};
+use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS};
+use fault_abi::verdict::Verdict;
+
+use crate::frame::{Forgetful, Linear};
+use crate::maps::{
+    CIDRS, CONFIG, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS, SCRATCH, TARGETS,
+};
+use crate::world::Maps;
+
+/// How often an entry that was changed while it was read is looked up again.
+const ATTEMPTS: usize = 2;
+
+/// The fate of a packet. `measure` says its length on the wire and whether it is a super-packet; it is
+/// called for packets of targets only.
+#[inline(always)]
+pub fn decide(frame: &Linear, direction: Direction, measure: impl FnOnce() -> (u64, bool)) -> Verdict {
+    let link = packet::link(frame);
+    let Some(target) = packet::target(frame, link, direction) else { return Verdict::Pass };
+    let Some(config) = CONFIG.get(0) else { return Verdict::Pass };
+    let Some(entry) = find(&target, config) else { return Verdict::Pass };
+    held(frame, link, direction, target, entry, config, measure)
+}
+
+/// A packet of a target.
+#[inline(always)]
+fn held(
+    frame: &Linear,
+    link: Link,
+    direction: Direction,
+    target: Address,
+    entry: *const Entry,
+    config: &Config,
+    measure: impl FnOnce() -> (u64, bool),
+) -> Verdict {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Verdict::Pass };
+    let transport = packet::transport(&Forgetful::new(frame, scratch), link);
+    let peer = packet::peer(frame, link, direction).unwrap_or_default();
+    let (target_port, peer_port) = transport.ports(direction);
+    let (bytes, gso) = measure();
+    let packet = Packet {
+        direction,
+        target,
+        peer,
+        protocol: transport.protocol,
+        has_ports: transport.has_ports,
+        target_port,
+        peer_port,
+        bytes,
+        gso,
+    };
+    // SAFETY: this CPU's own memory; volatile, so that it is really written and read again.
+    unsafe { (&raw mut (*scratch).packet).write_volatile(packet) };
+    // SAFETY: as above, and nobody else writes to it from here on.
+    let (packet, bindings) = unsafe { (&(*scratch).packet, &mut (*scratch).bindings) };
+    if transport.malformed {
+        Maps.count_global(Global::Malformed);
+    }
+    if gso {
+        Maps.count_global(Global::GsoFrames);
+    }
+    if pass::is_link_upkeep(packet, transport.icmp_type) {
+        Maps.count_global(Global::Protected);
+        return Verdict::Pass;
+    }
+    let protection = protection(packet, config);
+    if pass::is_untouchable(protection) {
+        Maps.count_global(Global::Protected);
+        return Verdict::Pass;
+    }
+    if !read(packet, entry, config, bindings) {
+        return Verdict::Pass;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    pass::run(&mut Maps, bindings, packet, protection, now_ns)
+}
+
+/// The entry of an address, or of the CIDR around it.
+#[inline(always)]
+fn find(target: &Address, config: &Config) -> Option<*const Entry> {
+    if let Some(entry) = TARGETS.get_ptr(target) {
+        return Some(entry);
+    }
+    if config.flags & CONFIG_HAS_CIDRS == 0 {
+        return None;
+    }
+    CIDRS.get(Key::new(FULL_PREFIX, *target)).map(core::ptr::from_ref)
+}
+
+/// Which conversations of this packet are protected.
+#[inline(always)]
+fn protection(packet: &Packet, config: &Config) -> u32 {
+    if NODE_ADDRESSES.get_ptr(packet.peer).is_none() {
+        return 0;
+    }
+    let end = PortKey::new(packet.target, packet.protocol, packet.target_port);
+    // SAFETY: a word, read once.
+    let in_protected =
+        if packet.has_ports { PROTECTED.get_ptr(end).map_or(0, |bits| unsafe { *bits }) } else { 0 };
+    let in_cidr = PROTECTED_CIDRS.get(Key::new(FULL_PREFIX, packet.target)).is_some();
+    pass::protection(packet, true, config.kubelet_port, in_protected, in_cidr)
+}
+
+/// Copies the bindings for this packet: those of its port if it has an entry, else those of its address.
+/// `false`: there are none, or they changed as often as they were read.
+#[inline(always)]
+fn read(packet: &Packet, first: *const Entry, config: &Config, into: &mut Bindings) -> bool {
+    let mut entry = first;
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        // SAFETY: a map value; if it is another's by now, the check in `copy` tells.
+        let has_ports = unsafe { (*entry).flags } & ENTRY_HAS_PORTS != 0;
+        let port = if has_ports && packet.has_ports {
+            PORT_TARGETS.get_ptr(PortKey::new(packet.target, packet.protocol, packet.target_port))
+        } else {
+            None
+        };
+        let is_right = match port {
+            Some(port) => copy(port, packet, true, into),
+            None => copy(entry, packet, false, into),
+        };
+        if is_right {
+            return into.count != 0;
+        }
+        Maps.count_global(Global::Reread);
+        match find(&packet.target, config) {
+            Some(again) => entry = again,
+            None => return false,
+        }
+        attempt += 1;
+    }
+    false
+}
+
+/// Copies an entry's bindings from the end to the start; `false`: it was given to another target meanwhile.
+/// See [`Entry`] for why that is seen.
+#[inline(always)]
+fn copy(entry: *const Entry, packet: &Packet, of_port: bool, into: &mut Bindings) -> bool {
+    // SAFETY: a live map value, which the kernel may write at the same time: hence volatile, field by field.
+    unsafe {
+        let generation = (&raw const (*entry).generation_again).read_volatile();
+        let count = (&raw const (*entry).count).read_volatile();
+        // All of them: a branch for each would cost the verifier more than the copy costs a packet.
+        let mut i = MAX_BINDINGS;
+        while i > 0 {
+            i -= 1;
+            into.bindings[i] = (&raw const (*entry).bindings[i]).read_volatile();
+        }
+        into.count = count;
+        let generation_first = (&raw const (*entry).generation).read_volatile();
+        let port_is_right = !of_port
+            || (&raw const (*entry).port).read_volatile() == packet.target_port
+                && (&raw const (*entry).protocol).read_volatile() == packet.protocol;
+        generation == generation_first && port_is_right && pass::is_entry_of(&*entry, &packet.target)
+    }
+}

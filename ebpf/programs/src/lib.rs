@@ -1,0 +1,21 @@
+//! The kernel programs: what decides on the packets of targets.
+//!
+//! ```text
+//!  interface ─▶ dispatcher ─ tail call ─▶ xdp_ingress | tc_ingress | tc_egress
+//!                    │ (array empty: pass)            │
+//!                    ▼                                ▼ hook: lookup, protection, pass
+//!                 NEXT / XDP_PASS            drop, or NEXT / XDP_PASS
+//! ```
+//!
+//! What is decided is in `fault-abi`, which the host tests run too; here are only the ways in and out:
+//! [`maps`], [`frame`] (the packet's bytes), [`hook`] (the pass over a packet), [`tc`] and [`xdp`].
+#![no_std]
+// For the one instruction in `world::add`.
+#![feature(asm_experimental_arch)]
+
+pub mod frame;
+pub mod hook;
+pub mod maps;
+pub mod tc;
+pub mod world;
+pub mod xdp;

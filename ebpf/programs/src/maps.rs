@@ -1,0 +1,88 @@
+//! All maps. Their sizes are defaults: the agent sets them by its limits when it loads the object.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, ProgramArray};
+use fault_abi::counter::{Counter, Flow, GLOBALS, TargetState};
+use fault_abi::decide::Packet;
+use fault_abi::key::{Address, CounterKey, FlowKey, PeerKey, PortKey};
+use fault_abi::pass::Bindings;
+use fault_abi::rule::{Config, Entry, Rule};
+
+/// Targets by address.
+#[map]
+pub static TARGETS: HashMap<Address, Entry> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Targets by CIDR.
+#[map]
+pub static CIDRS: LpmTrie<Address, Entry> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Targets by address, protocol and port.
+#[map]
+pub static PORT_TARGETS: HashMap<PortKey, Entry> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Rules by slot.
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(1_024, 0);
+
+/// Sets of peers.
+#[map]
+pub static PEERS: LpmTrie<PeerKey, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Counters by state slot and direction.
+#[map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> =
+    PerCpuHashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// State by slot.
+#[map]
+pub static STATE: HashMap<u32, TargetState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Flows. The only map that packets fill: it is allocated at load, so that no packet waits for memory.
+#[map]
+pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(65_536, 0);
+
+/// This node's addresses.
+#[map]
+pub static NODE_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+
+/// Far ends of protected conversations.
+#[map]
+pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Far ends of protected conversations, whatever their port.
+#[map]
+pub static PROTECTED_CIDRS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+
+/// The configuration.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// Counters of the node.
+#[map]
+pub static GLOBAL: PerCpuArray<u64> = PerCpuArray::with_max_entries(GLOBALS, 0);
+
+/// What the TC dispatchers call.
+#[map]
+pub static PROGRAMS_TC: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// What the XDP dispatcher calls.
+#[map]
+pub static PROGRAMS_XDP: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+/// Working memory of a program that holds a packet of a target.
+///
+/// It is a map and not the stack for two reasons: the stack has 512 bytes, and the verifier keeps apart all that it
+/// knows about values on the stack, but nothing about values in a map.
+pub struct Scratch {
+    /// The packet.
+    pub packet: Packet,
+    /// Its target's bindings.
+    pub bindings: Bindings,
+    /// See [`crate::frame::Forgetful`].
+    pub offset: u64,
+}
+
+/// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

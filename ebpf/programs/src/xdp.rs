@@ -1,0 +1,30 @@
+//! XDP: the dispatcher, and the program for what comes from a device.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
+use aya_ebpf::programs::XdpContext;
+use fault_abi::key::Direction;
+use fault_abi::names::SLOT_XDP_INGRESS;
+
+use crate::frame::Linear;
+use crate::hook;
+use crate::maps::PROGRAMS_XDP;
+
+/// The dispatcher.
+#[inline(always)]
+pub fn dispatch(ctx: &XdpContext) -> u32 {
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { PROGRAMS_XDP.tail_call(ctx, SLOT_XDP_INGRESS) };
+    XDP_PASS
+}
+
+/// What comes from a device.
+#[inline(always)]
+pub fn ingress(ctx: &XdpContext) -> u32 {
+    // SAFETY: no helper called from here on moves the packet.
+    let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
+    // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
+    let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
+    if hook::decide(&frame, Direction::FromDevice, measure).drops() { XDP_DROP } else { XDP_PASS }
+}
