@@ -45,7 +45,7 @@ pub struct Plan {
     /// Networks whose conversations with this node are protected.
     pub protected_cidrs: BTreeSet<Prefix>,
     /// Profiles that exist: their counters are kept.
-    pub profiles: BTreeSet<Uid>,
+    pub profiles: BTreeMap<Uid, ObjectName>,
     /// Rules of profiles that act.
     pub rules: BTreeMap<Uid, RuleSpec>,
     /// Entries.
@@ -144,7 +144,7 @@ pub enum Problem {
 #[must_use]
 pub fn compile(world: &World, limits: Limits, now_ns: u64, deadline_ns: impl Fn(&Profile) -> u64) -> Plan {
     let mut plan = Plan {
-        profiles: world.profiles.values().map(|profile| Arc::clone(&profile.uid)).collect(),
+        profiles: world.profiles.values().map(|one| (Arc::clone(&one.uid), one.name.clone())).collect(),
         ..Plan::default()
     };
     protect(&mut plan, world, limits);

@@ -1,8 +1,8 @@
 //! The kernel as the agent uses it: tables that operations change, hooks that interfaces get, counters that are
 //! read. [`aya`] is the real one and the only caller of the library of that name; [`fake`] is for tests.
-
+pub mod aya;
 pub mod fake;
-
+mod fds;
 pub mod hooks;
 
 use std::sync::Arc;
@@ -87,8 +87,8 @@ pub trait Kernel: Send {
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);
 
-    /// Flows that are tracked now.
-    fn flows(&self) -> u64;
+    /// Removes the flows of states that were dropped; returns how many are tracked. Looks at each flow.
+    fn sweep_flows(&mut self) -> u64;
 
     /// A reader of the counters that needs no lock of this.
     fn counters(&self) -> Arc<dyn Counters>;

@@ -7,10 +7,14 @@
 //!                          └──────────────▶ status ◀─ ledger, counters ─────┘──▶ FaultNode
 //! ```
 
+pub mod clock;
 pub mod compile;
 pub mod diff;
+pub mod enforce;
 pub mod kernel;
 pub mod ledger;
+pub mod locate;
 pub mod profile;
 pub mod table;
+pub mod view;
 pub mod world;

@@ -200,7 +200,7 @@ fn a_paused_or_ended_profile_has_nothing_in_the_kernel_and_keeps_its_counters() 
     let ended = compile(&world, LIMITS, DEADLINE, |_| DEADLINE);
     for plan in [paused, ended] {
         assert!(plan.entries.is_empty() && plan.rules.is_empty());
-        assert!(plan.profiles.contains("uid-p"));
+        assert!(plan.profiles.contains_key("uid-p"));
         assert!(!plan.reports[0].is_acting);
         assert_eq!(plan.reports[0].targets.len(), 1, "its targets are still told");
     }

@@ -121,7 +121,7 @@ pub(super) fn retire(
         ledger.state_of.len() + slots.states.values().filter(|state| **state > ledger.last_state).count();
     let mut surplus = count.saturating_sub(slots.sizes.states);
     for (state, row) in idle {
-        let is_gone = !plan.profiles.contains(&row.uid);
+        let is_gone = !plan.profiles.contains_key(&row.uid);
         if is_gone || surplus > 0 {
             surplus = surplus.saturating_sub(1);
             ops.push(Op::RetireState { state: *state });

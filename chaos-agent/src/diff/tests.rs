@@ -182,12 +182,16 @@ proptest! {
     }
 }
 
+fn profiles(uid: &str) -> BTreeMap<Uid, crate::profile::ObjectName> {
+    BTreeMap::from([(uid.into(), crate::profile::ObjectName { namespace: "demo".into(), name: uid.into() })])
+}
+
 fn one(uid: &str, loss: u64, target: Address) -> Plan {
     let rule = Rule { loss, flags: 3, deadline_ns: u64::MAX, ..Rule::default() };
     let bound = Bound { uid: uid.into(), target: "t".into(), key: [1, 2] };
     let peers = BTreeSet::from([Prefix { bits: 104, address: target.masked(104) }]);
     Plan {
-        profiles: BTreeSet::from([uid.into()]),
+        profiles: profiles(uid),
         rules: BTreeMap::from([(uid.into(), RuleSpec { rule, peers })]),
         entries: BTreeMap::from([(
             Place::Address(target),
@@ -216,7 +220,7 @@ fn counters_outlive_a_pause_and_end_with_the_profile() {
     let at = addresses()[0];
     let mut node = Node::default();
     node.reach(&one("u", 1, at), |_, _| ());
-    let paused = Plan { profiles: BTreeSet::from(["u".into()]), ..Plan::default() };
+    let paused = Plan { profiles: profiles("u"), ..Plan::default() };
     node.now_ns += QUARANTINE_NS;
     node.reach(&paused, |_, _| ());
     node.now_ns += QUARANTINE_NS;

@@ -123,7 +123,7 @@ impl Kernel for FakeKernel {
         self.hooks.remove(&index);
     }
 
-    fn flows(&self) -> u64 {
+    fn sweep_flows(&mut self) -> u64 {
         0
     }
 

@@ -1,0 +1,233 @@
+//! The one owner of the kernel: brings it to a plan, gives interfaces their hooks, and shows what came of it.
+//! Decisions are made elsewhere; here they are carried out, in order, and recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use edge_api::fault_node::HookKind;
+use jiff::Timestamp;
+
+use crate::clock::Deadlines;
+use crate::compile::{Limits, Plan, compile};
+use crate::diff::{QUARANTINE_NS, Sizes, diff};
+use crate::kernel::hooks::{Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
+use crate::kernel::{Interface, Kernel};
+use crate::ledger::{Ledger, bindings};
+use crate::locate::Topology;
+use crate::profile::Life;
+use crate::table::Op;
+use crate::view::{self, Usage, View};
+use crate::world::World;
+
+/// What does not change while the agent runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Room in the tables.
+    pub limits: Limits,
+    /// Sizes of the tables.
+    pub sizes: Sizes,
+    /// Flows at most, for the usage that is shown.
+    pub flows: u64,
+    /// `--xdp`.
+    pub xdp: XdpMode,
+    /// The kernel has TCX.
+    pub has_tcx: bool,
+}
+
+/// The kernel, what it holds, and what it shall hold.
+pub struct Enforcer<K> {
+    kernel: K,
+    settings: Settings,
+    ledger: Ledger,
+    plan: Plan,
+    deadlines: Deadlines,
+    topology: Topology,
+    hooked: BTreeMap<u32, Hooked>,
+    /// Interfaces whose hooks were tried since the topology last changed.
+    tried: BTreeSet<u32>,
+    failure: Option<String>,
+    flows: u64,
+}
+
+impl<K: Kernel> Enforcer<K> {
+    /// Takes the kernel, which holds nothing yet.
+    pub fn new(kernel: K, settings: Settings) -> Self {
+        Self {
+            kernel,
+            settings,
+            ledger: Ledger::default(),
+            plan: Plan::default(),
+            deadlines: Deadlines::default(),
+            topology: Topology::default(),
+            hooked: BTreeMap::new(),
+            tried: BTreeSet::new(),
+            failure: None,
+            flows: 0,
+        }
+    }
+
+    /// Brings the tables to what the world asks for. `server` is the API server's time at `boot_ns`. Returns
+    /// whether the kernel took everything; if not, the same call again tries the rest.
+    pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
+        let acting = world.profiles.values().filter(|profile| matches!(profile.life, Life::Acting { .. }));
+        self.deadlines.refresh(acting, server, boot_ns);
+        let deadlines = &self.deadlines;
+        self.plan = compile(world, self.settings.limits, boot_ns, |profile| deadlines.of(&profile.uid));
+        let ops = diff(&self.ledger, &self.plan, self.settings.sizes, boot_ns);
+        self.perform(&ops, boot_ns)
+    }
+
+    fn perform(&mut self, ops: &[Op], boot_ns: u64) -> bool {
+        let mut broken = Broken::default();
+        self.failure = None;
+        for op in ops.iter() {
+            if broken.is_needed_by(op) {
+                continue;
+            }
+            match self.kernel.perform(op) {
+                Ok(()) => self.ledger.record(op, boot_ns),
+                Err(error) => {
+                    broken.add(op);
+                    let _ = self.failure.get_or_insert_with(|| error.to_string());
+                }
+            }
+        }
+        if let Some(failure) = &self.failure {
+            tracing::warn!(failure, "the kernel refused a change; it is tried again");
+        }
+        self.failure.is_none()
+    }
+
+    /// Takes in interfaces, addresses and routes. Hooks of interfaces that are gone, or that are now covered by
+    /// another one, are dropped; new ones come by [`Self::attach_next`].
+    pub fn set_topology(&mut self, topology: Topology) {
+        let wanted: BTreeMap<u32, Interface> =
+            topology.interfaces().map(|interface| (interface.index, interface)).collect();
+        let gone: Vec<u32> =
+            self.hooked.keys().copied().filter(|index| !wanted.contains_key(index)).collect();
+        for index in gone {
+            self.kernel.detach(index);
+            self.hooked.remove(&index);
+        }
+        for (index, hooked) in &mut self.hooked {
+            if let Some(interface) = wanted.get(index) {
+                hooked.name.clone_from(&interface.name);
+            }
+        }
+        if topology != self.topology {
+            self.tried.clear();
+        }
+        self.topology = topology;
+    }
+
+    /// Gives one interface its hooks: with 16 ms a hook under the kernel's network lock, rules must be able to
+    /// come in between. Returns whether there was one to do.
+    pub fn attach_next(&mut self) -> bool {
+        let is_due = |interface: &Interface| {
+            let is_complete = self.hooked.get(&interface.index).is_some_and(Hooked::is_complete);
+            !is_complete && !self.tried.contains(&interface.index)
+        };
+        let Some(interface) = self.topology.interfaces().find(is_due) else { return false };
+        self.tried.insert(interface.index);
+        let (kernel, settings) = (&mut self.kernel, self.settings);
+        let hooked = self.hooked.entry(interface.index).or_default();
+        hooked.name.clone_from(&interface.name);
+        let mut attach = |at: &Interface, hook: HookKind| kernel.attach(at, hook);
+        if hooked.ingress.is_none() {
+            let candidates = ingress_candidates(settings.xdp, settings.has_tcx);
+            hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);
+        }
+        if hooked.egress.is_none() {
+            let candidates = egress_candidates(settings.has_tcx);
+            hooked.egress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);
+        }
+        match (hooked.is_complete(), hooked.refused.values().next()) {
+            (true, None) => tracing::debug!(interface = interface.name, "hooked"),
+            (true, Some(why)) => tracing::info!(interface = interface.name, why, "hooked by second choice"),
+            (false, why) => tracing::warn!(interface = interface.name, why, "not hooked"),
+        }
+        true
+    }
+
+    /// Interfaces that were refused are tried again.
+    pub fn retry_hooks(&mut self) {
+        self.tried.clear();
+    }
+
+    /// Forgets the flows of targets that are gone; looks at each flow, so call it seldom.
+    pub fn sweep_flows(&mut self) {
+        self.flows = self.kernel.sweep_flows();
+    }
+
+    /// When something is to be done although nothing changes, in CLOCK_BOOTTIME.
+    #[must_use]
+    pub fn next_due(&self, boot_ns: u64) -> Option<u64> {
+        let release = self.ledger.next_release(QUARANTINE_NS);
+        release.into_iter().chain(self.deadlines.next(boot_ns)).min()
+    }
+
+    /// What there is to show.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let usage = Usage {
+            plan: &self.plan,
+            ledger: &self.ledger,
+            limits: self.settings.limits,
+            sizes: self.settings.sizes,
+            flows: (self.flows, self.settings.flows),
+        };
+        view::make(usage, &self.topology, &self.hooked, self.failure.as_deref())
+    }
+
+    /// A reader of the counters that needs no lock.
+    #[must_use]
+    pub fn counters(&self) -> Arc<dyn crate::kernel::Counters> {
+        self.kernel.counters()
+    }
+
+    /// The kernel, for tests.
+    #[must_use]
+    pub const fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The kernel, for tests.
+    pub const fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+}
+
+/// What could not be made, so that nothing is written that would refer to it.
+#[derive(Default)]
+struct Broken {
+    rules: BTreeSet<u32>,
+    states: BTreeSet<u32>,
+    peer_sets: BTreeSet<u32>,
+}
+
+impl Broken {
+    fn add(&mut self, op: &Op) {
+        match op {
+            Op::WriteRule { slot, .. } => drop(self.rules.insert(*slot)),
+            Op::MakeState { state, .. } => drop(self.states.insert(*state)),
+            Op::AddPeer { set, .. } => drop(self.peer_sets.insert(*set)),
+            _ => {}
+        }
+    }
+
+    fn is_needed_by(&mut self, op: &Op) -> bool {
+        match op {
+            Op::WriteRule { slot, rule, .. } if self.peer_sets.contains(&rule.peer_set) => {
+                self.rules.insert(*slot);
+                true
+            }
+            Op::WriteEntry { entry, .. } => bindings(entry)
+                .iter()
+                .any(|binding| self.rules.contains(&binding.rule) || self.states.contains(&binding.state)),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

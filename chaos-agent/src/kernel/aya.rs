@@ -1,0 +1,361 @@
+//! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
+
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{LinkOrder, Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp};
+use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader};
+use edge_api::fault_node::HookKind;
+use fault_abi::counter::{Counter, Flow, TargetState};
+use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, PEER_SET_BITS, PeerKey, PortKey};
+use fault_abi::names;
+use fault_abi::rule::{Config, Entry, Rule};
+
+use super::{Counters, Interface, Kernel, KernelError, fds};
+use crate::table::{Op, Place, Prefix};
+use read::Reader;
+
+/// Sizes of the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Each of the three tables of targets.
+    pub targets: u32,
+    /// Slots for rules.
+    pub rules: u32,
+    /// Counters and states (each twice: by direction).
+    pub states: u32,
+    /// Flows.
+    pub flows: u32,
+    /// Networks in sets of peers.
+    pub peers: u32,
+    /// Far ends of protected conversations.
+    pub protected: u32,
+}
+
+/// The programs and tables in this machine's kernel. Dropping it, like the end of the process, ends all faults.
+pub struct AyaKernel {
+    // First: these go first when it is dropped, too. See `fds`.
+    _high: Vec<OwnedFd>,
+    _arrays: Vec<ProgramArray<MapData>>,
+    links: BTreeMap<u32, Vec<Link>>,
+    programs: Ebpf,
+    targets: HashMap<MapData, Address, Entry>,
+    ports: HashMap<MapData, PortKey, Entry>,
+    cidrs: LpmTrie<MapData, Address, Entry>,
+    rules: Array<MapData, Rule>,
+    peers: LpmTrie<MapData, PeerKey, u32>,
+    counters: PerCpuHashMap<MapData, CounterKey, Counter>,
+    states: HashMap<MapData, u32, TargetState>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    node_addresses: HashMap<MapData, Address, u32>,
+    protected: HashMap<MapData, PortKey, u32>,
+    protected_cidrs: LpmTrie<MapData, Address, u32>,
+    config: Array<MapData, Config>,
+    live_states: BTreeSet<u32>,
+    reader: Arc<Reader>,
+}
+
+/// An attached hook; dropping it detaches.
+enum Link {
+    Tc(#[expect(dead_code, reason = "held for its drop")] SchedClassifierLink),
+    Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
+}
+
+impl AyaKernel {
+    /// Loads the object's programs and fills the program arrays. `with_xdp` loads the XDP programs too.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with what it said.
+    pub fn load(object: &[u8], sizes: TableSizes, with_xdp: bool) -> Result<Self, KernelError> {
+        let mut programs = EbpfLoader::new()
+            .map_max_entries(names::TARGETS, sizes.targets)
+            .map_max_entries(names::PORT_TARGETS, sizes.targets)
+            .map_max_entries(names::CIDRS, sizes.targets)
+            .map_max_entries(names::RULES, sizes.rules)
+            .map_max_entries(names::STATE, sizes.states)
+            .map_max_entries(names::COUNTERS, sizes.states.saturating_mul(2))
+            .map_max_entries(names::FLOWS, sizes.flows)
+            .map_max_entries(names::PEERS, sizes.peers)
+            .map_max_entries(names::PROTECTED, sizes.protected)
+            .load(object)
+            .map_err(|error| KernelError::Load(chain(&error)))?;
+        let (high, arrays) = fill_arrays(&mut programs, with_xdp)?;
+        let counters = take(&mut programs, names::COUNTERS)?;
+        let states = take(&mut programs, names::STATE)?;
+        let reader = Arc::new(Reader::new(&counters, take(&mut programs, names::GLOBAL)?)?);
+        Ok(Self {
+            _high: high,
+            _arrays: arrays,
+            links: BTreeMap::new(),
+            targets: typed(&mut programs, names::TARGETS)?,
+            ports: typed(&mut programs, names::PORT_TARGETS)?,
+            cidrs: typed(&mut programs, names::CIDRS)?,
+            rules: typed(&mut programs, names::RULES)?,
+            peers: typed(&mut programs, names::PEERS)?,
+            counters: convert(names::COUNTERS, counters)?,
+            states: convert(names::STATE, states)?,
+            flows: typed(&mut programs, names::FLOWS)?,
+            node_addresses: typed(&mut programs, names::NODE_ADDRESSES)?,
+            protected: typed(&mut programs, names::PROTECTED)?,
+            protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
+            config: typed(&mut programs, names::CONFIG)?,
+            live_states: BTreeSet::new(),
+            reader,
+            programs,
+        })
+    }
+
+    fn change(&mut self, op: &Op) -> Result<(), MapError> {
+        match op {
+            Op::SetConfig(config) => self.config.set(0, config, 0),
+            Op::AddNodeAddress(address) => self.node_addresses.insert(address, 1, 0),
+            Op::RemoveNodeAddress(address) => gone_is_fine(self.node_addresses.remove(address)),
+            Op::Protect(key, class) => self.protected.insert(key, class, 0),
+            Op::Unprotect(key) => gone_is_fine(self.protected.remove(key)),
+            Op::ProtectCidr(prefix) => self.protected_cidrs.insert(&trie_key(*prefix), 1, 0),
+            Op::UnprotectCidr(prefix) => gone_is_fine(self.protected_cidrs.remove(&trie_key(*prefix))),
+            Op::AddPeer { set, prefix } => self.peers.insert(&peer_key(*set, *prefix), 1, 0),
+            Op::RemovePeer { set, prefix } => gone_is_fine(self.peers.remove(&peer_key(*set, *prefix))),
+            Op::WriteRule { slot, rule, .. } => self.rules.set(*slot, **rule, 0),
+            Op::ClearRule { slot } => self.rules.set(*slot, Rule::default(), 0),
+            Op::MakeState { state, .. } => self.make_state(*state),
+            Op::DropState { state } => self.drop_state(*state),
+            Op::WriteEntry { place, entry } => match place {
+                Place::Port(key) => self.ports.insert(key, **entry, 0),
+                Place::Address(address) => self.targets.insert(address, **entry, 0),
+                Place::Cidr(prefix) => self.cidrs.insert(&trie_key(*prefix), **entry, 0),
+            },
+            Op::RemoveEntry(place) => gone_is_fine(match place {
+                Place::Port(key) => self.ports.remove(key),
+                Place::Address(address) => self.targets.remove(address),
+                Place::Cidr(prefix) => self.cidrs.remove(&trie_key(*prefix)),
+            }),
+            Op::RetireRule { .. } | Op::RetireState { .. } => Ok(()),
+        }
+    }
+
+    fn make_state(&mut self, state: u32) -> Result<(), MapError> {
+        let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+        for direction in Direction::ALL {
+            let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(MapError::IoError)?;
+            self.counters.insert(counter_key(state, direction), zeros, 0)?;
+        }
+        self.states.insert(state, TargetState::default(), 0)?;
+        self.live_states.insert(state);
+        Ok(())
+    }
+
+    fn drop_state(&mut self, state: u32) -> Result<(), MapError> {
+        self.live_states.remove(&state);
+        for direction in Direction::ALL {
+            gone_is_fine(self.counters.remove(&counter_key(state, direction)))?;
+        }
+        gone_is_fine(self.states.remove(&state))
+    }
+
+    fn attach_link(&mut self, interface: &Interface, hook: HookKind) -> Result<Link, String> {
+        let said = |error: ProgramError| chain(&error);
+        match hook {
+            HookKind::XdpNative | HookKind::XdpGeneric => {
+                let mode = if hook == HookKind::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
+                let program: &mut Xdp =
+                    program(&mut self.programs, names::XDP_DISPATCH).map_err(|e| e.to_string())?;
+                let id = program.attach_to_if_index(interface.index, mode).map_err(said)?;
+                program.take_link(id).map(Link::Xdp).map_err(said)
+            }
+            HookKind::TcxIngress => self.attach_tc(interface, TcAttachType::Ingress, true),
+            HookKind::TcxEgress => self.attach_tc(interface, TcAttachType::Egress, true),
+            HookKind::ClsactIngress => self.attach_tc(interface, TcAttachType::Ingress, false),
+            HookKind::ClsactEgress => self.attach_tc(interface, TcAttachType::Egress, false),
+        }
+    }
+
+    fn attach_tc(&mut self, interface: &Interface, way: TcAttachType, tcx: bool) -> Result<Link, String> {
+        let name = match way {
+            TcAttachType::Egress => names::TC_EGRESS_DISPATCH,
+            _ => names::TC_INGRESS_DISPATCH,
+        };
+        let options = if tcx {
+            TcAttachOptions::TcxOrder(LinkOrder::first())
+        } else {
+            // Refused when it is there already, which is fine; anything else shows when the filter is attached.
+            let _ = tc::qdisc_add_clsact(&interface.name);
+            TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
+        };
+        let said = |error: ProgramError| chain(&error);
+        let program: &mut SchedClassifier = program(&mut self.programs, name).map_err(|e| e.to_string())?;
+        let id = program.attach_with_options(&interface.name, way, options).map_err(said)?;
+        program.take_link(id).map(Link::Tc).map_err(said)
+    }
+}
+
+impl Kernel for AyaKernel {
+    fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
+        self.change(op).map_err(|error| KernelError::Table { op: op.name(), reason: chain(&error) })
+    }
+
+    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError> {
+        let link = self.attach_link(interface, hook).map_err(|reason| KernelError::Attach {
+            hook,
+            interface: interface.name.clone(),
+            reason,
+        })?;
+        self.links.entry(interface.index).or_default().push(link);
+        Ok(())
+    }
+
+    fn detach(&mut self, index: u32) {
+        self.links.remove(&index);
+    }
+
+    fn sweep_flows(&mut self) -> u64 {
+        let all: Vec<FlowKey> = self.flows.keys().filter_map(Result::ok).collect();
+        let mut kept = 0;
+        for key in &all {
+            if self.live_states.contains(&key.state) {
+                kept += 1;
+            } else {
+                // It cannot be used any more; a failure leaves it for the next sweep.
+                let _ = self.flows.remove(key);
+            }
+        }
+        kept
+    }
+
+    fn counters(&self) -> Arc<dyn Counters> {
+        Arc::clone(&self.reader) as Arc<dyn Counters>
+    }
+}
+
+/// Loads all programs, and puts those that decide where the dispatchers find them.
+fn fill_arrays(
+    programs: &mut Ebpf,
+    with_xdp: bool,
+) -> Result<(Vec<OwnedFd>, Vec<ProgramArray<MapData>>), KernelError> {
+    let slots = [
+        (names::PROGRAMS_TC, names::SLOT_TC_INGRESS, names::TC_INGRESS),
+        (names::PROGRAMS_TC, names::SLOT_TC_EGRESS, names::TC_EGRESS),
+        (names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS),
+    ];
+    load::<SchedClassifier>(programs, names::TC_INGRESS_DISPATCH)?;
+    load::<SchedClassifier>(programs, names::TC_EGRESS_DISPATCH)?;
+    if with_xdp {
+        load::<Xdp>(programs, names::XDP_DISPATCH)?;
+    }
+    let (mut high, mut arrays) = (Vec::new(), BTreeMap::new());
+    for (map, slot, name) in slots {
+        let is_xdp = map == names::PROGRAMS_XDP;
+        if is_xdp && !with_xdp {
+            continue;
+        }
+        let fd = if is_xdp { load::<Xdp>(programs, name)? } else { load::<SchedClassifier>(programs, name)? };
+        if !arrays.contains_key(map) {
+            let array = take(programs, map)?;
+            high.push(
+                fds::duplicate_high(read::map_data(map, &array)?.fd().as_fd())
+                    .map_err(|error| KernelError::Descriptors(error.to_string()))?,
+            );
+            arrays.insert(map, convert::<ProgramArray<MapData>>(map, array)?);
+        }
+        if let Some(array) = arrays.get_mut(map) {
+            array.set(slot, &fd, 0).map_err(|error| KernelError::Load(chain(&error)))?;
+        }
+    }
+    Ok((high, arrays.into_values().collect()))
+}
+
+/// What both kinds of programs can do.
+trait Loadable {
+    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError>;
+}
+
+impl Loadable for SchedClassifier {
+    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError> {
+        self.load()?;
+        Ok(self.fd()?.try_clone()?)
+    }
+}
+
+impl Loadable for Xdp {
+    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError> {
+        self.load()?;
+        Ok(self.fd()?.try_clone()?)
+    }
+}
+
+fn load<'a, P>(programs: &'a mut Ebpf, name: &'static str) -> Result<ProgramFd, KernelError>
+where
+    P: Loadable + 'a,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program: &mut P = program(programs, name)?;
+    program.load_into_kernel().map_err(|error| KernelError::Load(format!("{name}: {}", chain(&error))))
+}
+
+fn program<'a, P>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = programs.program_mut(name).ok_or(KernelError::Missing(name))?;
+    program.try_into().map_err(|error: ProgramError| KernelError::Load(format!("{name}: {}", chain(&error))))
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    programs.take_map(name).ok_or(KernelError::Missing(name))
+}
+
+fn convert<M: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<M, KernelError> {
+    map.try_into().map_err(|error| KernelError::Load(format!("{name}: {}", chain(&error))))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, KernelError> {
+    let map = take(programs, name)?;
+    convert(name, map)
+}
+
+fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+const fn trie_key(prefix: Prefix) -> Key<Address> {
+    Key::new(prefix.bits as u32, prefix.address)
+}
+
+fn peer_key(set: u32, prefix: Prefix) -> Key<PeerKey> {
+    debug_assert!(u32::from(prefix.bits) <= FULL_PREFIX, "a prefix of an address");
+    Key::new(PEER_SET_BITS + u32::from(prefix.bits), PeerKey { set, address: prefix.address })
+}
+
+const fn counter_key(state: u32, direction: Direction) -> CounterKey {
+    CounterKey { state, direction: direction as u32 }
+}
+
+/// An error with all its causes; the kernel's own word is mostly the last of them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,213 @@
+//! Which interfaces get hooks, and which of them lead to a target. Pure; [`netlink`] reads what it works on.
+//!
+//! A pod on this node is found by its route: the plugins `ptp` and kindnet make one to its address alone, a
+//! bridge plugin one to the bridge, whose ports are then hooked in its place. Something outside is found by the
+//! routes of all tables, all next hops of a multipath route included.
+
+pub mod netlink;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use edge_api::quantity::Network;
+
+use crate::kernel::Interface;
+
+/// What an interface is, as far as hooks are concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LinkKind {
+    /// A real device, a veth, and all else that carries Ethernet frames of its own.
+    #[default]
+    Plain,
+    /// The loopback interface.
+    Loopback,
+    /// A bridge.
+    Bridge,
+    /// A bond or team.
+    Bond,
+    /// A VLAN, MACVLAN or MACsec interface, on top of another one.
+    Stacked,
+    /// A VRF: its members are hooked.
+    Vrf,
+    /// An IFB: what comes there was decided before it was redirected.
+    Ifb,
+    /// No Ethernet header.
+    NoEthernet,
+}
+
+/// An interface of this network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: LinkKind,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<u32>,
+    /// The interface below it, if that is in this namespace.
+    pub lower: Option<u32>,
+    /// It is a veth or netkit.
+    pub is_pair: bool,
+}
+
+/// A unicast route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Its table.
+    pub table: u32,
+    /// Where to.
+    pub network: Network,
+    /// By which interfaces: several for a multipath route.
+    pub interfaces: Vec<u32>,
+}
+
+/// Interfaces, addresses and routes of this network namespace at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Interfaces by index.
+    pub links: BTreeMap<u32, Link>,
+    /// Own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Unicast routes of all tables.
+    pub routes: Vec<Route>,
+}
+
+/// Whether packets of a network meet our hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// No route leads there.
+    NoRoute,
+    /// A route leads there by an interface without a hook.
+    NoHook {
+        /// Its name.
+        interface: String,
+        /// Why it has none, if that is by design.
+        because: Option<&'static str>,
+    },
+    /// Every way there is hooked, by these interfaces.
+    Hooked(BTreeSet<u32>),
+}
+
+impl Topology {
+    /// The interfaces that shall have hooks: of those that a packet passes one after the other only one, or it
+    /// would meet its faults twice.
+    #[must_use]
+    pub fn hooked(&self) -> BTreeSet<u32> {
+        self.links.keys().copied().filter(|index| self.is_hooked(*index)).collect()
+    }
+
+    /// The interfaces that shall have hooks, by both their names.
+    pub fn interfaces(&self) -> impl Iterator<Item = Interface> {
+        let links = self.links.iter().filter(|(index, _)| self.is_hooked(**index));
+        links.map(|(index, link)| Interface { index: *index, name: link.name.clone() })
+    }
+
+    fn is_hooked(&self, index: u32) -> bool {
+        let Some(link) = self.links.get(&index) else { return false };
+        match link.kind {
+            LinkKind::Loopback | LinkKind::Vrf | LinkKind::Ifb | LinkKind::NoEthernet => return false,
+            LinkKind::Bridge if self.is_open(index) => return false,
+            LinkKind::Stacked if link.lower.is_some_and(|lower| self.is_busy(lower)) => return false,
+            _ => {}
+        }
+        if link.master.is_some_and(|master| self.takes_over(master)) {
+            return false;
+        }
+        !self.has_upper(index) || self.is_busy(index)
+    }
+
+    /// A bridge with ends of pods among its ports: these are hooked, since what goes from port to port never
+    /// passes the bridge's own interface.
+    fn is_open(&self, bridge: u32) -> bool {
+        self.links.values().any(|link| link.master == Some(bridge) && link.is_pair)
+    }
+
+    /// Whether this master is hooked in place of its ports.
+    fn takes_over(&self, master: u32) -> bool {
+        match self.links.get(&master).map(|link| link.kind) {
+            Some(LinkKind::Bridge) => !self.is_open(master),
+            Some(LinkKind::Bond) => true,
+            _ => false,
+        }
+    }
+
+    fn has_upper(&self, index: u32) -> bool {
+        self.links.values().any(|link| link.kind == LinkKind::Stacked && link.lower == Some(index))
+    }
+
+    /// Whether an interface under a VLAN carries packets of its own: then it is hooked, and it sees those of its
+    /// VLANs too.
+    fn is_busy(&self, index: u32) -> bool {
+        self.routes.iter().any(|route| route.interfaces.contains(&index) && !is_link_local(route.network))
+    }
+
+    /// How packets from and to a network pass this node. `attached` are the interfaces that really have hooks.
+    #[must_use]
+    pub fn way(&self, network: Network, attached: &BTreeSet<u32>) -> Way {
+        let leaving = self.leaving(network);
+        if leaving.is_empty() {
+            return Way::NoRoute;
+        }
+        let mut hooks = BTreeSet::new();
+        for index in leaving {
+            let behind = self.hooks_of(index);
+            if behind.is_empty() || !behind.is_subset(attached) {
+                let missing = behind.iter().find(|hook| !attached.contains(hook)).copied().unwrap_or(index);
+                return self.without_hook(missing);
+            }
+            hooks.extend(behind);
+        }
+        Way::Hooked(hooks)
+    }
+
+    fn without_hook(&self, index: u32) -> Way {
+        let link = self.links.get(&index);
+        let because = match link.map(|link| link.kind) {
+            Some(LinkKind::NoEthernet) => Some("it has no Ethernet header"),
+            Some(LinkKind::Loopback) => Some("loopback is never touched"),
+            Some(LinkKind::Ifb) => Some("it is an IFB"),
+            _ => None,
+        };
+        let interface = link.map_or_else(|| format!("interface {index}"), |link| link.name.clone());
+        Way::NoHook { interface, because }
+    }
+
+    /// Interfaces that some table's best route to the network, or a part of it, leaves by.
+    fn leaving(&self, network: Network) -> BTreeSet<u32> {
+        let mut best: BTreeMap<u32, u8> = BTreeMap::new();
+        for route in self.routes.iter().filter(|route| route.network.covers(network)) {
+            let longest = best.entry(route.table).or_default();
+            *longest = route.network.prefix().max(*longest);
+        }
+        let is_taken = |route: &&Route| {
+            let is_best = best.get(&route.table) == Some(&route.network.prefix());
+            route.network.covers(network) && is_best || network.covers(route.network)
+        };
+        self.routes.iter().filter(is_taken).flat_map(|route| &route.interfaces).copied().collect()
+    }
+
+    /// The hooks that a packet meets which leaves by this interface: its own, those of the ports of an open
+    /// bridge, or that of the interface below.
+    fn hooks_of(&self, index: u32) -> BTreeSet<u32> {
+        if self.is_hooked(index) {
+            return BTreeSet::from([index]);
+        }
+        let Some(link) = self.links.get(&index) else { return BTreeSet::new() };
+        match link.kind {
+            LinkKind::Bridge => {
+                let ports = self.links.iter().filter(|(_, port)| port.master == Some(index));
+                ports.map(|(port, _)| *port).filter(|port| self.is_hooked(*port)).collect()
+            }
+            LinkKind::Stacked => link.lower.filter(|lower| self.is_hooked(*lower)).into_iter().collect(),
+            _ => link.master.filter(|master| self.is_hooked(*master)).into_iter().collect(),
+        }
+    }
+}
+
+/// Every interface has such a route, used or not.
+fn is_link_local(network: Network) -> bool {
+    matches!(network.address(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests;

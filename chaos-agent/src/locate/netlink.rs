@@ -1,0 +1,177 @@
+//! Reads interfaces, addresses and routes by netlink, and tells when any of them may have changed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use edge_api::quantity::Network;
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::SocketAddr;
+use rtnetlink::{Handle, MulticastGroup};
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use super::{Link, LinkKind, Route, Topology};
+
+/// A netlink call that failed.
+#[derive(Debug, Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("no netlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// A dump failed.
+    #[error("reading {what} by netlink: {source}")]
+    Dump {
+        /// What was read.
+        what: &'static str,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// The connection's task has ended.
+    #[error("the netlink connection has ended")]
+    Closed,
+}
+
+/// Every kind of change that can move a target to another interface.
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// A connection in the network namespace in which it was made.
+pub struct Netlink {
+    handle: Handle,
+    events: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+}
+
+impl Netlink {
+    /// Connects; the connection is a task of `tasks`.
+    ///
+    /// # Errors
+    /// When there is no socket.
+    pub fn connect(tasks: &mut JoinSet<anyhow::Result<()>>) -> Result<Self, NetlinkError> {
+        let (connection, handle, events) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        tasks.spawn(async move {
+            connection.await;
+            Err(anyhow::Error::from(NetlinkError::Closed))
+        });
+        Ok(Self { handle, events })
+    }
+
+    /// Waits for a change, and takes all that are queued: one look covers them.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
+        self.events.next().await.ok_or(NetlinkError::Closed)?;
+        while self.events.try_recv().is_ok() {}
+        Ok(())
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn topology(&self) -> Result<Topology, NetlinkError> {
+        let failed = |what| move |source| NetlinkError::Dump { what, source };
+        let links: Vec<_> =
+            self.handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
+        let addresses: Vec<_> =
+            self.handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut all = RouteMessage::default();
+            all.header.address_family = family;
+            let found: Vec<_> =
+                self.handle.route().get(all).execute().try_collect().await.map_err(failed("routes"))?;
+            routes.extend(found.iter().filter_map(route));
+        }
+        routes.sort_unstable();
+        let own = addresses.iter().flat_map(|message| &message.attributes);
+        let own = own.filter_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) | AddressAttribute::Local(ip) => Some(*ip),
+            _ => None,
+        });
+        Ok(Topology { links: links.iter().map(link).collect(), addresses: own.collect(), routes })
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+fn link(message: &LinkMessage) -> (u32, Link) {
+    let mut link = Link::default();
+    let mut kind = None;
+    let (mut lower, mut is_elsewhere) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                kind = kind.or_else(|| {
+                    infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.clone()),
+                        _ => None,
+                    })
+                });
+            }
+            _ => {}
+        }
+    }
+    link.is_pair = matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit));
+    link.kind = link_kind(message.header.link_layer_type, kind.as_ref());
+    link.lower = lower.filter(|_| !is_elsewhere && link.kind == LinkKind::Stacked);
+    (message.header.index, link)
+}
+
+const fn link_kind(layer: LinkLayerType, kind: Option<&InfoKind>) -> LinkKind {
+    match (layer, kind) {
+        (LinkLayerType::Loopback, _) => LinkKind::Loopback,
+        (_, Some(InfoKind::Bridge)) => LinkKind::Bridge,
+        (_, Some(InfoKind::Bond | InfoKind::Team)) => LinkKind::Bond,
+        (_, Some(InfoKind::Vrf)) => LinkKind::Vrf,
+        (_, Some(InfoKind::Ifb)) => LinkKind::Ifb,
+        (LinkLayerType::Ether, Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacSec)) => {
+            LinkKind::Stacked
+        }
+        (LinkLayerType::Ether, _) => LinkKind::Plain,
+        _ => LinkKind::NoEthernet,
+    }
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut table = u32::from(message.header.table);
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let mut interfaces = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = (*ip).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = (*ip).into(),
+            RouteAttribute::Oif(index) => interfaces.push(*index),
+            RouteAttribute::MultiPath(hops) => interfaces.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    let network = Network::new(destination, message.header.destination_prefix_length)?;
+    Some(Route { table, network, interfaces })
+}

@@ -1,0 +1,257 @@
+//! What there is to show of the kernel: by profile how many targets are enforced and why the others are not, by
+//! target where its counters are, and how full the tables are. Pure; status and metrics are made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use edge_api::fault_node::{HookKind, LimitStatus};
+use edge_api::quantity::Network;
+
+use crate::compile::{Limits, Plan, Problem, Report, Scope, TargetReport};
+use crate::diff::Sizes;
+use crate::kernel::hooks::Hooked;
+use crate::ledger::Ledger;
+use crate::locate::{Topology, Way};
+use crate::profile::ObjectName;
+use crate::table::{Place, TargetName, Uid};
+
+/// A picture of the kernel at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// A line for each started profile.
+    pub profiles: Vec<ProfileView>,
+    /// Where the counters of each profile on each target are, those of paused and ended ones included.
+    pub states: Vec<StateView>,
+    /// Hooks by interface.
+    pub hooked: BTreeMap<u32, Hooked>,
+    /// How full the tables are.
+    pub limits: Vec<LimitStatus>,
+    /// Rules in the kernel, those in quarantine not included.
+    pub rules: usize,
+    /// The last change that the kernel refused.
+    pub failure: Option<String>,
+}
+
+/// Counters of a profile on a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateView {
+    /// The profile.
+    pub profile: ObjectName,
+    /// Its uid.
+    pub uid: Uid,
+    /// The target.
+    pub target: TargetName,
+    /// The number of its counters.
+    pub state: u32,
+}
+
+/// One profile as this kernel holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileView {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Whether it shall act.
+    pub is_acting: bool,
+    /// The loss asked for by direction, while it acts.
+    pub asked: [f64; 2],
+    /// CLOCK_BOOTTIME in nanoseconds of its end.
+    pub deadline_ns: u64,
+    /// Targets of this node: all, and those enforced.
+    pub local: (u32, u32),
+    /// Targets outside the cluster: all, and those enforced.
+    pub external: (u32, u32),
+    /// Kinds of hooks that its targets' packets meet.
+    pub hooks: BTreeSet<HookKind>,
+    /// Why some are not enforced: a CamelCase reason and a sentence.
+    pub trouble: Option<(&'static str, String)>,
+}
+
+impl ProfileView {
+    /// The kernel holds the rules of all that counts as enforced, and there is something.
+    #[must_use]
+    pub const fn is_installed(&self) -> bool {
+        self.is_acting && self.local.1 + self.external.1 > 0
+    }
+}
+
+/// What tells how full the tables are.
+#[derive(Clone, Copy)]
+pub struct Usage<'a> {
+    /// What shall be there.
+    pub plan: &'a Plan,
+    /// What is there.
+    pub ledger: &'a Ledger,
+    /// Room.
+    pub limits: Limits,
+    /// Sizes.
+    pub sizes: Sizes,
+    /// Flows, and how many there may be.
+    pub flows: (u64, u64),
+}
+
+/// Takes the picture.
+#[must_use]
+pub fn make(
+    usage: Usage<'_>,
+    topology: &Topology,
+    hooked: &BTreeMap<u32, Hooked>,
+    failure: Option<&str>,
+) -> View {
+    let attached: BTreeSet<u32> =
+        hooked.iter().filter(|(_, one)| one.is_complete()).map(|(index, _)| *index).collect();
+    let mut ways = Ways { topology, hooked, attached, known: BTreeMap::new() };
+    let reports = usage.plan.reports.iter().filter(|report| !report.targets.is_empty());
+    let profiles = reports.map(|report| profile(report, usage, &mut ways, failure)).collect();
+    let states = usage.ledger.state_of.iter().filter_map(|((uid, target), state)| {
+        let profile = usage.plan.profiles.get(uid)?.clone();
+        Some(StateView { profile, uid: Arc::clone(uid), target: Arc::clone(target), state: *state })
+    });
+    View {
+        profiles,
+        states: states.collect(),
+        hooked: hooked.clone(),
+        limits: limits(usage),
+        rules: usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count(),
+        failure: failure.map(str::to_owned),
+    }
+}
+
+/// The way to each network, looked up once.
+struct Ways<'a> {
+    topology: &'a Topology,
+    hooked: &'a BTreeMap<u32, Hooked>,
+    attached: BTreeSet<u32>,
+    known: BTreeMap<Network, Way>,
+}
+
+impl Ways<'_> {
+    fn to(&mut self, network: Network) -> &Way {
+        self.known.entry(network).or_insert_with(|| self.topology.way(network, &self.attached))
+    }
+}
+
+fn profile(report: &Report, usage: Usage<'_>, ways: &mut Ways<'_>, failure: Option<&str>) -> ProfileView {
+    let mut view = ProfileView {
+        name: report.name.clone(),
+        uid: Arc::clone(&report.uid),
+        generation: report.generation,
+        is_acting: report.is_acting,
+        asked: report.asked,
+        deadline_ns: report.deadline_ns,
+        local: (0, 0),
+        external: (0, 0),
+        hooks: BTreeSet::new(),
+        trouble: None,
+    };
+    let mut troubles: BTreeMap<&'static str, (u32, String)> = BTreeMap::new();
+    for target in &report.targets {
+        let outcome = enforced(target, report, usage.ledger, ways, &mut view.hooks, failure);
+        let counts = match target.scope {
+            Scope::Local => &mut view.local,
+            Scope::External => &mut view.external,
+        };
+        counts.0 += 1;
+        match outcome {
+            Ok(()) => counts.1 += 1,
+            Err((reason, sentence)) => troubles.entry(reason).or_insert((0, sentence)).0 += 1,
+        }
+    }
+    let worst = troubles.into_iter().max_by_key(|(_, (count, _))| *count);
+    if let (true, Some((reason, (count, sentence)))) = (report.is_acting, worst) {
+        let others = if count > 1 { format!(" (and {} more targets)", count - 1) } else { String::new() };
+        view.trouble = Some((reason, format!("{sentence}{others}")));
+    }
+    view
+}
+
+/// Whether a target is enforced: its rules are in the kernel, and every way to it is hooked.
+fn enforced(
+    target: &TargetReport,
+    report: &Report,
+    ledger: &Ledger,
+    ways: &mut Ways<'_>,
+    kinds: &mut BTreeSet<HookKind>,
+    failure: Option<&str>,
+) -> Result<(), (&'static str, String)> {
+    let name = &target.name;
+    if let Some(problem) = target.problem {
+        return Err(sentence(problem, name));
+    }
+    let is_held = |place: &Place| ledger.holds(*place, &report.uid, name);
+    if target.places.is_empty() || !target.places.iter().all(is_held) {
+        let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
+        return Err(("NotInstalled", format!("the kernel does not hold the rules for {name}{why}")));
+    }
+    for network in &target.networks {
+        match ways.to(*network).clone() {
+            Way::Hooked(hooks) => {
+                kinds.extend(hooks.iter().filter_map(|index| ways.hooked.get(index)).flat_map(Hooked::kinds));
+            }
+            Way::NoRoute => {
+                return Err(("NoRoute", format!("no route leads to {name} ({network}) from this node")));
+            }
+            Way::NoHook { interface, because } => {
+                let why = because.map_or_else(|| refusal(&interface, ways.hooked), str::to_owned);
+                let line =
+                    format!("packets of {name} ({network}) pass {interface}, which has no hook: {why}");
+                return Err(("NoHook", line));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refusal(interface: &str, hooked: &BTreeMap<u32, Hooked>) -> String {
+    let one = hooked.values().find(|one| one.name == interface);
+    let last = one.and_then(|one| one.refused.values().next_back());
+    last.cloned().unwrap_or_else(|| "it is new and gets one soon".to_owned())
+}
+
+fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
+    match problem {
+        Problem::Bindings => (
+            "Limit",
+            format!("more than 8 profiles act on {name}: the first 8 in order of namespace and name do"),
+        ),
+        Problem::Table => (
+            "Limit",
+            format!("no room for {name}: choose fewer targets, or start the agent with more --max-targets"),
+        ),
+        Problem::Rules => (
+            "Limit",
+            format!(
+                "no room for a rule for {name}: end other profiles, or start the agent with more --max-rules"
+            ),
+        ),
+        Problem::SameAddress => {
+            ("SameAddress", format!("{name} has the same address and port as another target of this profile"))
+        }
+    }
+}
+
+fn limits(usage: Usage<'_>) -> Vec<LimitStatus> {
+    let count = |of: fn(&Place) -> bool| usage.ledger.entries.keys().filter(|place| of(place)).count();
+    let peers = usage.ledger.peers.values().map(BTreeSet::len).sum();
+    let rows = [
+        ("targets", usage.limits.targets, count(|place| matches!(place, Place::Address(_)))),
+        ("ports", usage.limits.targets, count(|place| matches!(place, Place::Port(_)))),
+        ("cidrs", usage.limits.targets, count(|place| matches!(place, Place::Cidr(_)))),
+        ("rules", usage.limits.rules, usage.plan.rules.len()),
+        ("counters", usage.sizes.states, usage.ledger.state_of.len()),
+        ("peers", usage.limits.peers, peers),
+        ("protected", usage.limits.protected, usage.ledger.protected.len()),
+    ];
+    let flows = LimitStatus { name: "flows".to_owned(), limit: usage.flows.1, used: usage.flows.0 };
+    rows.into_iter()
+        .map(|(name, limit, used)| LimitStatus {
+            name: name.to_owned(),
+            limit: limit as u64,
+            used: used as u64,
+        })
+        .chain([flows])
+        .collect()
+}
