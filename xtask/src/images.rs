@@ -1,7 +1,7 @@
 //! `cargo xtask images`: what runs in a cluster as OCI archives, one static program each, without Docker.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -179,6 +179,8 @@ fn archive(image: Image, program: &Path) -> Result<Archive> {
         version: env!("CARGO_PKG_VERSION"),
     };
     let digest = oci::write(&described, program, unfinished.path())?;
+    fs::set_permissions(unfinished.path(), fs::Permissions::from_mode(0o644))
+        .context("letting others read it")?;
     unfinished.persist(&path).with_context(|| format!("naming {}", path.display()))?;
     fs::write(&note, &digest).with_context(|| format!("writing {}", note.display()))?;
     step.done(&digest[..19]);

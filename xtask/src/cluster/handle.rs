@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::machine::MARK;
 use super::plan::{self, Plan};
@@ -160,9 +161,13 @@ impl Cluster {
     pub fn load_image(&self, archive: &Path) -> Result<()> {
         let name = archive.file_stem().unwrap_or_default().to_string_lossy();
         let step = Step::start(format!("loading {name} into {} nodes", self.plan.nodes));
-        for number in self.plan.node_numbers() {
-            load_into(&self.plan, number, archive)?;
-        }
+        thread::scope(|scope| {
+            let load = |number| scope.spawn(move || load_into(&self.plan, number, archive));
+            let loading: Vec<_> = self.plan.node_numbers().map(load).collect();
+            loading
+                .into_iter()
+                .try_for_each(|node| node.join().map_err(|_| anyhow!("loading an image panicked"))?)
+        })?;
         step.done("");
         Ok(())
     }

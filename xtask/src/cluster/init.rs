@@ -31,6 +31,7 @@ const TUNABLES: [(&str, &str); 6] = [
 /// How often a service that waits for a path looks for it, and how long one that keeps ending waits at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Runs a machine; returns only when it cannot be set up.
 ///
@@ -146,8 +147,9 @@ impl<'a> Supervisor<'a> {
     fn run(mut self) -> Result<()> {
         loop {
             self.start_what_can()?;
-            match self.ended.recv_timeout(LOOK_EVERY) {
-                Ok(pid) => self.note_end(pid),
+            let waits = self.services.iter().any(|(_, state, _)| matches!(state, State::Waiting { .. }));
+            match self.ended.recv_timeout(if waits { LOOK_EVERY } else { LONGEST_BACKOFF }) {
+                Ok(pid) => self.note_end(pid)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     anyhow::bail!("ended processes are no longer collected")
@@ -179,22 +181,23 @@ impl<'a> Supervisor<'a> {
     }
 
     /// A service that ran for a while starts again at once, one that ends soon waits twice as long each time.
-    fn note_end(&mut self, ended: i32) {
+    fn note_end(&mut self, ended: i32) -> Result<()> {
         let now = Instant::now();
-        for (service, state, starts) in &mut self.services {
-            if let State::Running { pid, since } = state
-                && *pid == ended
-            {
-                let soon = now.duration_since(*since) < LONGEST_BACKOFF;
-                let backoff = if soon {
-                    Duration::from_millis(100) * 2u32.pow((*starts).min(7))
-                } else {
-                    Duration::ZERO
-                };
-                eprintln!("{} ended; it starts again", service.name);
-                *state = State::Waiting { not_before: now + backoff.min(LONGEST_BACKOFF) };
+        let is_it = |state: &State| matches!(state, State::Running { pid, .. } if *pid == ended);
+        let Some((service, state, starts)) = self.services.iter_mut().find(|(_, state, _)| is_it(state))
+        else {
+            // Left to us by a container.
+            return Ok(());
+        };
+        let backoff = match state {
+            State::Running { since, .. } if now.duration_since(*since) < LONGEST_BACKOFF => {
+                LONGEST_BACKOFF.min(FIRST_BACKOFF * 2u32.pow((*starts).min(7)))
             }
-        }
+            _ => Duration::ZERO,
+        };
+        eprintln!("{} ended; it starts again after {} ms", service.name, backoff.as_millis());
+        *state = State::Waiting { not_before: now + backoff };
+        self.show()
     }
 
     /// Keeps `services.json` in the log folder true, for `cluster status`.

@@ -89,6 +89,9 @@ root = "/var/lib/containerd"
 state = "/run/containerd"
 [grpc]
   address = "{CONTAINERD}"
+# Thrown away with the cluster, as etcd's data is.
+[plugins.'io.containerd.metadata.v1.bolt']
+  no_sync = true
 [plugins.'io.containerd.internal.v1.opt']
   path = "/var/lib/containerd/opt"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]

@@ -24,6 +24,7 @@ pub(super) fn introduce(cluster: &Cluster) {
 /// # Errors
 /// When there is none or it does not answer.
 pub(super) fn show(name: &str) -> Result<()> {
+    anyhow::ensure!(crate::tools::is_root(), "a cluster shows itself to root only");
     let Some(record) = Record::read(name) else {
         println!("there is no cluster {name}");
         return print_residue(name);

@@ -4,9 +4,10 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::handle::{first_process, load_into};
 use super::machine::Machine;
@@ -87,17 +88,28 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
         start_node(plan, number, programs)?;
     }
     let kubectl = reach(plan, programs)?;
-    wait::until("an answer of the API server", PATIENCE, LOOK_EVERY, || {
-        all_alive(plan)?;
-        Ok(kubectl.clone().args(["get", "--raw", "/readyz"]).succeeds().then_some(()))
+    // Nodes take their first images while the API server starts.
+    thread::scope(|scope| {
+        let loading: Vec<_> = plan
+            .node_numbers()
+            .map(|number| scope.spawn(move || load_first(plan, number, archives)))
+            .collect();
+        wait::until("an answer of the API server", PATIENCE, LOOK_EVERY, || {
+            all_alive(plan)?;
+            Ok(kubectl.clone().args(["get", "--raw", "/readyz"]).succeeds().then_some(()))
+        })?;
+        step.done("");
+        apply(plan, &kubectl, "nodes.yaml", &nodes(plan)?)?;
+        apply(plan, &kubectl, "addons.yaml", ADDONS)?;
+        loading
+            .into_iter()
+            .try_for_each(|node| node.join().map_err(|_| anyhow!("loading images panicked"))?)
     })?;
-    step.done("");
 
     let step = Step::start(format!("starting {} nodes", plan.nodes));
-    apply(plan, &kubectl, "nodes.yaml", &nodes(plan)?)?;
-    apply(plan, &kubectl, "addons.yaml", ADDONS)?;
     for number in plan.node_numbers() {
-        admit(plan, number, archives)?;
+        let gate = plan.dir().join(plan::node_name(number)).join("etc").join(node::MAY_START);
+        fs::write(&gate, "").with_context(|| format!("writing {}", gate.display()))?;
     }
     wait::until("nodes that are Ready", PATIENCE, LOOK_EVERY, || {
         all_alive(plan)?;
@@ -143,8 +155,8 @@ fn start_node(plan: &Plan, number: u8, programs: &Binaries) -> Result<()> {
     Ok(())
 }
 
-/// Loads the images that each node needs first, then lets its kubelet start.
-fn admit(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
+/// Waits for a node's containerd and loads the images that the cluster itself needs.
+fn load_first(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
     let name = plan::node_name(number);
     let first = first_process(plan, &name)?;
     let socket = format!("/proc/{}/root{}", first.pid, node::CONTAINERD);
@@ -153,11 +165,7 @@ fn admit(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
     wait::until(&format!("containerd of {name}"), PATIENCE, LOOK_EVERY, || {
         Ok((Path::new(&socket).exists() && version.succeeds()).then_some(()))
     })?;
-    for archive in archives {
-        load_into(plan, number, &archive.path)?;
-    }
-    let gate = plan.dir().join(&name).join("etc").join(node::MAY_START);
-    fs::write(&gate, "").with_context(|| format!("writing {}", gate.display()))
+    archives.iter().try_for_each(|archive| load_into(plan, number, &archive.path))
 }
 
 /// Makes the API server reachable from the machine and writes the kubeconfig.
