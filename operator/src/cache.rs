@@ -94,7 +94,7 @@ where
 
     /// Every object that exists now, then each that is changed, made or deleted, for ever. A name may come
     /// twice, and its object may be gone when it comes: look it up.
-    pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + 'static {
+    pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + use<K> {
         let receiver = self.changes.subscribe();
         let store = self.store.clone();
         let present = everything(&store);

@@ -18,9 +18,12 @@
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
 //! * [`epoch`]: the number that orders one leader's commands after another's.
 
+pub mod act;
+pub mod action;
 pub mod args;
 pub mod budget;
 pub mod cache;
+pub mod device;
 pub mod epoch;
 pub mod error;
 pub mod fault;

@@ -20,7 +20,7 @@ use crate::cache::{Cache, Cached};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::resolve::{self, Ranges, Reach};
-use crate::{epoch, fault};
+use crate::{device, epoch, fault};
 
 /// What all controllers share.
 pub struct Shared {
@@ -145,7 +145,9 @@ async fn start(
     let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, metrics, shutdown });
     for controller in &shared.args.controllers {
         match controller {
-            ControllerName::Device => {}
+            ControllerName::Device => {
+                tasks.spawn(device::run(shared.clone()));
+            }
             ControllerName::Fault => {
                 tasks.spawn(fault::run(shared.clone()));
             }
@@ -215,4 +217,9 @@ pub fn cancel_on_signal(shutdown: CancellationToken) -> Result<JoinSet<()>> {
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock; decisions take it as an argument")]
 pub(crate) fn wall_clock() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// A draw in `0.0..1.0`, for spreading what would else happen at once.
+pub(crate) fn draw() -> f64 {
+    rand::random()
 }

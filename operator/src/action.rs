@@ -1,0 +1,63 @@
+//! What decisions ask for, as values. They say what to do, not how; [`crate::act`] does it.
+
+use std::net::SocketAddr;
+
+use edge_api::DeviceStatus;
+use edge_protocol::DesiredCommand;
+
+use crate::device::validate::Target;
+
+/// Something to do for one Device.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Ask the device something; the outcome triggers the next reconcile.
+    Exchange(Ask),
+    /// Look a DNS name up; the outcome triggers the next reconcile.
+    Resolve(String),
+    /// Write the status, on the resourceVersion that it was decided on.
+    WriteStatus(Box<DeviceStatus>),
+    /// Tell a person.
+    Notify(Notice),
+}
+
+/// One exchange to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ask {
+    /// Which exchange of this device; its outcome carries the number.
+    pub number: u64,
+    /// Where to.
+    pub peer: SocketAddr,
+    /// CoAP message id.
+    pub message_id: u16,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What a device is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question {
+    /// `GET /state`.
+    Report,
+    /// `PUT /desired` with these bytes.
+    Command(Box<Command>),
+}
+
+/// A command and how it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// What is commanded.
+    pub command: DesiredCommand,
+    /// The same as bytes.
+    pub payload: Vec<u8>,
+    /// What it is to reach.
+    pub target: Target,
+}
+
+/// An Event for `kubectl describe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// A sentence.
+    pub note: String,
+}

@@ -1,0 +1,136 @@
+//! The device controller: keeps each device at its desired state. The steps of a reconcile:
+//!
+//! ```text
+//!  observe    the object from the cache, where it is, a fresh read where the cache is in doubt   (client)
+//!  validate   the spec into types that cannot be wrong                                          (pure)
+//!  absorb     what the last exchange taught                                                     (pure)
+//!  decide     what to ask or command next, what the status shall say                            (pure)
+//!  act        does it: exchanges as tasks of their own, status, events                          (client, sockets)
+//! ```
+
+pub mod absorb;
+pub mod decide;
+pub mod evidence;
+pub mod memory;
+pub mod metrics;
+pub mod observe;
+pub mod policy;
+pub mod status;
+pub mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use edge_api::Device;
+use futures::{Stream, StreamExt as _, stream};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::decide::decide;
+use self::observe::{Controls, Key};
+use crate::budget::Backoff;
+use crate::error::ApiError;
+use crate::runtime::Shared;
+use crate::{act, runtime};
+
+/// Delay after a write that met a newer object: the news is under way.
+const CATCH_UP: Duration = Duration::from_millis(200);
+/// Delays after calls to the API server that failed.
+const API_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(30) };
+
+/// Runs until `shared.shutdown`.
+///
+/// # Errors
+/// When it cannot start: no socket.
+pub async fn run(shared: Arc<Shared>) -> Result<()> {
+    let mut tasks = JoinSet::new();
+    let (outcomes, triggers) = mpsc::channel(1024);
+    let controls = Arc::new(Controls::new(shared.clone(), outcomes).await.context("device controller")?);
+    tasks.spawn(controls.clone().receive());
+    let store = shared.devices.store().clone();
+    let changed = changes(controls.clone());
+    Controller::for_shared_stream(stream::pending(), store)
+        .reconcile_on(stream::select(changed, stream::select(named(triggers), moved(controls.clone()))))
+        .graceful_shutdown_on(shared.shutdown.clone().cancelled_owned())
+        .run(reconcile, retry, controls.clone())
+        .for_each(|outcome| {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "device: reconcile");
+            }
+            std::future::ready(())
+        })
+        .await;
+    controls.stop().await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Devices that changed; those that are gone are forgotten.
+fn changes(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
+    controls.shared.devices.subscribe().filter_map(move |name| {
+        let exists = controls.shared.devices.store().get(&name).is_some();
+        if !exists {
+            controls.forget(&Key::of(&name));
+        }
+        std::future::ready(exists.then_some(name))
+    })
+}
+
+/// Devices whose exchange ended.
+fn named(
+    triggers: mpsc::Receiver<ObjectRef<Device>>,
+) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
+    stream::unfold(triggers, |mut triggers| async move { triggers.recv().await.map(|name| (name, triggers)) })
+}
+
+/// Devices whose address is that of a pod that came, went or moved.
+fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
+    controls.shared.pods.subscribe().flat_map({
+        let controls = controls.clone();
+        move |pod| stream::iter(controls.devices_at(&pod))
+    })
+}
+
+async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
+    let name = ObjectRef::from_obj(device.as_ref());
+    let permit = controls.permits.acquire().await;
+    // The wait may have been long: what was queued is only a name.
+    let Some(device) = controls.shared.devices.store().get(&name) else {
+        permit.finish("success");
+        return Ok(Action::await_change());
+    };
+    let key = Key::of(&name);
+    let sight = controls.observe(&key, &device).await?;
+    let decision = controls.with_memory(&key, &device, |memory, budget| {
+        let decision = decide(&sight.observed(&device, controls.policy()), memory, budget);
+        controls.metrics.note(&key.namespace, &decision.notes);
+        decision
+    });
+    let written = act::perform(&controls, &key, &device, &sight, decision.actions).await;
+    match written {
+        Ok(()) => {
+            controls.forgive(&key);
+            permit.finish("requeue_after");
+            Ok(Action::requeue(decision.wake.max(Duration::from_millis(1))))
+        }
+        Err(error) if error.is_conflict() => {
+            permit.finish("requeue");
+            Ok(Action::requeue(CATCH_UP))
+        }
+        Err(error) if error.is_not_found() => {
+            permit.finish("success");
+            Ok(Action::await_change())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Action {
+    let name = ObjectRef::from_obj(device.as_ref());
+    let failures = controls.blame(&Key::of(&name));
+    tracing::warn!(device = %name, %error, failures, "device: to be tried again");
+    Action::requeue(API_BACKOFF.delay(failures, runtime::draw()).max(CATCH_UP))
+}

@@ -1,0 +1,302 @@
+//! What an exchange's outcome teaches: the only place where a device's words change what is remembered of it. Pure.
+
+use edge_protocol::{DecodeError, Refusal, RefusalReason, Report};
+use tokio::time::Instant;
+
+use super::evidence::{Context, Contradiction, Disposition, Foreign};
+use super::memory::{Conflict, Memory, Verdict};
+use super::policy::Policy;
+use super::validate::Spec;
+use crate::link::{Code, End};
+
+/// How an exchange ended, and which it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Number of the exchange.
+    pub number: u64,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+/// What a device answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Its report.
+    Report(Box<Report>),
+    /// 2.04: the command is stored.
+    Stored,
+    /// A refusal, as far as it can be read.
+    Refused(Code, Option<Refusal>),
+    /// Something that cannot be read as an answer.
+    Malformed(DecodeError),
+    /// A code that says nothing of the command (5.00, 4.29, …).
+    Unable(Code),
+    /// A reset message.
+    Reset,
+    /// Nothing.
+    Silence,
+    /// The exchange was never begun, or was ended here.
+    Abandoned,
+}
+
+/// Too many requests: no refusal of what was asked.
+const TOO_MANY_REQUESTS: Code = Code(4, 29);
+
+impl Answer {
+    /// Reads the end of a `GET /state`.
+    pub fn to_report(end: End) -> Self {
+        match end {
+            End::Response(Code::CONTENT, payload) => match edge_protocol::decode::<Report>(&payload) {
+                Ok(report) => Self::Report(Box::new(report)),
+                Err(error) => Self::Malformed(error),
+            },
+            End::Response(code, _) => Self::Unable(code),
+            End::Reset => Self::Reset,
+            End::NoAnswer | End::NoResponse => Self::Silence,
+        }
+    }
+
+    /// Reads the end of a `PUT /desired`.
+    pub fn to_command(end: End) -> Self {
+        match end {
+            End::Response(Code::CHANGED, _) => Self::Stored,
+            End::Response(TOO_MANY_REQUESTS, _) => Self::Unable(TOO_MANY_REQUESTS),
+            End::Response(code @ Code(4, _), payload) => {
+                Self::Refused(code, edge_protocol::decode(&payload).ok())
+            }
+            End::Response(code, _) => Self::Unable(code),
+            End::Reset => Self::Reset,
+            End::NoAnswer | End::NoResponse => Self::Silence,
+        }
+    }
+
+    /// A short name for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Report(_) => "report",
+            Self::Stored => "stored",
+            Self::Refused(..) => "refused",
+            Self::Malformed(_) => "malformed",
+            Self::Unable(_) => "unable",
+            Self::Reset => "reset",
+            Self::Silence => "timeout",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// Something to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A report, by what it turned out to be.
+    Report(&'static str),
+    /// A new boot.
+    Reboot,
+}
+
+/// What an outcome is held against.
+pub struct Surroundings<'a> {
+    /// Namespace, name and uid.
+    pub identity: (&'a str, &'a str, &'a str),
+    /// The latest generation known.
+    pub generation: u64,
+    /// This operator's epoch.
+    pub epoch: u64,
+    /// The spec.
+    pub spec: &'a Spec,
+    /// How patient.
+    pub policy: &'a Policy,
+    /// Now.
+    pub now: Instant,
+    /// A draw in `0.0..1.0`.
+    pub draw: f64,
+}
+
+impl Memory {
+    /// Takes in the outcome of the last exchange.
+    pub fn absorb(&mut self, outcome: Outcome, around: &Surroundings<'_>) -> Vec<Note> {
+        self.next_probe = around.now + around.policy.probe_delay(around.spec.patience.probe, around.draw);
+        match outcome.answer {
+            Answer::Report(report) => self.absorb_report(&report, around),
+            Answer::Stored => {
+                self.alive(around.now);
+                if self.conflict.is_none() {
+                    self.failures = 0;
+                }
+                self.recommand = false;
+                if let Some(put) = &mut self.put {
+                    put.acknowledged = true;
+                }
+                self.evidence.outdated();
+                self.next_probe = around.now;
+                Vec::new()
+            }
+            Answer::Refused(code, refusal) => {
+                self.absorb_refusal(code, refusal, around);
+                Vec::new()
+            }
+            Answer::Malformed(error) => {
+                self.fail(format!("its answer is malformed: {error}"), around);
+                vec![Note::Report("malformed")]
+            }
+            Answer::Unable(code) => {
+                self.fail(format!("it answered {code}"), around);
+                Vec::new()
+            }
+            Answer::Reset => {
+                self.fail("it answered with a reset".to_owned(), around);
+                Vec::new()
+            }
+            Answer::Silence => {
+                self.address_index = self.address_index.wrapping_add(1);
+                self.fail("no answer".to_owned(), around);
+                Vec::new()
+            }
+            Answer::Abandoned => {
+                self.next_probe = around.now;
+                Vec::new()
+            }
+        }
+    }
+
+    fn alive(&mut self, now: Instant) {
+        self.heard = Some(now);
+        self.inherited = false;
+    }
+
+    fn fail(&mut self, error: String, around: &Surroundings<'_>) {
+        self.failures = self.failures.saturating_add(1);
+        self.last_error = Some(error);
+        let delay = around.policy.backoff.delay(self.failures, around.draw);
+        self.not_before = Some(around.now + delay);
+    }
+
+    fn absorb_report(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+        let acknowledged = self.put.as_ref().filter(|put| put.acknowledged).map(|put| put.generation);
+        let held_is_current = report.held_generation == around.generation;
+        let commanded = if held_is_current { Some(around.generation) } else { self.commanded_generation() };
+        let context = Context {
+            identity: around.identity,
+            generation: around.generation,
+            epoch: around.epoch,
+            acknowledged,
+            commanded: (commanded, around.spec.target.as_ref()),
+        };
+        let disposition = self.evidence.weigh(report, &context);
+        let mut notes = vec![Note::Report(disposition.as_str())];
+        match disposition {
+            Disposition::Accepted => {
+                self.alive(around.now);
+                self.conflict = None;
+                self.accept(around);
+            }
+            Disposition::Stale => {
+                self.alive(around.now);
+                self.ask_again(around);
+            }
+            Disposition::Rebooted => {
+                self.alive(around.now);
+                self.next_probe = around.now;
+                notes.push(Note::Reboot);
+            }
+            Disposition::Foreign(foreign) => {
+                // Another device at this address says nothing of how ours is.
+                if foreign == Foreign::Owner {
+                    self.alive(around.now);
+                }
+                self.inherited = false;
+                self.conflict = Some(Conflict::Foreign(foreign));
+            }
+            Disposition::Contradictory(contradiction) => {
+                self.alive(around.now);
+                self.contradict(contradiction, around);
+            }
+        }
+        notes
+    }
+
+    fn accept(&mut self, around: &Surroundings<'_>) {
+        use edge_protocol::Install;
+
+        let Some(believed) = self.evidence.believed().cloned() else { return };
+        let ours = Some(believed.held) == self.commanded_generation() || believed.held == around.generation;
+        match believed.install {
+            Install::Failed { attempts } if ours => {
+                let error = believed.last_error.unwrap_or_else(|| "the install failed".to_owned());
+                if attempts >= around.policy.install_attempts
+                    && let Some(target) = self.target.clone()
+                {
+                    let message = format!(
+                        "the device gave up after {} attempts: {error}",
+                        around.policy.install_attempts
+                    );
+                    self.verdict = Some(Verdict { target, reason: "InstallFailed".to_owned(), message });
+                }
+                self.failures = attempts.saturating_sub(1);
+                self.fail(error, around);
+            }
+            Install::Running { .. } if ours => {
+                self.settle();
+                self.next_probe =
+                    around.now + around.policy.probe_delay(around.policy.poll_interval, around.draw);
+            }
+            _ => self.settle(),
+        }
+    }
+
+    fn settle(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.last_error = None;
+    }
+
+    /// Soon, and a little spread: it answers with old reports.
+    fn ask_again(&mut self, around: &Surroundings<'_>) {
+        let soon = around.policy.poll_interval.min(around.spec.patience.probe);
+        self.next_probe = around.now + around.policy.probe_delay(soon, around.draw);
+    }
+
+    fn contradict(&mut self, contradiction: Contradiction, around: &Surroundings<'_>) {
+        self.conflict = Some(Conflict::Contradiction(contradiction));
+        if contradiction.can_be_recommanded() && !self.recommand {
+            self.recommand = true;
+            self.recommands = self.recommands.saturating_add(1);
+        }
+        if let Some(put) = &mut self.put {
+            put.acknowledged = false;
+        }
+        self.fail(contradiction.sentence().to_owned(), around);
+    }
+
+    fn absorb_refusal(&mut self, code: Code, refusal: Option<Refusal>, around: &Surroundings<'_>) {
+        let reason = refusal.as_ref().map(|refusal| refusal.reason);
+        if reason != Some(RefusalReason::WrongName) {
+            self.alive(around.now);
+        }
+        self.inherited = false;
+        self.evidence.outdated();
+        match reason {
+            Some(RefusalReason::WrongName) => self.conflict = Some(Conflict::Foreign(Foreign::Name)),
+            Some(RefusalReason::ForeignUid) => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),
+            Some(RefusalReason::LowerEpoch) => self.contradict(Contradiction::EpochAhead, around),
+            // Ours was old, or the device is ahead of the object: its next report tells which.
+            Some(RefusalReason::LowerGeneration) => {
+                self.fail("it holds a later generation".to_owned(), around);
+                self.next_probe = around.now;
+            }
+            Some(RefusalReason::Unsupported) | None => {
+                let detail = refusal.and_then(|refusal| refusal.detail);
+                let message = match detail {
+                    Some(detail) => format!("the device refused with {code}: {detail}"),
+                    None => format!("the device refused with {code}"),
+                };
+                self.verdict = self.put.as_ref().map(|put| Verdict {
+                    target: put.target.clone(),
+                    reason: "Refused".to_owned(),
+                    message: message.clone(),
+                });
+                self.last_error = Some(message);
+            }
+        }
+    }
+}

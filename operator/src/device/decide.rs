@@ -1,0 +1,329 @@
+//! What to do about one device now, and what its status shall say. Pure: whatever it depends on is an argument,
+//! and what it wants done is returned as data.
+
+use std::hash::Hasher;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use edge_api::{Device, DeviceAddress, DeviceStatus};
+use edge_protocol::{CommandId, DesiredCommand, Install};
+use kube::ResourceExt;
+use siphasher::sip::SipHasher13;
+use tokio::time::Instant;
+
+use super::absorb::{Note, Surroundings};
+use super::memory::{Busy, Memory, Put, Verdict};
+use super::policy::Policy;
+use super::status::{self, Standing};
+use super::validate::{Host, Invalid, Spec, Target};
+use crate::action::{Action, Ask, Command, Notice, Question};
+use crate::budget::Bucket;
+
+/// However quiet a device is, it is looked at so often.
+const RESYNC: Duration = Duration::from_secs(300);
+/// How soon an endpoint that is not allowed is judged again.
+const JUDGE_AGAIN: Duration = Duration::from_secs(30);
+
+/// Where a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At these addresses; never none.
+    At(Vec<(IpAddr, Option<String>)>),
+    /// Its name is being looked up.
+    Unknown,
+    /// Its name cannot be looked up; the reason.
+    Unresolved(String),
+    /// It may not be reached; the sentence.
+    NotAllowed(String),
+}
+
+/// All that a decision depends on, but for memory and budget.
+pub struct Observed<'a> {
+    /// The object, as last seen.
+    pub device: &'a Device,
+    /// The status that the server holds now.
+    pub status: &'a DeviceStatus,
+    /// Its spec, parsed.
+    pub spec: &'a Result<Spec, Invalid>,
+    /// Where it is.
+    pub place: &'a Place,
+    /// The latest generation known, freshly read where the cached one is in doubt.
+    pub generation: i64,
+    /// This operator's epoch.
+    pub epoch: u64,
+    /// How patient.
+    pub policy: &'a Policy,
+    /// Now, on the clock that waits use.
+    pub now: Instant,
+    /// Now, for conditions.
+    pub wall: jiff::Timestamp,
+    /// A draw in `0.0..1.0`.
+    pub draw: f64,
+}
+
+impl Observed<'_> {
+    fn generation(&self) -> u64 {
+        u64::try_from(self.generation).unwrap_or(0)
+    }
+}
+
+/// What comes of it.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// To be done, in this order.
+    pub actions: Vec<Action>,
+    /// To be counted.
+    pub notes: Vec<Note>,
+    /// When to decide again, whatever happens until then.
+    pub wake: Duration,
+}
+
+/// Decides.
+pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> Decision {
+    let mut decision = Decision { wake: RESYNC, ..Decision::default() };
+    let standing = match seen.spec {
+        Err(invalid) => {
+            memory.busy = None;
+            Standing::Pending { reason: "InvalidSpec", message: invalid.to_string() }
+        }
+        Ok(spec) => {
+            memory.move_to((spec.host.clone(), spec.port), seen.now);
+            memory.aim(spec.target.as_ref());
+            look_up(seen, spec, memory, &mut decision);
+            match blocked(seen, spec) {
+                Some(standing) => {
+                    hold_still(memory, seen.now);
+                    decision.wake = decision.wake.min(JUDGE_AGAIN);
+                    standing
+                }
+                None => act(seen, spec, memory, budget, &mut decision),
+            }
+        }
+    };
+    let unmet =
+        memory.target.as_ref().is_some_and(|target| !memory.meets(target)) && standing != Standing::Paused;
+    memory.unmet_since = unmet.then(|| memory.unmet_since.unwrap_or(seen.now));
+    record(seen, memory, &standing, &mut decision);
+    decision
+}
+
+/// Reasons not to send anything.
+fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
+    if spec.paused {
+        return Some(Standing::Paused);
+    }
+    let (reason, message) = match seen.place {
+        Place::At(_) => return None,
+        Place::Unknown => ("Resolving", "spec.endpoint.host is being looked up".to_owned()),
+        Place::Unresolved(error) => {
+            ("NotResolved", format!("spec.endpoint.host cannot be looked up: {error}"))
+        }
+        Place::NotAllowed(sentence) => ("EndpointNotAllowed", sentence.clone()),
+    };
+    Some(Standing::Pending { reason, message })
+}
+
+/// While nothing may be sent, nothing is under way, and silence is nobody's fault.
+fn hold_still(memory: &mut Memory, now: Instant) {
+    memory.busy = None;
+    memory.inbox = None;
+    memory.heard = None;
+    memory.since = now;
+    memory.next_probe = now;
+    memory.evidence.outdated();
+}
+
+fn look_up(seen: &Observed<'_>, spec: &Spec, memory: &mut Memory, decision: &mut Decision) {
+    let Host::Name(name) = &spec.host else { return };
+    if memory.lookup.busy || spec.paused {
+        return;
+    }
+    let due = memory.lookup.due.unwrap_or(seen.now);
+    if due <= seen.now {
+        memory.lookup.busy = true;
+        decision.actions.push(Action::Resolve(name.clone()));
+    } else {
+        decision.wake = decision.wake.min(due - seen.now);
+    }
+}
+
+fn act(
+    seen: &Observed<'_>,
+    spec: &Spec,
+    memory: &mut Memory,
+    budget: &mut Bucket,
+    decision: &mut Decision,
+) -> Standing {
+    let (namespace, name) = (seen.device.namespace().unwrap_or_default(), seen.device.name_any());
+    let uid = memory.uid.clone();
+    let around = Surroundings {
+        identity: (&namespace, &name, &uid),
+        generation: seen.generation(),
+        epoch: seen.epoch,
+        spec,
+        policy: seen.policy,
+        now: seen.now,
+        draw: seen.draw,
+    };
+    if let Some(outcome) = memory.inbox.take() {
+        decision.notes = memory.absorb(outcome, &around);
+    }
+    if memory.busy.is_none() {
+        match next_question(seen, spec, memory, budget) {
+            Ok(question) => decision.actions.extend(ask(seen, memory, question)),
+            Err(wait) => decision.wake = decision.wake.min(wait),
+        }
+    }
+    let silence = memory.silence(seen.now);
+    let waits = [spec.patience.suspect, spec.patience.lost].map(|limit| limit.saturating_sub(silence));
+    let next = waits.into_iter().filter(|wait| !wait.is_zero()).min();
+    decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
+    status::assess(memory, spec, seen.now)
+}
+
+/// The next question for the device, or how long there is none.
+fn next_question(
+    seen: &Observed<'_>,
+    spec: &Spec,
+    memory: &mut Memory,
+    budget: &mut Bucket,
+) -> Result<Question, Duration> {
+    let until_probe = memory.next_probe.saturating_duration_since(seen.now);
+    let mut until_command = RESYNC;
+    if let Some(target) = &spec.target
+        && wants_command(memory, target, seen.generation())
+    {
+        match permission(memory, budget, seen.now) {
+            Ok(()) => match command(seen, memory, target) {
+                Ok(command) => return Ok(Question::Command(Box::new(command))),
+                Err(verdict) => memory.verdict = Some(*verdict),
+            },
+            Err(wait) => until_command = wait,
+        }
+    }
+    if until_probe.is_zero() {
+        return Ok(Question::Report);
+    }
+    Err(until_probe.min(until_command))
+}
+
+/// Shall the device be commanded? Only on fresh evidence, so that a restart repeats nothing blindly.
+fn wants_command(memory: &Memory, target: &Target, generation: u64) -> bool {
+    if memory.verdict.as_ref().is_some_and(|verdict| verdict.target == *target)
+        || memory.conflict.is_some_and(|conflict| !conflict.can_be_commanded())
+    {
+        return false;
+    }
+    if memory.recommand {
+        return true;
+    }
+    let Some(believed) = memory.evidence.believed().filter(|believed| believed.fresh) else {
+        // Never heard of, or out of date: ask first.
+        return false;
+    };
+    let in_doubt = memory.put.as_ref().is_some_and(|put| put.target != *target);
+    if in_doubt {
+        return true;
+    }
+    if believed.runs(target) {
+        return false;
+    }
+    let ours = believed.held == generation || memory.commanded_generation() == Some(believed.held);
+    !(ours && matches!(believed.install, Install::Running { .. }))
+}
+
+/// A first command needs none. A retry waits for its backoff, and for a token of its device and of the process.
+fn permission(memory: &mut Memory, budget: &mut Bucket, now: Instant) -> Result<(), Duration> {
+    if memory.attempts == 0 && memory.failures == 0 {
+        return Ok(());
+    }
+    let wait = memory.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+    if !wait.is_zero() {
+        return Err(wait);
+    }
+    memory.bucket.take(now)?;
+    budget.take(now).inspect_err(|_| memory.bucket.give_back())
+}
+
+/// The command for this target; or the verdict that it cannot be sent.
+fn command(seen: &Observed<'_>, memory: &mut Memory, target: &Target) -> Result<Command, Box<Verdict>> {
+    let generation = seen.generation();
+    let command = DesiredCommand {
+        namespace: seen.device.namespace().unwrap_or_default(),
+        name: seen.device.name_any(),
+        uid: memory.uid.clone(),
+        generation,
+        epoch: seen.epoch,
+        command_id: command_id(memory, generation),
+        firmware: target.firmware.clone(),
+        config: target.config.clone(),
+    };
+    let payload = edge_protocol::encode(&command).map_err(|error| {
+        let message = format!("the desired state cannot be sent: {error}");
+        Box::new(Verdict { target: target.clone(), reason: "NotSendable".to_owned(), message })
+    })?;
+    memory.attempts = memory.attempts.saturating_add(1);
+    memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
+    Ok(Command { command, payload, target: target.clone() })
+}
+
+/// The same for the same attempt, also after a restart: a device that has seen it does nothing twice.
+fn command_id(memory: &Memory, generation: u64) -> CommandId {
+    let failed = match memory.evidence.believed().map(|believed| (believed.held, &believed.install)) {
+        Some((held, Install::Failed { attempts })) if held == generation => *attempts,
+        _ => 0,
+    };
+    let mut hash = SipHasher13::new();
+    hash.write(memory.uid.as_bytes());
+    hash.write_u64(generation);
+    hash.write_u32(failed);
+    hash.write_u32(memory.recommands);
+    CommandId(hash.finish())
+}
+
+fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
+    let Place::At(addresses) = seen.place else { return None };
+    let (address, _) = addresses.get(memory.address_index % addresses.len().max(1))?;
+    let port = memory.endpoint.as_ref().map(|(_, port)| *port)?;
+    let number = memory.next_number;
+    memory.next_number += 1;
+    let message_id = memory.next_message_id;
+    memory.next_message_id = message_id.wrapping_add(1);
+    let target = match &question {
+        Question::Command(command) => Some(command.target.clone()),
+        Question::Report => None,
+    };
+    memory.busy = Some(Busy { number, target, guard: None });
+    Some(Action::Exchange(Ask { number, peer: SocketAddr::new(*address, port), message_id, question }))
+}
+
+/// Writes the status if it says something new, and tells a person what a person would act on.
+fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decision: &mut Decision) {
+    let stands = memory.inherited
+        && memory.silence(seen.now) < patience(seen).unwrap_or_default()
+        && seen.status.observed_generation == Some(seen.generation)
+        && !matches!(standing, Standing::Pending { .. } | Standing::Paused);
+    let mut next =
+        if stands { seen.status.clone() } else { status::build(seen.status, memory, standing, seen) };
+    if let Place::At(addresses) = seen.place {
+        let shown =
+            addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
+        next.addresses = shown.collect();
+    }
+    if !status::is_transition(seen.status, &next) {
+        return;
+    }
+    let notice = if stands { None } else { standing.notice() };
+    let reason = notice.as_ref().map(|notice| notice.reason);
+    if reason != memory.told {
+        memory.told = reason;
+        decision
+            .actions
+            .extend(notice.map(|Notice { reason, note }| Action::Notify(Notice { reason, note })));
+    }
+    decision.actions.push(Action::WriteStatus(Box::new(next)));
+}
+
+fn patience(seen: &Observed<'_>) -> Option<Duration> {
+    seen.spec.as_ref().ok().map(|spec| spec.patience.suspect)
+}

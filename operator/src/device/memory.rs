@@ -1,0 +1,251 @@
+//! What this process keeps in memory of one device: freshness, order, what is under way, and what went wrong. All
+//! of it can be lost: status and the device itself give back what matters.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use edge_api::condition::{find_condition, types};
+use edge_api::{Device, DevicePhase};
+use kube::ResourceExt;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+use super::absorb::Outcome;
+use super::evidence::{Contradiction, Evidence, Foreign};
+use super::validate::{Host, Target};
+use crate::budget::Bucket;
+
+/// Why a target is not tried again until it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What failed.
+    pub target: Target,
+    /// `Refused` or `InstallFailed`.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Why a device is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// It is not ours.
+    Foreign(Foreign),
+    /// It contradicts itself, or what it acknowledged.
+    Contradiction(Contradiction),
+}
+
+impl Conflict {
+    /// May it be commanded?
+    pub fn can_be_commanded(self) -> bool {
+        match self {
+            Self::Foreign(_) => false,
+            Self::Contradiction(contradiction) => contradiction.can_be_recommanded(),
+        }
+    }
+}
+
+/// The last command that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// What it was to reach.
+    pub target: Target,
+    /// Under which generation.
+    pub generation: u64,
+    /// Answered 2.04.
+    pub acknowledged: bool,
+}
+
+/// An exchange under way. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Busy {
+    /// Its number.
+    pub number: u64,
+    /// What is commanded with it, if it is a command.
+    pub target: Option<Target>,
+    /// Ends its task; none in tests and until it is started.
+    pub guard: Option<DropGuard>,
+}
+
+/// Addresses of a DNS name.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    /// What came last, and when.
+    pub found: Option<(Vec<IpAddr>, Instant)>,
+    /// Why nothing came.
+    pub error: Option<String>,
+    /// Under way.
+    pub busy: bool,
+    /// When the next one is due.
+    pub due: Option<Instant>,
+}
+
+/// The memory of one device.
+#[derive(Debug)]
+pub struct Memory {
+    /// The object's uid: another one is another device.
+    pub uid: String,
+    /// The endpoint that all this was learnt of.
+    pub endpoint: Option<(Host, u16)>,
+    /// Since when silence is counted, if nothing was heard.
+    pub since: Instant,
+    /// Last sign of life.
+    pub heard: Option<Instant>,
+    /// Nothing was learnt since this process began: the status of the one before stands.
+    pub inherited: bool,
+    /// Reports.
+    pub evidence: Evidence,
+    /// Why they are not believed.
+    pub conflict: Option<Conflict>,
+    /// The exchange under way.
+    pub busy: Option<Busy>,
+    /// The outcome of the last one, not looked at yet.
+    pub inbox: Option<Outcome>,
+    /// Number of the next exchange.
+    pub next_number: u64,
+    /// Message id of the next exchange. Counted for each device, so that none is used twice in 247 s.
+    pub next_message_id: u16,
+    /// The target when last looked at.
+    pub target: Option<Target>,
+    /// The last command.
+    pub put: Option<Put>,
+    /// Why the target is not tried again.
+    pub verdict: Option<Verdict>,
+    /// It contradicted: command it again, whatever it says.
+    pub recommand: bool,
+    /// Commands of the target so far.
+    pub attempts: u32,
+    /// Contradictions that made a new command necessary; part of the command's id.
+    pub recommands: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// No command before this.
+    pub not_before: Option<Instant>,
+    /// No probe before this.
+    pub next_probe: Instant,
+    /// Ready to ask again at once, as after a reboot or an acknowledgement.
+    pub last_error: Option<String>,
+    /// Since when the target is unmet.
+    pub unmet_since: Option<Instant>,
+    /// Retries that it may use.
+    pub bucket: Bucket,
+    /// DNS.
+    pub lookup: Lookup,
+    /// Which of several addresses is used.
+    pub address_index: usize,
+    /// The last Event, so that the same is not told twice in a row.
+    pub told: Option<&'static str>,
+}
+
+impl Memory {
+    /// What the status tells a new process. `wall` is the time of day at `now`.
+    pub fn new(
+        device: &Device,
+        now: Instant,
+        wall: jiff::Timestamp,
+        message_id: u16,
+        bucket: Bucket,
+    ) -> Self {
+        let status = device.status.clone().unwrap_or_default();
+        let current =
+            status.observed_generation.is_some() && status.observed_generation == device.metadata.generation;
+        let target = super::validate::validate(device).ok().and_then(|spec| spec.target);
+        let synced = find_condition(&status.conditions, types::SYNCED);
+        let verdict =
+            target.clone().filter(|_| current && status.phase == DevicePhase::Failed).map(|target| {
+                let (reason, message) =
+                    synced.map(|c| (c.reason.clone(), c.message.clone())).unwrap_or_default();
+                Verdict { target, reason, message }
+            });
+        let sync = status.sync.clone().filter(|_| current);
+        // A command of the process before this one, for the same target; whether it was acknowledged is unknown.
+        let put = sync.as_ref().zip(target.clone()).map(|(sync, target)| Put {
+            target,
+            generation: u64::try_from(sync.generation).unwrap_or(0),
+            acknowledged: false,
+        });
+        let unmet = synced.filter(|c| c.status == "False" && target.is_some());
+        let age = unmet.and_then(|c| Duration::try_from(wall.duration_since(c.last_transition_time.0)).ok());
+        Self {
+            uid: device.uid().unwrap_or_default(),
+            endpoint: None,
+            since: now,
+            heard: None,
+            inherited: current && status.phase != DevicePhase::Pending,
+            evidence: Evidence::restored(status.reported.as_ref()),
+            conflict: None,
+            busy: None,
+            inbox: None,
+            next_number: 0,
+            next_message_id: message_id,
+            target,
+            put,
+            verdict,
+            recommand: false,
+            attempts: sync.map_or(0, |sync| sync.attempts),
+            recommands: 0,
+            failures: 0,
+            not_before: None,
+            next_probe: now,
+            last_error: None,
+            unmet_since: age.and_then(|age| now.checked_sub(age)),
+            bucket,
+            lookup: Lookup::default(),
+            address_index: 0,
+            told: None,
+        }
+    }
+
+    /// How long nothing was heard.
+    pub fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard.unwrap_or(self.since))
+    }
+
+    /// Another endpoint: what was learnt of the old one says nothing of this one.
+    pub fn move_to(&mut self, endpoint: (Host, u16), now: Instant) {
+        if self.endpoint.as_ref() == Some(&endpoint) {
+            return;
+        }
+        if self.endpoint.replace(endpoint).is_some() {
+            self.busy = None;
+            self.heard = None;
+            self.since = now;
+            self.next_probe = now;
+            self.conflict = None;
+            self.address_index = 0;
+            self.lookup = Lookup::default();
+            self.evidence.outdated();
+        }
+    }
+
+    /// Another target: a verdict on the old one says nothing of it, and an exchange about the old one is
+    /// a waste of time.
+    pub fn aim(&mut self, target: Option<&Target>) {
+        if self.target.as_ref() == target {
+            return;
+        }
+        self.target = target.cloned();
+        self.verdict = None;
+        self.attempts = 0;
+        self.recommands = 0;
+        self.failures = 0;
+        self.not_before = None;
+        self.last_error = None;
+        if target.is_some() {
+            self.busy = None;
+        }
+    }
+
+    /// Does it run this, as far as it is believed, with nothing else on its way to it?
+    pub fn meets(&self, target: &Target) -> bool {
+        let in_doubt = self.put.as_ref().is_some_and(|put| put.target != *target);
+        let believed = self.evidence.believed();
+        !in_doubt && !self.recommand && believed.is_some_and(|believed| believed.runs(target))
+    }
+
+    /// Generation under which the present target was commanded, if it was.
+    pub fn commanded_generation(&self) -> Option<u64> {
+        let put = self.put.as_ref()?;
+        (Some(&put.target) == self.target.as_ref()).then_some(put.generation)
+    }
+}

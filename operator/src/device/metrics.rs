@@ -1,0 +1,220 @@
+//! What is counted of devices. Phases and ages are read when they are scraped, never copied.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use edge_api::{Device, DevicePhase};
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use super::absorb::Note;
+use super::observe::Key;
+use crate::link::Counters;
+use crate::metrics::{counters, gauges, register};
+
+/// Buckets of round trips: 0.5 ms to 131 s, past RFC 7252's 93 s of a whole exchange.
+fn round_trips() -> Vec<f64> {
+    (0..19).map(|n| 0.0005 * f64::from(1 << n)).collect()
+}
+
+/// The metrics of the device controller.
+pub struct DeviceMetrics {
+    exchanges: IntCounterVec,
+    sends: IntCounterVec,
+    retransmissions: IntCounterVec,
+    round_trip: HistogramVec,
+    reboots: IntCounterVec,
+    reports: IntCounterVec,
+    transitions: IntCounterVec,
+    /// Events that were not told, since too many were.
+    pub events_dropped: IntCounter,
+    /// Datagrams that came in, by what they turned out to be.
+    pub datagrams: IntCounterVec,
+    /// Exchanges under way.
+    pub in_flight: IntGauge,
+    /// Exchanges that wait for a slot.
+    pub waiting: IntGauge,
+    per_device: IntGauge,
+    limit: usize,
+    above: AtomicBool,
+    devices: Store<Device>,
+}
+
+impl DeviceMetrics {
+    /// `limit`: devices above which no series has a device's name.
+    ///
+    /// # Errors
+    /// When a name is taken.
+    pub fn new(registry: &Registry, devices: Store<Device>, limit: usize) -> Result<Self, prometheus::Error> {
+        let device = &["namespace", "device", "outcome"];
+        let count = |name: &str, help: &str, labels: &[&str]| counters(registry, name, help, labels);
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
+        let options = HistogramOpts::new(
+            "edge_device_round_trip_seconds",
+            "Time from the first transmission of a request to its response.",
+        );
+        Ok(Self {
+            exchanges: count("edge_device_exchanges_total", "Exchanges with devices, by outcome.", device)?,
+            sends: count(
+                "edge_device_sends_total",
+                "Transmissions of confirmable requests, by whether an answer came before the next was due.",
+                device,
+            )?,
+            retransmissions: count(
+                "edge_device_retransmissions_total",
+                "Transmissions after the first of an exchange.",
+                &device[..2],
+            )?,
+            round_trip: register(
+                registry,
+                HistogramVec::new(options.buckets(round_trips()), &["namespace"])?,
+            )?,
+            reboots: count("edge_device_reboots_total", "New boot ids seen.", &["namespace"])?,
+            reports: count(
+                "edge_device_reports_total",
+                "Reports of devices, by what they turned out to be.",
+                &["namespace", "disposition"],
+            )?,
+            transitions: count(
+                "edge_device_transitions_total",
+                "Changes of phase written to status.",
+                &["from", "to"],
+            )?,
+            events_dropped: register(
+                registry,
+                IntCounter::new("edge_events_dropped_total", "Events not told, since too many were.")?,
+            )?,
+            datagrams: count(
+                "edge_link_datagrams_total",
+                "Datagrams that came in, by what they turned out to be, and those that could not be sent.",
+                &["result"],
+            )?,
+            in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
+            waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,
+            per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,
+            limit,
+            above: AtomicBool::new(false),
+            devices,
+        })
+    }
+
+    /// The label of a device: empty above the limit, so that the number of series is bounded.
+    fn label<'a>(&self, key: &'a Key) -> &'a str {
+        let above = self.devices.len() > self.limit;
+        self.per_device.set(i64::from(!above));
+        if self.above.swap(above, Ordering::AcqRel) != above {
+            self.exchanges.reset();
+            self.sends.reset();
+            self.retransmissions.reset();
+        }
+        if above { "" } else { &key.name }
+    }
+
+    /// The counters of a device's exchanges.
+    pub fn of(&self, key: &Key) -> Counters {
+        let (namespace, device) = (key.namespace.as_str(), self.label(key));
+        Counters {
+            answered: self.sends.with_label_values(&[namespace, device, "answered"]),
+            unanswered: self.sends.with_label_values(&[namespace, device, "unanswered"]),
+            retransmissions: self.retransmissions.with_label_values(&[namespace, device]),
+            round_trip: self.round_trip.with_label_values(&[namespace]),
+        }
+    }
+
+    /// Counts the end of an exchange.
+    pub fn ended(&self, key: &Key, outcome: &str) {
+        self.exchanges.with_label_values(&[key.namespace.as_str(), self.label(key), outcome]).inc();
+    }
+
+    /// Counts a change of phase.
+    pub fn transition(&self, from: DevicePhase, to: DevicePhase) {
+        if from != to {
+            self.transitions.with_label_values(&[from.as_str(), to.as_str()]).inc();
+        }
+    }
+
+    /// Counts what a decision says is to be counted.
+    pub fn note(&self, namespace: &str, notes: &[Note]) {
+        for note in notes {
+            match note {
+                Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
+                Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
+            }
+        }
+    }
+
+    /// Removes the series of a device that is gone.
+    pub fn forget(&self, key: &Key) {
+        let (namespace, device) = (key.namespace.as_str(), key.name.as_str());
+        for outcome in ["answered", "unanswered"] {
+            let _absent = self.sends.remove_label_values(&[namespace, device, outcome]);
+        }
+        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout", "abandoned"]
+        {
+            let _absent = self.exchanges.remove_label_values(&[namespace, device, outcome]);
+        }
+        let _absent = self.retransmissions.remove_label_values(&[namespace, device]);
+    }
+}
+
+/// What is read when it is scraped: devices by phase, and the age of the oldest unmet desired state.
+pub struct Census<F> {
+    devices: Store<Device>,
+    ages: F,
+    phases: IntGaugeVec,
+    unconverged: GaugeVec,
+}
+
+impl<F> Census<F>
+where
+    F: Fn() -> BTreeMap<String, f64> + Send + Sync + 'static,
+{
+    /// Registers it. `ages` gives by namespace the seconds for which the oldest desired state has been unmet.
+    ///
+    /// # Errors
+    /// When a name is taken.
+    pub fn register(registry: &Registry, devices: Store<Device>, ages: F) -> Result<(), prometheus::Error> {
+        let spare = Registry::new();
+        let phases = gauges(&spare, "edge_devices", "Devices, by phase.", &["namespace", "phase"])?;
+        let unconverged = GaugeVec::new(
+            Opts::new("edge_device_unconverged_seconds", "Age of the oldest desired state that is not met."),
+            &["namespace"],
+        )?;
+        registry.register(Box::new(Self { devices, ages, phases, unconverged }))
+    }
+}
+
+impl<F> Collector for Census<F>
+where
+    F: Fn() -> BTreeMap<String, f64> + Send + Sync,
+{
+    fn desc(&self) -> Vec<&Desc> {
+        [self.phases.desc(), self.unconverged.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut counts: BTreeMap<(String, DevicePhase), i64> = BTreeMap::new();
+        for device in self.devices.state() {
+            let namespace = device.namespace().unwrap_or_default();
+            for phase in DevicePhase::ALL {
+                counts.entry((namespace.clone(), phase)).or_default();
+            }
+            let phase = device.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            *counts.entry((namespace, phase)).or_default() += 1;
+        }
+        self.phases.reset();
+        self.unconverged.reset();
+        let ages = (self.ages)();
+        for ((namespace, phase), count) in counts {
+            self.phases.with_label_values(&[namespace.as_str(), phase.as_str()]).set(count);
+            let age = ages.get(&namespace).copied().unwrap_or(0.0);
+            self.unconverged.with_label_values(&[namespace.as_str()]).set(age);
+        }
+        [self.phases.collect(), self.unconverged.collect()].concat()
+    }
+}

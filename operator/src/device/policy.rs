@@ -1,0 +1,52 @@
+//! How patient and how eager the device controller is: the flags, as decisions need them.
+
+use std::time::Duration;
+
+use crate::args::Args;
+use crate::budget::{Backoff, Bucket};
+
+/// Installs of one desired state that a device may fail before it is Failed.
+const INSTALL_ATTEMPTS: u32 = 3;
+
+/// Shortest time between two reads of one device, whatever asks for more.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+/// The flags, as decisions need them.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Delays of retries.
+    pub backoff: Backoff,
+    /// Time between reads of a device that installs.
+    pub poll_interval: Duration,
+    /// Longest time for which a resolved name is used.
+    pub dns_ttl: Duration,
+    /// Failed installs that make a device Failed.
+    pub install_attempts: u32,
+    /// Retries of one device: burst, and how many a second come back.
+    pub device_retries: (u32, f64),
+}
+
+impl Policy {
+    /// Out of the flags.
+    pub fn of(args: &Args) -> Self {
+        Self {
+            backoff: Backoff { base: args.retry.backoff_base, cap: args.retry.backoff_cap },
+            poll_interval: args.link.poll_interval,
+            dns_ttl: args.link.dns_ttl,
+            install_attempts: INSTALL_ATTEMPTS,
+            device_retries: (args.retry.device_retry_burst, args.retry.device_retry_rate),
+        }
+    }
+
+    /// A new device's retries.
+    pub fn bucket(&self) -> Bucket {
+        let (burst, rate) = self.device_retries;
+        Bucket::new(burst, rate)
+    }
+
+    /// The time to the next read: three quarters of the interval to all of it, so that devices that began
+    /// together do not stay together, and no device is read later than its owner said.
+    pub fn probe_delay(&self, interval: Duration, draw: f64) -> Duration {
+        interval.mul_f64(0.75 + 0.25 * draw.clamp(0.0, 1.0)).max(SHORTEST)
+    }
+}

@@ -1,0 +1,260 @@
+//! From what is remembered of a device to the words of its status. Pure; nothing here decides what is done.
+
+use edge_api::condition::{ConditionStatus, set_condition, types};
+use edge_api::{DevicePhase, DeviceStatus, Sync};
+use tokio::time::Instant;
+
+use super::decide::Observed;
+use super::evidence::Foreign;
+use super::memory::{Conflict, Memory, Verdict};
+use super::validate::Spec;
+use crate::action::Notice;
+
+/// How it stands with a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing may be sent.
+    Pending {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
+    },
+    /// `spec.paused`.
+    Paused,
+    /// It was asked, and nothing came yet.
+    NotContacted,
+    /// Silent for longer than `lostAfter`.
+    Unreachable,
+    /// It is not believed.
+    Conflicted(Conflict),
+    /// Its desired state is not tried again.
+    Failed(Verdict),
+    /// It runs what it shall, or shall run nothing in particular.
+    InSync,
+    /// It does not yet run what it shall.
+    Syncing,
+}
+
+impl Standing {
+    /// As a phase.
+    pub fn phase(&self) -> DevicePhase {
+        match self {
+            Self::Pending { .. } | Self::NotContacted => DevicePhase::Pending,
+            Self::Paused => DevicePhase::Paused,
+            Self::Unreachable => DevicePhase::Unreachable,
+            Self::Conflicted(_) => DevicePhase::Conflicted,
+            Self::Failed(_) => DevicePhase::Failed,
+            Self::InSync => DevicePhase::InSync,
+            Self::Syncing => DevicePhase::Syncing,
+        }
+    }
+
+    /// What a person would act on.
+    pub fn notice(&self) -> Option<Notice> {
+        let (reason, note) = match self {
+            Self::Pending { reason: "Resolving", .. }
+            | Self::Paused
+            | Self::NotContacted
+            | Self::InSync
+            | Self::Syncing => return None,
+            Self::Pending { reason, message } => (*reason, message.clone()),
+            Self::Unreachable => {
+                ("Unreachable", "the device is silent for longer than spec.liveness.lostAfter".into())
+            }
+            Self::Conflicted(conflict) => (conflict_reason(*conflict), conflict_sentence(*conflict).into()),
+            Self::Failed(verdict) => ("Failed", verdict.message.clone()),
+        };
+        Some(Notice { reason, note })
+    }
+}
+
+/// How long a device has been silent, in the words of conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contact {
+    Never,
+    Answering,
+    Silent,
+    Lost,
+}
+
+fn contact(memory: &Memory, spec: &Spec, now: Instant) -> Contact {
+    let silence = memory.silence(now);
+    if silence >= spec.patience.lost {
+        return Contact::Lost;
+    }
+    match memory.heard {
+        None => Contact::Never,
+        Some(_) if silence < spec.patience.suspect => Contact::Answering,
+        Some(_) => Contact::Silent,
+    }
+}
+
+/// How it stands with a device that may be talked to.
+pub fn assess(memory: &Memory, spec: &Spec, now: Instant) -> Standing {
+    if contact(memory, spec, now) == Contact::Lost {
+        return Standing::Unreachable;
+    }
+    if let Some(conflict) = memory.conflict {
+        return Standing::Conflicted(conflict);
+    }
+    let Some(target) = &spec.target else {
+        return if memory.heard.is_some() || memory.evidence.believed().is_some() {
+            Standing::InSync
+        } else {
+            Standing::NotContacted
+        };
+    };
+    if let Some(verdict) = memory.verdict.as_ref().filter(|verdict| verdict.target == *target) {
+        return Standing::Failed(verdict.clone());
+    }
+    match memory.evidence.believed() {
+        None => Standing::NotContacted,
+        Some(_) if memory.meets(target) => Standing::InSync,
+        Some(_) => Standing::Syncing,
+    }
+}
+
+/// Is the difference worth a write? Freshness is not: the sequence of reports, and how often something was
+/// tried, are written with the next transition.
+pub fn is_transition(old: &DeviceStatus, new: &DeviceStatus) -> bool {
+    let steady = |status: &DeviceStatus| {
+        let mut status = status.clone();
+        status.sync = None;
+        if let Some(reported) = &mut status.reported {
+            reported.sequence = 0;
+        }
+        status
+    };
+    steady(old) != steady(new)
+}
+
+/// The status that says so.
+pub fn build(old: &DeviceStatus, memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> DeviceStatus {
+    let mut next = DeviceStatus {
+        observed_generation: Some(seen.generation),
+        phase: standing.phase(),
+        addresses: Vec::new(),
+        reported: memory.evidence.reported(),
+        sync: sync(memory),
+        conditions: old.conditions.clone(),
+    };
+    let reach = reachable(memory, standing, seen);
+    let conditions = [
+        (types::READY, ready(standing, &reach)),
+        (types::REACHABLE, reach),
+        (types::SYNCED, synced(memory, standing)),
+        (types::CONSISTENT, consistent(memory)),
+    ];
+    for (type_, Word { status, reason, message }) in conditions {
+        let generation = Some(seen.generation);
+        set_condition(&mut next.conditions, type_, status, &reason, &message, generation, seen.wall);
+    }
+    next
+}
+
+fn sync(memory: &Memory) -> Option<Sync> {
+    let put = memory.put.as_ref().filter(|put| Some(&put.target) == memory.target.as_ref())?;
+    let generation = i64::try_from(put.generation).ok()?;
+    Some(Sync { generation, attempts: memory.attempts, last_error: memory.last_error.clone() })
+}
+
+/// A condition without its time.
+struct Word {
+    status: ConditionStatus,
+    reason: String,
+    message: String,
+}
+
+fn word(status: ConditionStatus, reason: &str, message: &str) -> Word {
+    Word { status, reason: reason.to_owned(), message: message.to_owned() }
+}
+
+fn reachable(memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> Word {
+    use ConditionStatus::{False, True, Unknown};
+
+    match (standing, seen.spec) {
+        (Standing::Pending { reason, message }, _) => word(Unknown, reason, message),
+        (Standing::Paused, _) | (_, Err(_)) => word(Unknown, "Paused", "spec.paused: nothing is sent"),
+        (_, Ok(spec)) => match contact(memory, spec, seen.now) {
+            Contact::Never => word(Unknown, "NotContacted", "no answer yet"),
+            Contact::Answering => word(True, "Answering", "the device answers"),
+            Contact::Silent => word(Unknown, "Silent", "silent for longer than spec.liveness.suspectAfter"),
+            Contact::Lost => word(False, "Lost", "silent for longer than spec.liveness.lostAfter"),
+        },
+    }
+}
+
+fn synced(memory: &Memory, standing: &Standing) -> Word {
+    use ConditionStatus::{False, True, Unknown};
+
+    let Some(target) = &memory.target else {
+        return word(True, "NothingDesired", "spec.desired is not set");
+    };
+    match standing {
+        Standing::Failed(verdict) => word(False, &verdict.reason, &verdict.message),
+        Standing::InSync => word(True, "InSync", "the device reports what is desired"),
+        Standing::Pending { reason, message } => word(Unknown, reason, message),
+        _ => match memory.evidence.believed() {
+            None => word(Unknown, "NoReport", "the device has not reported yet"),
+            Some(believed) if believed.runs(target) => {
+                word(True, "InSync", "the device last reported what is desired")
+            }
+            Some(_) => word(
+                False,
+                "Syncing",
+                &format!("firmware {} or its config is not yet reported", target.firmware),
+            ),
+        },
+    }
+}
+
+fn consistent(memory: &Memory) -> Word {
+    use ConditionStatus::{False, True, Unknown};
+
+    match memory.conflict {
+        Some(conflict) => word(False, conflict_reason(conflict), conflict_sentence(conflict)),
+        None if memory.evidence.believed().is_some() => {
+            word(True, "Consistent", "its reports agree with each other and with what it acknowledged")
+        }
+        None => word(Unknown, "NoReport", "the device has not reported yet"),
+    }
+}
+
+fn ready(standing: &Standing, reach: &Word) -> Word {
+    use ConditionStatus::{False, True};
+
+    match standing {
+        Standing::Pending { reason, message } => word(False, reason, message),
+        Standing::Paused => word(False, "Paused", "spec.paused: nothing is sent"),
+        Standing::NotContacted => word(False, "NotContacted", "no answer yet"),
+        Standing::Unreachable => word(False, "Unreachable", &reach.message),
+        Standing::Conflicted(conflict) => {
+            word(False, conflict_reason(*conflict), conflict_sentence(*conflict))
+        }
+        Standing::Failed(verdict) => word(False, &verdict.reason, &verdict.message),
+        Standing::Syncing => word(False, "Syncing", "not yet as desired"),
+        Standing::InSync if reach.status == True => word(True, "Ready", "as desired, and it answers"),
+        Standing::InSync => word(ConditionStatus::Unknown, &reach.reason, &reach.message),
+    }
+}
+
+fn conflict_reason(conflict: Conflict) -> &'static str {
+    match conflict {
+        Conflict::Foreign(Foreign::Name) => "ForeignName",
+        Conflict::Foreign(Foreign::Owner) => "ForeignOwner",
+        Conflict::Contradiction(contradiction) => contradiction.reason(),
+    }
+}
+
+fn conflict_sentence(conflict: Conflict) -> &'static str {
+    match conflict {
+        Conflict::Foreign(Foreign::Name) => {
+            "another device answers at spec.endpoint: was its address used again?"
+        }
+        Conflict::Foreign(Foreign::Owner) => {
+            "the device obeys another Device object of this name, one that was deleted or is in another cluster"
+        }
+        Conflict::Contradiction(contradiction) => contradiction.sentence(),
+    }
+}
