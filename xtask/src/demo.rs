@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
         .context("starting the runtime")?;
     let mut manifests = Vec::new();
     let shown = runtime.block_on(show(args, &mut world, scratch.path(), &mut manifests));
-    if shown.is_err() && !interrupt::seen() {
+    if shown.is_err() && !manifests.is_empty() && !interrupt::seen() {
         world.explain();
     }
     let removed = if args.keep && !interrupt::seen() {

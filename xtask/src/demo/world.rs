@@ -34,7 +34,7 @@ pub struct World {
     home: Home,
     outside: Option<Child>,
     /// Held for as long as the demo runs.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl World {
         let archives = images::archives(&Image::INSTALLED)?;
         interrupt::check()?;
         let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
-        let world = Self { home: Home::Own(cluster.clone()), outside: None, _lock: lock };
+        let world = Self { home: Home::Own(cluster.clone()), outside: None, _lock: Some(lock) };
         for archive in archives {
             if let Err(error) = interrupt::check().and_then(|()| cluster.load_image(&archive.path)) {
                 world.remove(&[])?;
@@ -74,10 +74,16 @@ impl World {
     /// # Errors
     /// When another demo runs.
     pub fn other(context: &str) -> Result<Self> {
-        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _lock: lock()? })
+        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _lock: Some(lock()?) })
     }
 
-    /// Whether the cluster is the demo's own.
+    /// Takes a cluster that is up with the images on its nodes and belongs to the caller, as the node rung's does.
+    #[must_use]
+    pub fn on(cluster: Cluster) -> Self {
+        Self { home: Home::Own(cluster), outside: None, _lock: None }
+    }
+
+    /// Whether the cluster is one of `cargo xtask cluster`, with a place outside of it.
     #[must_use]
     pub fn is_own(&self) -> bool {
         matches!(self.home, Home::Own(_))
@@ -187,7 +193,7 @@ impl World {
             let said = self.kubectl().and_then(|kubectl| kubectl.args(arguments.split(' ')).read());
             let said = said.unwrap_or_else(|error| format!("{error:#}"));
             // Of hundreds of devices the first tell enough.
-            let shown: Vec<_> = said.lines().take(70).collect();
+            let shown: Vec<_> = said.lines().take(30).collect();
             eprintln!("\n--- kubectl {arguments}\n{}", shown.join("\n"));
         }
     }
@@ -203,7 +209,7 @@ impl World {
             let _ = outside.wait();
         }
         match &self.home {
-            Home::Own(_) => Cluster::down_by_name(CLUSTER),
+            Home::Own(cluster) => cluster.clone().down(),
             Home::Other(_) => {
                 self.forget_hooks()?;
                 for manifest in manifests.iter().rev() {
@@ -219,8 +225,8 @@ impl World {
     /// Leaves everything as it is and says how to use it.
     pub fn keep(self) {
         let (kubectl, remove) = match &self.home {
-            Home::Own(_) => {
-                let verb = format!("cargo xtask cluster --name {CLUSTER}");
+            Home::Own(cluster) => {
+                let verb = format!("cargo xtask cluster --name {}", cluster.plan().name);
                 (format!("{verb} kubectl --"), format!("{verb} down"))
             }
             Home::Other(context) => {

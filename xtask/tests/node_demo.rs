@@ -1,0 +1,103 @@
+//! The demo as people run it: it shows what it is there to show, and leaves nothing, however it ends.
+
+#![expect(clippy::unwrap_used, reason = "tests end at what they cannot have")]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use xtask::cluster::{Cluster, plan, residue};
+use xtask::demo::report::Report;
+use xtask::demo::world::CLUSTER;
+use xtask::wait;
+
+const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
+const LIMIT: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(20);
+
+/// A demo that is ended when its test ends, with what it made.
+struct Demo(Child);
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "needs root");
+        Self(Command::new(XTASK).arg("demo").args(arguments).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits until the API server of its cluster, another than `earlier`, can be reached from this machine.
+    fn reaches_its_cluster(&mut self, earlier: Option<u64>) -> u64 {
+        let kubeconfig = kubeconfig();
+        wait::until("a cluster of the demo", LIMIT, SOON, || {
+            if let Some(status) = self.0.try_wait()? {
+                anyhow::bail!("the demo ended too soon: {status}");
+            }
+            let inode = kubeconfig.metadata().ok().map(|meta| meta.ino());
+            Ok(inode.filter(|inode| Some(*inode) != earlier))
+        })
+        .unwrap()
+    }
+
+    fn ends(&mut self) -> bool {
+        wait::until("the demo's end", LIMIT, SOON, || Ok(self.0.try_wait()?)).unwrap().success()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+            let _ = Cluster::down_by_name(CLUSTER);
+        }
+    }
+}
+
+fn kubeconfig() -> PathBuf {
+    plan::dir(CLUSTER).join("kubeconfig")
+}
+
+fn nothing_is_left() {
+    let left = residue(CLUSTER).unwrap();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[test]
+#[ignore = "node rung: needs root, builds a cluster and runs the whole demo"]
+fn losses_are_as_asked_all_devices_end_in_sync_and_every_panel_shows_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let mut demo = Demo::start(&["--check-dashboard", "--report", file.to_str().unwrap()]);
+    assert!(demo.ends(), "the demo failed; its report is above");
+
+    let report: Report = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(report.devices, 50);
+    assert!(report.verdict.passed, "{:?}", report.verdict.problems);
+    let loss = report.phases.iter().find(|phase| phase.name == "loss").unwrap();
+    assert_eq!(loss.counted.len(), 2, "both directions were counted");
+    assert!(loss.counted.iter().all(|counted| counted.within && counted.lost.of > 100), "{:?}", loss.counted);
+    assert!(loss.retransmissions > 0, "nobody retried");
+    assert!(!report.series.is_empty());
+    nothing_is_left();
+}
+
+#[test]
+#[ignore = "node rung: needs root, builds a cluster"]
+fn what_a_killed_demo_leaves_the_next_removes_and_ctrl_c_leaves_nothing() {
+    let mut killed = Demo::start(&[]);
+    let first = killed.reaches_its_cluster(None);
+    killed.signal(Signal::SIGKILL);
+    assert!(!killed.ends());
+
+    let mut next = Demo::start(&[]);
+    next.reaches_its_cluster(Some(first));
+    next.signal(Signal::SIGINT);
+    assert!(!next.ends(), "an interrupted demo has shown nothing");
+    nothing_is_left();
+}
