@@ -81,10 +81,22 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
 /// # Errors
 /// When it cannot start, or when one of its parts ends by itself.
 pub async fn run_with(client: Client, args: Args, shutdown: CancellationToken) -> Result<()> {
+    run_with_metrics(client, args, Metrics::new().context("metrics")?, shutdown).await
+}
+
+/// As [`run_with`], with metrics that the caller can read.
+///
+/// # Errors
+/// When it cannot start, or when one of its parts ends by itself.
+pub async fn run_with_metrics(
+    client: Client,
+    args: Args,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Result<()> {
     // Whatever ends this function ends all that it started.
     let shutdown = shutdown.child_token();
     let _ends_all = shutdown.clone().drop_guard();
-    let metrics = Metrics::new().context("metrics")?;
     let readiness = Readiness::default();
     let mut tasks = JoinSet::new();
     let listener = http::bind(args.listen).await?;

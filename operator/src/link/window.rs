@@ -106,12 +106,10 @@ impl<T> Window<T> {
                 };
             }
             (Some(response), _) => response.token,
-            (None, Kind::Acknowledgement | Kind::Reset) => {
-                match self.ids.get(&(peer, message.id)) {
-                    Some(token) => *token,
-                    None => return Route::Noise,
-                }
-            }
+            (None, Kind::Acknowledgement | Kind::Reset) => match self.ids.get(&(peer, message.id)) {
+                Some(token) => *token,
+                None => return Route::Noise,
+            },
             (None, _) => return Route::Noise,
         };
         match self.open.get(&token).filter(|open| open.peer == peer) {
