@@ -47,6 +47,8 @@ pub struct Enforcer<K> {
     tried: BTreeSet<u32>,
     failure: Option<String>,
     flows: u64,
+    /// CLOCK_BOOTTIME of the last [`Self::apply`].
+    applied_ns: u64,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -63,6 +65,7 @@ impl<K: Kernel> Enforcer<K> {
             tried: BTreeSet::new(),
             failure: None,
             flows: 0,
+            applied_ns: 0,
         }
     }
 
@@ -71,6 +74,7 @@ impl<K: Kernel> Enforcer<K> {
     pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
         let acting = world.profiles.values().filter(|profile| matches!(profile.life, Life::Acting { .. }));
         self.deadlines.refresh(acting, server, boot_ns);
+        self.applied_ns = boot_ns;
         let deadlines = &self.deadlines;
         self.plan = compile(world, self.settings.limits, boot_ns, |profile| deadlines.of(&profile.uid));
         let ops = diff(&self.ledger, &self.plan, self.settings.sizes, boot_ns);
@@ -161,9 +165,9 @@ impl<K: Kernel> Enforcer<K> {
 
     /// When something is to be done although nothing changes, in CLOCK_BOOTTIME.
     #[must_use]
-    pub fn next_due(&self, boot_ns: u64) -> Option<u64> {
+    pub fn next_due(&self) -> Option<u64> {
         let release = self.ledger.next_release(QUARANTINE_NS);
-        release.into_iter().chain(self.deadlines.next(boot_ns)).min()
+        release.into_iter().chain(self.deadlines.next(self.applied_ns)).min()
     }
 
     /// What there is to show.

@@ -4,6 +4,7 @@ pub mod aya;
 pub mod fake;
 mod fds;
 pub mod hooks;
+pub mod object;
 
 use std::sync::Arc;
 

@@ -7,14 +7,25 @@
 //!                          └──────────────▶ status ◀─ ledger, counters ─────┘──▶ FaultNode
 //! ```
 
+pub mod args;
 pub mod clock;
 pub mod compile;
 pub mod diff;
 pub mod enforce;
+pub mod http;
+pub mod index;
 pub mod kernel;
 pub mod ledger;
 pub mod locate;
+pub mod metrics;
+pub mod preflight;
 pub mod profile;
+pub mod residue;
+pub mod round;
+pub mod runtime;
+pub mod shared;
+pub mod status;
 pub mod table;
 pub mod view;
+pub mod watch;
 pub mod world;

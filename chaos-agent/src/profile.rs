@@ -55,7 +55,7 @@ impl std::fmt::Display for ObjectName {
 }
 
 /// Whose packets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
     /// Devices of the namespace.
     Devices(Selector),
@@ -80,7 +80,7 @@ pub enum Life {
 }
 
 /// A parsed FaultProfile.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     /// Namespace and name.
     pub name: ObjectName,

@@ -59,7 +59,7 @@ fn a_profile_is_enforced_once_its_rules_and_its_hooks_are_there() {
     assert_eq!(view.profiles[0].external, (1, 1));
     assert!(view.profiles[0].is_installed() && view.profiles[0].trouble.is_none());
     assert_eq!(view.profiles[0].hooks, BTreeSet::from([HookKind::TcxIngress, HookKind::TcxEgress]));
-    assert_eq!(enforcer.next_due(BOOT), Some(BOOT + 600_500_000_000), "ends by itself");
+    assert_eq!(enforcer.next_due(), Some(BOOT + 600_500_000_000), "ends by itself");
 }
 
 #[test]

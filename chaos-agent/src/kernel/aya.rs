@@ -345,6 +345,31 @@ const fn counter_key(state: u32, direction: Direction) -> CounterKey {
     CounterKey { state, direction: direction as u32 }
 }
 
+/// Removes our clsact filters of one direction from an interface, as another agent may have left them there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn detach_filters(interface: &str, egress: bool) -> Result<(), KernelError> {
+    let (way, name) = if egress {
+        (TcAttachType::Egress, names::TC_EGRESS_DISPATCH)
+    } else {
+        (TcAttachType::Ingress, names::TC_INGRESS_DISPATCH)
+    };
+    match tc::qdisc_detach_program(interface, way, name) {
+        Err(tc::TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|error| KernelError::Table { op: "detach", reason: chain(&error) }),
+    }
+}
+
+/// Makes and drops a map: whether this process may use the kernel's BPF at all.
+///
+/// # Errors
+/// What the kernel said.
+pub fn probe() -> Result<(), KernelError> {
+    let map = Array::<MapData, u32>::create(1, 0);
+    map.map(drop).map_err(|error| KernelError::Load(chain(&error)))
+}
+
 /// An error with all its causes; the kernel's own word is mostly the last of them.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -1,0 +1,101 @@
+//! The flags, grouped by what they concern. Each has an environment variable, a unit and a default.
+
+use std::net::SocketAddr;
+
+use clap::{Args as ClapArgs, Parser};
+use edge_api::quantity::Network;
+
+use crate::kernel::hooks::XdpMode;
+
+/// Brings this node's kernel to what the accepted fault profiles ask for, and counts what it did.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "chaos-agent", version, about)]
+pub struct Args {
+    /// Name of this node in the cluster
+    #[arg(long, env = "NODE_NAME", required_unless_present = "cleanup")]
+    pub node_name: Option<String>,
+    /// Address of /metrics, /healthz and /readyz
+    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:9977")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub protection: ProtectionArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub cleanup: CleanupArgs,
+    /// What to log: a level, or `module=level` pairs
+    #[arg(
+        long,
+        env = "LOG",
+        default_value = "info,kube_runtime=warn,kube_client=warn",
+        help_heading = "Logs"
+    )]
+    pub log: String,
+    /// Targets of this node above which metrics have one series a profile instead of one a device
+    #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000, help_heading = "Logs")]
+    pub per_device_series: usize,
+}
+
+/// What goes into the kernel.
+#[derive(ClapArgs, Clone, Copy, Debug)]
+#[command(next_help_heading = "Kernel")]
+pub struct KernelArgs {
+    /// Where packets from devices are decided; where a driver refuses XDP, TC decides
+    #[arg(long, env = "XDP", value_enum, default_value_t)]
+    pub xdp: XdpMode,
+    /// Targets at most: entries of each table, and profiles times targets in all
+    #[arg(long, env = "MAX_TARGETS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_targets: u32,
+    /// Profiles at most that act at the same time
+    #[arg(long, env = "MAX_RULES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_rules: u32,
+    /// Flows at most whose packets are numbered one by one; packets of others are numbered by target
+    #[arg(long, env = "MAX_FLOWS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pub max_flows: u32,
+}
+
+/// What no fault touches.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Protection")]
+pub struct ProtectionArgs {
+    /// Networks whose conversations with this node no fault touches, such as 10.1.2.3/32
+    #[arg(long, env = "PROTECT", value_delimiter = ',')]
+    pub protect: Vec<Network>,
+    /// TCP port of this node's kubelet [default: as the Node says, else 10250]
+    #[arg(long, env = "KUBELET_PORT")]
+    pub kubelet_port: Option<u16>,
+}
+
+/// Removing what a killed agent left.
+#[derive(ClapArgs, Clone, Copy, Debug)]
+#[command(next_help_heading = "Cleaning up")]
+pub struct CleanupArgs {
+    /// Remove what a killed agent left on this node's interfaces, and end
+    #[arg(long)]
+    pub cleanup: bool,
+    /// With --cleanup: only show it
+    #[arg(long, requires = "cleanup")]
+    pub dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_node_must_be_named_unless_it_is_only_cleaned_up() {
+        assert!(Args::try_parse_from(["chaos-agent", "--node-name", "n1"]).is_ok());
+        assert!(Args::try_parse_from(["chaos-agent", "--cleanup", "--dry-run"]).is_ok());
+        assert!(Args::try_parse_from(["chaos-agent", "--dry-run"]).is_err());
+    }
+}

@@ -1,0 +1,326 @@
+//! `/metrics`, read off the kernel and the picture when it is scraped; nothing is copied in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use fault_abi::counter::{Counter, Global};
+use fault_abi::key::Direction;
+use fault_abi::verdict::Verdict;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::clock;
+use crate::profile::ObjectName;
+use crate::shared::Shared;
+use crate::view::View;
+
+/// Everything there is to scrape.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Metrics of `shared`. Above `per_device_series` targets there is one series a profile.
+    ///
+    /// # Errors
+    /// When two metrics have one name.
+    pub fn new(shared: Arc<Shared>, per_device_series: usize) -> Result<Self> {
+        let registry = Registry::new();
+        registry.register(Box::new(Scrape { shared, per_device_series })).context("metrics")?;
+        Ok(Self { registry })
+    }
+
+    /// The text that Prometheus reads.
+    ///
+    /// # Errors
+    /// When a name or label cannot be written.
+    pub fn render(&self) -> Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).context("metrics")?;
+        String::from_utf8(text).context("metrics")
+    }
+}
+
+struct Scrape {
+    shared: Arc<Shared>,
+    per_device_series: usize,
+}
+
+impl Collector for Scrape {
+    fn desc(&self) -> Vec<&Desc> {
+        // Unchecked: what there is depends on the profiles.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.families().unwrap_or_else(|error| {
+            tracing::warn!(%error, "a scrape is incomplete");
+            Vec::new()
+        })
+    }
+}
+
+const FAULT_LABELS: [&str; 5] = ["namespace", "profile", "device", "direction", "verdict"];
+
+impl Scrape {
+    fn families(&self) -> Result<Vec<MetricFamily>> {
+        let view = self.shared.view();
+        let mut families = self.packets(&view)?;
+        families.extend(self.asked(&view)?);
+        families.extend(targets(&view)?);
+        families.extend(hooks(&view)?);
+        families.extend(limits(&view)?);
+        families.extend(self.node()?);
+        families.extend(self.own(&view)?);
+        Ok(families)
+    }
+
+    /// What the kernel did to each target's packets.
+    fn packets(&self, view: &View) -> Result<Vec<MetricFamily>> {
+        let packets =
+            counter("edge_fault_packets_total", "Packets of targets, by what became of them", &FAULT_LABELS)?;
+        let bytes = counter(
+            "edge_fault_bytes_total",
+            "Bytes of those packets, link headers included",
+            &FAULT_LABELS,
+        )?;
+        let folded = gauge(
+            "edge_agent_per_device_series",
+            "1: packets have a series for each device; 0: for each profile",
+            &[],
+        )?;
+        let is_folded = view.states.len() > self.per_device_series;
+        folded.with_label_values::<&str>(&[]).set(i64::from(!is_folded));
+        for state in &view.states {
+            let device = if is_folded { "" } else { &*state.target };
+            for direction in Direction::ALL {
+                let Some(counter) = self.shared.counters.counter(state.state, direction)? else { continue };
+                for verdict in Verdict::ALL {
+                    let ObjectName { namespace, name } = &state.profile;
+                    let labels = [namespace.as_str(), name, device, direction.name(), verdict.name()];
+                    let (seen, length) = counts(&counter, verdict);
+                    packets.with_label_values(&labels).inc_by(seen);
+                    bytes.with_label_values(&labels).inc_by(length);
+                }
+            }
+        }
+        Ok([packets.collect(), bytes.collect(), folded.collect()].concat())
+    }
+
+    /// What profiles ask for, at this moment.
+    fn asked(&self, view: &View) -> Result<Vec<MetricFamily>> {
+        let now_ns = clock::read()?.boot_ns;
+        let help = "Loss that a profile asks for now, 0 to 1; a partition is 1, a paused or ended profile 0";
+        let asked = GaugeVec::new(
+            Opts::new("edge_fault_loss_asked_ratio", help),
+            &["namespace", "profile", "direction"],
+        )?;
+        for one in &view.profiles {
+            for direction in Direction::ALL {
+                let labels = [one.name.namespace.as_str(), &one.name.name, direction.name()];
+                asked.with_label_values(&labels).set(asked_now(
+                    one.asked,
+                    one.is_acting,
+                    one.deadline_ns,
+                    now_ns,
+                    direction,
+                ));
+            }
+        }
+        Ok(asked.collect())
+    }
+
+    /// Counters of the whole node.
+    fn node(&self) -> Result<Vec<MetricFamily>> {
+        let protected = counter(
+            "edge_agent_protected_packets_total",
+            "Packets of targets left alone since their conversation is protected",
+            &[],
+        )?;
+        let events =
+            counter("edge_agent_kernel_events_total", "What the kernel programs met, by kind", &["event"])?;
+        for what in Global::ALL {
+            let count = self.shared.counters.global(what)?;
+            match event_name(what) {
+                Some(name) => events.with_label_values(&[name]).inc_by(count),
+                None => protected.with_label_values::<&str>(&[]).inc_by(count),
+            }
+        }
+        Ok([protected.collect(), events.collect()].concat())
+    }
+
+    /// The agent itself.
+    fn own(&self, view: &View) -> Result<Vec<MetricFamily>> {
+        let stats = &self.shared.stats;
+        let read = |from: &AtomicU64| from.load(Ordering::Relaxed);
+        let seconds = prometheus::Counter::new(
+            "edge_agent_compile_seconds",
+            "Seconds spent in compiling and writing rules",
+        )?;
+        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of work: exact for 104 days of it")]
+        seconds.inc_by(read(&stats.round_ns) as f64 / 1e9);
+        let rounds = counter(
+            "edge_agent_compiles_total",
+            "Rounds of compiling and writing rules, by result",
+            &["result"],
+        )?;
+        let refused = read(&stats.refused);
+        rounds.with_label_values(&["refused"]).inc_by(refused);
+        rounds.with_label_values(&["success"]).inc_by(read(&stats.rounds).saturating_sub(refused));
+        let writes =
+            counter("edge_agent_status_writes_total", "Writes of the FaultNode, by result", &["result"])?;
+        writes.with_label_values(&["success"]).inc_by(read(&stats.status_written));
+        writes.with_label_values(&["error"]).inc_by(read(&stats.status_failed));
+        let rules = gauge("edge_agent_rules", "Rules in the kernel", &[])?;
+        rules.with_label_values::<&str>(&[]).set(i64::try_from(view.rules).unwrap_or(i64::MAX));
+        let offset = prometheus::Gauge::new(
+            "edge_agent_clock_offset_seconds",
+            "This node's clock minus the API server's, as it is corrected for",
+        )?;
+        offset.set(self.shared.offset().correction().as_secs_f64());
+        let all = [seconds.collect(), rounds.collect(), writes.collect(), rules.collect(), offset.collect()];
+        Ok(all.concat())
+    }
+}
+
+/// The loss that a profile asks for at `now_ns`.
+const fn asked_now(
+    asked: [f64; 2],
+    is_acting: bool,
+    deadline_ns: u64,
+    now_ns: u64,
+    direction: Direction,
+) -> f64 {
+    if !is_acting || now_ns >= deadline_ns {
+        return 0.0;
+    }
+    match direction {
+        Direction::FromDevice => asked[0],
+        Direction::ToDevice => asked[1],
+    }
+}
+
+fn counts(counter: &Counter, verdict: Verdict) -> (u64, u64) {
+    let of = |all: &[u64]| all.get(verdict as usize).copied().unwrap_or_default();
+    (of(&counter.packets), of(&counter.bytes))
+}
+
+const fn event_name(what: Global) -> Option<&'static str> {
+    match what {
+        Global::Protected => None,
+        Global::Untracked => Some("untracked"),
+        Global::Orphaned => Some("orphaned"),
+        Global::Reread => Some("reread"),
+        Global::Malformed => Some("malformed"),
+        Global::GsoFrames => Some("gso_frame"),
+    }
+}
+
+fn targets(view: &View) -> Result<Vec<MetricFamily>> {
+    let labels = ["namespace", "profile", "state"];
+    let targets = gauge(
+        "edge_fault_targets",
+        "Targets that concern this node, and those enforced in its kernel",
+        &labels,
+    )?;
+    for one in &view.profiles {
+        let set = |state, count: u32| {
+            targets
+                .with_label_values(&[one.name.namespace.as_str(), &one.name.name, state])
+                .set(i64::from(count));
+        };
+        set("selected", one.local.0 + one.external.0);
+        set("enforced", one.local.1 + one.external.1);
+    }
+    Ok(targets.collect())
+}
+
+fn hooks(view: &View) -> Result<Vec<MetricFamily>> {
+    let hooks = gauge("edge_agent_hooks", "1 for each hook that an interface has", &["interface", "hook"])?;
+    for one in view.hooked.values() {
+        for kind in one.kinds() {
+            hooks.with_label_values(&[one.name.as_str(), kind.as_str()]).set(1);
+        }
+    }
+    Ok(hooks.collect())
+}
+
+fn limits(view: &View) -> Result<Vec<MetricFamily>> {
+    let limit = gauge("edge_agent_limit", "At most so many", &["name"])?;
+    let usage = gauge("edge_agent_usage", "So many now", &["name"])?;
+    let by_name: BTreeMap<&str, (u64, u64)> =
+        view.limits.iter().map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
+    for (name, (most, now)) in by_name {
+        limit.with_label_values(&[name]).set(i64::try_from(most).unwrap_or(i64::MAX));
+        usage.with_label_values(&[name]).set(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+    Ok([limit.collect(), usage.collect()].concat())
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Index;
+    use crate::kernel::Kernel as _;
+    use crate::kernel::fake::FakeKernel;
+    use crate::table::Op;
+    use crate::view::StateView;
+
+    fn scraped(per_device_series: usize) -> String {
+        let mut kernel = FakeKernel::default();
+        let name = ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() };
+        let mut view = View::default();
+        for (state, target) in [(1, "a"), (2, "b")] {
+            kernel.perform(&Op::MakeState { state, uid: "u".into(), target: target.into() }).unwrap();
+            kernel.count(state, Direction::ToDevice, |counter| {
+                counter.packets[Verdict::Loss as usize] = 3;
+                counter.bytes[Verdict::Loss as usize] = 180;
+            });
+            view.states.push(StateView {
+                profile: name.clone(),
+                uid: "u".into(),
+                target: target.into(),
+                state,
+            });
+        }
+        let shared = Shared::new(Index::default(), kernel.counters());
+        shared.show(view);
+        Metrics::new(shared, per_device_series).unwrap().render().unwrap()
+    }
+
+    #[test]
+    fn each_target_has_its_series_by_direction_and_verdict() {
+        let text = scraped(10);
+        let line = r#"edge_fault_packets_total{device="b",direction="ToDevice",namespace="demo",profile="p",verdict="loss"} 3"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains(r#"verdict="pass"} 0"#), "series are there before the first packet: {text}");
+    }
+
+    #[test]
+    fn above_the_limit_targets_are_folded_into_their_profile() {
+        let text = scraped(1);
+        let line = r#"edge_fault_packets_total{device="",direction="ToDevice",namespace="demo",profile="p",verdict="loss"} 6"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("edge_agent_per_device_series 0"), "{text}");
+    }
+
+    #[test]
+    fn what_is_asked_ends_with_the_deadline() {
+        let asked = |is_acting, now| asked_now([0.1, 0.2], is_acting, 100, now, Direction::ToDevice);
+        assert_eq!(
+            [asked(true, 99), asked(true, 100), asked(false, 1)].map(|x| x > 0.0),
+            [true, false, false]
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! What an agent that was killed leaves behind: clsact filters that refer to its dispatchers. They do nothing any
+//! more (their program array is empty), and are found here by their programs' names. XDP and TCX links go with
+//! the process.
+
+use std::fmt;
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
+use rtnetlink::Handle;
+use thiserror::Error;
+
+use crate::kernel::{self, KernelError};
+use crate::locate::Topology;
+
+/// A call that failed while looking or removing.
+#[derive(Debug, Error)]
+pub enum ResidueError {
+    /// Reading filters.
+    #[error("reading the filters of {interface}: {source}")]
+    Read {
+        /// Where.
+        interface: String,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// Removing a filter.
+    #[error("removing {leftover}: {source}")]
+    Remove {
+        /// What.
+        leftover: String,
+        /// What the kernel said.
+        source: KernelError,
+    },
+}
+
+/// A filter of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The interface's index.
+    pub index: u32,
+    /// Its name.
+    pub interface: String,
+    /// On egress, else on ingress.
+    pub egress: bool,
+    /// The program.
+    pub program: String,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.egress { "egress" } else { "ingress" };
+        write!(f, "clsact filter {} on {} of {}", self.program, way, self.interface)
+    }
+}
+
+/// Finds all of them in this network namespace.
+///
+/// # Errors
+/// When filters cannot be read.
+pub async fn find(netlink: &Handle, topology: &Topology) -> Result<Vec<Leftover>, ResidueError> {
+    let mut found = Vec::new();
+    for (index, link) in &topology.links {
+        for egress in [false, true] {
+            let filters = filters(netlink, *index, egress).await;
+            let filters =
+                filters.map_err(|source| ResidueError::Read { interface: link.name.clone(), source })?;
+            let ours = filters.iter().filter_map(program_name).filter(|name| is_ours(name));
+            found.extend(ours.map(|program| Leftover {
+                index: *index,
+                interface: link.name.clone(),
+                egress,
+                program: program.to_owned(),
+            }));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes them, and the clsact qdiscs that have nothing else.
+///
+/// # Errors
+/// When the kernel refuses; all others are removed nonetheless.
+pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), ResidueError> {
+    let mut failure = None;
+    for leftover in leftovers {
+        if let Err(source) = kernel::aya::detach_filters(&leftover.interface, leftover.egress) {
+            failure = Some(ResidueError::Remove { leftover: leftover.to_string(), source });
+        }
+    }
+    let mut indexes: Vec<u32> = leftovers.iter().map(|leftover| leftover.index).collect();
+    indexes.dedup();
+    for index in indexes {
+        remove_empty_clsact(netlink, index).await;
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Best effort: a qdisc without filters does nothing.
+async fn remove_empty_clsact(netlink: &Handle, index: u32) {
+    for egress in [false, true] {
+        if filters(netlink, index, egress).await.is_ok_and(|filters| filters.is_empty()) {
+            continue;
+        }
+        return;
+    }
+    let mut request = netlink.qdisc().del(i32::try_from(index).unwrap_or_default());
+    let header = &mut request.message_mut().header;
+    header.parent = TcHandle::CLSACT;
+    header.handle = TcHandle { major: 0xffff, minor: 0 };
+    if let Err(error) = request.execute().await {
+        tracing::debug!(index, %error, "the empty clsact qdisc stays");
+    }
+}
+
+/// An interface without clsact has none: the kernel says so by an error.
+async fn filters(netlink: &Handle, index: u32, egress: bool) -> Result<Vec<TcMessage>, rtnetlink::Error> {
+    let mut handle = netlink.traffic_filter(i32::try_from(index).unwrap_or_default());
+    let request = if egress { handle.get().egress() } else { handle.get().ingress() };
+    match request.execute().try_collect::<Vec<_>>().await {
+        Err(rtnetlink::Error::NetlinkError(error)) if is_absence(&error.to_io()) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    const ABSENT: [i32; 3] = [nix::libc::EINVAL, nix::libc::ENODEV, nix::libc::ENOENT];
+    error.raw_os_error().is_some_and(|code| ABSENT.contains(&code))
+}
+
+fn program_name(filter: &TcMessage) -> Option<&str> {
+    let options = filter.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.flatten().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn is_ours(program: &str) -> bool {
+    use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH};
+    [TC_INGRESS_DISPATCH, TC_EGRESS_DISPATCH].contains(&program)
+}

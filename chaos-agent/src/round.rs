@@ -1,0 +1,88 @@
+//! The enforcer's thread: a round for each change, at once; hooks one by one in between, so that a rule never
+//! waits for more than one interface.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::clock;
+use crate::enforce::Enforcer;
+use crate::kernel::Kernel;
+use crate::shared::Shared;
+
+/// Without any change the enforcer comes around so often: to correct deadlines by a clock that was set, to try
+/// refused hooks again, to forget flows.
+const BEAT: Duration = Duration::from_secs(10);
+/// What the kernel refused is tried again after so long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until it is stopped. Blocking: it has a thread of its own.
+///
+/// # Errors
+/// When a clock cannot be read.
+pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
+    let mut last_beat = Instant::now();
+    let mut retry_at: Option<Instant> = None;
+    let mut is_unhooked = true;
+    loop {
+        let wait = if is_unhooked { Duration::ZERO } else { pause(&enforcer, last_beat, retry_at)? };
+        let wake = shared.wait(wait);
+        if wake.stop {
+            return Ok(());
+        }
+        let now = clock::read().context("CLOCK_BOOTTIME")?;
+        let has_topology = wake.topology.is_some();
+        if let Some(topology) = wake.topology {
+            enforcer.set_topology(topology);
+        }
+        let is_beat = last_beat.elapsed() >= BEAT;
+        if is_beat {
+            last_beat = Instant::now();
+            enforcer.retry_hooks();
+            enforcer.sweep_flows();
+        }
+        let is_retry = retry_at.is_some_and(|at| at <= Instant::now());
+        let is_due = retry_at.is_none() && enforcer.next_due().is_some_and(|due| due <= now.boot_ns);
+        let is_round = (wake.world || is_beat || is_retry || is_due) && shared.index().missing().is_empty();
+        if is_round {
+            let took_all = round(&mut enforcer, shared, now);
+            retry_at = (!took_all).then(|| Instant::now() + RETRY);
+        }
+        let was_unhooked = is_unhooked;
+        is_unhooked = enforcer.attach_next();
+        if is_round || has_topology || (was_unhooked && !is_unhooked) {
+            shared.show(enforcer.view());
+        }
+        shared.beat(is_round);
+    }
+}
+
+fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now) -> bool {
+    let started = Instant::now();
+    let server = shared.offset().server_time(now.wall);
+    let took_all = shared.index().with_world(|world| enforcer.apply(world, server, now.boot_ns));
+    let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    shared.stats.rounds.fetch_add(1, Ordering::Relaxed);
+    shared.stats.round_ns.fetch_add(spent, Ordering::Relaxed);
+    shared.stats.refused.fetch_add(u64::from(!took_all), Ordering::Relaxed);
+    took_all
+}
+
+/// How long nothing is to be done.
+fn pause<K: Kernel>(
+    enforcer: &Enforcer<K>,
+    last_beat: Instant,
+    retry_at: Option<Instant>,
+) -> Result<Duration> {
+    let now = clock::read().context("CLOCK_BOOTTIME")?;
+    let mut pause = BEAT.saturating_sub(last_beat.elapsed());
+    let due = enforcer.next_due().map(|due| Duration::from_nanos(due.saturating_sub(now.boot_ns)));
+    let retry = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+    // What was refused is due, too: it waits for the retry.
+    if let Some(next) = retry.or(due) {
+        pause = pause.min(next);
+    }
+    Ok(pause)
+}

@@ -1,0 +1,197 @@
+//! Wiring: preflight, kernel, watches, netlink, status, HTTP server; start in this order, end together.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use fault_abi::key::PROTOCOL_TCP;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
+use crate::compile::Limits;
+use crate::diff::Sizes;
+use crate::enforce::{Enforcer, Settings};
+use crate::index::Index;
+use crate::kernel::aya::{AyaKernel, TableSizes};
+use crate::kernel::hooks::XdpMode;
+use crate::kernel::object;
+use crate::locate::netlink::Netlink;
+use crate::metrics::Metrics;
+use crate::shared::Shared;
+use crate::status::publish::Publisher;
+use crate::world::{World, dns_ends};
+use crate::{http, preflight, residue, round, watch};
+
+/// Room for networks in `match.peers` of all profiles.
+const MAX_PEERS: u32 = 16_384;
+/// Room for far ends of protected conversations.
+const MAX_PROTECTED: u32 = 65_536;
+
+/// Runs the agent, or only cleans up, as the flags say.
+///
+/// # Errors
+/// When it cannot start, with what to do; or when one of its parts ends by itself.
+pub async fn run(args: Args) -> Result<()> {
+    let Args { node_name, listen, kernel, protection, cleanup, log, per_device_series } = args;
+    start_logs(&log)?;
+    let shutdown = CancellationToken::new();
+    let _signals = cancel_on_signal(shutdown.clone())?;
+    let mut tasks = JoinSet::new();
+    let netlink = Netlink::connect(&mut tasks)?;
+    sweep(&netlink, cleanup).await?;
+    if cleanup.cleanup {
+        return Ok(());
+    }
+    let node = node_name.context("--node-name: which node of the cluster is this?")?;
+    let enforcer = take_kernel(kernel)?;
+    let config = kube::Config::infer()
+        .await
+        .context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
+    let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
+    let client = Client::try_from(config).context("API client")?;
+    let shared = Shared::new(index, enforcer.counters());
+    let listener = http::bind(listen).await?;
+    tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
+    let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series)?);
+    tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
+    watch::start(&client, &node, &shared, &shutdown, &mut tasks);
+    tasks.spawn(follow(netlink, Arc::clone(&shared), shutdown.clone()));
+    let publisher =
+        Publisher { client, node, kernel: preflight::kernel_release(), shared: Arc::clone(&shared) };
+    tasks.spawn(publisher.run(shutdown.clone()));
+    let for_thread = Arc::clone(&shared);
+    tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
+    until_the_end(tasks, &shared, &shutdown).await
+}
+
+/// Waits for the signal or for a part that ends by itself, then ends all of them.
+async fn until_the_end(
+    mut tasks: JoinSet<Result<()>>,
+    shared: &Shared,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => {
+            let by_itself = || anyhow!("a part of the agent ended by itself");
+            ended.context("a part of the agent panicked").flatten().and_then(|()| Err(by_itself()))
+        }
+    };
+    shutdown.cancel();
+    shared.stop();
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a part of the agent panicked while ending");
+        }
+    }
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Loads the programs, after a look at what the machine lacks.
+fn take_kernel(args: KernelArgs) -> Result<Enforcer<AyaKernel>> {
+    let machine = preflight::look();
+    let lacks = preflight::judge(&machine);
+    for lack in &lacks {
+        if lack.is_fatal { tracing::error!("{lack}") } else { tracing::warn!("{lack}") }
+    }
+    if lacks.iter().any(|lack| lack.is_fatal) {
+        let sentences: Vec<String> =
+            lacks.iter().filter(|lack| lack.is_fatal).map(ToString::to_string).collect();
+        bail!("this node cannot enforce faults:\n  {}", sentences.join("\n  "));
+    }
+    let KernelArgs { xdp, max_targets, max_rules, max_flows } = args;
+    let room = |limit: u32| limit.saturating_mul(2);
+    let sizes = TableSizes {
+        targets: max_targets,
+        rules: room(max_rules),
+        states: room(max_targets),
+        flows: max_flows,
+        peers: room(MAX_PEERS),
+        protected: MAX_PROTECTED,
+    };
+    let kernel = AyaKernel::load(object::built_in()?, sizes, xdp != XdpMode::Off)?;
+    let size = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
+    let settings = Settings {
+        limits: Limits {
+            targets: size(max_targets),
+            rules: size(max_rules),
+            peers: size(MAX_PEERS),
+            protected: size(MAX_PROTECTED),
+        },
+        sizes: Sizes { rule_slots: room(max_rules), states: size(max_targets) },
+        flows: u64::from(max_flows),
+        xdp,
+        has_tcx: machine.release >= preflight::TCX,
+    };
+    Ok(Enforcer::new(kernel, settings))
+}
+
+/// What does not change while the agent runs: its name, and where its own conversations go.
+fn fixed(node: &str, config: &kube::Config, protection: &ProtectionArgs) -> World {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut control_plane = dns_ends(&resolv_conf);
+    let host = config.cluster_url.host().map(|host| host.trim_matches(['[', ']']));
+    if let Some(ip) = host.and_then(|host| host.parse::<IpAddr>().ok()) {
+        control_plane.insert((ip, PROTOCOL_TCP, config.cluster_url.port_u16().unwrap_or(443)));
+    }
+    let node_addresses = BTreeSet::new();
+    let protect = protection.protect.clone();
+    World { node: node.to_owned(), node_addresses, control_plane, protect, ..World::default() }
+}
+
+/// Removes what a killed agent left; with `--dry-run` only shows it.
+async fn sweep(netlink: &Netlink, args: CleanupArgs) -> Result<()> {
+    let leftovers = residue::find(&netlink.handle(), &netlink.topology().await?).await?;
+    for leftover in &leftovers {
+        tracing::info!("{}: {leftover}", if args.dry_run { "would remove" } else { "removing" });
+    }
+    if !args.dry_run {
+        residue::remove(&netlink.handle(), &leftovers).await?;
+    }
+    if args.cleanup && leftovers.is_empty() {
+        tracing::info!("nothing is left over");
+    }
+    Ok(())
+}
+
+/// Follows interfaces, addresses and routes.
+async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
+    loop {
+        match netlink.topology().await {
+            Ok(topology) => shared.take_topology(topology),
+            // Interfaces may come and go while they are read; the next look is right.
+            Err(error) => tracing::warn!(%error, "interfaces and routes"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            changed = netlink.changed() => changed?,
+        }
+    }
+}
+
+fn start_logs(filter: &str) -> Result<()> {
+    let parsed = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?}"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    logs.try_init().map_err(|error| anyhow!("start of logging: {error}"))
+}
+
+/// Cancels `shutdown` on SIGTERM or SIGINT, as long as the returned set lives.
+fn cancel_on_signal(shutdown: CancellationToken) -> Result<JoinSet<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("handler of SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handler of SIGINT")?;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("interrupted: ending"),
+        }
+        shutdown.cancel();
+    });
+    Ok(task)
+}

@@ -1,0 +1,168 @@
+//! What the agent's parts share: the index that watches fill, the enforcer's wake-up, the picture that status and
+//! metrics show. Changes are coalesced by flags: whatever comes while the enforcer works is seen by its next
+//! round, which starts at once.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::clock::Offset;
+use crate::index::{Change, Index};
+use crate::kernel::Counters;
+use crate::locate::Topology;
+use crate::view::View;
+
+/// What wakes the enforcer.
+#[derive(Debug, Default)]
+pub struct Wake {
+    /// The world has changed.
+    pub world: bool,
+    /// Interfaces, addresses or routes have.
+    pub topology: Option<Topology>,
+    /// It is to end.
+    pub stop: bool,
+}
+
+impl Wake {
+    const fn is_any(&self) -> bool {
+        self.world || self.topology.is_some() || self.stop
+    }
+}
+
+/// Shared by all parts, behind an `Arc`.
+pub struct Shared {
+    index: Mutex<Index>,
+    wake: Mutex<Wake>,
+    woken: Condvar,
+    view: RwLock<Arc<View>>,
+    /// Told after each new picture.
+    pub shown: Notify,
+    /// Counters, read without a lock.
+    pub counters: Arc<dyn Counters>,
+    offset: Mutex<Offset>,
+    /// Rules have been brought in once.
+    enforcing: AtomicBool,
+    /// The enforcer's last round, in milliseconds since `started`.
+    last_round: AtomicU64,
+    started: Instant,
+    /// Numbers for `/metrics`.
+    pub stats: Stats,
+}
+
+/// What the agent counts of itself.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Rounds of compile, diff and operations.
+    pub rounds: AtomicU64,
+    /// Nanoseconds spent in them.
+    pub round_ns: AtomicU64,
+    /// Rounds in which the kernel refused something.
+    pub refused: AtomicU64,
+    /// Status writes that succeeded.
+    pub status_written: AtomicU64,
+    /// Status writes that failed.
+    pub status_failed: AtomicU64,
+}
+
+impl Shared {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(index: Index, counters: Arc<dyn Counters>) -> Arc<Self> {
+        Arc::new(Self {
+            index: Mutex::new(index),
+            wake: Mutex::default(),
+            woken: Condvar::new(),
+            view: RwLock::default(),
+            shown: Notify::new(),
+            counters,
+            offset: Mutex::default(),
+            enforcing: AtomicBool::new(false),
+            last_round: AtomicU64::new(0),
+            started: Instant::now(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Takes in a watch's event.
+    pub fn take(&self, change: Change) {
+        if self.index().apply(change) {
+            self.wake(|wake| wake.world = true);
+        }
+    }
+
+    /// Takes in interfaces, addresses and routes.
+    pub fn take_topology(&self, topology: Topology) {
+        let addresses: BTreeSet<_> = topology.addresses.clone();
+        let changed = self.index().set_own_addresses(addresses);
+        self.wake(|wake| {
+            wake.world |= changed;
+            wake.topology = Some(topology);
+        });
+    }
+
+    /// Ends the enforcer.
+    pub fn stop(&self) {
+        self.wake(|wake| wake.stop = true);
+    }
+
+    fn wake(&self, change: impl FnOnce(&mut Wake)) {
+        change(&mut lock(&self.wake));
+        self.woken.notify_one();
+    }
+
+    /// Waits until there is something to do, or for so long; takes what there is.
+    pub fn wait(&self, at_most: Duration) -> Wake {
+        let wake = lock(&self.wake);
+        let waited = self.woken.wait_timeout_while(wake, at_most, |wake| !wake.is_any());
+        let (mut wake, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut wake)
+    }
+
+    /// The index.
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+
+    /// The clock offset.
+    pub fn offset(&self) -> MutexGuard<'_, Offset> {
+        lock(&self.offset)
+    }
+
+    /// The picture.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows a new picture.
+    pub fn show(&self, view: View) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.shown.notify_one();
+    }
+
+    /// The enforcer has finished a round; `enforcing`: with all that the cluster says.
+    pub fn beat(&self, enforcing: bool) {
+        self.enforcing.fetch_or(enforcing, Ordering::Release);
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_round.store(now, Ordering::Release);
+    }
+
+    /// Whether the rules of this node are in the kernel.
+    #[must_use]
+    pub fn is_enforcing(&self) -> bool {
+        self.enforcing.load(Ordering::Acquire)
+    }
+
+    /// How long ago the enforcer last came around.
+    #[must_use]
+    pub fn since_last_round(&self) -> Duration {
+        let last = Duration::from_millis(self.last_round.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(last)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,228 @@
+//! The FaultNode's status, out of the picture and the kernel's counters. Pure; [`publish`] writes it.
+
+pub mod publish;
+
+use std::collections::BTreeSet;
+
+use edge_api::fault_node::{ClockOffset, Engine, FaultNodeStatus, ProfileOnNode};
+use fault_abi::counter::Counter;
+use fault_abi::key::Direction;
+use fault_abi::verdict::Verdict;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+use crate::kernel::hooks;
+use crate::kernel::{Counters, KernelError};
+use crate::table::Uid;
+use crate::view::{ProfileView, View};
+
+/// What the kernel's counters show of a profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The rules acted on packets: at least one met its fault.
+    pub is_effective: bool,
+    /// Super-packets were among the packets.
+    pub has_super_packets: bool,
+}
+
+/// Profiles with evidence so far. What was seen stays seen as long as the profile exists.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    effective: BTreeSet<Uid>,
+    super_packets: BTreeSet<Uid>,
+}
+
+impl Seen {
+    /// Looks at the counters of profiles without evidence, and forgets profiles that are gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn look(&mut self, view: &View, counters: &dyn Counters) -> Result<(), KernelError> {
+        let exists = |uid: &Uid| view.states.iter().any(|state| state.uid == *uid);
+        self.effective.retain(exists);
+        self.super_packets.retain(exists);
+        for state in &view.states {
+            if self.effective.contains(&state.uid) && self.super_packets.contains(&state.uid) {
+                continue;
+            }
+            for direction in Direction::ALL {
+                let counter = counters.counter(state.state, direction)?.unwrap_or_default();
+                if dropped(&counter) > 0 {
+                    self.effective.insert(state.uid.clone());
+                }
+                if counter.gso_frames > 0 {
+                    self.super_packets.insert(state.uid.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, uid: &Uid) -> Evidence {
+        Evidence {
+            is_effective: self.effective.contains(uid),
+            has_super_packets: self.super_packets.contains(uid),
+        }
+    }
+}
+
+fn dropped(counter: &Counter) -> u64 {
+    let dropping = Verdict::ALL.into_iter().filter(|verdict| verdict.drops());
+    dropping.filter_map(|verdict| counter.packets.get(verdict as usize)).sum()
+}
+
+/// What the status says apart from the picture.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `uname -r`.
+    pub kernel: String,
+    /// The API server's time.
+    pub server_time: Timestamp,
+    /// The clock, where known.
+    pub clock_offset: Option<ClockOffset>,
+}
+
+/// Profiles that a status has room for; more are counted in a metric only.
+const MAX_PROFILES: usize = 1024;
+
+/// Makes the status.
+#[must_use]
+pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
+    FaultNodeStatus {
+        renewed_at: Some(MicroTime(facts.server_time)),
+        engine: Engine::None,
+        hooks: hooks::statuses(&view.hooked),
+        limits: view.limits.clone(),
+        kernel: facts.kernel.clone(),
+        clock_offset: facts.clock_offset,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        profiles: view.profiles.iter().take(MAX_PROFILES).map(|one| entry(one, seen.of(&one.uid))).collect(),
+    }
+}
+
+fn entry(view: &ProfileView, evidence: Evidence) -> ProfileOnNode {
+    let super_packets = "super-packets (GSO) of TCP count once, with one fate for all their segments";
+    let note = evidence.has_super_packets.then(|| super_packets.to_owned());
+    ProfileOnNode {
+        namespace: view.name.namespace.clone(),
+        name: view.name.name.clone(),
+        uid: view.uid.to_string(),
+        observed_generation: view.generation,
+        targets: view.local.0,
+        enforced: view.local.1,
+        external_targets: view.external.0,
+        external_enforced: view.external.1,
+        engine: Engine::None,
+        hooks: view.hooks.iter().copied().collect(),
+        installed: view.is_installed(),
+        effective: evidence.is_effective,
+        reason: view.trouble.as_ref().map(|(reason, _)| (*reason).to_owned()),
+        message: view.trouble.as_ref().map(|(_, sentence)| cut(sentence)).or(note),
+    }
+}
+
+/// At most as long as the schema allows.
+fn cut(sentence: &str) -> String {
+    const LONGEST: usize = 1000;
+    sentence.chars().take(LONGEST).collect()
+}
+
+/// Whether two statuses differ in more than what every heartbeat brings.
+#[must_use]
+pub fn differs(old: &FaultNodeStatus, new: &FaultNodeStatus) -> bool {
+    let bare = |status: &FaultNodeStatus| FaultNodeStatus {
+        renewed_at: None,
+        limits: Vec::new(),
+        clock_offset: None,
+        ..status.clone()
+    };
+    bare(old) != bare(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::kernel::Kernel as _;
+    use crate::kernel::fake::FakeKernel;
+    use crate::profile::ObjectName;
+    use crate::table::Op;
+    use crate::view::StateView;
+
+    fn name() -> ObjectName {
+        ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() }
+    }
+
+    fn view(trouble: Option<(&'static str, String)>) -> View {
+        let profile = ProfileView {
+            name: name(),
+            uid: "u".into(),
+            generation: 2,
+            is_acting: true,
+            asked: [0.2, 0.2],
+            deadline_ns: 1,
+            local: (3, 2),
+            external: (1, 1),
+            hooks: BTreeSet::new(),
+            trouble,
+        };
+        let state = StateView { profile: name(), uid: "u".into(), target: "t".into(), state: 1 };
+        View { profiles: vec![profile], states: vec![state], ..View::default() }
+    }
+
+    fn facts() -> Facts {
+        Facts { kernel: "6.18".to_owned(), server_time: Timestamp::UNIX_EPOCH, clock_offset: None }
+    }
+
+    fn kernel() -> FakeKernel {
+        let mut kernel = FakeKernel::default();
+        let make = Op::MakeState { state: 1, uid: Arc::from("u"), target: Arc::from("t") };
+        kernel.perform(&make).unwrap();
+        kernel
+    }
+
+    #[test]
+    fn a_profile_is_effective_only_once_the_kernel_has_dropped_something() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        let counters = kernel.counters();
+        let mut effective = |kernel: &FakeKernel, verdict: Verdict| {
+            kernel.count(1, Direction::ToDevice, |counter| counter.packets[verdict as usize] += 1);
+            seen.look(&view(None), &*counters).unwrap();
+            make(&view(None), &seen, &facts()).profiles[0].effective
+        };
+        assert!(!effective(&kernel, Verdict::Pass));
+        assert!(effective(&kernel, Verdict::Loss));
+    }
+
+    #[test]
+    fn what_was_seen_is_forgotten_with_the_profile() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        kernel.count(1, Direction::FromDevice, |counter| counter.packets[Verdict::Partition as usize] += 1);
+        seen.look(&view(None), &*kernel.counters()).unwrap();
+        seen.look(&View::default(), &*kernel.counters()).unwrap();
+        assert!(!make(&view(None), &seen, &facts()).profiles[0].effective);
+    }
+
+    #[test]
+    fn a_trouble_is_told_with_its_reason_and_super_packets_with_none() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        kernel.count(1, Direction::FromDevice, |counter| counter.gso_frames += 1);
+        seen.look(&view(None), &*kernel.counters()).unwrap();
+        let well = make(&view(None), &seen, &facts()).profiles.remove(0);
+        assert_eq!(well.reason, None);
+        assert!(well.message.unwrap().contains("super-packets"));
+        let ill = make(&view(Some(("NoRoute", "no route leads to t".to_owned()))), &seen, &facts());
+        assert_eq!(ill.profiles[0].reason.as_deref(), Some("NoRoute"));
+        assert!(ill.profiles[0].installed, "of what is enforced");
+    }
+
+    #[test]
+    fn a_heartbeat_alone_is_no_difference() {
+        let seen = Seen::default();
+        let old = make(&view(None), &seen, &facts());
+        let later = Facts { server_time: Timestamp::from_second(10).unwrap(), ..facts() };
+        assert!(!differs(&old, &make(&view(None), &seen, &later)));
+        assert!(differs(&old, &make(&view(Some(("NoRoute", String::new()))), &seen, &facts())));
+    }
+}

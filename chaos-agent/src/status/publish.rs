@@ -1,0 +1,211 @@
+//! Writes this node's FaultNode: at once when something changed, and as a heartbeat.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use edge_api::FaultNode;
+use edge_api::fault_node::{FaultNodeStatus, RENEW_EVERY_SECONDS};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use kube::api::{Patch, PatchParams, ValidationDirective};
+use kube::client::Body;
+use kube::{Api, Client};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Facts, Seen, differs, make};
+use crate::clock;
+use crate::shared::Shared;
+use crate::view::View;
+
+/// Every write and read has this long.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Counters of profiles without evidence are looked at so often, or seldom enough that looking takes a
+/// twentieth of the time.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(1);
+const FIELD_MANAGER: &str = "chaos-agent";
+
+/// A call to the API server that failed.
+#[derive(Debug, Error)]
+enum ApiError {
+    #[error("no answer within {}s", DEADLINE.as_secs())]
+    Timeout,
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
+/// What the writer works on.
+pub struct Publisher {
+    /// The API server.
+    pub client: Client,
+    /// This node.
+    pub node: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The picture, and where the clock's offset goes.
+    pub shared: Arc<Shared>,
+}
+
+impl Publisher {
+    /// Runs until `shutdown`.
+    ///
+    /// # Errors
+    /// When a clock cannot be read.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            outcome = self.work() => return outcome,
+        }
+        self.farewell().await;
+        Ok(())
+    }
+
+    async fn work(&self) -> Result<()> {
+        let heartbeat = Duration::from_secs(RENEW_EVERY_SECONDS);
+        let (mut seen, mut written) = (Seen::default(), None::<FaultNodeStatus>);
+        let (mut next_beat, mut look_every, mut not_before) = (Instant::now(), LOOK_EVERY, Instant::now());
+        loop {
+            let wait_until = not_before.max(next_beat.min(Instant::now() + look_every));
+            tokio::select! {
+                () = self.shared.shown.notified(), if Instant::now() >= not_before => {}
+                () = tokio::time::sleep_until(wait_until) => {}
+            }
+            if !self.shared.is_enforcing() {
+                // Nothing is known yet; an empty status would take back what holds.
+                not_before = Instant::now() + LOOK_EVERY;
+                continue;
+            }
+            let is_beat = Instant::now() >= next_beat;
+            if is_beat {
+                self.compare_clocks().await;
+            }
+            let started = Instant::now();
+            let view = self.shared.view();
+            if let Err(error) = seen.look(&view, &*self.shared.counters) {
+                tracing::warn!(%error, "counters");
+            }
+            look_every = LOOK_EVERY.max(started.elapsed() * 20);
+            let status = make(&view, &seen, &self.facts()?);
+            let is_news = written.as_ref().is_none_or(|old| differs(old, &status));
+            if !is_beat && !is_news {
+                continue;
+            }
+            if self.write(&status, written.is_none()).await {
+                next_beat = Instant::now() + heartbeat;
+                written = Some(status);
+            } else {
+                not_before = Instant::now() + RETRY;
+                written = None;
+            }
+        }
+    }
+
+    /// Says that nothing holds any more, so that nobody must wait for the heartbeat to grow old.
+    async fn farewell(&self) {
+        let Ok(facts) = self.facts() else { return };
+        if self.shared.is_enforcing() {
+            self.write(&make(&View::default(), &Seen::default(), &facts), false).await;
+        }
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        let now = clock::read().context("CLOCK_BOOTTIME")?;
+        let offset = *self.shared.offset();
+        Ok(Facts {
+            kernel: self.kernel.clone(),
+            server_time: offset.server_time(now.wall),
+            clock_offset: offset.status(),
+        })
+    }
+
+    async fn write(&self, status: &FaultNodeStatus, create: bool) -> bool {
+        let outcome = async {
+            if create {
+                self.create().await?;
+            }
+            self.apply(status).await
+        };
+        match outcome.await {
+            Ok(()) => {
+                self.shared.stats.status_written.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(error) => {
+                self.shared.stats.status_failed.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%error, node = self.node, "the FaultNode could not be written; it is tried again");
+                false
+            }
+        }
+    }
+
+    /// Makes the object, owned by its Node so that it goes with it.
+    async fn create(&self) -> Result<(), ApiError> {
+        let uid = self.shared.index().node_uid().map(str::to_owned);
+        let owners: Vec<_> = uid
+            .map(|uid| json!({"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid}))
+            .into_iter()
+            .collect();
+        let object = json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultNode",
+            "metadata": {"name": self.node, "ownerReferences": owners}, "spec": {},
+        });
+        call(self.api().patch(&self.node, &params(), &Patch::Apply(object))).await
+    }
+
+    async fn apply(&self, status: &FaultNodeStatus) -> Result<(), ApiError> {
+        let object = json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultNode",
+            "metadata": {"name": self.node}, "status": status,
+        });
+        call(self.api().patch_status(&self.node, &params(), &Patch::Apply(object))).await
+    }
+
+    fn api(&self) -> Api<FaultNode> {
+        Api::all(self.client.clone())
+    }
+
+    /// Reads the API server's clock off the `Date` of an answer.
+    async fn compare_clocks(&self) {
+        match self.server_date().await {
+            Ok(Some((date, sent, received))) => {
+                let mut offset = self.shared.offset();
+                let was_large = offset.is_large();
+                offset.observe(date, sent, received);
+                if offset.is_large() && !was_large {
+                    let milliseconds = offset.status().map(|status| status.milliseconds);
+                    tracing::warn!(
+                        milliseconds,
+                        "this node's clock differs from the API server's, and is corrected for: check NTP"
+                    );
+                }
+            }
+            Ok(None) => tracing::debug!("the API server's answer has no Date"),
+            Err(error) => tracing::debug!(%error, "the API server's clock"),
+        }
+    }
+
+    async fn server_date(&self) -> Result<Option<(Timestamp, Timestamp, Timestamp)>> {
+        let request = http::Request::get("/version").body(Body::empty())?;
+        let sent = clock::read()?.wall;
+        let answer = tokio::time::timeout(DEADLINE, self.client.send(request)).await??;
+        let received = clock::read()?.wall;
+        let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        Ok(date.map(|date| (date, sent, received)))
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force().validation(ValidationDirective::Strict)
+}
+
+async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), ApiError> {
+    tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Timeout)??;
+    Ok(())
+}
