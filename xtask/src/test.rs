@@ -22,7 +22,7 @@ use anyhow::{Result, bail};
 use self::outcome::Outcome;
 use self::program::Program;
 use self::rung::Rung;
-use self::stage::Stage;
+use self::stage::{Ability, Stage};
 use crate::cmd::Cmd;
 use crate::progress::Step;
 use crate::{interrupt, paths};
@@ -56,20 +56,25 @@ pub fn run(args: &Args) -> Result<()> {
     interrupt::install()?;
     let rungs = if args.rungs.is_empty() { Rung::ALL.to_vec() } else { args.rungs.clone() };
     // What they need comes first: the kernel programs are linked into test programs.
-    let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
+    let able: Vec<_> =
+        rungs.iter().map(|rung| (*rung, stage::prepare(*rung, args.context.as_deref()))).collect();
     let programs = program::build()?;
     let mut totals = Totals::default();
     for (rung, ability) in able {
         interrupt::check()?;
-        let entered = ability.and_then(|()| enter(rung, args, &programs));
-        match entered {
-            Ok(stage) => {
+        match enter(rung, ability, args, &programs) {
+            Entered::Ready(stage) => {
                 let counted = run_rung(rung, args, &programs, &stage);
                 stage.leave()?;
                 totals.add(rung, &counted?);
             }
-            Err(reason) if args.rungs.is_empty() => totals.skip(rung, &programs, &format!("{reason:#}"))?,
-            Err(reason) => return Err(reason.context(format!("the {rung} rung cannot run"))),
+            Entered::Skipped(reason) if args.rungs.is_empty() => {
+                totals.skip(rung, &programs, &format!("{reason:#}"))?;
+            }
+            Entered::Skipped(reason) | Entered::Broken(reason) => {
+                println!("{rung}: FAILED before its tests: {reason:#}");
+                totals.failed += 1;
+            }
         }
     }
     println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
@@ -79,12 +84,25 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// How setting up a rung ended.
+enum Entered {
+    Ready(Stage),
+    Skipped(anyhow::Error),
+    Broken(anyhow::Error),
+}
+
 /// Sets up what a rung's tests find, unless it has none.
-fn enter(rung: Rung, args: &Args, programs: &[Program]) -> Result<Stage> {
-    if programs.iter().any(|program| rung.has(program)) {
-        Stage::enter(rung, args.context.as_deref())
-    } else {
-        Ok(Stage::default())
+fn enter(rung: Rung, ability: Ability, args: &Args, programs: &[Program]) -> Entered {
+    match ability {
+        Ability::Lacks(reason) => Entered::Skipped(reason),
+        Ability::Broken(reason) => Entered::Broken(reason),
+        Ability::Able if !programs.iter().any(|program| rung.has(program)) => {
+            Entered::Ready(Stage::default())
+        }
+        Ability::Able => match Stage::enter(rung, args.context.as_deref()) {
+            Ok(stage) => Entered::Ready(stage),
+            Err(reason) => Entered::Broken(reason),
+        },
     }
 }
 

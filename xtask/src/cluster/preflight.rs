@@ -13,7 +13,7 @@ use crate::tools::{self, Need};
 ///
 /// # Errors
 /// With all that is missing of the kernel, or the first program.
-pub(super) fn check() -> Result<()> {
+pub fn check() -> Result<()> {
     if !tools::is_root() {
         bail!(
             "a cluster needs root, for namespaces and control groups: `sudo -E env PATH=$PATH cargo xtask cluster up`"

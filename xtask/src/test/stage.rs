@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::rung::Rung;
 use crate::binaries::{self, Module};
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{self, Cluster, Options};
 use crate::cmd::Cmd;
 use crate::images::{self, Image};
 use crate::{build_ebpf, tools};
@@ -28,21 +28,58 @@ pub(super) struct Stage {
     _files: Option<TempDir>,
 }
 
+/// Whether a rung can run here.
+#[derive(Debug)]
+pub(super) enum Ability {
+    /// All it needs is there.
+    Able,
+    /// This machine lacks something: what, and what would help. Its tests are skipped.
+    Lacks(anyhow::Error),
+    /// What it needs should be here, and is broken. That is a failure.
+    Broken(anyhow::Error),
+}
+
 /// Installs and builds what takes long.
-///
-/// # Errors
-/// When this machine cannot run the rung: why, and what would help.
-pub(super) fn prepare(rung: Rung) -> Result<()> {
-    match rung {
-        Rung::Pure => Ok(()),
-        Rung::ControlPlane => binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop),
-        Rung::Kernel | Rung::Node => {
-            if !tools::is_root() {
-                bail!("needs root: it loads programs into the kernel and makes network namespaces");
-            }
-            build_ebpf::run(&build_ebpf::Args::default())
+pub(super) fn prepare(rung: Rung, context: Option<&str>) -> Ability {
+    let (lack, build): (Result<()>, fn() -> Result<()>) = match rung {
+        Rung::Pure => (Ok(()), || Ok(())),
+        // A cluster that is there has all of it.
+        Rung::Node if context.is_some() => (Ok(()), || Ok(())),
+        Rung::ControlPlane => (lack_of_go(), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop)),
+        Rung::Kernel => (lack_of_root().and_then(|()| build_ebpf::check_machine()), build_programs),
+        Rung::Node => {
+            let lack = lack_of_root().and_then(|()| lack_of_go()).and_then(|()| cluster::check_machine());
+            (lack.and_then(|()| build_ebpf::check_machine()), build_programs)
         }
+    };
+    match lack.map(|()| build()) {
+        Err(lack) => Ability::Lacks(lack),
+        Ok(Err(error)) => Ability::Broken(error),
+        Ok(Ok(())) => Ability::Able,
     }
+}
+
+fn build_programs() -> Result<()> {
+    build_ebpf::run(&build_ebpf::Args::default())
+}
+
+fn lack_of_root() -> Result<()> {
+    if !tools::is_root() {
+        bail!("needs root: it loads programs into the kernel and makes network namespaces");
+    }
+    Ok(())
+}
+
+/// Neither Go nor a folder of binaries.
+fn lack_of_go() -> Result<()> {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).unwrap_or_default();
+    if tools::find("go").is_none() && !ASSETS.iter().all(|name| assets.join(name).is_file()) {
+        bail!(
+            "needs Go 1.26 or newer, to build etcd and Kubernetes once, or KUBEBUILDER_ASSETS with etcd, \
+             kube-apiserver and kubectl"
+        );
+    }
+    Ok(())
 }
 
 impl Stage {
