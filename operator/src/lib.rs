@@ -11,9 +11,11 @@
 //! ```
 //!
 //! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
+//! * [`client`]: calls to the API server, counted.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
+//! * [`device`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
 //! * [`epoch`]: the number that orders one leader's commands after another's.
@@ -23,6 +25,7 @@ pub mod action;
 pub mod args;
 pub mod budget;
 pub mod cache;
+pub mod client;
 pub mod device;
 pub mod epoch;
 pub mod error;

@@ -139,6 +139,11 @@ impl Reach {
         *self.pods.write().unwrap_or_else(PoisonError::into_inner) = places;
     }
 
+    /// Adds what is new of one pod, ahead of the next [`Self::set_pods`].
+    pub fn learn(&self, pod: &Pod) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).extend(places(pod));
+    }
+
     /// The pod that has this address now. Pods on the host network have none of their own.
     pub fn pod(&self, address: IpAddr) -> Option<PodPlace> {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()

@@ -20,7 +20,7 @@ use crate::cache::{Cache, Cached};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::resolve::{self, Ranges, Reach};
-use crate::{device, epoch, fault};
+use crate::{client, device, epoch, fault};
 
 /// What all controllers share.
 pub struct Shared {
@@ -67,13 +67,12 @@ where
 /// # Errors
 /// When it cannot start, or when one of its parts ends by itself.
 pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
-    let mut config = kube::Config::infer()
+    let config = kube::Config::infer()
         .await
         .context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
-    // Retries are ours to decide and to count.
-    config.default_retry = false;
-    let client = Client::try_from(config).context("API client")?;
-    run_with(client, args, shutdown).await
+    let metrics = Metrics::new().context("metrics")?;
+    let client = client::counted(config, metrics.requests.clone()).context("API client")?;
+    run_with_metrics(client, args, metrics, shutdown).await
 }
 
 /// As [`run`], with a client of one's own.

@@ -4,6 +4,8 @@
 #[path = "control_plane_fault/stage.rs"]
 mod stage;
 
+mod rights;
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -327,9 +327,11 @@ impl Controls {
         }
     }
 
-    /// The devices whose endpoint is an address of this pod.
+    /// The devices whose endpoint is an address of this pod; from now on they are known to be there.
     pub fn devices_at(&self, pod: &ObjectRef<Pod>) -> Vec<ObjectRef<Device>> {
         let Some(pod) = self.shared.pods.store().get(pod) else { return Vec::new() };
+        // What follows all pods may not have come to this one yet.
+        self.shared.reach.learn(&pod);
         let addresses: Vec<IpAddr> = places(&pod).map(|(address, _)| address).collect();
         let there = |device: &Device| {
             device.spec.endpoint.host.parse::<IpAddr>().is_ok_and(|address| addresses.contains(&address))

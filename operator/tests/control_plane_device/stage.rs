@@ -1,7 +1,12 @@
 //! The stage of these stories: a namespace, simulated devices on the loopback, and an operator that runs the
 //! device controller alone with the rights of its manifest.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a hand that slips ends the story")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a hand that slips ends the story"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,9 +148,8 @@ impl Stage {
         what: &str,
         holds: impl Fn(&DeviceStatus) -> bool + Clone,
     ) -> DeviceStatus {
-        let holds_of = |device: Option<&Device>| {
-            device.and_then(|device| device.status.as_ref()).is_some_and(|status| holds(status))
-        };
+        let holds_of =
+            |device: Option<&Device>| device.and_then(|device| device.status.as_ref()).is_some_and(&holds);
         let waiting = await_condition(self.space.api::<Device>(), name, holds_of);
         match tokio::time::timeout(WITHIN, waiting).await {
             Ok(Ok(device)) => device.unwrap().status.unwrap(),
@@ -191,7 +195,9 @@ impl Stage {
         loop {
             let events = self.space.api::<Event>().list(&ListParams::default()).await.unwrap();
             let reasons: Vec<_> = events.items.iter().filter_map(|event| event.reason.clone()).collect();
-            if let Some(event) = events.items.into_iter().find(|event| event.reason.as_deref() == Some(reason)) {
+            if let Some(event) =
+                events.items.into_iter().find(|event| event.reason.as_deref() == Some(reason))
+            {
                 return event;
             }
             assert!(tokio::time::Instant::now() < deadline, "no Event {reason}, only {reasons:?}");

@@ -12,31 +12,24 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use clap::Parser as _;
-use control_plane::{Somebody, Space, space};
+use control_plane::{Space, space};
 use edge_api::condition::find_condition;
 use edge_api::{Device, FaultNode, FaultPhase, FaultProfile, FaultProfileStatus};
 use edge_operator::{args::Args, runtime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
-};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
-use kube::{Api, Client, ResourceExt as _};
-use serde::Deserialize as _;
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::rights;
+
 /// Two cores with a compiler beside it take their time.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Where the manifests put it.
-const OPERATORS_NAMESPACE: &str = "edge-system";
-const RIGHTS: &str = include_str!("../../../deploy/operator/rbac.yaml");
-
-static RIGHTS_GIVEN: OnceCell<()> = OnceCell::const_new();
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
@@ -46,7 +39,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(story: &str) -> Self {
         let space = space(story).await.unwrap();
-        RIGHTS_GIVEN.get_or_init(|| give_rights(space.client.clone())).await;
+        rights::give(space.client.clone()).await;
         let mut stage = Self { space, operator: None };
         stage.operator_starts();
         stage
@@ -58,14 +51,12 @@ impl Stage {
             "edge-operator",
             "--controllers=fault",
             "--listen=127.0.0.1:0",
-            &format!("--namespace={OPERATORS_NAMESPACE}"),
+            &format!("--namespace={}", rights::NAMESPACE),
             &format!("--watch-namespace={namespace}"),
         ]);
         let shutdown = CancellationToken::new();
         let mut task = JoinSet::new();
-        let somebody =
-            Somebody::service_account(OPERATORS_NAMESPACE, "edge-operator", "edge-operator-0", "n0");
-        let client = self.space.server.client_as(&somebody).unwrap();
+        let client = self.space.server.client_as(&rights::operator()).unwrap();
         task.spawn(runtime::run_with(client, args, shutdown.clone()));
         self.operator = Some((shutdown, task));
     }
@@ -210,23 +201,6 @@ impl Stage {
 }
 
 /// Applies the operator's manifest of rights.
-async fn give_rights(client: Client) {
-    let namespace =
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATORS_NAMESPACE}});
-    let documents =
-        serde_yaml_ng::Deserializer::from_str(RIGHTS).map(|text| Value::deserialize(text).unwrap());
-    for object in std::iter::once(namespace).chain(documents) {
-        let object: DynamicObject = serde_json::from_value(object).unwrap();
-        let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
-        let resource = ApiResource::from_gvk(&kind);
-        let api: Api<DynamicObject> = match &object.metadata.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
-        api.patch(&object.name_any(), &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
-    }
-}
-
 /// `Type=Status/Reason` of a condition.
 pub(crate) fn condition(status: &FaultProfileStatus, type_: &str) -> String {
     match find_condition(&status.conditions, type_) {

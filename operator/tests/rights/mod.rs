@@ -1,5 +1,7 @@
 //! The operator's rights in these stories are those of its manifest, so that a missing rule fails a test.
 
+#![expect(clippy::unwrap_used, reason = "without its rights no story can be told")]
+
 use control_plane::Somebody;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};

@@ -1,0 +1,82 @@
+//! The client of the API server: without retries of its own, which nobody would see, and with each request counted.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Config};
+use prometheus::IntCounterVec;
+use tower::Service;
+use tower::layer::layer_fn;
+
+/// A client of the cluster that `config` names; `requests` counts by `code` and `method`.
+///
+/// # Errors
+/// When the certificates of `config` are not understood.
+pub fn counted(mut config: Config, requests: IntCounterVec) -> Result<Client, kube::Error> {
+    config.default_retry = false;
+    let layer = layer_fn(move |inner| Counted { inner, requests: requests.clone() });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+}
+
+/// Counts requests on their way through.
+#[derive(Clone)]
+struct Counted<S> {
+    inner: S,
+    requests: IntCounterVec,
+}
+
+impl<S, B> Service<http::Request<Body>> for Counted<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = request.method().clone();
+        let requests = self.requests.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code =
+                answer.as_ref().map_or("error".to_owned(), |answer| answer.status().as_u16().to_string());
+            requests.with_label_values(&[code.as_str(), method.as_str()]).inc();
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn each_request_is_counted_by_its_answer() {
+        let requests = Metrics::new().unwrap().requests.clone();
+        let server = service_fn(|request: http::Request<Body>| async move {
+            let code = match request.uri().path() {
+                "/gone" => 404,
+                "/broken" => return Err("connection reset"),
+                _ => 200,
+            };
+            Ok(http::Response::builder().status(code).body(()).unwrap())
+        });
+        let counted = Counted { inner: server, requests: requests.clone() };
+        for path in ["/here", "/here", "/gone", "/broken"] {
+            let request = http::Request::get(path).body(Body::empty()).unwrap();
+            let _answer = counted.clone().oneshot(request).await;
+        }
+        let count = |code: &str| requests.with_label_values(&[code, "GET"]).get();
+        assert_eq!((count("200"), count("404"), count("error")), (2, 1, 1));
+    }
+}
