@@ -134,7 +134,10 @@ pub fn run(args: &Args) -> Result<()> {
         Verb::Forward { target, from, port } => {
             let cluster = Cluster::open(name)?;
             eprintln!("forwarding to {target} until Ctrl-C; listening on:");
-            forward::serve(&cluster.plan().netns(from), *target, *port)
+            // As a process of the cluster, so that `down` ends it and it keeps no namespace alive.
+            let mut serve =
+                forward::command(&cluster.plan().dir(), &cluster.plan().netns(from), *target, *port)?;
+            Err(serve.exec()).context("starting the forwarder")
         }
         Verb::Machine { description } => machine::enter(description),
         Verb::Init { description } => init::run(description),

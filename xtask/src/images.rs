@@ -67,6 +67,8 @@ pub enum Image {
 }
 
 impl Image {
+    /// Programs of this project.
+    pub const OURS: [Self; 3] = [Self::EdgeOperator, Self::ChaosAgent, Self::DeviceSim];
     /// What an installation and the demo need.
     pub const INSTALLED: [Self; 4] =
         [Self::EdgeOperator, Self::ChaosAgent, Self::DeviceSim, Self::Prometheus];
@@ -137,13 +139,9 @@ pub struct Archive {
 /// # Errors
 /// When a build fails.
 pub fn archives(images: &[Image]) -> Result<Vec<Archive>> {
-    let ours = images.iter().filter(|image| is_ours(**image)).map(|image| image.name()).collect::<Vec<_>>();
+    let ours: Vec<_> = images.iter().copied().filter(|image| Image::OURS.contains(image)).collect();
     let built = if ours.is_empty() { PathBuf::new() } else { build_ours(&ours)? };
     images.iter().map(|image| archive(*image, &program(*image, &built)?)).collect()
-}
-
-fn is_ours(image: Image) -> bool {
-    matches!(image, Image::EdgeOperator | Image::ChaosAgent | Image::DeviceSim)
 }
 
 fn program(image: Image, built: &Path) -> Result<PathBuf> {
@@ -227,13 +225,14 @@ pub fn program_path(image: Image) -> PathBuf {
     paths::cache().join("target").join(TARGET).join("release").join(image.name())
 }
 
-/// Builds programs of ours, static, and returns the folder that they lie in. It is in the cache and not in `target`, so
-/// that a fresh clone builds only what differs; paths of the machine are kept out of the programs.
-fn build_ours(names: &[&str]) -> Result<PathBuf> {
+/// Builds the programs of ours, static, and returns the folder that they lie in. All of them each time, since cargo
+/// unites the features of what is built together, and the same sources must give the same program. The folder is in the
+/// cache and not in `target`, so that a fresh clone builds only what differs; paths of the machine stay out of them.
+fn build_ours(wanted: &[Image]) -> Result<PathBuf> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         bail!("images are built on Linux on x86-64 only");
     }
-    if names.contains(&Image::ChaosAgent.name()) {
+    if wanted.contains(&Image::ChaosAgent) {
         crate::build_ebpf::run(&crate::build_ebpf::Args::default())?;
     }
     let target = paths::cache().join("target");
@@ -245,14 +244,14 @@ fn build_ours(names: &[&str]) -> Result<PathBuf> {
         flags.push(format!("--remap-path-prefix={from}={to}"));
     }
     flags.push(format!("--remap-path-prefix={}=/src", paths::root().display()));
-    let packages = names.iter().flat_map(|name| ["--package", name]);
+    let packages = Image::OURS.iter().flat_map(|image| ["--package", image.name()]);
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--locked", "--target", TARGET])
         .args(packages)
         .dir(paths::root())
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .step(format!("building {}", names.join(", ")))
+        .step("building edge-operator, chaos-agent, device-sim")
         .run()?;
     Ok(target.join(TARGET).join("release"))
 }

@@ -1,6 +1,8 @@
 //! A cluster does what a cluster does, and nothing of it is left: not after `down`, not after Ctrl-C, not after a kill
 //! in the middle of `up`.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail with it")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

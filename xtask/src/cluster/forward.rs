@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,17 +62,28 @@ async fn accept(listener: TcpListener, target: SocketAddr) -> Result<()> {
     }
 }
 
-/// Starts [`serve`] as a process of the cluster in `dir` and returns its port on the machine's loopback.
+/// [`serve`] as a process of the cluster in `dir`.
+///
+/// # Errors
+/// When this program cannot be found.
+pub(super) fn command(dir: &Path, netns: &str, target: SocketAddr, port: u16) -> Result<Command> {
+    let mut command = Command::new(machine::xtask()?);
+    command
+        .args(["cluster", "serve", netns, &target.to_string(), "--port", &port.to_string()])
+        .env(MARK, dir);
+    Ok(command)
+}
+
+/// Starts [`serve`] and returns its port on the machine's loopback.
 ///
 /// # Errors
 /// When it does not start.
 pub(super) fn start(dir: &Path, netns: &str, target: SocketAddr, port: u16) -> Result<u16> {
     let log =
         File::options().create(true).append(true).open(dir.join("forward.log")).context("opening a log")?;
-    let mut command = Command::new(machine::xtask()?);
-    command.args(["cluster", "serve", netns, &target.to_string(), "--port", &port.to_string()]);
-    command.env(MARK, dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut command = command(dir, netns, target, port)?;
+    // Away from the terminal's Ctrl-C.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
     let mut child = command.spawn().context("starting the forwarder")?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
