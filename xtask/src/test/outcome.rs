@@ -68,7 +68,8 @@ pub(super) fn of_process(command: &Cmd, name: &str, limit: Duration) -> Result<O
     Ok(outcome)
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+/// Reads a pipe to its end, beside whatever else happens.
+pub(super) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = pipe.read_to_end(&mut bytes);

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::outcome::{self, Outcome};
@@ -34,12 +36,31 @@ pub(super) fn cargo() -> OsString {
 /// # Errors
 /// When one does not compile.
 pub(super) fn build() -> Result<Vec<Program>> {
-    let building = || Cmd::new(cargo()).args(["test", "--workspace", "--no-run"]).dir(paths::root());
-    // Once for people, and, as nothing is left to do, once for us.
+    let building = Cmd::new(cargo())
+        .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
+        .dir(paths::root());
     let mut step = Step::start("building the tests");
-    building().lines(|line| step.note(line.trim()))?;
+    // Messages for us come on stdout, those for people on stderr.
+    let mut child = building
+        .command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting `{building}`"))?;
+    let messages = child.stdout.take().map(outcome::collect);
+    let mut said = String::new();
+    for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line.context("reading what cargo says")?;
+        step.note(line.trim());
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    if !child.wait().context("waiting for cargo")?.success() {
+        bail!("the tests do not compile:\n{said}");
+    }
     step.done("");
-    let messages = building().args(["--quiet", "--message-format=json"]).read()?;
     let mut programs: Vec<_> = messages.lines().filter_map(program).collect();
     programs.sort_by(|one, other| (&one.folder, &one.target).cmp(&(&other.folder, &other.target)));
     Ok(programs)
