@@ -111,8 +111,15 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
     if started.is_none() {
         return;
     }
-    let delivery =
-        Delivery { controls: controls.clone(), key: key.clone(), uid, number: ask.number, done: false };
+    let command = matches!(ask.question, Question::Command(_));
+    let delivery = Delivery {
+        controls: controls.clone(),
+        key: key.clone(),
+        uid,
+        number: ask.number,
+        command,
+        done: false,
+    };
     let generation = device.metadata.generation;
     spawn(controls, async move {
         tokio::select! {
@@ -160,13 +167,14 @@ struct Delivery {
     key: Key,
     uid: String,
     number: u64,
+    command: bool,
     done: bool,
 }
 
 impl Delivery {
     fn put(&mut self, answer: Answer) {
         self.done = true;
-        let outcome = Outcome { number: self.number, answer };
+        let outcome = Outcome { number: self.number, command: self.command, answer };
         self.controls.if_known(&self.key, &self.uid, |memory| {
             if memory.busy.as_ref().is_some_and(|busy| busy.number == outcome.number) {
                 memory.busy = None;

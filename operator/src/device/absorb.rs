@@ -14,6 +14,8 @@ use crate::link::{Code, End};
 pub struct Outcome {
     /// Number of the exchange.
     pub number: u64,
+    /// Was it a command?
+    pub command: bool,
     /// What came of it.
     pub answer: Answer,
 }
@@ -149,7 +151,11 @@ impl Memory {
             }
             Answer::Silence => {
                 self.address_index = self.address_index.wrapping_add(1);
-                self.fail("no answer".to_owned(), around);
+                // An unanswered probe says what silence says anyway; it delays no command.
+                if outcome.command {
+                    self.fail("no answer".to_owned(), around);
+                    self.lost_touch = true;
+                }
                 Vec::new()
             }
             Answer::Abandoned => {
@@ -162,11 +168,15 @@ impl Memory {
     fn alive(&mut self, now: Instant) {
         self.heard = Some(now);
         self.inherited = false;
+        if self.lost_touch {
+            self.settle();
+        }
     }
 
     fn fail(&mut self, error: String, around: &Surroundings<'_>) {
         self.failures = self.failures.saturating_add(1);
         self.last_error = Some(error);
+        self.lost_touch = false;
         let delay = around.policy.backoff.delay(self.failures, around.draw);
         self.not_before = Some(around.now + delay);
     }
@@ -240,14 +250,9 @@ impl Memory {
                 self.next_probe =
                     around.now + around.policy.probe_delay(around.policy.poll_interval, around.draw);
             }
-            _ => self.settle(),
+            _ if self.target.as_ref().is_none_or(|target| self.meets(target)) => self.settle(),
+            _ => {}
         }
-    }
-
-    fn settle(&mut self) {
-        self.failures = 0;
-        self.not_before = None;
-        self.last_error = None;
     }
 
     /// Soon, and a little spread: it answers with old reports.

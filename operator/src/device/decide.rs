@@ -221,8 +221,7 @@ fn wants_command(memory: &Memory, target: &Target, generation: u64) -> bool {
         // Never heard of, or out of date: ask first.
         return false;
     };
-    let in_doubt = memory.put.as_ref().is_some_and(|put| put.target != *target);
-    if in_doubt {
+    if memory.in_doubt(target) {
         return true;
     }
     if believed.runs(target) {
@@ -327,3 +326,8 @@ fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decisio
 fn patience(seen: &Observed<'_>) -> Option<Duration> {
     seen.spec.as_ref().ok().map(|spec| spec.patience.suspect)
 }
+
+#[cfg(test)]
+mod story;
+#[cfg(test)]
+mod tests;

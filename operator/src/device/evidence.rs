@@ -290,3 +290,6 @@ fn contradiction(report: &Report, context: &Context<'_>) -> Option<Contradiction
         |target: &Target| (report.firmware != target.firmware) || (report.config_digest != target.digest);
     (idle && generation == Some(held) && target.is_some_and(wrong)).then_some(Contradiction::WrongResult)
 }
+
+#[cfg(test)]
+mod tests;

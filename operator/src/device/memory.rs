@@ -117,13 +117,15 @@ pub struct Memory {
     pub attempts: u32,
     /// Contradictions that made a new command necessary; part of the command's id.
     pub recommands: u32,
-    /// Failures in a row.
+    /// Failures in a row, of commands and of what they led to.
     pub failures: u32,
+    /// The last of them was silence: a sign of life ends it.
+    pub lost_touch: bool,
     /// No command before this.
     pub not_before: Option<Instant>,
     /// No probe before this.
     pub next_probe: Instant,
-    /// Ready to ask again at once, as after a reboot or an acknowledgement.
+    /// What went wrong last, one sentence.
     pub last_error: Option<String>,
     /// Since when the target is unmet.
     pub unmet_since: Option<Instant>,
@@ -185,6 +187,7 @@ impl Memory {
             attempts: sync.map_or(0, |sync| sync.attempts),
             recommands: 0,
             failures: 0,
+            lost_touch: false,
             not_before: None,
             next_probe: now,
             last_error: None,
@@ -228,19 +231,32 @@ impl Memory {
         self.verdict = None;
         self.attempts = 0;
         self.recommands = 0;
-        self.failures = 0;
-        self.not_before = None;
-        self.last_error = None;
+        self.settle();
         if target.is_some() {
             self.busy = None;
         }
     }
 
+    /// May something else than this be on its way to the device, or in it? So it is while the last command was
+    /// for another target, and while the device does not hold the last one.
+    pub fn in_doubt(&self, target: &Target) -> bool {
+        let Some(put) = &self.put else { return false };
+        let held = self.evidence.believed().map_or(0, |believed| believed.held);
+        put.target != *target || held < put.generation
+    }
+
     /// Does it run this, as far as it is believed, with nothing else on its way to it?
     pub fn meets(&self, target: &Target) -> bool {
-        let in_doubt = self.put.as_ref().is_some_and(|put| put.target != *target);
         let believed = self.evidence.believed();
-        !in_doubt && !self.recommand && believed.is_some_and(|believed| believed.runs(target))
+        !self.recommand && !self.in_doubt(target) && believed.is_some_and(|believed| believed.runs(target))
+    }
+
+    /// What failed before does not count any more.
+    pub fn settle(&mut self) {
+        self.failures = 0;
+        self.lost_touch = false;
+        self.not_before = None;
+        self.last_error = None;
     }
 
     /// Generation under which the present target was commanded, if it was.

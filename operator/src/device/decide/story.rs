@@ -1,0 +1,216 @@
+//! How stories of decisions are told: a device object, a clock that is moved by hand, and answers put into
+//! the device's mouth.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use edge_api::condition::find_condition;
+use edge_api::{Desired, Device, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness};
+use edge_protocol::{BootId, Install, Report, config_digest};
+use tokio::time::Instant;
+
+use super::super::absorb::{Answer, Note, Outcome};
+use super::super::validate::validate;
+use super::*;
+use crate::budget::Backoff;
+
+pub(super) const EPOCH: u64 = 50;
+
+pub(super) struct Story {
+    pub(super) device: Device,
+    pub(super) memory: Memory,
+    pub(super) place: Place,
+    pub(super) budget: Bucket,
+    pub(super) writes: usize,
+    pub(super) notices: Vec<&'static str>,
+    pub(super) notes: Vec<Note>,
+    pub(super) policy: Policy,
+    pub(super) wake: Duration,
+    now: Instant,
+    sequence: u64,
+    number: u64,
+    command: bool,
+}
+
+/// What was asked of the device.
+#[derive(Debug, PartialEq)]
+pub(super) enum Asked {
+    Nothing,
+    Report,
+    Command(DesiredCommand),
+}
+
+impl Asked {
+    pub(super) fn command(self) -> DesiredCommand {
+        match self {
+            Self::Command(command) => command,
+            other => panic!("a command was expected, not {other:?}"),
+        }
+    }
+}
+
+pub(super) fn desired(firmware: &str) -> Option<Desired> {
+    Some(Desired { firmware: firmware.into(), config: BTreeMap::new() })
+}
+
+impl Story {
+    /// A device at generation 1 that nobody knows anything of. Probes each 10 s, suspected after 30, lost after 120.
+    pub(super) fn of(desired: Option<Desired>) -> Self {
+        let spec = DeviceSpec {
+            endpoint: Endpoint { host: "10.20.0.17".into(), port: 5683 },
+            desired,
+            liveness: Liveness::default(),
+            paused: false,
+        };
+        let mut device = Device::new("pump-0", spec);
+        device.metadata.namespace = Some("edge-demo".into());
+        device.metadata.uid = Some("u1".into());
+        device.metadata.generation = Some(1);
+        let policy = Policy {
+            backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) },
+            poll_interval: Duration::from_secs(1),
+            dns_ttl: Duration::from_secs(30),
+            install_attempts: 3,
+            device_retries: (5, 0.1),
+        };
+        let now = Instant::now();
+        let memory = Memory::new(&device, now, wall(), 100, policy.bucket());
+        Self {
+            device,
+            memory,
+            place: Place::At(vec![(IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17)), None)]),
+            budget: Bucket::new(100, 10.0),
+            writes: 0,
+            notices: Vec::new(),
+            notes: Vec::new(),
+            policy,
+            wake: Duration::ZERO,
+            now,
+            sequence: 0,
+            number: 0,
+            command: false,
+        }
+    }
+
+    /// Another process takes over; all it has is the object.
+    pub(super) fn restart(&mut self) {
+        self.memory = Memory::new(&self.device, self.now, wall(), 7, self.policy.bucket());
+        self.number = 0;
+    }
+
+    pub(super) fn edit(&mut self, change: impl FnOnce(&mut DeviceSpec)) {
+        change(&mut self.device.spec);
+        let generation = self.device.metadata.generation.unwrap() + 1;
+        self.device.metadata.generation = Some(generation);
+    }
+
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    /// Decides once, does what it says, and tells what was asked of the device.
+    pub(super) fn decide(&mut self) -> Asked {
+        let spec = validate(&self.device);
+        let status = self.status();
+        let seen = Observed {
+            device: &self.device,
+            status: &status,
+            spec: &spec,
+            place: &self.place,
+            generation: self.device.metadata.generation.unwrap(),
+            epoch: EPOCH,
+            policy: &self.policy,
+            now: self.now,
+            wall: wall(),
+            draw: 1.0,
+        };
+        let decision = decide(&seen, &mut self.memory, &mut self.budget);
+        self.notes.extend(decision.notes);
+        self.wake = decision.wake;
+        let mut asked = Asked::Nothing;
+        for action in decision.actions {
+            match action {
+                Action::Exchange(ask) => {
+                    assert_eq!(asked, Asked::Nothing, "one exchange at a time");
+                    self.number = ask.number;
+                    self.command = matches!(ask.question, Question::Command(_));
+                    asked = match ask.question {
+                        Question::Report => Asked::Report,
+                        Question::Command(command) => Asked::Command(command.command),
+                    };
+                }
+                Action::WriteStatus(status) => {
+                    self.writes += 1;
+                    self.device.status = Some(*status);
+                }
+                Action::Notify(notice) => self.notices.push(notice.reason),
+                Action::Resolve(_) => {}
+            }
+        }
+        asked
+    }
+
+    /// The device answers what it was asked last, and it is decided what comes next.
+    pub(super) fn hears(&mut self, answer: Answer) -> Asked {
+        self.memory.busy = None;
+        self.memory.inbox = Some(Outcome { number: self.number, command: self.command, answer });
+        self.decide()
+    }
+
+    /// The device reports: what it runs, the generation that it applied, the one that it holds.
+    pub(super) fn reports(&mut self, firmware: &str, applied: u64, held: u64, install: Install) -> Asked {
+        let report = self.report(firmware, applied, held, install);
+        self.hears(Answer::Report(Box::new(report)))
+    }
+
+    pub(super) fn report(&mut self, firmware: &str, applied: u64, held: u64, install: Install) -> Report {
+        self.sequence += 1;
+        Report {
+            namespace: "edge-demo".into(),
+            name: "pump-0".into(),
+            uid: (held > 0).then(|| "u1".into()),
+            firmware: firmware.into(),
+            config_digest: config_digest(&BTreeMap::new()),
+            applied_generation: applied,
+            held_generation: held,
+            epoch: if held > 0 { EPOCH } else { 0 },
+            command_id: None,
+            boot_id: BootId(9),
+            sequence: self.sequence,
+            uptime_ms: 0,
+            install,
+            last_error: None,
+        }
+    }
+
+    pub(super) fn status(&self) -> DeviceStatus {
+        self.device.status.clone().unwrap_or_default()
+    }
+
+    pub(super) fn phase(&self) -> DevicePhase {
+        self.status().phase
+    }
+
+    /// `Status/Reason` of a condition.
+    pub(super) fn condition(&self, type_: &str) -> String {
+        let status = self.status();
+        find_condition(&status.conditions, type_)
+            .map_or("not there".to_owned(), |condition| format!("{}/{}", condition.status, condition.reason))
+    }
+
+    /// A story that begins with a device in sync with generation 1, firmware 2.0.0.
+    pub(super) fn in_sync() -> Self {
+        let mut story = Self::of(desired("2.0.0"));
+        story.decide();
+        story.reports("1.0.0", 0, 0, Install::Idle).command();
+        story.hears(Answer::Stored);
+        story.reports("2.0.0", 1, 1, Install::Idle);
+        assert_eq!(story.phase(), DevicePhase::InSync);
+        story
+    }
+}
+
+fn wall() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(1_700_000_000).unwrap()
+}
