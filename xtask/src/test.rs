@@ -33,9 +33,6 @@ pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
-    /// Use this context of your kubeconfig for the node rung instead of a cluster of its own
-    #[arg(long, env = "EDGE_CONTEXT")]
-    pub context: Option<String>,
     /// Run only tests whose names contain this
     pub filter: Option<String>,
 }
@@ -56,22 +53,17 @@ pub fn run(args: &Args) -> Result<()> {
     interrupt::install()?;
     let rungs = if args.rungs.is_empty() { Rung::ALL.to_vec() } else { args.rungs.clone() };
     // What they need comes first: the kernel programs are linked into test programs.
-    let able: Vec<_> =
-        rungs.iter().map(|rung| (*rung, stage::prepare(*rung, args.context.as_deref()))).collect();
+    let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
     let programs = program::build()?;
     let mut totals = Totals::default();
     for (rung, ability) in able {
         interrupt::check()?;
-        match enter(rung, ability, args, &programs) {
-            Entered::Ready(stage) => {
-                let counted = run_rung(rung, args, &programs, &stage);
-                stage.leave()?;
-                totals.add(rung, &counted?);
-            }
-            Entered::Skipped(reason) if args.rungs.is_empty() => {
+        match ability {
+            Ability::Able => totals.add(rung, &run_rung(rung, args, &programs)?),
+            Ability::Lacks(reason) if args.rungs.is_empty() => {
                 totals.skip(rung, &programs, &format!("{reason:#}"))?;
             }
-            Entered::Skipped(reason) | Entered::Broken(reason) => {
+            Ability::Lacks(reason) | Ability::Broken(reason) => {
                 println!("{rung}: FAILED before its tests: {reason:#}");
                 totals.failed += 1;
             }
@@ -84,44 +76,34 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// How setting up a rung ended.
-enum Entered {
-    Ready(Stage),
-    Skipped(anyhow::Error),
-    Broken(anyhow::Error),
-}
-
-/// Sets up what a rung's tests find, unless it has none.
-fn enter(rung: Rung, ability: Ability, args: &Args, programs: &[Program]) -> Entered {
-    match ability {
-        Ability::Lacks(reason) => Entered::Skipped(reason),
-        Ability::Broken(reason) => Entered::Broken(reason),
-        Ability::Able if !programs.iter().any(|program| rung.has(program)) => {
-            Entered::Ready(Stage::default())
-        }
-        Ability::Able => match Stage::enter(rung, args.context.as_deref()) {
-            Ok(stage) => Entered::Ready(stage),
-            Err(reason) => Entered::Broken(reason),
-        },
-    }
-}
-
-fn run_rung(rung: Rung, args: &Args, programs: &[Program], stage: &Stage) -> Result<Outcome> {
+fn run_rung(rung: Rung, args: &Args, programs: &[Program]) -> Result<Outcome> {
     let mut sum = Outcome::default();
     for program in programs.iter().filter(|program| rung.has(program)) {
+        let ran = run_program(rung, args, program);
+        // Ctrl-C is no failure of the program.
         interrupt::check()?;
-        let mut arguments = rung.arguments().to_vec();
-        arguments.extend(args.filter.as_deref());
-        let step = Step::start(format!("{rung}: {program}"));
-        let outcome = program.run(&arguments, stage.environment(), rung.limit())?;
-        step.done(&outcome.to_string());
-        sum.add(outcome.seen_in(rung, program));
+        sum.add(ran.unwrap_or_else(|error| {
+            println!("{rung}: {program}: FAILED before its tests: {error:#}");
+            Outcome { failed: 1, ..Outcome::default() }
+        }));
     }
     if rung == Rung::Pure {
-        let outcome = doc_tests(args.filter.as_deref())?;
-        sum.add(outcome);
+        sum.add(doc_tests(args.filter.as_deref())?);
     }
     Ok(sum)
+}
+
+/// Sets up what the program's tests find, runs it, and removes that again.
+fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
+    let stage = Stage::enter(rung, program)?;
+    let mut arguments = rung.arguments().to_vec();
+    arguments.extend(args.filter.as_deref());
+    let step = Step::start(format!("{rung}: {program}"));
+    let ran = program.run(&arguments, stage.environment(), rung.limit());
+    stage.leave()?;
+    let outcome = ran?;
+    step.done(&outcome.to_string());
+    Ok(outcome.seen_in(rung, program))
 }
 
 /// The examples in the documentation, which are no programs of their own.

@@ -7,14 +7,16 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use super::program::Program;
 use super::rung::Rung;
 use crate::binaries::{self, Module};
 use crate::cluster::{self, Cluster, Options};
-use crate::cmd::Cmd;
 use crate::images::{self, Image};
 use crate::{build_ebpf, tools};
 
-/// The cluster of the node rung, apart from one that a person has up.
+/// Programs of the node rung that find a cluster with our images, named by EDGE_CLUSTER.
+const ON_A_CLUSTER: &str = "node_installation";
+/// That cluster, apart from one that a person has up.
 const CLUSTER: &str = "test";
 /// What the control plane's tests run, and kubectl for their dumps.
 const ASSETS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
@@ -40,11 +42,9 @@ pub(super) enum Ability {
 }
 
 /// Installs and builds what takes long.
-pub(super) fn prepare(rung: Rung, context: Option<&str>) -> Ability {
+pub(super) fn prepare(rung: Rung) -> Ability {
     let (lack, build): (Result<()>, fn() -> Result<()>) = match rung {
         Rung::Pure => (Ok(()), || Ok(())),
-        // A cluster that is there has all of it.
-        Rung::Node if context.is_some() => (Ok(()), || Ok(())),
         Rung::ControlPlane => (lack_of_go(), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop)),
         Rung::Kernel => (lack_of_root().and_then(|()| build_ebpf::check_machine()), build_programs),
         Rung::Node => {
@@ -83,18 +83,16 @@ fn lack_of_go() -> Result<()> {
 }
 
 impl Stage {
-    /// Sets up what the rung's tests find.
+    /// Sets up what the program's tests find.
     ///
     /// # Errors
     /// When it cannot be set up; what was made is removed.
-    pub(super) fn enter(rung: Rung, context: Option<&str>) -> Result<Self> {
+    pub(super) fn enter(rung: Rung, program: &Program) -> Result<Self> {
         match rung {
-            Rung::Pure | Rung::Kernel => Ok(Self::default()),
             Rung::ControlPlane => assets(),
-            Rung::Node => match context {
-                Some(context) => existing(context),
-                None => own_cluster(),
-            },
+            Rung::Node if program.target.starts_with(ON_A_CLUSTER) => own_cluster(),
+            // The others of the node rung make clusters themselves.
+            Rung::Pure | Rung::Kernel | Rung::Node => Ok(Self::default()),
         }
     }
 
@@ -124,43 +122,17 @@ fn assets() -> Result<Stage> {
     Ok(Stage { environment, cluster: None, _files: Some(folder) })
 }
 
-/// A kubeconfig of a cluster that is there, with that context alone.
-fn existing(context: &str) -> Result<Stage> {
-    let kubectl = binaries::ensure_some(Module::Kubernetes, &["kubectl"])?;
-    let view = ["config", "view", "--minify", "--flatten", "--context", context];
-    let text = Cmd::new(kubectl.path("kubectl")?).args(view).read()?;
-    let folder = tempfile::tempdir().context("making a folder for a kubeconfig")?;
-    let file = folder.path().join("kubeconfig");
-    std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-    let environment = vec![
-        kubeconfig(file),
-        ("KUBECTL".to_owned(), kubectl.path("kubectl")?.into()),
-        ("EDGE_CONTEXT".to_owned(), context.into()),
-    ];
-    Ok(Stage { environment, cluster: None, _files: Some(folder) })
-}
-
-/// Two nodes with this project's images, for this rung alone.
+/// Two nodes with this project's images.
 fn own_cluster() -> Result<Stage> {
     let archives = images::archives(&Image::INSTALLED)?;
     let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
-    let loaded = archives.iter().try_for_each(|archive| cluster.load_image(&archive.path));
-    let kubectl = loaded.and_then(|()| binaries::ensure_some(Module::Kubernetes, &["kubectl"]));
-    let kubectl = match kubectl {
-        Ok(kubectl) => kubectl,
-        Err(error) => {
-            cluster.down()?;
-            return Err(error);
-        }
-    };
+    if let Err(error) = archives.iter().try_for_each(|archive| cluster.load_image(&archive.path)) {
+        cluster.down()?;
+        return Err(error);
+    }
     let environment = vec![
-        kubeconfig(cluster.kubeconfig()),
-        ("KUBECTL".to_owned(), kubectl.path("kubectl")?.into()),
+        ("KUBECONFIG".to_owned(), cluster.kubeconfig().into_os_string()),
         ("EDGE_CLUSTER".to_owned(), CLUSTER.into()),
     ];
     Ok(Stage { environment, cluster: Some(cluster), _files: None })
-}
-
-fn kubeconfig(file: PathBuf) -> (String, OsString) {
-    ("KUBECONFIG".to_owned(), file.into_os_string())
 }
