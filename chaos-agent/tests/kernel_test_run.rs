@@ -1,0 +1,12 @@
+//! The kernel programs, run by `BPF_PROG_TEST_RUN`: no interface, no packet on any wire.
+
+#[path = "kernel_test_run/fate.rs"]
+mod fate;
+#[path = "kernel_test_run/matching.rs"]
+mod matching;
+#[path = "kernel_test_run/parsing.rs"]
+mod parsing;
+#[path = "kernel_test_run/protection.rs"]
+mod protection;
+#[path = "kernel_test_run/stage.rs"]
+mod stage;

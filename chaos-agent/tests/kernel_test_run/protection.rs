@@ -1,0 +1,86 @@
+//! Conversations that no fault touches.
+
+use fault_abi::counter::Global;
+use fault_abi::key::{IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::rule::{Config, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
+use fault_rig::frame::Spec;
+
+use crate::stage::*;
+
+/// A packet of TCP from a port of the device to the peer, which the stories make the node.
+fn tcp(device_port: u16, node_port: u16) -> Spec {
+    Spec { protocol: PROTOCOL_TCP, source_port: device_port, destination_port: node_port, ..from_device() }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn the_nodes_own_way_is_protected_by_both_ends_and_nothing_lifts_it() {
+    let base = partition();
+    let mut rig = rig_with(&[Rule { flags: base.flags | RULE_LIFTS_PROBES, ..base }]);
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 6443), PROTECTED_NODE).unwrap();
+    assert_drops(&rig, &tcp(6443, 50_000), "the peer is not the node");
+    rig.node_address(address(PEER)).unwrap();
+    assert_passes(&rig, &tcp(6443, 50_000), "the node's conversation");
+    assert_drops(&rig, &tcp(6444, 50_000), "another port");
+    assert_drops(&rig, &Spec { source_port: 6443, ..from_device() }, "another protocol");
+    let stranger = Spec { destination: "10.244.1.6".parse().unwrap(), ..tcp(6443, 50_000) };
+    assert_drops(&rig, &stranger, "another's conversation with the same port");
+    assert_eq!(global(&mut rig, Global::Protected), 3);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_probe_is_protected_until_a_rule_names_the_nodes_address() {
+    let base = partition();
+    for (flags, drops) in [(base.flags, false), (base.flags | RULE_LIFTS_PROBES, true)] {
+        let mut rig = rig_with(&[Rule { flags, ..base }]);
+        rig.node_address(address(PEER)).unwrap();
+        rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 8081), PROTECTED_PROBE).unwrap();
+        assert_fate(&rig, &tcp(8081, 50_000), drops, "the probe");
+        assert_drops(&rig, &tcp(8082, 50_000), "another port");
+        assert_eq!(global(&mut rig, Global::Protected), if drops { 0 } else { 3 });
+        assert_eq!(both(&mut rig, 0).seen(), if drops { 6 } else { 3 }, "a protected packet is not counted");
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn the_kubelets_port_is_protected_on_the_node_only() {
+    let mut rig = rig_with(&[partition()]);
+    rig.config(&Config { kubelet_port: 10_250, ..Config::default() }).unwrap();
+    assert_drops(&rig, &tcp(50_000, 10_250), "some other host's port 10250");
+    rig.node_address(address(PEER)).unwrap();
+    assert_passes(&rig, &tcp(50_000, 10_250), "the node's");
+    assert_drops(&rig, &tcp(10_250, 50_000), "the device's port of that number");
+    assert_drops(&rig, &Spec { protocol: PROTOCOL_UDP, ..tcp(50_000, 10_250) }, "UDP");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_protected_network_is_protected_for_the_node_only() {
+    let mut rig = rig_with(&[partition()]);
+    rig.protect_cidr(address("10.20.0.0"), IPV4_PREFIX + 24).unwrap();
+    assert_drops(&rig, &from_device(), "the peer is not the node");
+    rig.node_address(address(PEER)).unwrap();
+    assert_passes(&rig, &from_device(), "the node's conversation");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn neighbour_discovery_and_dhcp_pass_and_other_icmp_does_not() {
+    let rig = rig_with(&[partition()]);
+    for icmp_type in [128, 129, 132, 133, 135, 137, 138] {
+        let packet = Spec { protocol: PROTOCOL_ICMPV6, icmp_type, ..from_device6() };
+        assert_fate(&rig, &packet, !(133..=137).contains(&icmp_type), "ICMPv6");
+    }
+    for (device, peer, drops) in
+        [(68, 67, false), (67, 68, false), (67, 67, false), (68, 68, true), (67, 5683, true)]
+    {
+        let packet = Spec { source_port: device, destination_port: peer, ..from_device() };
+        assert_fate(&rig, &packet, drops, "DHCP");
+    }
+    for (device, peer, drops) in [(546, 547, false), (547, 546, false), (546, 546, true)] {
+        let packet = Spec { source_port: device, destination_port: peer, ..from_device6() };
+        assert_fate(&rig, &packet, drops, "DHCPv6");
+    }
+}

@@ -1,0 +1,165 @@
+//! The kernel programs on a test rig: loaded, their maps filled, run on a frame by `BPF_PROG_TEST_RUN`, attached to
+//! no interface. For the tests of the kernel rung and for `cargo xtask bench`; the agent has its own loader.
+//!
+//! * [`Rig`]: an object's programs and maps
+//! * [`frame`]: frames to run them on
+
+pub mod frame;
+mod maps;
+
+use std::time::Duration;
+
+use aya::maps::{MapError, ProgramArray};
+use aya::programs::{Program, ProgramError, ProgramFd, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use fault_abi::names;
+use thiserror::Error;
+
+/// What fails on a rig.
+#[derive(Debug, Error)]
+pub enum RigError {
+    /// The object cannot be read, or its maps cannot be made.
+    #[error("loading the object: {0}")]
+    Object(#[from] EbpfError),
+    /// The kernel refused a program.
+    #[error("program {name}: {source}")]
+    Program {
+        /// Which.
+        name: String,
+        /// What the kernel said, the verifier's log included.
+        source: ProgramError,
+    },
+    /// The kernel refused a change or a read of a map.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// The object lacks something; an old build.
+    #[error("the object has no {0}: run `cargo xtask build-ebpf`")]
+    Missing(String),
+    /// The clock cannot be read.
+    #[error("reading CLOCK_BOOTTIME: {0}")]
+    Clock(#[from] nix::Error),
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the program returned (the last time).
+    pub code: u32,
+    /// How long one run took, on average over all repeats, as the kernel measured.
+    pub duration: Duration,
+}
+
+/// An object's programs, loaded, and its maps.
+pub struct Rig {
+    programs: Ebpf,
+    generation: u64,
+}
+
+impl std::fmt::Debug for Rig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rig").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Rig {
+    /// Loads all programs of an object. The program arrays stay empty: see [`Rig::connect`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn load(object: &[u8]) -> Result<Self, RigError> {
+        let mut programs = EbpfLoader::new().load(object)?;
+        for (name, program) in programs.programs_mut() {
+            let loaded = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            };
+            loaded.map_err(|source| RigError::Program { name: name.to_owned(), source })?;
+        }
+        Ok(Self { programs, generation: 0 })
+    }
+
+    /// Puts a program where a dispatcher finds it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn connect(&mut self, array: &'static str, slot: u32, name: &str) -> Result<(), RigError> {
+        let fd = self.fd(name)?;
+        let map = self.programs.map_mut(array).ok_or_else(|| RigError::Missing(array.to_owned()))?;
+        let refused = |source| RigError::Map { name: array, source };
+        ProgramArray::try_from(map).map_err(refused)?.set(slot, &fd, 0).map_err(refused)
+    }
+
+    /// Connects all programs to their dispatchers, as the agent does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn connect_all(&mut self) -> Result<(), RigError> {
+        self.connect(names::PROGRAMS_TC, names::SLOT_TC_INGRESS, names::TC_INGRESS)?;
+        self.connect(names::PROGRAMS_TC, names::SLOT_TC_EGRESS, names::TC_EGRESS)?;
+        self.connect(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)
+    }
+
+    /// Runs a program on a frame, `repeat` times.
+    ///
+    /// # Errors
+    /// When there is no such program or the kernel refuses to run it.
+    pub fn run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<Outcome, RigError> {
+        self.run_with(name, TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() })
+    }
+
+    /// Runs a TC program on a frame that says to be one of segments of `gso_size` bytes.
+    ///
+    /// # Errors
+    /// As [`Rig::run`].
+    pub fn run_gso(&self, name: &str, frame: &[u8], gso_size: u32) -> Result<Outcome, RigError> {
+        // `struct __sk_buff` of linux/bpf.h: 192 bytes, `gso_size` at 176.
+        let mut context = [0; 192];
+        context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
+        let mut out = [0; 192];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        self.run_with(name, options)
+    }
+
+    fn run_with(&self, name: &str, options: TestRunOptions<'_>) -> Result<Outcome, RigError> {
+        let result = match self.program(name)? {
+            Program::Xdp(program) => program.test_run(options),
+            Program::SchedClassifier(program) => program.test_run(options),
+            _ => return Err(RigError::Missing(name.to_owned())),
+        };
+        let result = result.map_err(|source| RigError::Program { name: name.to_owned(), source })?;
+        Ok(Outcome { code: result.return_value, duration: result.duration })
+    }
+
+    fn program(&self, name: &str) -> Result<&Program, RigError> {
+        self.programs.program(name).ok_or_else(|| RigError::Missing(name.to_owned()))
+    }
+
+    fn fd(&self, name: &str) -> Result<ProgramFd, RigError> {
+        let fd = match self.program(name)? {
+            Program::Xdp(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
+            Program::SchedClassifier(program) => program.fd().and_then(|fd| Ok(fd.try_clone()?)),
+            _ => return Err(RigError::Missing(name.to_owned())),
+        };
+        fd.map_err(|source| RigError::Program { name: name.to_owned(), source })
+    }
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: the clock of rules.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn now_ns() -> Result<u64, RigError> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+    Ok(u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX))
+}
