@@ -101,9 +101,9 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     let step = Step::start(format!("{rung}: {program}"));
     let ran = program.run(&arguments, stage.environment(), rung.limit());
     stage.leave()?;
-    let outcome = ran?;
+    let outcome = ran?.seen_in(rung, program);
     step.done(&outcome.to_string());
-    Ok(outcome.seen_in(rung, program))
+    Ok(outcome)
 }
 
 /// The examples in the documentation, which are no programs of their own.
