@@ -129,12 +129,13 @@ impl Binaries {
             .with_context(|| format!("{name} is not among the programs built"))
     }
 
-    /// The folders that they lie in, each once.
+    /// The folders that they lie in, each once, in the order of PATH: what the user gave comes before what the cache has
+    /// of the same name.
     #[must_use]
     pub fn folders(&self) -> Vec<PathBuf> {
         let mut folders: Vec<_> =
             self.0.values().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
-        folders.sort();
+        folders.sort_by_key(|folder| (folder.starts_with(paths::cache()), folder.clone()));
         folders.dedup();
         folders
     }
@@ -304,6 +305,13 @@ mod tests {
                 assert!(pinned(program), "{} is not pinned", program.name);
             }
         }
+    }
+
+    #[test]
+    fn given_programs_come_before_built_ones() {
+        let built = paths::cache().join("bin/kubernetes-1/kubelet");
+        let all = Binaries([("kubelet", built.clone()), ("etcd", "/zz/etcd".into())].into());
+        assert_eq!(all.folders(), [Path::new("/zz"), built.parent().unwrap()]);
     }
 
     #[test]
