@@ -257,3 +257,6 @@ async fn read(link: &Link<Arc<Sockets>>, socket: &UdpSocket) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
