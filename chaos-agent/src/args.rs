@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(
         long,
         env = "LOG",
-        default_value = "info,kube_runtime=warn,kube_client=warn",
+        default_value = "info,kube_runtime=warn,kube_client=off",
         help_heading = "Logs"
     )]
     pub log: String,

@@ -39,6 +39,7 @@ impl Kind {
 type Ends = BTreeMap<ObjectName, BTreeSet<(IpAddr, u8, u16)>>;
 
 /// An event of one of the watches.
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for the length of one call")]
 #[derive(Debug)]
 pub enum Change {
     /// Of a FaultProfile.

@@ -79,10 +79,10 @@ impl Ledger {
             }
             Op::RemoveEntry(place) => drop(self.entries.remove(place)),
             Op::WriteRule { .. } | Op::RetireRule { .. } | Op::ClearRule { .. } => {
-                self.record_rule(op, now_ns)
+                self.record_rule(op, now_ns);
             }
             Op::MakeState { .. } | Op::RetireState { .. } | Op::DropState { .. } => {
-                self.record_state(op, now_ns)
+                self.record_state(op, now_ns);
             }
         }
     }

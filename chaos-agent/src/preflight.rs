@@ -74,8 +74,9 @@ pub fn judge(machine: &Machine) -> Vec<Lack> {
     }
     if !has(PERFMON) && !has(SYS_ADMIN) {
         add(
-            false,
-            "CAP_PERFMON is missing: some kernels load the programs only with it. If loading fails, add PERFMON to the container's securityContext.capabilities",
+            true,
+            "CAP_PERFMON is missing: the kernel lets only programs that are loaded with it compute pointers into \
+             packets. Add PERFMON to the container's securityContext.capabilities, or run as root",
         );
     }
     if machine.release < OLDEST {
@@ -91,9 +92,9 @@ pub fn judge(machine: &Machine) -> Vec<Lack> {
             "this kernel has no TCX (Linux 6.6): clsact filters are used instead, which is as good here",
         );
     }
-    if let Some(refused) = &machine.bpf_refused {
+    if let Some(refused) = machine.bpf_refused.as_ref().filter(|_| has(BPF) || has(SYS_ADMIN)) {
         let sentence = format!(
-            "the kernel refuses bpf(2) to this process ({refused}). If the capabilities are there, a seccomp profile, an LSM or kernel.lockdown forbids it: allow bpf(2), or run on another node"
+            "the kernel refuses bpf(2) to this process ({refused}) although the capability is there: a seccomp profile, an LSM or kernel lockdown forbids it; allow bpf(2), or run on another node"
         );
         add(true, &sentence);
     }
@@ -120,7 +121,7 @@ pub fn look() -> Machine {
     Machine {
         capabilities: capabilities().unwrap_or_default(),
         release: parse_release(&kernel_release()).unwrap_or_default(),
-        bpf_refused: kernel::aya::probe().err().map(|error| error.to_string()),
+        bpf_refused: kernel::aya::probe().err(),
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         memlock_lifted,
     }
@@ -164,7 +165,7 @@ mod tests {
         let cases: [(Machine, &str, bool); 7] = [
             (Machine { capabilities: 1 << BPF | 1 << PERFMON, ..machine() }, "Add NET_ADMIN", true),
             (Machine { capabilities: 1 << NET_ADMIN | 1 << PERFMON, ..machine() }, "Add BPF", true),
-            (Machine { capabilities: 1 << NET_ADMIN | 1 << BPF, ..machine() }, "add PERFMON", false),
+            (Machine { capabilities: 1 << NET_ADMIN | 1 << BPF, ..machine() }, "Add PERFMON", true),
             (Machine { release: (5, 4), memlock_lifted: true, ..machine() }, "use a newer kernel", true),
             (Machine { release: (6, 1), ..machine() }, "no TCX", false),
             (Machine { bpf_refused: Some("EPERM".to_owned()), ..machine() }, "allow bpf(2)", true),

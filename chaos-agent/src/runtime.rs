@@ -1,6 +1,7 @@
 //! Wiring: preflight, kernel, watches, netlink, status, HTTP server; start in this order, end together.
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -177,7 +178,9 @@ async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: Cancellatio
 
 fn start_logs(filter: &str) -> Result<()> {
     let parsed = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(parsed).with_ansi(colours).with_writer(std::io::stderr);
     logs.try_init().map_err(|error| anyhow!("start of logging: {error}"))
 }
 

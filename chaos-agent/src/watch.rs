@@ -62,11 +62,23 @@ impl Watch<'_> {
             watcher(api, config).default_backoff().take_until(self.shutdown.clone().cancelled_owned());
         self.tasks.spawn(async move {
             let mut events = std::pin::pin!(events);
+            let mut is_interrupted = false;
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(event) => shared.take(change(event)),
-                    // The watcher tries again by itself, with backoff.
-                    Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
+                    Ok(event) => {
+                        if is_interrupted {
+                            tracing::info!(kind = %K::kind(&()), "watching again");
+                        }
+                        is_interrupted = false;
+                        shared.take(change(event));
+                    }
+                    // The watcher tries again by itself, with backoff; told once.
+                    Err(error) if !is_interrupted => {
+                        is_interrupted = true;
+                        let error = anyhow::Error::from(error);
+                        tracing::warn!(kind = %K::kind(&()), error = format!("{error:#}"), "watch interrupted");
+                    }
+                    Err(_) => {}
                 }
             }
             Ok(())

@@ -365,9 +365,9 @@ pub fn detach_filters(interface: &str, egress: bool) -> Result<(), KernelError> 
 ///
 /// # Errors
 /// What the kernel said.
-pub fn probe() -> Result<(), KernelError> {
+pub fn probe() -> Result<(), String> {
     let map = Array::<MapData, u32>::create(1, 0);
-    map.map(drop).map_err(|error| KernelError::Load(chain(&error)))
+    map.map(drop).map_err(|error| chain(&error))
 }
 
 /// An error with all its causes; the kernel's own word is mostly the last of them.

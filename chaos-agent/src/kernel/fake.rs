@@ -62,10 +62,13 @@ impl FakeKernel {
 
     /// Counts packets, as the programs would.
     pub fn count(&self, state: u32, direction: Direction, change: impl FnOnce(&mut Counter)) {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counter) = counters.get_mut(&(state, direction as u32)) {
-            change(counter);
-        }
+        self.packets().count(state, direction, change);
+    }
+
+    /// What counts packets also when the kernel has another owner.
+    #[must_use]
+    pub fn packets(&self) -> FakePackets {
+        FakePackets(Arc::clone(&self.counters))
     }
 
     fn make_state(&mut self, state: u32) {
@@ -129,6 +132,20 @@ impl Kernel for FakeKernel {
 
     fn counters(&self) -> Arc<dyn Counters> {
         Arc::new(FakeCounters(Arc::clone(&self.counters)))
+    }
+}
+
+/// Counts packets in a fake kernel.
+#[derive(Clone)]
+pub struct FakePackets(CounterTable);
+
+impl FakePackets {
+    /// Counts packets, as the programs would.
+    pub fn count(&self, state: u32, direction: Direction, change: impl FnOnce(&mut Counter)) {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get_mut(&(state, direction as u32)) {
+            change(counter);
+        }
     }
 }
 

@@ -1,0 +1,228 @@
+//! An agent in a namespace of its own, with its manifest's rights, a kernel in memory and two interfaces.
+
+#![expect(clippy::unwrap_used, reason = "without its stage no story can be told")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chaos_agent::compile::Limits;
+use chaos_agent::diff::Sizes;
+use chaos_agent::enforce::{Enforcer, Settings};
+use chaos_agent::index::Index;
+use chaos_agent::kernel::fake::{FakeKernel, FakePackets};
+use chaos_agent::kernel::hooks::XdpMode;
+use chaos_agent::locate::{Link, Route, Topology};
+use chaos_agent::shared::Shared;
+use chaos_agent::status::publish::Publisher;
+use chaos_agent::world::World;
+use chaos_agent::{round, watch};
+use control_plane::{Somebody, Space, space};
+use edge_api::{Device, FaultNode, FaultNodeStatus, FaultProfile, ProfileOnNode};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const RIGHTS: &str = include_str!("../../../deploy/agent/rbac.yaml");
+const NAMESPACE: &str = "edge-system";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+static GIVEN: OnceCell<()> = OnceCell::const_new();
+
+/// The running agent and its world.
+pub(crate) struct Stage {
+    pub(crate) space: Space,
+    pub(crate) node: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) packets: FakePackets,
+    shutdown: CancellationToken,
+    tasks: Mutex<JoinSet<anyhow::Result<()>>>,
+}
+
+impl Stage {
+    pub(crate) async fn set(node: &str) -> Self {
+        let space = space(node).await.unwrap();
+        GIVEN.get_or_init(|| give_rights(space.client.clone())).await;
+        let object: Node = serde_json::from_value(json!({"metadata": {"name": node}})).unwrap();
+        Api::all(space.client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let agent = Somebody::service_account(NAMESPACE, "chaos-agent", "chaos-agent-0", node);
+        let client = space.server.client_as(&agent).unwrap();
+        let kernel = FakeKernel::default();
+        let packets = kernel.packets();
+        let enforcer = Enforcer::new(kernel, settings());
+        let fixed = World { node: node.to_owned(), ..World::default() };
+        let shared = Shared::new(Index::new(fixed, None), enforcer.counters());
+        shared.take_topology(topology(true));
+        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        watch::start(&client, node, &shared, &shutdown, &mut tasks);
+        let publisher = Publisher {
+            client,
+            node: node.to_owned(),
+            kernel: "test".to_owned(),
+            shared: Arc::clone(&shared),
+        };
+        tasks.spawn(publisher.run(shutdown.clone()));
+        let for_thread = Arc::clone(&shared);
+        tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
+        Self { space, node: node.to_owned(), shared, packets, shutdown, tasks: Mutex::new(tasks) }
+    }
+
+    /// Ends the agent; each part must end well.
+    pub(crate) async fn end(&self) {
+        self.shutdown.cancel();
+        self.shared.stop();
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap().unwrap();
+        }
+    }
+
+    /// A device with the label of all profiles here, at this address.
+    pub(crate) async fn device(&self, name: &str, ip: &str, node: Option<&str>) {
+        let device: Device = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": name, "labels": {"site": "berlin"}}, "spec": {"endpoint": {"host": ip}},
+        }))
+        .unwrap();
+        let api = self.space.api::<Device>();
+        api.create(&PostParams::default(), &device).await.unwrap();
+        let status = json!({"status": {"addresses": [{"ip": ip, "node": node}]}});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// A running pod of this node.
+    pub(crate) async fn pod(&self, name: &str, ip: &str) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": self.node, "containers": [{"name": "c", "image": "localhost/none:none"}]},
+        }))
+        .unwrap();
+        let api = self.space.api::<Pod>();
+        api.create(&PostParams::default(), &pod).await.unwrap();
+        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// A started profile on all devices.
+    pub(crate) async fn profile(&self, name: &str, paused: bool) {
+        let targets = json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}});
+        self.start(name, targets, paused).await;
+    }
+
+    /// A started profile on the pods with this `app`.
+    pub(crate) async fn pods_profile(&self, app: &str) {
+        self.start(app, json!({"pods": {"selector": {"matchLabels": {"app": app}}}}), false).await;
+    }
+
+    async fn start(&self, name: &str, targets: Value, paused: bool) {
+        let api = self.space.api::<FaultProfile>();
+        let object = json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": name},
+            "spec": {"targets": targets, "faults": {"loss": {"percent": "20%"}}, "duration": "10m", "paused": paused},
+        });
+        let user = PatchParams::apply("user").force();
+        api.patch(name, &user, &Patch::Apply(object)).await.unwrap();
+        let now = now();
+        let status = json!({"status": {
+            "phase": "Active", "cutoff": edge_api::choose::MAX_RANK,
+            "startedAt": micro(now), "expiresAt": micro(now + SignedDuration::from_mins(10)),
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                "lastTransitionTime": format!("{now:.0}")}],
+        }});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// No route leads anywhere any more.
+    pub(crate) fn without_routes(&self) {
+        self.shared.take_topology(topology(false));
+    }
+
+    /// Whether the kernel holds something of this profile.
+    pub(crate) fn is_held(&self, profile: &str) -> bool {
+        self.shared.view().profiles.iter().any(|one| one.name.name == profile && one.local.1 > 0)
+    }
+
+    pub(crate) async fn until_fault_node(&self, is_it: impl Fn(&FaultNodeStatus) -> bool) -> FaultNode {
+        let api: Api<FaultNode> = Api::all(self.space.client.clone());
+        let began = Instant::now();
+        loop {
+            let found = api.get_opt(&self.node).await.unwrap();
+            if let Some(node) = found.clone().filter(|node| node.status.as_ref().is_some_and(&is_it)) {
+                return node;
+            }
+            assert!(began.elapsed() < PATIENCE, "{found:#?}\n{}", self.space.dump());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The FaultNode's entry of a profile, once it is as asked.
+    pub(crate) async fn until_entry(
+        &self,
+        profile: &str,
+        is_it: impl Fn(&ProfileOnNode) -> bool,
+    ) -> ProfileOnNode {
+        let find = |status: &FaultNodeStatus| self.entry(status, profile).filter(&is_it);
+        let node = self.until_fault_node(|status| find(status).is_some()).await;
+        find(&node.status.unwrap()).unwrap()
+    }
+
+    pub(crate) async fn until_gone(&self, profile: &str) {
+        self.until_fault_node(|status| self.entry(status, profile).is_none()).await;
+    }
+
+    fn entry(&self, status: &FaultNodeStatus, profile: &str) -> Option<ProfileOnNode> {
+        let mut all = status.profiles.iter();
+        all.find(|entry| entry.namespace == self.space.namespace && entry.name == profile).cloned()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test plays the operator, which reads the clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn micro(at: Timestamp) -> String {
+    format!("{at:.6}")
+}
+
+fn settings() -> Settings {
+    Settings {
+        limits: Limits { targets: 256, rules: 16, peers: 64, protected: 64 },
+        sizes: Sizes { rule_slots: 64, states: 256 },
+        flows: 256,
+        xdp: XdpMode::Off,
+        has_tcx: true,
+    }
+}
+
+fn topology(with_routes: bool) -> Topology {
+    let link = |name: &str| Link { name: name.to_owned(), ..Link::default() };
+    let route = Route { table: 254, network: "0.0.0.0/0".parse().unwrap(), interfaces: vec![2] };
+    Topology {
+        links: BTreeMap::from([(2, link("eth0"))]),
+        routes: if with_routes { vec![route] } else { Vec::new() },
+        ..Topology::default()
+    }
+}
+
+async fn give_rights(client: Client) {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    let documents =
+        serde_yaml_ng::Deserializer::from_str(RIGHTS).map(|text| Value::deserialize(text).unwrap());
+    for object in std::iter::once(namespace).chain(documents) {
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
+        let resource = ApiResource::from_gvk(&kind);
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        api.patch(&object.name_any(), &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
+    }
+}
