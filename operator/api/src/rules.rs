@@ -16,10 +16,17 @@ const fn rule(rule: &'static str, message: &'static str) -> Rule {
     Rule { rule, message }
 }
 
+/// Is this text a duration? Asked first where `duration()` would fail on another.
+macro_rules! is_duration {
+    ($text:literal) => {
+        concat!($text, ".matches('^([0-9]{1,6}([.][0-9]{1,6})?(us|ms|s|m|h))+$')")
+    };
+}
+
 /// A name or an address that can be one device's. Link-local ones need an interface and are nobody's for sure.
 pub(crate) const HOST: &[Rule] = &[
     rule(
-        r"isIP(self) || (self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') && !self.matches('(^|[.])[0-9]+$'))",
+        "isIP(self) || (self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') && !self.matches('(^|[.])[0-9]+$'))",
         "host: write an IPv4 address, an IPv6 address (without brackets or zone) or a DNS name in lower case, such as 10.20.0.17 or pump-17.example.com",
     ),
     rule(
@@ -50,19 +57,27 @@ pub(crate) const CONFIG: &[Rule] = &[
 pub(crate) const LIVENESS_DURATION: &[Rule] = &[
     DURATION,
     rule(
-        "!self.matches('^([0-9]{1,6}([.][0-9]{1,6})?(us|ms|s|m|h))+$') || (duration(self) >= duration('100ms') && duration(self) <= duration('24h'))",
+        concat!(
+            "!",
+            is_duration!("self"),
+            " || (duration(self) >= duration('100ms') && duration(self) <= duration('24h'))"
+        ),
         "write a duration from 100ms to 24h",
     ),
 ];
 
 /// Shorter than the next.
 pub(crate) const LIVENESS: &[Rule] = &[rule(
-    "[self.probeInterval, self.suspectAfter, self.lostAfter].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,6})?(us|ms|s|m|h))+$')) || (duration(self.probeInterval) < duration(self.suspectAfter) && duration(self.suspectAfter) < duration(self.lostAfter))",
+    concat!(
+        "[self.probeInterval, self.suspectAfter, self.lostAfter].exists(d, !",
+        is_duration!("d"),
+        ") || (duration(self.probeInterval) < duration(self.suspectAfter) && duration(self.suspectAfter) < duration(self.lostAfter))"
+    ),
     "liveness: write probeInterval shorter than suspectAfter and suspectAfter shorter than lostAfter, such as 10s, 30s, 2m",
 )];
 
 const DURATION: Rule = rule(
-    "self.matches('^([0-9]{1,6}([.][0-9]{1,6})?(us|ms|s|m|h))+$')",
+    is_duration!("self"),
     "write a duration as numbers with units us, ms, s, m or h, such as \"80ms\", \"1.5s\" or \"10m\"",
 );
 
@@ -70,7 +85,11 @@ const DURATION: Rule = rule(
 pub(crate) const PROFILE_DURATION: &[Rule] = &[
     DURATION,
     rule(
-        "!self.matches('^([0-9]{1,6}([.][0-9]{1,6})?(us|ms|s|m|h))+$') || (duration(self) >= duration('100ms') && duration(self) <= duration('720h'))",
+        concat!(
+            "!",
+            is_duration!("self"),
+            " || (duration(self) >= duration('100ms') && duration(self) <= duration('720h'))"
+        ),
         "duration: write how long the faults last, from 100ms to 720h (30 days)",
     ),
 ];
