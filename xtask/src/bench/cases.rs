@@ -1,0 +1,224 @@
+//! What is measured.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, bail};
+use fault_abi::key::{Address, IPV4_PREFIX};
+use fault_abi::names::{TC_EGRESS, TC_EGRESS_DISPATCH, XDP_DISPATCH, XDP_INGRESS};
+use fault_abi::rule::{
+    ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, RULE_FROM_DEVICE, RULE_PARTITION, RULE_TO_DEVICE, Rule,
+};
+use fault_rig::Rig;
+use fault_rig::frame::Spec;
+use serde::Serialize;
+
+use crate::progress::Step;
+
+/// A peer that sends and receives in all cases.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5));
+/// Nobody's address.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 99));
+/// Under a rule with 20 % loss.
+const LOSSY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17));
+/// Under a rule that drops everything.
+const PARTITIONED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 18));
+/// The other targets have addresses from here on.
+const CROWD: u32 = 0x0a80_0000;
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Hook {
+    /// On egress; ingress differs by the side of the address alone.
+    Tc,
+    /// On ingress.
+    Xdp,
+}
+
+/// What a case shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A program that does nothing: TC passes, XDP drops.
+    Baseline,
+    /// Ours without any target.
+    NoRule,
+    /// A packet of nobody's among so many targets.
+    Miss(u32),
+    /// The same while a CIDR is a target.
+    MissWithCidrs(u32),
+    /// A packet under 20 % loss: flow, draw and counters.
+    Loss,
+    /// A packet under a partition: counters alone.
+    Partition,
+    /// A dispatcher with nothing behind it: all that is left when the agent is dead.
+    Dispatcher,
+    /// A miss among one target, by way of the dispatcher: what a bystander's packet pays.
+    DispatchedMiss,
+}
+
+/// One figure of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Case {
+    /// Where.
+    pub(super) hook: Hook,
+    /// What.
+    pub(super) kind: Kind,
+}
+
+/// The rigs of all cases.
+#[derive(Debug)]
+pub(super) struct Bench {
+    baseline: Rig,
+    bare: Rig,
+    crowds: Vec<(u32, Rig)>,
+    with_cidrs: Vec<(u32, Rig)>,
+    dispatched: Rig,
+}
+
+impl Bench {
+    /// Loads the programs and fills their maps.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn prepare(object: &[u8], baseline: &[u8]) -> Result<Self> {
+        let step = Step::start("loading the kernel programs and 65,536 targets");
+        let mut crowds = Vec::new();
+        for targets in [1, 1_000, 65_536] {
+            crowds.push((targets, crowd(object, targets)?));
+        }
+        let mut with_cidrs = Vec::new();
+        for targets in [1, 65_536] {
+            let mut rig = crowd(object, targets)?;
+            rig.cidr(Address::from(Ipv4Addr::new(172, 20, 0, 0)), prefix(16), &[binding(0)])?;
+            rig.config(&Config { flags: CONFIG_HAS_CIDRS, ..Config::default() })?;
+            with_cidrs.push((targets, rig));
+        }
+        let mut dispatched = crowd(object, 1)?;
+        dispatched.connect_all()?;
+        let bench = Self {
+            baseline: Rig::load(baseline).context("the programs to compare with")?,
+            bare: Rig::load(object)?,
+            crowds,
+            with_cidrs,
+            dispatched,
+        };
+        step.done("");
+        Ok(bench)
+    }
+
+    /// All cases, each hook's baseline first.
+    #[expect(clippy::unused_self, reason = "cases exist only for rigs that were prepared")]
+    pub(super) fn cases(&self) -> Vec<Case> {
+        let kinds = [
+            Kind::Baseline,
+            Kind::NoRule,
+            Kind::Miss(1),
+            Kind::Miss(1_000),
+            Kind::Miss(65_536),
+            Kind::MissWithCidrs(1),
+            Kind::MissWithCidrs(65_536),
+            Kind::Loss,
+            Kind::Partition,
+            Kind::Dispatcher,
+            Kind::DispatchedMiss,
+        ];
+        [Hook::Tc, Hook::Xdp].into_iter().flat_map(|hook| kinds.map(|kind| Case { hook, kind })).collect()
+    }
+
+    /// Nanoseconds a run, on average over `repeat` runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the program does not return what the case is about.
+    pub(super) fn run(&self, case: &Case, repeat: u32) -> Result<u64> {
+        let device = match case.kind {
+            Kind::Loss => LOSSY,
+            Kind::Partition => PARTITIONED,
+            _ => STRANGER,
+        };
+        let from = Spec::udp((device, 5683), (PEER, 40_000));
+        let (program, frame) = match case.hook {
+            Hook::Tc => (tc_program(case.kind), from.reversed().bytes()),
+            Hook::Xdp => (xdp_program(case.kind), from.bytes()),
+        };
+        let outcome = self.rig(case.kind)?.run(program, &frame, repeat)?;
+        let expected = expected(*case);
+        if !expected.contains(&outcome.code) {
+            bail!("{program} returned {} where {case:?} needs one of {expected:?}", outcome.code);
+        }
+        Ok(u64::try_from(outcome.duration.as_nanos())?)
+    }
+
+    fn rig(&self, kind: Kind) -> Result<&Rig> {
+        let sized = |rigs: &[(u32, Rig)], targets: u32| rigs.iter().position(|(n, _)| *n == targets);
+        match kind {
+            Kind::Baseline => Ok(&self.baseline),
+            Kind::NoRule | Kind::Dispatcher => Ok(&self.bare),
+            Kind::Miss(n) => sized(&self.crowds, n).map(|i| &self.crowds[i].1).context("no such rig"),
+            Kind::MissWithCidrs(n) => {
+                sized(&self.with_cidrs, n).map(|i| &self.with_cidrs[i].1).context("no such rig")
+            }
+            Kind::Loss | Kind::Partition => Ok(&self.crowds[1].1),
+            Kind::DispatchedMiss => Ok(&self.dispatched),
+        }
+    }
+}
+
+const fn tc_program(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Baseline => "empty_tc",
+        Kind::Dispatcher | Kind::DispatchedMiss => TC_EGRESS_DISPATCH,
+        _ => TC_EGRESS,
+    }
+}
+
+const fn xdp_program(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Baseline => "drop_xdp",
+        Kind::Dispatcher | Kind::DispatchedMiss => XDP_DISPATCH,
+        _ => XDP_INGRESS,
+    }
+}
+
+/// What the program may return: a case that measures something else than it says is worse than none.
+const fn expected(case: Case) -> &'static [u32] {
+    const NEXT: u32 = u32::MAX;
+    const REDIRECT: u32 = 7;
+    const DROP: u32 = 1;
+    const PASS: u32 = 2;
+    match (case.hook, case.kind) {
+        (Hook::Tc, Kind::Partition) => &[REDIRECT],
+        (Hook::Tc, Kind::Loss) => &[REDIRECT, NEXT],
+        (Hook::Tc, _) => &[NEXT],
+        (Hook::Xdp, Kind::Partition | Kind::Baseline) => &[DROP],
+        (Hook::Xdp, Kind::Loss) => &[DROP, PASS],
+        (Hook::Xdp, _) => &[PASS],
+    }
+}
+
+/// A rig with so many targets, those with faults among them where they fit.
+fn crowd(object: &[u8], targets: u32) -> Result<Rig> {
+    let mut rig = Rig::load(object)?;
+    let both = RULE_FROM_DEVICE | RULE_TO_DEVICE;
+    let rule = Rule { generation: 1, start_ns: 1, deadline_ns: u64::MAX, flags: both, ..Rule::default() };
+    rig.rule(0, &Rule { loss: ALWAYS / 5, ..rule })?;
+    rig.rule(1, &Rule { flags: both | RULE_PARTITION, ..rule })?;
+    rig.state(0)?;
+    rig.state(1)?;
+    let faulty = if targets > 2 { 2 } else { 0 };
+    if faulty == 2 {
+        rig.target(LOSSY.into(), 0, &[binding(0)])?;
+        rig.target(PARTITIONED.into(), 0, &[binding(1)])?;
+    }
+    for i in 0..targets - faulty {
+        rig.target(Ipv4Addr::from(CROWD + i).into(), 0, &[binding(0)])?;
+    }
+    Ok(rig)
+}
+
+const fn binding(slot: u32) -> Binding {
+    Binding { rule: slot, state: slot, key: [1, 2] }
+}
+
+fn prefix(bits: u8) -> u8 {
+    u8::try_from(IPV4_PREFIX).unwrap_or_default() + bits
+}
