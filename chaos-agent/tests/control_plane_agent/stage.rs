@@ -110,21 +110,26 @@ impl Stage {
     }
 
     /// A started profile on all devices.
-    pub(crate) async fn profile(&self, name: &str, paused: bool) {
-        let targets = json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}});
-        self.start(name, targets, paused).await;
+    pub(crate) async fn profile(&self, name: &str) {
+        self.start(name, json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}})).await;
+    }
+
+    /// As a user pauses a profile.
+    pub(crate) async fn pause(&self, name: &str, paused: bool) {
+        let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
+        self.space.api::<FaultProfile>().patch(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
     /// A started profile on the pods with this `app`.
     pub(crate) async fn pods_profile(&self, app: &str) {
-        self.start(app, json!({"pods": {"selector": {"matchLabels": {"app": app}}}}), false).await;
+        self.start(app, json!({"pods": {"selector": {"matchLabels": {"app": app}}}})).await;
     }
 
-    async fn start(&self, name: &str, targets: Value, paused: bool) {
+    async fn start(&self, name: &str, targets: Value) {
         let api = self.space.api::<FaultProfile>();
         let object = json!({
             "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": name},
-            "spec": {"targets": targets, "faults": {"loss": {"percent": "20%"}}, "duration": "10m", "paused": paused},
+            "spec": {"targets": targets, "faults": {"loss": {"percent": "20%"}}, "duration": "10m"},
         });
         let user = PatchParams::apply("user").force();
         api.patch(name, &user, &Patch::Apply(object)).await.unwrap();
@@ -179,6 +184,14 @@ impl Stage {
     fn entry(&self, status: &FaultNodeStatus, profile: &str) -> Option<ProfileOnNode> {
         let mut all = status.profiles.iter();
         all.find(|entry| entry.namespace == self.space.namespace && entry.name == profile).cloned()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // The enforcer's thread cannot be aborted: a story that fails would wait for it.
+        self.shutdown.cancel();
+        self.shared.stop();
     }
 }
 
