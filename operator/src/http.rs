@@ -67,6 +67,14 @@ pub async fn serve(
         .context("HTTP server")
 }
 
+fn router(served: Served) -> Router {
+    Router::new()
+        .route("/metrics", get(render))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(served)
+}
+
 async fn render(State(served): State<Served>) -> Response {
     match served.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
@@ -79,5 +87,36 @@ async fn ready(State(served): State<Served>) -> (StatusCode, &'static str) {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "caches are not filled yet\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get_from(router: &Router, path: &str) -> (StatusCode, String) {
+        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn it_is_alive_at_once_and_ready_when_the_caches_are_filled() {
+        let metrics = Metrics::new().unwrap();
+        metrics.controller("device").depth.set(3);
+        let readiness = Readiness::default();
+        let router = router(Served { metrics, readiness: readiness.clone() });
+        assert_eq!(get_from(&router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(get_from(&router, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        readiness.set(true);
+        assert_eq!(get_from(&router, "/readyz").await.0, StatusCode::OK);
+        let (status, text) = get_from(&router, "/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains(r#"workqueue_depth{name="device"} 3"#), "{text}");
     }
 }

@@ -239,6 +239,22 @@ async fn an_endpoint_out_of_reach_is_pending_with_the_sentence_and_gets_no_packe
 
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn an_endpoint_may_be_a_dns_name() {
+    let stage = Stage::set_with("dns", 1, &["--allow-cidrs=::1/128"]).await;
+    stage.declare(0, Some("2.0.0")).await;
+    stage.edit("device-0", json!({"endpoint": {"host": "localhost"}})).await;
+    let by_name = |status: &edge_api::DeviceStatus| {
+        status.phase == DevicePhase::InSync && status.observed_generation == Some(2)
+    };
+    let status = stage.until("device-0", "in sync by name", by_name).await;
+    assert!(status.addresses.iter().any(|address| address.ip == "127.0.0.1"), "{:?}", status.addresses);
+    stage.edit("device-0", json!({"endpoint": {"host": "no-such-name.invalid"}})).await;
+    let unknown = |status: &edge_api::DeviceStatus| condition(status, "Ready") == "Ready=False/NotResolved";
+    stage.until("device-0", "of no known address", unknown).await;
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn a_device_in_a_pod_is_shown_with_the_pods_node() {
     let stage = Stage::set("pods", 1).await;
     stage.declare(0, Some("2.0.0")).await;

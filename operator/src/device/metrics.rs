@@ -15,7 +15,7 @@ use prometheus::{
 use super::absorb::Note;
 use super::observe::Key;
 use crate::link::Counters;
-use crate::metrics::{counters, gauges, register};
+use crate::metrics::{counters, register};
 
 /// Buckets of round trips: 0.5 ms to 131 s, past RFC 7252's 93 s of a whole exchange.
 fn round_trips() -> Vec<f64> {
@@ -166,8 +166,15 @@ impl DeviceMetrics {
 pub struct Census<F> {
     devices: Store<Device>,
     ages: F,
-    phases: IntGaugeVec,
-    unconverged: GaugeVec,
+    desc: Vec<Desc>,
+}
+
+/// Made anew for each scrape, so that a namespace without devices has no series.
+fn gauges() -> Result<(IntGaugeVec, GaugeVec), prometheus::Error> {
+    let phases = Opts::new("edge_devices", "Devices, by phase.");
+    let unconverged =
+        Opts::new("edge_device_unconverged_seconds", "Age of the oldest desired state that is not met.");
+    Ok((IntGaugeVec::new(phases, &["namespace", "phase"])?, GaugeVec::new(unconverged, &["namespace"])?))
 }
 
 impl<F> Census<F>
@@ -179,13 +186,9 @@ where
     /// # Errors
     /// When a name is taken.
     pub fn register(registry: &Registry, devices: Store<Device>, ages: F) -> Result<(), prometheus::Error> {
-        let spare = Registry::new();
-        let phases = gauges(&spare, "edge_devices", "Devices, by phase.", &["namespace", "phase"])?;
-        let unconverged = GaugeVec::new(
-            Opts::new("edge_device_unconverged_seconds", "Age of the oldest desired state that is not met."),
-            &["namespace"],
-        )?;
-        registry.register(Box::new(Self { devices, ages, phases, unconverged }))
+        let (phases, unconverged) = gauges()?;
+        let desc = [phases.desc(), unconverged.desc()].concat().into_iter().cloned().collect();
+        registry.register(Box::new(Self { devices, ages, desc }))
     }
 }
 
@@ -194,27 +197,93 @@ where
     F: Fn() -> BTreeMap<String, f64> + Send + Sync,
 {
     fn desc(&self) -> Vec<&Desc> {
-        [self.phases.desc(), self.unconverged.desc()].concat()
+        self.desc.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let mut counts: BTreeMap<(String, DevicePhase), i64> = BTreeMap::new();
+        let Ok((phases, unconverged)) = gauges() else { return Vec::new() };
+        let ages = (self.ages)();
         for device in self.devices.state() {
             let namespace = device.namespace().unwrap_or_default();
             for phase in DevicePhase::ALL {
-                counts.entry((namespace.clone(), phase)).or_default();
+                phases.with_label_values(&[namespace.as_str(), phase.as_str()]);
             }
             let phase = device.status.as_ref().map(|status| status.phase).unwrap_or_default();
-            *counts.entry((namespace, phase)).or_default() += 1;
-        }
-        self.phases.reset();
-        self.unconverged.reset();
-        let ages = (self.ages)();
-        for ((namespace, phase), count) in counts {
-            self.phases.with_label_values(&[namespace.as_str(), phase.as_str()]).set(count);
+            phases.with_label_values(&[namespace.as_str(), phase.as_str()]).inc();
             let age = ages.get(&namespace).copied().unwrap_or(0.0);
-            self.unconverged.with_label_values(&[namespace.as_str()]).set(age);
+            unconverged.with_label_values(&[namespace.as_str()]).set(age);
         }
-        [self.phases.collect(), self.unconverged.collect()].concat()
+        [phases.collect(), unconverged.collect()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use edge_api::{DeviceSpec, DeviceStatus, Endpoint, Liveness};
+    use kube::runtime::reflector::{self, store::Writer};
+    use kube::runtime::watcher::Event;
+    use prometheus::{Encoder, TextEncoder};
+
+    use super::*;
+
+    fn add(writer: &mut Writer<Device>, name: &str, phase: DevicePhase) {
+        let endpoint = Endpoint { host: "10.20.0.17".into(), port: 5683 };
+        let spec = DeviceSpec { endpoint, desired: None, liveness: Liveness::default(), paused: false };
+        let mut device = Device::new(name, spec);
+        device.metadata.namespace = Some("edge-demo".into());
+        device.status = Some(DeviceStatus { phase, ..DeviceStatus::default() });
+        writer.apply_watcher_event(&Event::Apply(device));
+    }
+
+    fn scrape(registry: &Registry) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn devices_are_counted_by_phase_and_the_oldest_unmet_state_has_its_age() {
+        let (store, mut writer) = reflector::store();
+        let registry = Registry::new();
+        Census::register(&registry, store, || BTreeMap::from([("edge-demo".to_owned(), 2.5)])).unwrap();
+        assert!(!scrape(&registry).contains("edge-demo"));
+        add(&mut writer, "pump-0", DevicePhase::InSync);
+        add(&mut writer, "pump-1", DevicePhase::InSync);
+        add(&mut writer, "pump-2", DevicePhase::Failed);
+        let text = scrape(&registry);
+        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="InSync"} 2"#), "{text}");
+        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="Failed"} 1"#), "{text}");
+        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="Conflicted"} 0"#), "{text}");
+        assert!(text.contains(r#"edge_device_unconverged_seconds{namespace="edge-demo"} 2.5"#), "{text}");
+    }
+
+    #[test]
+    fn above_the_limit_no_series_has_a_devices_name() {
+        let (store, mut writer) = reflector::store();
+        let registry = Registry::new();
+        let metrics = DeviceMetrics::new(&registry, store, 1).unwrap();
+        let key = Key { namespace: "edge-demo".into(), name: "pump-0".into() };
+        add(&mut writer, "pump-0", DevicePhase::InSync);
+        metrics.of(&key).answered.inc();
+        assert!(scrape(&registry).contains(r#"device="pump-0""#));
+        assert!(scrape(&registry).contains("edge_per_device_series 1"));
+        add(&mut writer, "pump-1", DevicePhase::InSync);
+        metrics.of(&key).answered.inc();
+        let text = scrape(&registry);
+        assert!(!text.contains("pump-0") && text.contains(r#"device="""#), "{text}");
+        assert!(text.contains("edge_per_device_series 0"));
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_no_series() {
+        let (store, mut writer) = reflector::store();
+        let registry = Registry::new();
+        let metrics = DeviceMetrics::new(&registry, store, 10).unwrap();
+        let key = Key { namespace: "edge-demo".into(), name: "pump-0".into() };
+        add(&mut writer, "pump-0", DevicePhase::InSync);
+        metrics.of(&key).unanswered.inc();
+        metrics.ended(&key, "timeout");
+        metrics.forget(&key);
+        assert!(!scrape(&registry).contains("pump-0"));
     }
 }
