@@ -1,0 +1,189 @@
+//! A packet's way through its bindings, on plain collections instead of maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fault_abi::counter::Global;
+use fault_abi::decide::{Packet, applies};
+use fault_abi::draw::Position;
+use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use fault_abi::packet;
+use fault_abi::pass::{Bindings, World, is_entry_of, is_link_upkeep, protection, run};
+use fault_abi::rule::{
+    ALWAYS, Binding, Entry, MAX_BINDINGS, PROTECTED_NODE, PROTECTED_PROBE, PortRange, RULE_FROM_DEVICE,
+    RULE_LIFTS_PROBES, RULE_PARTITION, RULE_TO_DEVICE, Rule,
+};
+use fault_abi::verdict::Verdict;
+use proptest::prelude::*;
+
+/// The maps, as collections.
+#[derive(Default)]
+struct Model<'r> {
+    rules: &'r [Rule],
+    peers: BTreeSet<(u32, Address)>,
+    index: u64,
+    counts: BTreeMap<(u32, Verdict), u64>,
+    globals: Vec<Global>,
+}
+
+impl<'r> World<'r> for Model<'r> {
+    fn rule(&self, slot: u32) -> Option<&'r Rule> {
+        self.rules.get(slot as usize)
+    }
+
+    fn is_peer(&self, set: u32, peer: &Address) -> bool {
+        self.peers.contains(&(set, *peer))
+    }
+
+    fn position(&mut self, _: &Binding, _: &Packet) -> Option<Position> {
+        self.index += 1;
+        Some(Position { ordinal: 0, index: self.index - 1 })
+    }
+
+    fn count(&mut self, binding: &Binding, _: &Packet, verdict: Verdict, _: u64) -> bool {
+        *self.counts.entry((binding.state, verdict)).or_default() += 1;
+        true
+    }
+
+    fn count_global(&mut self, what: Global) {
+        self.globals.push(what);
+    }
+}
+
+fn packet() -> Packet {
+    Packet {
+        direction: Direction::FromDevice,
+        target: Address { words: [0, 0, 1, 17] },
+        peer: Address { words: [0, 0, 1, 5] },
+        protocol: PROTOCOL_UDP,
+        has_ports: true,
+        target_port: 5683,
+        peer_port: 40_000,
+        bytes: 100,
+        gso: false,
+    }
+}
+
+fn rule() -> Rule {
+    let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
+    Rule { generation: 1, start_ns: 10, deadline_ns: 20, flags, ..Rule::default() }
+}
+
+fn bindings(count: u16) -> Bindings {
+    let mut bindings = [Binding::default(); MAX_BINDINGS];
+    for (slot, binding) in (0..).zip(bindings.iter_mut()) {
+        *binding = Binding { rule: slot, state: slot, key: [3, 4] };
+    }
+    Bindings { count, bindings }
+}
+
+#[test]
+fn a_rule_acts_from_its_start_until_just_before_its_deadline() {
+    for (now, acts) in [(9, false), (10, true), (19, true), (20, false)] {
+        assert_eq!(applies(&rule(), &packet(), now), acts, "at {now}");
+    }
+    assert!(!applies(&Rule { generation: 0, ..rule() }, &packet(), 15), "an empty slot");
+}
+
+#[test]
+fn a_probe_passes_unless_the_rule_lifts_it() {
+    let partition = Rule { flags: rule().flags | RULE_PARTITION, ..rule() };
+    let lifting = Rule { flags: partition.flags | RULE_LIFTS_PROBES, ..partition };
+    for (rule, verdict, globals) in [(partition, Verdict::Pass, 1), (lifting, Verdict::Partition, 0)] {
+        let rules = [rule];
+        let mut model = Model { rules: &rules, ..Model::default() };
+        assert_eq!(run(&mut model, &bindings(1), &packet(), PROTECTED_PROBE, 15), verdict);
+        assert_eq!(model.globals.len(), globals);
+    }
+}
+
+#[test]
+fn only_the_nodes_conversations_are_protected() {
+    let tcp = Packet { protocol: PROTOCOL_TCP, peer_port: 10_250, ..packet() };
+    assert_eq!(protection(&tcp, true, 10_250, 0, false), PROTECTED_NODE);
+    assert_eq!(protection(&tcp, false, 10_250, PROTECTED_NODE, true), 0);
+    assert_eq!(protection(&tcp, true, 0, 0, false), 0);
+    assert_eq!(protection(&packet(), true, 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE);
+    assert_eq!(protection(&packet(), true, 10_250, 0, true), PROTECTED_NODE);
+}
+
+#[test]
+fn the_links_own_upkeep_is_neighbour_discovery_and_dhcp() {
+    let icmp = Packet { protocol: PROTOCOL_ICMPV6, has_ports: false, ..packet() };
+    assert!(is_link_upkeep(&icmp, 135) && !is_link_upkeep(&icmp, 128));
+    assert!(!is_link_upkeep(&Packet { protocol: PROTOCOL_ICMP, ..icmp }, 135));
+    assert!(is_link_upkeep(&Packet { target_port: 68, peer_port: 67, ..packet() }, 0));
+    assert!(!is_link_upkeep(&packet(), 0));
+}
+
+#[test]
+fn an_entry_is_of_its_address_or_of_all_within_its_prefix() {
+    let entry = Entry { address: packet().target, prefix: 128, ..Entry::default() };
+    assert!(is_entry_of(&entry, &packet().target) && !is_entry_of(&entry, &packet().peer));
+    let wide = Entry { address: packet().target.masked(96), prefix: 96, ..Entry::default() };
+    assert!(is_entry_of(&wide, &packet().peer));
+    assert!(!is_entry_of(&wide, &Address { words: [0, 0, 2, 5] }));
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let window = (0..3_u64, 0..30_u64, 0..30_u64);
+    let what = (0..16_u32, prop_oneof![Just(0), Just(ALWAYS), 0..=ALWAYS]);
+    let whom = (0..3_u32, prop_oneof![Just(0), Just(6), Just(17)], 0..4_u8, any::<[(u16, u16); 3]>());
+    (window, what, whom).prop_map(
+        |((generation, start_ns, deadline_ns), (flags, loss), (peer_set, protocol, n, ranges))| {
+            let mut ports = [PortRange::default(); 16];
+            for (port, (first, last)) in ports.iter_mut().zip(ranges) {
+                *port = PortRange { first, last };
+            }
+            Rule {
+                generation,
+                start_ns,
+                deadline_ns,
+                loss,
+                flags,
+                peer_set,
+                protocol,
+                port_ranges: n,
+                zero: [0; 6],
+                ports,
+            }
+        },
+    )
+}
+
+proptest! {
+    /// Each binding counts a packet at most once, one that drops is the last, and what passed all was dropped by none.
+    #[test]
+    fn counts_agree_with_the_verdict(rules in prop::collection::vec(any_rule(), 0..=8), now in 0..30_u64, port: u16) {
+        let peers = BTreeSet::from([(1, packet().peer)]);
+        let mut model = Model { rules: &rules, peers, ..Model::default() };
+        let packet = Packet { target_port: port, ..packet() };
+        let count = u16::try_from(rules.len()).unwrap();
+        let verdict = run(&mut model, &bindings(count), &packet, 0, now);
+        let drops: Vec<_> = model.counts.keys().filter(|(_, verdict)| verdict.drops()).collect();
+        prop_assert_eq!(drops.len(), usize::from(verdict.drops()));
+        let last = model.counts.keys().map(|(slot, _)| *slot).max();
+        for (slot, dropped) in drops {
+            prop_assert_eq!(*dropped, verdict);
+            prop_assert_eq!(Some(*slot), last);
+        }
+        for ((slot, _), n) in &model.counts {
+            prop_assert_eq!(*n, 1);
+            prop_assert!(applies(&rules[*slot as usize], &packet, now));
+        }
+    }
+
+    /// Whatever the bytes are, the parser neither panics nor reads beyond them.
+    #[test]
+    fn any_bytes_can_be_parsed(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3_usize) {
+        let mut bytes = bytes;
+        if bytes.len() >= 14 {
+            bytes[12..14].copy_from_slice(&[[0x08, 0x00], [0x86, 0xdd], [0x81, 0x00]][kind]);
+        }
+        let link = packet::link(&bytes[..]);
+        let transport = packet::transport(&bytes[..], link);
+        prop_assert!(!transport.has_ports || !transport.malformed);
+        for direction in Direction::ALL {
+            let _ = packet::target(&bytes[..], link, direction);
+        }
+    }
+}
