@@ -56,11 +56,7 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(render))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .with_state(Served { metrics, readiness });
+    let router = router(Served { metrics, readiness });
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
@@ -93,12 +89,13 @@ async fn ready(State(served): State<Served>) -> (StatusCode, &'static str) {
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
+    use axum::http::Request;
     use tower::ServiceExt;
 
     use super::*;
 
     async fn get_from(router: &Router, path: &str) -> (StatusCode, String) {
-        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        let request = Request::get(path).body(Body::empty()).unwrap();
         let answer = router.clone().oneshot(request).await.unwrap();
         let status = answer.status();
         let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
