@@ -1,0 +1,109 @@
+//! The deadline is the kernel's: it holds while the agent is stopped, and a restarted agent resumes with it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fault_abi::key::Direction;
+
+use crate::support::agent::{Agent, Hooks};
+use crate::support::child::{AgentProcess, play};
+use crate::support::fault::Fault;
+use crate::support::stage::{Family, Stage};
+use crate::support::time::{Beat, boot_ns, eventually, ms};
+use crate::support::traffic::End;
+
+/// A packet that was sent long before the deadline has met its hook by then, however busy the machine.
+const SLACK: u64 = ms(50);
+
+/// When each packet was sent: before and after the call, in CLOCK_BOOTTIME.
+type Sent = Vec<(u64, u64)>;
+
+/// Sends every two milliseconds, both ways, until then.
+fn send_until(end_ns: u64, a: &End, b: &End) -> Sent {
+    let mut beat = Beat::new(Duration::from_millis(2));
+    let mut sent = Sent::new();
+    while boot_ns() < end_ns {
+        let number = u32::try_from(sent.len()).unwrap();
+        let before = boot_ns();
+        a.send(b, number).unwrap();
+        b.send(a, number).unwrap();
+        sent.push((before, boot_ns()));
+        beat.wait();
+    }
+    sent
+}
+
+/// Waits until all packets sent at or after the deadline have come, and returns how many are missing.
+fn missing(end: &End, sent: &Sent, deadline_ns: u64) -> u64 {
+    let mut came = BTreeSet::new();
+    let late = || (0_u32..).zip(sent).filter(|(_, (before, _))| *before >= deadline_ns);
+    let all = || {
+        came.extend(end.take());
+        late().all(|(number, _)| came.contains(&number)).then_some(())
+    };
+    eventually(all, || "packets sent after the deadline are missing".to_owned());
+    for (number, (_, after)) in (0..).zip(sent) {
+        let is_early = after + SLACK < deadline_ns;
+        assert!(!(is_early && came.contains(&number)), "packet {number} escaped before the deadline");
+    }
+    (sent.len() - came.len()) as u64
+}
+
+fn the_deadline_holds_while_the_agent_is_stopped(story: impl Fn(), hooks: Hooks) {
+    let stage = Stage::new();
+    let deadline_ns = boot_ns() + ms(3_000);
+    let targets = [Family::V4.host(1, 2)];
+    let fault = Fault::partition().on(&targets).until(deadline_ns);
+    let mut agent = AgentProcess::start(story, &stage.node, hooks, &[fault]);
+    agent.stop();
+    let start_ns = boot_ns();
+    assert!(start_ns + 4 * SLACK < deadline_ns, "the agent took too long to start");
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let sent = send_until(deadline_ns + ms(300), &device, &peer);
+    let lost = [missing(&peer, &sent, deadline_ns), missing(&device, &sent, deadline_ns)];
+    agent.go_on();
+    for (direction, counted) in Direction::ALL.into_iter().zip(agent.counted()) {
+        assert_eq!(counted.partitioned, lost[direction as usize], "{direction:?}");
+        assert!(counted.last_seen_ns < deadline_ns, "the last drop came before the deadline");
+        assert_eq!(counted.passed, 0, "past its deadline a rule counts nothing");
+        println!(
+            "{hooks:?} {direction:?}: {} dropped, the last {:.3} ms before the deadline",
+            counted.partitioned,
+            (deadline_ns - counted.last_seen_ns) as f64 / 1e6
+        );
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_fault_ends_at_its_deadline_while_the_agent_is_stopped() {
+    play();
+    let story = a_fault_ends_at_its_deadline_while_the_agent_is_stopped;
+    the_deadline_holds_while_the_agent_is_stopped(story, Hooks::Tcx);
+    the_deadline_holds_while_the_agent_is_stopped(story, Hooks::XdpNative);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline() {
+    play();
+    let story = an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline;
+    let stage = Stage::new();
+    let deadline_ns = boot_ns() + ms(4_000);
+    let fault = Fault::partition().on(&[Family::V4.host(1, 2)]).until(deadline_ns);
+    let first = AgentProcess::start(story, &stage.node, Hooks::Tcx, std::slice::from_ref(&fault));
+    drop(first);
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    device.reaches(&peer, 100);
+    let mut second = Agent::start(&stage.node, Hooks::Tcx);
+    second.set(std::slice::from_ref(&fault));
+    let start_ns = boot_ns();
+    assert!(start_ns + 4 * SLACK < deadline_ns, "the agents took too long to start");
+    let sent = send_until(deadline_ns + ms(300), &device, &peer);
+    for (direction, end) in [(Direction::FromDevice, &peer), (Direction::ToDevice, &device)] {
+        let lost = missing(end, &sent, deadline_ns);
+        let counter = second.total(direction);
+        assert_eq!(counter.seen(), lost, "{direction:?}");
+        assert!(start_ns < counter.last_seen_ns && counter.last_seen_ns < deadline_ns);
+    }
+}

@@ -1,0 +1,144 @@
+//! Death of the agent: with SIGKILL all of its faults end at once, however many hooks the kernel has to remove.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::agent::{Hooks, sweep};
+use crate::support::child::{AgentProcess, play};
+use crate::support::fault::Fault;
+use crate::support::space::Namespace;
+use crate::support::time::{Beat, boot_ns, ms};
+use crate::support::traffic::End;
+
+/// Wires; the agent puts two hooks on each.
+const WIRES: u8 = 100;
+/// The wires that packets are sent on: from the first to the last to be hooked.
+const WATCHED: [u8; 5] = [0, 25, 50, 75, 99];
+/// The issue's guarantee.
+const GUARANTEE: u64 = ms(100);
+
+fn ip(wire: u8, host: u8) -> IpAddr {
+    Ipv4Addr::new(10, 78, wire, host).into()
+}
+
+/// A node and a namespace of devices, with a hundred wires between them.
+fn wires() -> (Namespace, Namespace) {
+    let (node, devices) = (Namespace::new(), Namespace::new());
+    let far = devices.path();
+    let lay = |wire| {
+        format!(
+            "link add cat{wire} type veth peer name eth{wire} netns {far}\n\
+             addr add {}/24 dev cat{wire}\nlink set cat{wire} up\n",
+            ip(wire, 1)
+        )
+    };
+    node.ip(&(0..WIRES).map(lay).collect::<String>());
+    let up = |wire| format!("addr add {}/24 dev eth{wire}\nlink set eth{wire} up\n", ip(wire, 2));
+    devices.ip(&(0..WIRES).map(up).collect::<String>());
+    (node, devices)
+}
+
+/// A way that packets take, and when each was sent.
+struct Way {
+    from: End,
+    to: End,
+    sent: BTreeMap<u32, u64>,
+}
+
+impl Way {
+    /// The time at which the first packet was sent that came through; all later ones must have come, too.
+    fn opened(&self, after_ns: u64) -> Option<u64> {
+        let came = self.to.take();
+        let first = came.iter().min()?;
+        let opened = self.sent[first];
+        assert!(opened + ms(50) > after_ns, "a packet escaped {} ns before the death", after_ns - opened);
+        let later = self.sent.range(first..).filter(|(number, _)| !came.contains(number)).count();
+        assert_eq!(later, 0, "packets were lost after the first one that passed");
+        Some(opened)
+    }
+}
+
+fn ways(node: &Namespace, devices: &Namespace) -> Vec<Way> {
+    let both = |wire| {
+        let end = |space, host, port| End::new(space, SocketAddr::new(ip(wire, host), port));
+        let to_device = (end(node, 1, 40_000), end(devices, 2, 5683));
+        let from_device = (end(devices, 2, 5684), end(node, 1, 40_001));
+        [to_device, from_device].map(|(from, to)| Way { from, to, sent: BTreeMap::new() })
+    };
+    WATCHED.into_iter().flat_map(both).collect()
+}
+
+/// Sends on all ways every two milliseconds, until `end_ns`.
+fn send(ways: &mut [Way], end_ns: u64) {
+    let mut beat = Beat::new(Duration::from_millis(2));
+    while boot_ns() < end_ns {
+        for way in &mut *ways {
+            let number = u32::try_from(way.sent.len()).unwrap();
+            way.sent.insert(number, boot_ns());
+            way.from.send(&way.to, number).unwrap();
+        }
+        beat.wait();
+    }
+}
+
+/// Returns the node that the agent has died on, and what keeps its wires.
+fn faults_end_with_their_agent(story: impl Fn(), hooks: Hooks) -> (Namespace, Namespace) {
+    let (node, devices) = wires();
+    let mut ways = ways(&node, &devices);
+    let fault = Fault::partition().on(&["10.78.0.0/16".to_owned()]);
+    let mut agent = AgentProcess::start(story, &node, hooks, &[fault]);
+    assert_eq!(agent.interfaces, usize::from(WIRES), "two hooks on each");
+    send(&mut ways, boot_ns() + ms(200));
+    let dropped = agent.counted().map(|counted| counted.partitioned);
+    let sent = ways.iter().map(|way| way.sent.len() as u64).sum::<u64>();
+    assert_eq!(dropped.iter().sum::<u64>(), sent, "all is lost while the agent lives");
+    assert!(ways.iter().all(|way| way.to.take().is_empty()));
+    agent.kill();
+    let killed_ns = boot_ns();
+    send(&mut ways, killed_ns + ms(400));
+    let opened = ways.iter().map(|way| way.opened(killed_ns));
+    let gaps: Vec<u64> = opened
+        .map(|opened| opened.expect("traffic passes within 400 ms").saturating_sub(killed_ns))
+        .collect();
+    let longest = gaps.iter().max().unwrap();
+    println!(
+        "{hooks:?}: {} hooks, traffic passes {:.1} ms after SIGKILL (at most {} ms)",
+        2 * u32::from(WIRES),
+        *longest as f64 / 1e6,
+        GUARANTEE / ms(1)
+    );
+    assert!(*longest <= GUARANTEE, "{gaps:?}");
+    (node, devices)
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_tcx() {
+    play();
+    let story = sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_tcx;
+    faults_end_with_their_agent(story, Hooks::Tcx);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_clsact() {
+    play();
+    let story = sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_clsact;
+    let (node, _devices) = faults_end_with_their_agent(story, Hooks::Clsact);
+    let (found, left) = sweep(&node);
+    assert_eq!(found.len(), 2 * usize::from(WIRES), "filters stay behind, inert, and are found");
+    assert_eq!(left, [], "and removed");
+    let qdiscs = node.run(|| Command::new("tc").args(["qdisc", "show"]).output()).unwrap();
+    let qdiscs = String::from_utf8(qdiscs.stdout).unwrap();
+    assert!(qdiscs.contains("noqueue") && !qdiscs.contains("clsact"), "{qdiscs}");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_native_xdp() {
+    play();
+    let story = sigkill_of_an_agent_with_200_hooks_ends_its_faults_within_100_ms_on_native_xdp;
+    faults_end_with_their_agent(story, Hooks::XdpNative);
+}

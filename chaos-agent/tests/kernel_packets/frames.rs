@@ -1,0 +1,182 @@
+//! Frames that are not plain: fragments, of which only the first has ports, and VLAN tags, one and two.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fault_abi::key::Direction;
+use fault_abi::verdict::Verdict;
+use serde_json::json;
+
+use crate::support::agent::{Agent, Hooks};
+use crate::support::capture::Capture;
+use crate::support::fault::Fault;
+use crate::support::numbers::{Id, payload};
+use crate::support::space::{Plug, wire};
+use crate::support::stage::{ETH, Family, Stage, TO_DEVICE, TO_PEER};
+use crate::support::time::{Beat, eventually};
+
+const DATAGRAMS: u32 = 300;
+/// Three fragments each, on wires of 1,500 bytes.
+const LENGTH: usize = 4_000;
+const FRAGMENTS: usize = 3 * DATAGRAMS as usize;
+
+/// Waits until the kernel has seen so many frames of the device, and until the peer's capture has those that
+/// passed.
+fn settle(
+    agent: &Agent,
+    profile: &str,
+    target: &str,
+    seen: usize,
+    captures: [&mut Capture; 2],
+    passed: usize,
+) {
+    let counter = || agent.counter(profile, target, Direction::FromDevice);
+    eventually(|| (counter().seen() >= seen as u64).then_some(()), || format!("{:?}", counter()));
+    let [from, to] = captures;
+    let counted = passed + usize::try_from(counter().packets[Verdict::Pass as usize]).unwrap();
+    let all = || {
+        from.look();
+        to.look();
+        (to.received.len() >= counted).then_some(())
+    };
+    eventually(all, || format!("{counted} passed"));
+    assert_eq!((counter().seen(), to.received.len()), (seen as u64, counted));
+}
+
+/// Sends long datagrams from the device to the peer; returns the fragments that are missing.
+fn fragments(stage: &Stage, agent: &Agent, family: Family, profile: &str, uncounted: usize) -> BTreeSet<Id> {
+    let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
+    let (device, peer) = (stage.device_end(family), stage.peer_end(family));
+    let mut beat = Beat::new(Duration::from_millis(1));
+    for number in 0..DATAGRAMS {
+        device.send_long(&peer, number, LENGTH).unwrap();
+        if number % 4 == 3 {
+            beat.wait();
+        }
+    }
+    let target = family.host(1, 2);
+    settle(agent, profile, &target, FRAGMENTS - uncounted, [&mut at_device, &mut at_peer], uncounted);
+    assert_eq!(at_device.sent.len(), FRAGMENTS);
+    let missing = at_device.sent.keys().filter(|id| !at_peer.received.contains_key(id));
+    let missing: BTreeSet<Id> = missing.copied().collect();
+    let broken: BTreeSet<u32> = missing.iter().map(|(number, _)| *number).collect();
+    let whole: BTreeSet<u32> = (0..DATAGRAMS).filter(|number| !broken.contains(number)).collect();
+    let mut came = BTreeSet::new();
+    let all = || {
+        came.extend(peer.take());
+        (came.len() >= whole.len()).then_some(())
+    };
+    eventually(all, || "whole datagrams are missing".to_owned());
+    assert_eq!(came, whole, "a datagram arrives when all of its fragments do");
+    missing
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn each_fragment_draws_for_itself_and_ports_are_those_of_the_first() {
+    let stage = Stage::new();
+    for family in Family::BOTH {
+        let target = family.host(1, 2);
+        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::XdpGeneric].map(|hooks| {
+            let mut agent = Agent::start(&stage.node, hooks);
+            agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target))]);
+            let missing = fragments(&stage, &agent, family, "loss", 0);
+            let later = missing.iter().filter(|(_, block)| *block > 0).count();
+            assert!(later > 0 && later < missing.len(), "first and later fragments are lost");
+
+            agent.set(&[]);
+            let by_port = json!({"protocol": "UDP", "ports": ["5683"]});
+            agent.set(&[Fault::partition().on(std::slice::from_ref(&target)).matching(by_port)]);
+            let without_head = fragments(&stage, &agent, family, "partition", FRAGMENTS * 2 / 3);
+            assert!(without_head.iter().map(|(_, block)| *block).eq([0; DATAGRAMS as usize]));
+            missing
+        });
+        assert!(fates.iter().all(|fate| *fate == fates[0]), "the same fragments on every hook");
+    }
+}
+
+/// A frame with this many VLAN tags, from host to host.
+fn frame(number: u32, tags: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mac = |last| [2, 0, 0, 0, 0, last];
+    let mut frame = [mac(3), mac(2)].concat();
+    let all_tags = [[0x88, 0xa8, 0, 7], [0x81, 0, 0, 5]];
+    frame.extend(all_tags[2 - tags..].concat());
+    let body = payload(number, 64);
+    let length = u16::try_from(8 + body.len()).unwrap();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            frame.extend([8, 0]);
+            let mut header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0].to_vec();
+            header[2..4].copy_from_slice(&(length + 20).to_be_bytes());
+            header.extend([from.octets(), to.octets()].concat());
+            let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+            let sum: u32 = words.sum();
+            let folded = !((sum & 0xffff) + (sum >> 16));
+            header[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
+            frame.extend(header);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            frame.extend(length.to_be_bytes());
+            frame.extend([17, 64]);
+            frame.extend([from.octets(), to.octets()].concat());
+        }
+        _ => panic!("one family"),
+    }
+    frame.extend([5683_u16, 40_000, length, 0].map(u16::to_be_bytes).concat());
+    frame.extend(body);
+    frame
+}
+
+/// A node that bridges a device and a peer, so that tagged frames pass without an interface for their VLAN.
+fn bridge() -> Stage {
+    let stage = Stage::without_device();
+    for (interface, far) in [(TO_DEVICE, &stage.device), (TO_PEER, &stage.peer)] {
+        let near = Plug { space: &stage.node, interface, addresses: &[] };
+        wire(&near, &Plug { space: far, interface: ETH, addresses: &[] });
+    }
+    let ports = [TO_DEVICE, TO_PEER].map(|port| format!("link set {port} master br0\n"));
+    stage.node.ip(&format!("link add br0 type bridge\nlink set br0 up\n{}", ports.concat()));
+    stage
+}
+
+/// Frames with none, one and two tags; returns those that are missing at the peer.
+fn tagged(stage: &Stage, agent: &Agent, family: Family) -> BTreeSet<Id> {
+    const EACH: u32 = 300;
+    let wire = Capture::new(&stage.device, ETH);
+    let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
+    let mut beat = Beat::new(Duration::from_millis(1));
+    for number in 0..3 * EACH {
+        let tags = usize::try_from(number / EACH).unwrap();
+        wire.send(&frame(number, tags, family.ip(1, 2), family.ip(2, 2)));
+        if number % 16 == 15 {
+            beat.wait();
+        }
+    }
+    let target = family.host(1, 2);
+    settle(agent, "loss", &target, 3 * EACH as usize, [&mut at_device, &mut at_peer], 0);
+    assert_eq!(at_device.sent.len(), 3 * EACH as usize);
+    let missing = at_device.sent.keys().filter(|id| !at_peer.received.contains_key(id));
+    let missing: BTreeSet<Id> = missing.copied().collect();
+    for tags in 0..3 {
+        let lost = missing.range((tags * EACH, 0)..((tags + 1) * EACH, 0)).count();
+        assert!((30..100).contains(&lost), "20 % of {EACH} with {tags} tags: {lost}");
+    }
+    missing
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn tagged_frames_are_decided_like_any_other_on_every_hook() {
+    let stage = bridge();
+    for family in Family::BOTH {
+        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::XdpGeneric].map(|hooks| {
+            let mut agent = Agent::start(&stage.node, hooks);
+            assert!(agent.hooked().keys().eq([TO_DEVICE, TO_PEER]), "the bridge's ports, not the bridge");
+            agent.set(&[Fault::loss("20%").on(&[family.host(1, 2)])]);
+            tagged(&stage, &agent, family)
+        });
+        assert!(fates.iter().all(|fate| *fate == fates[0]), "the same frames on every hook");
+    }
+}

@@ -1,0 +1,136 @@
+//! Loss: what is missing between both captures is what the kernel counted, and what the host computes.
+
+use std::collections::BTreeSet;
+
+use fault_abi::key::Direction;
+use fault_abi::rule::ALWAYS;
+use fault_abi::verdict::Verdict;
+
+use crate::support::agent::{Agent, Hooks, is_lost};
+use crate::support::capture::Capture;
+use crate::support::fault::Fault;
+use crate::support::stage::{ETH, Family, Stage};
+use crate::support::time::{Beat, eventually};
+use crate::support::traffic::End;
+
+/// Packets of a story, each way.
+const COUNT: u32 = 2_000;
+/// The share that is asked for.
+const SHARE: f64 = 0.2;
+/// How far the normal distribution reaches at 99.9 %, in standard deviations.
+const REACH: f64 = 3.290_53;
+
+/// Numbers of the packets that are missing, by direction.
+type Fates = [BTreeSet<u32>; 2];
+
+/// Sends numbered packets both ways at the same time.
+fn exchange(device: &End, peer: &End, count: u32) {
+    let mut beat = Beat::new(std::time::Duration::from_millis(1));
+    for number in 0..count {
+        device.send(peer, number).unwrap();
+        peer.send(device, number).unwrap();
+        if number % 16 == 15 {
+            beat.wait();
+        }
+    }
+}
+
+/// Runs loss on the device's address, checks all counters against both captures, and returns the fates.
+fn lossy_exchange(stage: &Stage, agent: &mut Agent, family: Family, seed: u64) -> Fates {
+    let target = family.host(1, 2);
+    // Nothing is left of the profile before: counters start at zero.
+    agent.set(&[]);
+    agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target)).seed(seed)]);
+    let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
+    let (device, peer) = (stage.device_end(family), stage.peer_end(family));
+    exchange(&device, &peer, COUNT);
+    let counters = Direction::ALL.map(|direction| {
+        let counter = || agent.counter("loss", &target, direction);
+        let all = || (counter().seen() == u64::from(COUNT)).then(counter);
+        eventually(all, || format!("{direction:?} of {COUNT}: {:?}", counter()))
+    });
+    let passed = |direction: Direction| counters[direction as usize].packets[Verdict::Pass as usize];
+    let is_complete = || {
+        at_device.look();
+        at_peer.look();
+        let arrived = [at_peer.received.len(), at_device.received.len()].map(|count| count as u64);
+        (arrived == Direction::ALL.map(passed)).then_some(())
+    };
+    eventually(is_complete, || "what passed has not arrived, or more than that has".to_owned());
+    assert_eq!((at_device.repeated, at_peer.repeated), (0, 0));
+    let ways = [(&at_device.sent, &at_peer.received), (&at_peer.sent, &at_device.received)];
+    Direction::ALL.map(|direction| {
+        let (sent, received) = ways[direction as usize];
+        let counter = &counters[direction as usize];
+        assert_eq!(sent.len(), COUNT as usize, "the capture at the sender is complete");
+        let missing = sent.keys().filter(|id| !received.contains_key(id));
+        let missing: BTreeSet<u32> = missing.map(|(number, _)| *number).collect();
+        assert_eq!(counter.packets[Verdict::Loss as usize], missing.len() as u64, "{direction:?}");
+        let bytes_missing = sent.iter().filter(|(id, _)| !received.contains_key(id)).map(|(_, bytes)| bytes);
+        assert_eq!(counter.bytes[Verdict::Loss as usize], bytes_missing.sum::<u64>(), "{direction:?}");
+        assert_eq!(counter.bytes[Verdict::Pass as usize], received.values().sum::<u64>(), "{direction:?}");
+        missing
+    })
+}
+
+/// The fates as the host computes them: the threshold is 20 % of 2³², rounded.
+fn expected(family: Family, seed: u64) -> Fates {
+    let threshold = (ALWAYS + 2) / 5;
+    Direction::ALL.map(|direction| {
+        let is_lost = |index: &u32| is_lost(seed, &family.host(1, 2), direction, 5683, *index, threshold);
+        (0..COUNT).filter(is_lost).collect()
+    })
+}
+
+fn what_captures_miss_is_what_was_counted(hooks: Hooks) {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, hooks);
+    for family in Family::BOTH {
+        let fates = lossy_exchange(&stage, &mut agent, family, 7);
+        assert_eq!(fates, expected(family, 7), "{family:?}");
+        let count = f64::from(COUNT);
+        let margin = REACH * (SHARE * (1.0 - SHARE) * count).sqrt();
+        for lost in fates {
+            let deviation = (lost.len() as f64 - SHARE * count).abs();
+            assert!(deviation <= margin, "{} of {COUNT} were lost ({family:?})", lost.len());
+        }
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_missing_between_captures_are_those_counted_on_tcx() {
+    what_captures_miss_is_what_was_counted(Hooks::Tcx);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_missing_between_captures_are_those_counted_on_clsact() {
+    what_captures_miss_is_what_was_counted(Hooks::Clsact);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_missing_between_captures_are_those_counted_on_native_xdp() {
+    what_captures_miss_is_what_was_counted(Hooks::XdpNative);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_missing_between_captures_are_those_counted_on_generic_xdp() {
+    what_captures_miss_is_what_was_counted(Hooks::XdpGeneric);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn the_same_packets_have_the_same_fates_on_every_hook_and_others_with_another_seed() {
+    let stage = Stage::new();
+    let fates = |hooks, seed| lossy_exchange(&stage, &mut Agent::start(&stage.node, hooks), Family::V4, seed);
+    let first = fates(Hooks::Tcx, 7);
+    assert_eq!(first, fates(Hooks::XdpNative, 7));
+    assert_eq!(first, fates(Hooks::XdpGeneric, 7));
+    assert_eq!(first, fates(Hooks::Tcx, 7), "in another run too");
+    let other = fates(Hooks::Tcx, 8);
+    assert!(first[0] != other[0] && first[1] != other[1]);
+    assert_ne!(first[0], first[1], "both directions draw apart");
+}

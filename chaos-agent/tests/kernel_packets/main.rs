@@ -1,0 +1,24 @@
+//! The agent's kernel layer under real packets: numbered datagrams between network namespaces, captured at both
+//! ends, beside what the kernel counted.
+//!
+//! ```text
+//!  ┌ device ────┐        ┌ node ──────────────────────┐        ┌ peer ──────┐
+//!  │ eth0 ──────┼─ veth ─┼─ cat-dev   agent   cat-up ─┼─ veth ─┼────── eth0 │
+//!  │  ▲ capture │        │    ▲ hooks            ▲    │        │  ▲ capture │
+//!  └────────────┘        └────────────────────────────┘        └────────────┘
+//! ```
+//!
+//! The namespaces have no names, so they end with the process that made them, however that ends.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod support;
+
+mod deadline;
+mod death;
+mod follow;
+mod frames;
+mod harness;
+mod loss;
+mod partition;
+mod protect;
+mod replace;

@@ -1,0 +1,199 @@
+//! The agent's kernel layer on a node: netlink, compile, diff, kernel; without an API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chaos_agent::compile::{Limits, draw_key};
+use chaos_agent::diff::Sizes;
+use chaos_agent::enforce::{Enforcer, Settings};
+use chaos_agent::kernel::aya::{AyaKernel, TableSizes};
+use chaos_agent::kernel::hooks::XdpMode;
+use chaos_agent::kernel::object::built_in;
+use chaos_agent::locate::netlink::Netlink;
+use chaos_agent::profile::{ObjectName, Profile};
+use chaos_agent::residue::{self, Leftover};
+use chaos_agent::world::World;
+use edge_api::fault_node::HookKind;
+use edge_api::fault_profile::FaultProfile;
+use fault_abi::counter::{Counter, Global};
+use fault_abi::draw::{Draw, Kind, Position};
+use fault_abi::key::{Direction, PROTOCOL_UDP};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use super::fault::{Fault, NAMESPACE, server_time};
+use super::space::{Inside, Namespace};
+use super::time::boot_ns;
+
+/// Which hooks the agent uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Hooks {
+    Tcx,
+    XdpNative,
+    XdpGeneric,
+    Clsact,
+}
+
+impl Hooks {
+    /// What an interface then has.
+    pub(crate) const fn kinds(self) -> [HookKind; 2] {
+        match self {
+            Self::Tcx => [HookKind::TcxIngress, HookKind::TcxEgress],
+            Self::XdpNative => [HookKind::XdpNative, HookKind::TcxEgress],
+            Self::XdpGeneric => [HookKind::XdpGeneric, HookKind::TcxEgress],
+            Self::Clsact => [HookKind::ClsactIngress, HookKind::ClsactEgress],
+        }
+    }
+
+    fn settings(self) -> Settings {
+        let xdp = match self {
+            Self::XdpNative => XdpMode::Native,
+            Self::XdpGeneric => XdpMode::Generic,
+            Self::Tcx | Self::Clsact => XdpMode::Off,
+        };
+        Settings {
+            limits: Limits { targets: 256, rules: 32, peers: 64, protected: 64 },
+            sizes: Sizes { rule_slots: 1024, states: 256 },
+            flows: 4096,
+            xdp,
+            has_tcx: self != Self::Clsact,
+        }
+    }
+}
+
+const TABLES: TableSizes =
+    TableSizes { targets: 256, rules: 1024, states: 512, flows: 4096, peers: 1024, protected: 64 };
+
+/// An agent, at work in a node's namespace. Dropping it ends all faults.
+pub(crate) struct Agent {
+    // Dropped first: detaching is done inside the namespace.
+    enforcer: Enforcer<AyaKernel>,
+    netlink: Netlink,
+    _tasks: JoinSet<anyhow::Result<()>>,
+    runtime: Runtime,
+    hooks: Hooks,
+    /// What it knows, but for profiles.
+    pub(crate) world: World,
+    _inside: Inside,
+}
+
+impl Agent {
+    /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
+    pub(crate) fn start(node: &Namespace, hooks: Hooks) -> Self {
+        let inside = node.enter();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut tasks = JoinSet::new();
+        let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
+        let settings = hooks.settings();
+        let kernel = AyaKernel::load(built_in().unwrap(), TABLES, settings.xdp != XdpMode::Off).unwrap();
+        let enforcer = Enforcer::new(kernel, settings);
+        let world = World { node: "node1".to_owned(), ..World::default() };
+        let mut agent = Self { enforcer, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
+        agent.locate();
+        agent.set(&[]);
+        agent
+    }
+
+    /// Looks at the interfaces, and hooks new ones.
+    fn locate(&mut self) {
+        let topology = self.runtime.block_on(self.netlink.topology()).unwrap();
+        self.enforcer.set_topology(topology);
+        while self.enforcer.attach_next() {}
+        let view = self.enforcer.view();
+        for hooked in view.hooked.values() {
+            let kinds: Vec<HookKind> = hooked.kinds().collect();
+            assert_eq!(kinds, self.hooks.kinds(), "{}: {:?}", hooked.name, hooked.refused);
+        }
+    }
+
+    /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
+    pub(crate) fn follow(&mut self, interfaces: &[&str]) {
+        let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
+        let wait = std::time::Duration::from_secs(10);
+        while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
+            let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
+            let told = self.runtime.block_on(changed);
+            told.unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked())).unwrap();
+            self.locate();
+        }
+    }
+
+    /// Interfaces with hooks, by name, with their indexes.
+    pub(crate) fn hooked(&self) -> BTreeMap<String, u32> {
+        self.enforcer.view().hooked.into_iter().map(|(index, hooked)| (hooked.name, index)).collect()
+    }
+
+    /// Replaces all profiles.
+    pub(crate) fn set(&mut self, faults: &[Fault]) {
+        self.set_objects(&faults.iter().map(Fault::object).collect::<Vec<_>>());
+    }
+
+    /// Replaces all profiles.
+    pub(crate) fn set_objects(&mut self, objects: &[FaultProfile]) {
+        let profiles = objects.iter().map(|object| Profile::parse(object).unwrap());
+        self.world.profiles = profiles.map(|profile| (profile.name.clone(), profile)).collect();
+        let now = boot_ns();
+        assert!(
+            self.enforcer.apply(&self.world, server_time(now), now),
+            "{:?}",
+            self.enforcer.view().failure
+        );
+    }
+
+    /// How many targets the first profile has, and how many of them are enforced.
+    pub(crate) fn enforced(&self) -> (u32, u32) {
+        self.enforcer.view().profiles[0].external
+    }
+
+    /// What the kernel counted for a profile on a target.
+    pub(crate) fn counter(&self, profile: &str, target: &str, direction: Direction) -> Counter {
+        let states = self.enforcer.view().states;
+        let found = states.iter().find(|state| state.profile.name == profile && *state.target == *target);
+        let state = found.unwrap_or_else(|| panic!("no {profile} on {target}: {states:?}")).state;
+        self.enforcer.counters().counter(state, direction).unwrap().unwrap()
+    }
+
+    /// What the kernel counted in all, over all profiles and targets.
+    pub(crate) fn total(&self, direction: Direction) -> Counter {
+        let mut sum = Counter::default();
+        for state in self.enforcer.view().states {
+            sum.add(&self.enforcer.counters().counter(state.state, direction).unwrap().unwrap());
+        }
+        sum
+    }
+
+    /// A counter of the node.
+    pub(crate) fn global(&self, what: Global) -> u64 {
+        self.enforcer.counters().global(what).unwrap()
+    }
+}
+
+/// Removes what killed agents have left on a node; returns what was found, and what is still there.
+pub(crate) fn sweep(node: &Namespace) -> (Vec<Leftover>, Vec<Leftover>) {
+    node.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            let netlink = Netlink::connect(&mut tasks).unwrap();
+            let topology = netlink.topology().await.unwrap();
+            let found = residue::find(&netlink.handle(), &topology).await.unwrap();
+            residue::remove(&netlink.handle(), &found).await.unwrap();
+            (found, residue::find(&netlink.handle(), &topology).await.unwrap())
+        })
+    })
+}
+
+/// Whether a packet of a target's first flow is lost, as the host computes it.
+pub(crate) fn is_lost(
+    seed: u64,
+    target: &str,
+    direction: Direction,
+    target_port: u16,
+    index: u32,
+    threshold: u64,
+) -> bool {
+    let profile = ObjectName { namespace: NAMESPACE.to_owned(), name: "loss".to_owned() };
+    let key = draw_key(seed, &profile, NAMESPACE, target);
+    let position = Position { ordinal: 0, index: index.into() };
+    Draw { direction, protocol: PROTOCOL_UDP, target_port, position }.happens(key, Kind::Loss, threshold)
+}

@@ -1,0 +1,81 @@
+//! Somebody else's program on TCX: two instructions that end every packet with TC_ACT_SHOT.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use fault_abi::key::Direction;
+use nix::libc;
+
+use super::space::Namespace;
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+
+/// `r0 = 2; exit`.
+const SHOT: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    rest: [u64; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Link {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    rest: [u64; 4],
+}
+
+/// A program at the end of an interface's chain; dropping it detaches.
+pub(crate) struct Shooter {
+    _link: OwnedFd,
+}
+
+impl Shooter {
+    /// Attaches where packets of this direction pass, seen from a target behind the interface.
+    pub(crate) fn new(space: &Namespace, interface: &str, direction: Direction) -> Self {
+        let interface = CString::new(interface).unwrap();
+        let load = Load {
+            kind: BPF_PROG_TYPE_SCHED_CLS,
+            instruction_count: 2,
+            instructions: SHOT.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            ..Load::default()
+        };
+        let link = space.run(|| {
+            let program = bpf(BPF_PROG_LOAD, &load).unwrap();
+            let link = Link {
+                program: u32::try_from(program.as_raw_fd()).unwrap(),
+                // SAFETY: the name ends with zero.
+                interface: unsafe { libc::if_nametoindex(interface.as_ptr()) },
+                attach_type: match direction {
+                    Direction::FromDevice => BPF_TCX_INGRESS,
+                    Direction::ToDevice => BPF_TCX_EGRESS,
+                },
+                ..Link::default()
+            };
+            bpf(BPF_LINK_CREATE, &link).unwrap()
+        });
+        Self { _link: link }
+    }
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: attributes begin with what the command reads, are as long as said, and point at what lives.
+    let raw = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
+    let raw = i32::try_from(raw).unwrap();
+    // SAFETY: a fresh descriptor.
+    if raw < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(raw) }) }
+}

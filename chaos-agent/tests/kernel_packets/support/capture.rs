@@ -1,0 +1,95 @@
+//! What passes an interface, both ways, as `tcpdump` would see it; and frames sent as they are, byte by byte.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::numbers::{Id, id};
+use super::space::Namespace;
+use super::traffic::BUFFER;
+
+#[expect(clippy::cast_possible_truncation, reason = "twenty bytes")]
+const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+
+/// A packet socket on an interface.
+pub(crate) struct Capture {
+    socket: OwnedFd,
+    /// Numbered frames that left by the interface, with their lengths.
+    pub(crate) sent: BTreeMap<Id, u64>,
+    /// Numbered frames that came in, with their lengths.
+    pub(crate) received: BTreeMap<Id, u64>,
+    /// Frames that were seen twice.
+    pub(crate) repeated: u32,
+}
+
+impl Capture {
+    /// Starts to capture.
+    pub(crate) fn new(space: &Namespace, interface: &str) -> Self {
+        let socket = space.run(|| open(interface)).unwrap();
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
+        Self { socket, sent: BTreeMap::new(), received: BTreeMap::new(), repeated: 0 }
+    }
+
+    /// Takes in what was captured so far.
+    pub(crate) fn look(&mut self) {
+        let mut buffer = vec![0_u8; 65_536];
+        while let Some((length, kind)) = self.next(&mut buffer) {
+            let Some(id) = id(&buffer[..length]) else { continue };
+            let seen = if kind == libc::PACKET_OUTGOING { &mut self.sent } else { &mut self.received };
+            if seen.insert(id, length as u64).is_some() {
+                self.repeated += 1;
+            }
+        }
+    }
+
+    /// Sends a whole frame.
+    pub(crate) fn send(&self, frame: &[u8]) {
+        // SAFETY: the buffer is as long as said.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        assert_eq!(usize::try_from(sent), Ok(frame.len()), "{}", io::Error::last_os_error());
+    }
+
+    fn next(&self, buffer: &mut [u8]) -> Option<(usize, u8)> {
+        // SAFETY: plain numbers, zero is valid.
+        let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut length = ADDRESS_LENGTH;
+        // SAFETY: buffer and address are as long as said.
+        let got = unsafe {
+            libc::recvfrom(
+                self.socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_DONTWAIT,
+                (&raw mut from).cast(),
+                &raw mut length,
+            )
+        };
+        Some((usize::try_from(got).ok()?, from.sll_pkttype))
+    }
+}
+
+fn open(interface: &str) -> io::Result<OwnedFd> {
+    let protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
+    // SAFETY: plain numbers.
+    let raw =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let name = CString::new(interface)?;
+    // SAFETY: plain numbers, zero is valid; the name ends with zero.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+    address.sll_protocol = protocol;
+    // SAFETY: the name ends with zero.
+    address.sll_ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) } as i32;
+    // SAFETY: the address is as long as said.
+    let bound = unsafe { libc::bind(raw, (&raw const address).cast(), ADDRESS_LENGTH) };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+}

@@ -1,0 +1,138 @@
+//! An agent in a process of its own, to be stopped and killed: the test program again, at the same story.
+
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use edge_api::fault_profile::FaultProfile;
+use fault_abi::key::Direction;
+use fault_abi::verdict::Verdict;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::agent::{Agent, Hooks};
+use super::fault::Fault;
+use super::space::Namespace;
+
+/// Holds the child's [`Role`].
+const ROLE: &str = "CHAOS_AGENT_STORY_ROLE";
+/// Begins each line that is meant for the parent.
+const ANSWER: &str = "story> ";
+
+/// What a child does.
+#[derive(Serialize, Deserialize)]
+struct Role {
+    node: String,
+    hooks: Hooks,
+    profiles: Vec<FaultProfile>,
+}
+
+/// What the child's kernel counted in a direction.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) last_seen_ns: u64,
+    pub(crate) passed: u64,
+    pub(crate) partitioned: u64,
+}
+
+/// Plays the role, if this process has one, and then ends; to be called first in a story that has children.
+pub(crate) fn play() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let role: Role = serde_json::from_str(&role).unwrap();
+    let mut agent = Agent::start(&Namespace::open(&role.node), role.hooks);
+    agent.set_objects(&role.profiles);
+    println!("\n{ANSWER}{}", agent.hooked().len());
+    for _question in std::io::stdin().lines().map_while(Result::ok) {
+        let counted = Direction::ALL.map(|direction| {
+            let counter = agent.total(direction);
+            Counted {
+                last_seen_ns: counter.last_seen_ns,
+                passed: counter.packets[Verdict::Pass as usize],
+                partitioned: counter.packets[Verdict::Partition as usize],
+            }
+        });
+        println!("\n{ANSWER}{}", serde_json::to_string(&counted).unwrap());
+    }
+    std::process::exit(0);
+}
+
+/// The child; dropping it kills it, and so does the end of this process.
+pub(crate) struct AgentProcess {
+    process: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    /// Interfaces that it hooked.
+    pub(crate) interfaces: usize,
+}
+
+impl AgentProcess {
+    /// Starts `story` again as an agent, and waits until its faults are in the kernel.
+    pub(crate) fn start<F: Fn()>(_story: F, node: &Namespace, hooks: Hooks, faults: &[Fault]) -> Self {
+        let role = Role { node: node.path(), hooks, profiles: faults.iter().map(Fault::object).collect() };
+        // The test's name is its path without that of the crate.
+        let name = std::any::type_name::<F>().split_once("::").unwrap().1;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+        command.env(ROLE, serde_json::to_string(&role).unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let die_with_parent = || {
+            // SAFETY: plain numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            Ok(())
+        };
+        // SAFETY: it makes a system call and nothing else.
+        let mut process =
+            unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, die_with_parent) }
+                .spawn()
+                .unwrap();
+        let questions = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut child = Self { process, questions, answers, interfaces: 0 };
+        child.interfaces = child.answer().parse().unwrap();
+        child
+    }
+
+    /// Asks for the counters of both directions.
+    pub(crate) fn counted(&mut self) -> [Counted; 2] {
+        self.questions.write_all(b"?\n").unwrap();
+        serde_json::from_str(&self.answer()).unwrap()
+    }
+
+    fn answer(&mut self) -> String {
+        for line in self.answers.by_ref() {
+            if let Some(answer) = line.unwrap().strip_prefix(ANSWER) {
+                return answer.to_owned();
+            }
+        }
+        panic!("the agent's process has ended; its reason is above");
+    }
+
+    /// Stops it, and returns when it no longer runs.
+    pub(crate) fn stop(&self) {
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+        let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
+    }
+
+    /// Lets it run again.
+    pub(crate) fn go_on(&self) {
+        kill(self.pid(), Signal::SIGCONT).unwrap();
+    }
+
+    /// Kills it; does not wait for its end.
+    pub(crate) fn kill(&self) {
+        kill(self.pid(), Signal::SIGKILL).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.process.id()).unwrap())
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

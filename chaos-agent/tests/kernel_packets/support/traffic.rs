@@ -1,0 +1,83 @@
+//! UDP ends that send and receive numbered packets.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::numbers::{id, payload};
+use super::space::Namespace;
+use super::time::{Beat, eventually};
+
+/// Nothing that a story sends overflows this.
+pub(crate) const BUFFER: usize = 64 << 20;
+
+/// A socket inside a namespace.
+pub(crate) struct End {
+    socket: UdpSocket,
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+}
+
+impl End {
+    /// Binds. The sender of this end is told of all that the kernel tells anybody: errors come with `send`.
+    pub(crate) fn new(space: &Namespace, address: SocketAddr) -> Self {
+        let socket = space.run(|| UdpSocket::bind(address)).unwrap();
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
+        if address.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        Self { socket, address }
+    }
+
+    /// Sends a packet of 64 bytes.
+    pub(crate) fn send(&self, to: &Self, number: u32) -> std::io::Result<()> {
+        self.send_long(to, number, 64)
+    }
+
+    /// Sends a datagram, in fragments where it is too long for the wire.
+    pub(crate) fn send_long(&self, to: &Self, number: u32, length: usize) -> std::io::Result<()> {
+        self.socket.send_to(&payload(number, length), to.address).map(drop)
+    }
+
+    /// Takes what has come.
+    pub(crate) fn take(&self) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        let mut buffer = [0; 65_536];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => numbers.extend(id(&buffer[..length]).map(|(number, _)| number)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return numbers,
+                Err(error) => panic!("{} receives: {error}", self.address),
+            }
+        }
+    }
+
+    /// Sends so many packets, sixteen in a millisecond, numbered from 0.
+    pub(crate) fn stream(&self, to: &Self, count: u32) {
+        let mut beat = Beat::new(Duration::from_millis(1));
+        for number in 0..count {
+            self.send(to, number).unwrap();
+            if number % 16 == 15 {
+                beat.wait();
+            }
+        }
+    }
+
+    /// Sends so many packets, and waits until all of them are at the other end.
+    pub(crate) fn reaches(&self, to: &Self, count: u32) {
+        self.stream(to, count);
+        let mut came = BTreeSet::new();
+        let all = || {
+            came.extend(to.take());
+            (came.len() == count as usize).then_some(())
+        };
+        eventually(all, || format!("not all of {count} packets from {} to {}", self.address, to.address));
+    }
+}
