@@ -1,5 +1,7 @@
 //! The kernel programs, run by `BPF_PROG_TEST_RUN`: no interface, no packet on any wire.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is how a test fails")]
+
 #[path = "kernel_test_run/fate.rs"]
 mod fate;
 #[path = "kernel_test_run/matching.rs"]

@@ -23,7 +23,7 @@ fn shapes() -> Vec<(&'static str, Spec)> {
         ("IPv4 with one option word", Spec { options: 1, ..v4.clone() }),
         ("IPv4 with all option words", Spec { options: 10, ..v4.clone() }),
         ("TCP", Spec { protocol: PROTOCOL_TCP, ..v4.clone() }),
-        ("the first fragment", Spec { fragment: (0, true), ..v4.clone() }),
+        ("the first fragment", Spec { fragment: (0, true), ..v4 }),
         ("hop-by-hop options", with(&[Extension::HopByHop(0)])),
         ("long destination options", with(&[Extension::Options(9)])),
         ("authentication", with(&[Extension::Authentication(4)])),
