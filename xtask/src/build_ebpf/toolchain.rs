@@ -126,7 +126,7 @@ fn candidates() -> Vec<Candidate> {
     found
 }
 
-/// `nightly-x86_64-unknown-linux-gnu (active) /root/.rustup/toolchains/nightly-…`
+/// `nightly-x86_64-unknown-linux-gnu (active) /home/me/.rustup/toolchains/nightly-…`
 fn rustup_line(line: &str) -> Option<Candidate> {
     let name = line.split_whitespace().next()?;
     let folder = &line[line.find('/')?..];
