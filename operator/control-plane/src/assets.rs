@@ -47,3 +47,17 @@ impl Assets {
         Some(self.folder.join("kubectl")).filter(|kubectl| kubectl.is_file())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_brings_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = Assets::at(folder.path()).unwrap_err().to_string();
+        for part in ["etcd is missing", "cargo xtask test --rung control-plane"] {
+            assert!(refused.contains(part), "{part} is missing in: {refused}");
+        }
+    }
+}
