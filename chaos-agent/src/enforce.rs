@@ -153,6 +153,11 @@ impl<K: Kernel> Enforcer<K> {
         true
     }
 
+    /// Does some work ahead of what may be asked for; returns whether there is more.
+    pub fn prepare(&mut self) -> bool {
+        self.kernel.prepare()
+    }
+
     /// Interfaces that were refused are tried again.
     pub fn retry_hooks(&mut self) {
         self.tried.clear();

@@ -88,6 +88,10 @@ pub trait Kernel: Send {
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);
 
+    /// Does some work ahead of what may be asked for; returns whether there is more of it. Stops by itself when the
+    /// kernel is short of memory.
+    fn prepare(&mut self) -> bool;
+
     /// Removes the flows of states that were dropped; returns how many are tracked. Looks at each flow.
     fn sweep_flows(&mut self) -> u64;
 

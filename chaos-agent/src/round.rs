@@ -1,5 +1,5 @@
-//! The enforcer's thread: a round for each change, at once; hooks one by one in between, so that a rule never
-//! waits for more than one interface.
+//! The enforcer's thread: a round for each change, at once; hooks one by one and spare counters by
+//! the dozen in between, so that a rule never waits for more than one interface.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,9 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
     let mut last_beat = Instant::now();
     let mut retry_at: Option<Instant> = None;
-    let mut is_unhooked = true;
+    let (mut is_unhooked, mut is_unprepared) = (true, true);
     loop {
-        let wait = if is_unhooked { Duration::ZERO } else { pause(&enforcer, last_beat, retry_at)? };
+        let wait = if is_unhooked || is_unprepared {
+            Duration::ZERO
+        } else {
+            pause(&enforcer, last_beat, retry_at)?
+        };
         let wake = shared.wait(wait);
         if wake.stop {
             return Ok(());
@@ -52,6 +56,11 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         }
         let was_unhooked = is_unhooked;
         is_unhooked = enforcer.attach_next();
+        // What a round has used up is made anew when nothing else is to be done.
+        is_unprepared |= is_round;
+        if is_unprepared && !is_unhooked {
+            is_unprepared = enforcer.prepare();
+        }
         if is_round || has_topology || (was_unhooked && !is_unhooked) {
             shared.show(enforcer.view());
         }

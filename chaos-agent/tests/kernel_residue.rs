@@ -1,5 +1,7 @@
 //! What a killed agent leaves on an interface is found by its name and removed; what belongs to others stays.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::process::Command;
 
 use chaos_agent::kernel::aya::{AyaKernel, TableSizes};

@@ -1,16 +1,18 @@
 //! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
 
+mod load;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{LinkOrder, Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
@@ -19,9 +21,19 @@ use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, PEER_
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Counters, Interface, Kernel, KernelError, fds};
+use super::{Counters, Interface, Kernel, KernelError};
 use crate::table::{Op, Place, Prefix};
+use load::{convert, fill_arrays, program, take, typed};
 use read::Reader;
+
+/// Counters that are made before anybody asks for them, since making many at once takes longer than a change may:
+/// half a KiB each, on each CPU.
+const SPARE: u32 = 1024;
+/// How many are made in one go.
+const PREPARED_AT_ONCE: u32 = 32;
+
+/// How long an operation waits for the kernel's memory.
+const REFILL: Duration = Duration::from_secs(1);
 
 /// Sizes of the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +72,11 @@ pub struct AyaKernel {
     protected_cidrs: LpmTrie<MapData, Address, u32>,
     config: Array<MapData, Config>,
     live_states: BTreeSet<u32>,
+    /// The highest state in use so far, and the highest that is made: those in between are spare.
+    highest: u32,
+    prepared: u32,
+    /// Spare states at most.
+    spare: u32,
     reader: Arc<Reader>,
 }
 
@@ -108,6 +125,9 @@ impl AyaKernel {
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
             live_states: BTreeSet::new(),
+            highest: 0,
+            prepared: 0,
+            spare: SPARE.min(sizes.states / 4),
             reader,
             programs,
         })
@@ -142,14 +162,25 @@ impl AyaKernel {
         }
     }
 
+    /// Takes one that was prepared, or makes it now.
     fn make_state(&mut self, state: u32) -> Result<(), MapError> {
+        if state > self.prepared {
+            self.prepare_state(state)?;
+        }
+        self.highest = self.highest.max(state);
+        self.live_states.insert(state);
+        Ok(())
+    }
+
+    /// Makes counters and state, all zero.
+    fn prepare_state(&mut self, state: u32) -> Result<(), MapError> {
         let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
         for direction in Direction::ALL {
             let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(MapError::IoError)?;
             self.counters.insert(counter_key(state, direction), zeros, 0)?;
         }
         self.states.insert(state, TargetState::default(), 0)?;
-        self.live_states.insert(state);
+        self.prepared = self.prepared.max(state);
         Ok(())
     }
 
@@ -199,7 +230,14 @@ impl AyaKernel {
 
 impl Kernel for AyaKernel {
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
-        self.change(op).map_err(|error| KernelError::Table { op: op.name(), reason: chain(&error) })
+        let failed = |error: MapError| KernelError::Table { op: op.name(), reason: chain(&error) };
+        let began = Instant::now();
+        loop {
+            match self.change(op) {
+                Err(error) if is_short_of_memory(&error) && began.elapsed() < REFILL => wait_for_refill(),
+                outcome => return outcome.map_err(failed),
+            }
+        }
     }
 
     fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError> {
@@ -214,6 +252,17 @@ impl Kernel for AyaKernel {
 
     fn detach(&mut self, index: u32) {
         self.links.remove(&index);
+    }
+
+    fn prepare(&mut self) -> bool {
+        let wanted = self.highest.saturating_add(self.spare);
+        for state in (self.prepared + 1..=wanted).take(PREPARED_AT_ONCE as usize) {
+            if self.prepare_state(state).is_err() {
+                // The kernel's reserve is empty, or the table full: there is no hurry.
+                return false;
+            }
+        }
+        self.prepared < wanted
     }
 
     fn sweep_flows(&mut self) -> u64 {
@@ -235,93 +284,16 @@ impl Kernel for AyaKernel {
     }
 }
 
-/// Loads all programs, and puts those that decide where the dispatchers find them.
-fn fill_arrays(
-    programs: &mut Ebpf,
-    with_xdp: bool,
-) -> Result<(Vec<OwnedFd>, Vec<ProgramArray<MapData>>), KernelError> {
-    let slots = [
-        (names::PROGRAMS_TC, names::SLOT_TC_INGRESS, names::TC_INGRESS),
-        (names::PROGRAMS_TC, names::SLOT_TC_EGRESS, names::TC_EGRESS),
-        (names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS),
-    ];
-    load::<SchedClassifier>(programs, names::TC_INGRESS_DISPATCH)?;
-    load::<SchedClassifier>(programs, names::TC_EGRESS_DISPATCH)?;
-    if with_xdp {
-        load::<Xdp>(programs, names::XDP_DISPATCH)?;
-    }
-    let (mut high, mut arrays) = (Vec::new(), BTreeMap::new());
-    for (map, slot, name) in slots {
-        let is_xdp = map == names::PROGRAMS_XDP;
-        if is_xdp && !with_xdp {
-            continue;
-        }
-        let fd = if is_xdp { load::<Xdp>(programs, name)? } else { load::<SchedClassifier>(programs, name)? };
-        if !arrays.contains_key(map) {
-            let array = take(programs, map)?;
-            high.push(
-                fds::duplicate_high(read::map_data(map, &array)?.fd().as_fd())
-                    .map_err(|error| KernelError::Descriptors(error.to_string()))?,
-            );
-            arrays.insert(map, convert::<ProgramArray<MapData>>(map, array)?);
-        }
-        if let Some(array) = arrays.get_mut(map) {
-            array.set(slot, &fd, 0).map_err(|error| KernelError::Load(chain(&error)))?;
-        }
-    }
-    Ok((high, arrays.into_values().collect()))
+/// The kernel takes elements of these tables from a small reserve that a worker of its refills (a page of
+/// per-CPU memory holds 15 counters): in a burst it says `ENOMEM` for a millisecond or so.
+fn is_short_of_memory(error: &MapError) -> bool {
+    const ENOMEM: i32 = 12;
+    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(ENOMEM))
 }
 
-/// What both kinds of programs can do.
-trait Loadable {
-    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError>;
-}
-
-impl Loadable for SchedClassifier {
-    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError> {
-        self.load()?;
-        Ok(self.fd()?.try_clone()?)
-    }
-}
-
-impl Loadable for Xdp {
-    fn load_into_kernel(&mut self) -> Result<ProgramFd, ProgramError> {
-        self.load()?;
-        Ok(self.fd()?.try_clone()?)
-    }
-}
-
-fn load<'a, P>(programs: &'a mut Ebpf, name: &'static str) -> Result<ProgramFd, KernelError>
-where
-    P: Loadable + 'a,
-    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let program: &mut P = program(programs, name)?;
-    program.load_into_kernel().map_err(|error| KernelError::Load(format!("{name}: {}", chain(&error))))
-}
-
-fn program<'a, P>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
-where
-    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let program = programs.program_mut(name).ok_or(KernelError::Missing(name))?;
-    program.try_into().map_err(|error: ProgramError| KernelError::Load(format!("{name}: {}", chain(&error))))
-}
-
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
-    programs.take_map(name).ok_or(KernelError::Missing(name))
-}
-
-fn convert<M: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<M, KernelError> {
-    map.try_into().map_err(|error| KernelError::Load(format!("{name}: {}", chain(&error))))
-}
-
-fn typed<M: TryFrom<Map, Error = MapError>>(
-    programs: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, KernelError> {
-    let map = take(programs, name)?;
-    convert(name, map)
+#[expect(clippy::disallowed_methods, reason = "the kernel's reserve tells nobody when it is refilled")]
+fn wait_for_refill() {
+    std::thread::sleep(Duration::from_micros(200));
 }
 
 fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -126,6 +126,10 @@ impl Kernel for FakeKernel {
         self.hooks.remove(&index);
     }
 
+    fn prepare(&mut self) -> bool {
+        false
+    }
+
     fn sweep_flows(&mut self) -> u64 {
         0
     }

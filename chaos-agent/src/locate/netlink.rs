@@ -6,7 +6,7 @@ use edge_api::quantity::Network;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::NetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -94,12 +94,8 @@ impl Netlink {
             routes.extend(found.iter().filter_map(route));
         }
         routes.sort_unstable();
-        let own = addresses.iter().flat_map(|message| &message.attributes);
-        let own = own.filter_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) | AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-        Ok(Topology { links: links.iter().map(link).collect(), addresses: own.collect(), routes })
+        let own = addresses.iter().filter_map(own_address).collect();
+        Ok(Topology { links: links.iter().map(link).collect(), addresses: own, routes })
     }
 
     /// The connection itself.
@@ -107,6 +103,19 @@ impl Netlink {
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
+}
+
+/// On a point-to-point interface `IFA_ADDRESS` is the other end's, and ours is `IFA_LOCAL` (rtnetlink(7)).
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut listed = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => return Some(*ip),
+            AddressAttribute::Address(ip) => listed = Some(*ip),
+            _ => {}
+        }
+    }
+    listed
 }
 
 fn link(message: &LinkMessage) -> (u32, Link) {
@@ -174,4 +183,41 @@ fn route(message: &RouteMessage) -> Option<Route> {
     }
     let network = Network::new(destination, message.header.destination_prefix_length)?;
     Some(Route { table, network, interfaces })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(attributes: Vec<AddressAttribute>) -> Option<IpAddr> {
+        let mut message = AddressMessage::default();
+        message.attributes = attributes;
+        own_address(&message)
+    }
+
+    #[test]
+    fn the_other_end_of_a_point_to_point_interface_is_no_address_of_this_node() {
+        let (ours, theirs) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let both = vec![AddressAttribute::Address(theirs), AddressAttribute::Local(ours)];
+        assert_eq!(address(both), Some(ours));
+        assert_eq!(address(vec![AddressAttribute::Address(ours)]), Some(ours), "IPv6 has no other");
+    }
+
+    #[test]
+    fn a_multipath_route_leaves_by_all_its_hops_and_local_ones_by_none() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.kind = RouteType::Unicast;
+        let hop = |index| {
+            let mut hop = netlink_packet_route::route::RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        };
+        message.attributes =
+            vec![RouteAttribute::MultiPath(vec![hop(2), hop(3)]), RouteAttribute::Table(1000)];
+        let network = "0.0.0.0/0".parse().unwrap();
+        assert_eq!(route(&message), Some(Route { table: 1000, network, interfaces: vec![2, 3] }));
+        message.header.kind = RouteType::Local;
+        assert_eq!(route(&message), None);
+    }
 }

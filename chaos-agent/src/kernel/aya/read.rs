@@ -7,7 +7,8 @@ use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{CounterKey, Direction};
 use fault_abi::names;
 
-use super::{chain, convert, counter_key};
+use super::load::convert;
+use super::{chain, counter_key};
 use crate::kernel::{Counters, KernelError};
 
 /// The counters' tables.

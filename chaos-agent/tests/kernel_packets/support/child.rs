@@ -26,7 +26,13 @@ const ANSWER: &str = "story> ";
 struct Role {
     node: String,
     hooks: Hooks,
-    profiles: Vec<FaultProfile>,
+}
+
+/// What it is told; it answers with what its kernel has counted by then.
+#[derive(Serialize, Deserialize)]
+enum Question {
+    Count,
+    Set(Vec<FaultProfile>),
 }
 
 /// What the child's kernel counted in a direction.
@@ -42,9 +48,11 @@ pub(crate) fn play() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let role: Role = serde_json::from_str(&role).unwrap();
     let mut agent = Agent::start(&Namespace::open(&role.node), role.hooks);
-    agent.set_objects(&role.profiles);
     println!("\n{ANSWER}{}", agent.hooked().len());
-    for _question in std::io::stdin().lines().map_while(Result::ok) {
+    for question in std::io::stdin().lines().map_while(Result::ok) {
+        if let Question::Set(profiles) = serde_json::from_str(&question).unwrap() {
+            agent.set_objects(&profiles);
+        }
         let counted = Direction::ALL.map(|direction| {
             let counter = agent.total(direction);
             Counted {
@@ -68,9 +76,9 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
-    /// Starts `story` again as an agent, and waits until its faults are in the kernel.
-    pub(crate) fn start<F: Fn()>(_story: F, node: &Namespace, hooks: Hooks, faults: &[Fault]) -> Self {
-        let role = Role { node: node.path(), hooks, profiles: faults.iter().map(Fault::object).collect() };
+    /// Starts `story` again as an agent, and waits until its hooks are in place.
+    pub(crate) fn start<F: Fn()>(_story: F, node: &Namespace, hooks: Hooks) -> Self {
+        let role = Role { node: node.path(), hooks };
         // The test's name is its path without that of the crate.
         let name = std::any::type_name::<F>().split_once("::").unwrap().1;
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -93,9 +101,18 @@ impl AgentProcess {
         child
     }
 
+    /// Replaces all profiles, and waits until their faults are in the kernel.
+    pub(crate) fn set(&mut self, faults: &[Fault]) {
+        self.ask(&Question::Set(faults.iter().map(Fault::object).collect()));
+    }
+
     /// Asks for the counters of both directions.
     pub(crate) fn counted(&mut self) -> [Counted; 2] {
-        self.questions.write_all(b"?\n").unwrap();
+        self.ask(&Question::Count)
+    }
+
+    fn ask(&mut self, question: &Question) -> [Counted; 2] {
+        writeln!(self.questions, "{}", serde_json::to_string(question).unwrap()).unwrap();
         serde_json::from_str(&self.answer()).unwrap()
     }
 
