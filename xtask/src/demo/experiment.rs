@@ -126,7 +126,7 @@ impl Experiment {
                 Ends::InSync(limit) => convergence.held(spent) >= HOLD || spent >= limit,
             };
             if over {
-                let converged_after = convergence.after().map(|after| after.as_secs_f64());
+                let converged_after = convergence.after.map(|after| after.as_secs_f64());
                 return Ok(Span {
                     phase,
                     from,
@@ -236,27 +236,28 @@ impl Experiment {
 struct Convergence {
     /// Not all were in sync at some moment, so that there was something to converge to.
     disturbed: bool,
+    /// The first moment after that when all were.
+    after: Option<Duration>,
+    /// Since when all have been without a break.
     since: Option<Duration>,
 }
 
 impl Convergence {
     fn see(&mut self, at: Duration, all: bool) {
         self.disturbed |= !all;
-        match (all, self.since) {
-            (true, None) => self.since = Some(at),
-            (false, _) => self.since = None,
-            (true, Some(_)) => {}
+        if !all {
+            self.since = None;
+            return;
+        }
+        self.since = self.since.or(Some(at));
+        if self.disturbed {
+            self.after = self.after.or(Some(at));
         }
     }
 
     /// How long all have been in sync at `now`.
     fn held(&self, now: Duration) -> Duration {
         self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
-    }
-
-    /// When the stretch began that still lasts; nothing when there was no other.
-    fn after(&self) -> Option<Duration> {
-        self.since.filter(|_| self.disturbed)
     }
 }
 
@@ -269,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn devices_that_fall_out_of_sync_begin_anew() {
+    fn devices_have_converged_when_all_are_in_sync_for_the_first_time() {
         let mut convergence = Convergence::default();
         for (second, all) in [(0, false), (2, true), (3, false), (5, true), (8, true)] {
             convergence.see(at(second), all);
         }
-        assert_eq!(convergence.after(), Some(at(5)));
-        assert_eq!(convergence.held(at(8)), at(3));
+        assert_eq!(convergence.after, Some(at(2)));
+        assert_eq!(convergence.held(at(8)), at(3), "and they are held to it anew after each break");
     }
 
     #[test]
@@ -283,17 +284,16 @@ mod tests {
         let mut convergence = Convergence::default();
         convergence.see(at(0), true);
         convergence.see(at(9), true);
-        assert_eq!(convergence.after(), None);
+        assert_eq!(convergence.after, None);
         assert_eq!(convergence.held(at(9)), at(9));
     }
 
     #[test]
-    fn who_is_out_of_sync_in_the_end_did_not_converge() {
+    fn who_falls_out_of_sync_and_stays_so_did_not_converge() {
         let mut convergence = Convergence::default();
-        convergence.see(at(0), false);
-        convergence.see(at(1), true);
-        convergence.see(at(2), false);
-        assert_eq!(convergence.after(), None);
+        convergence.see(at(0), true);
+        convergence.see(at(1), false);
+        assert_eq!(convergence.after, None);
         assert_eq!(convergence.held(at(2)), Duration::ZERO);
     }
 }

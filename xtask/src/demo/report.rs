@@ -69,7 +69,8 @@ pub struct Phase {
     pub requeues: u64,
     /// Devices in sync when it ended.
     pub in_sync: u32,
-    /// Seconds until all devices were in sync with what is declared; absent when they were not within the phase.
+    /// Seconds until all devices were in sync with what is declared for the first time; absent when they were not within the
+    /// phase, or had been from its start.
     pub converged_after: Option<f64>,
 }
 

@@ -5,6 +5,10 @@ use std::fmt::Write;
 use super::report::{Counted, Phase, Report};
 use super::stats::Share;
 
+/// What a reader of the shares must know.
+const NOTE: &str = "predicted: 1 − (1 − p)(1 − q), from the losses that the kernel counted. A transmission counts once its fate is known, for a lost one\n\
+    only when its wait is over, up to 8 s later: so the first seconds of a phase hold some losses of the one before.";
+
 /// Rows of a header and columns that fit their widest cell; numbers to the right.
 struct Table {
     header: Vec<&'static str>,
@@ -67,7 +71,7 @@ pub fn render(report: &Report) -> String {
         words: 2,
     };
     let mut text = format!(
-        "What the kernel counted\n\n{}\nWhat the control loop did about it\n\n{}\n",
+        "What the kernel counted\n\n{}\nWhat the control loop did about it\n\n{}\n{NOTE}\n\n",
         kernel.render(),
         operator.render()
     );
