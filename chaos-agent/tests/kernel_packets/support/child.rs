@@ -1,6 +1,7 @@
 //! An agent in a process of its own, to be stopped and killed: the test program again, at the same story.
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use edge_api::fault_profile::FaultProfile;
@@ -66,6 +67,22 @@ pub(crate) fn play() {
     std::process::exit(0);
 }
 
+/// Starts the test program again at `story`, with a variable set; it dies with this thread.
+pub(crate) fn again<F: Fn()>(_story: F, variable: &str, value: &str) -> Child {
+    // The test's name is its path without that of the crate.
+    let name = std::any::type_name::<F>().split_once("::").unwrap().1;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(variable, value).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let die_with_parent = || {
+        // SAFETY: plain numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        Ok(())
+    };
+    // SAFETY: it makes a system call and nothing else.
+    unsafe { command.pre_exec(die_with_parent) }.spawn().unwrap()
+}
+
 /// The child; dropping it kills it, and so does the end of this process.
 pub(crate) struct AgentProcess {
     process: Child,
@@ -77,23 +94,9 @@ pub(crate) struct AgentProcess {
 
 impl AgentProcess {
     /// Starts `story` again as an agent, and waits until its hooks are in place.
-    pub(crate) fn start<F: Fn()>(_story: F, node: &Namespace, hooks: Hooks) -> Self {
+    pub(crate) fn start(story: impl Fn(), node: &Namespace, hooks: Hooks) -> Self {
         let role = Role { node: node.path(), hooks };
-        // The test's name is its path without that of the crate.
-        let name = std::any::type_name::<F>().split_once("::").unwrap().1;
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, serde_json::to_string(&role).unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let die_with_parent = || {
-            // SAFETY: plain numbers.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            Ok(())
-        };
-        // SAFETY: it makes a system call and nothing else.
-        let mut process =
-            unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, die_with_parent) }
-                .spawn()
-                .unwrap();
+        let mut process = again(story, ROLE, &serde_json::to_string(&role).unwrap());
         let questions = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut child = Self { process, questions, answers, interfaces: 0 };
