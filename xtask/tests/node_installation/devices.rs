@@ -18,7 +18,7 @@ fn a_firmware_declared_under_loss_converges_and_then_nothing_is_written() {
         "kind": "FaultProfile",
         "metadata": {"name": "rough"},
         "spec": {
-            "targets": {"devices": {"selector": {}}},
+            "targets": {"devices": {"selector": {"matchLabels": {"model": "px4"}}}},
             "faults": {"loss": {"percent": "20%"}},
             "seed": 3,
             "duration": "5m",

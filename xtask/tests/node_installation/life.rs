@@ -22,7 +22,7 @@ fn devices_get_ready_and_a_loss_of_20_percent_becomes_effective_counted_and_told
         "kind": "FaultProfile",
         "metadata": {"name": "lossy"},
         "spec": {
-            "targets": {"devices": {"selector": {}}},
+            "targets": {"devices": {"selector": {"matchLabels": {"model": "px4"}}}},
             "match": {"protocol": "UDP"},
             "faults": {"loss": {"percent": "20%"}},
             "seed": 11,

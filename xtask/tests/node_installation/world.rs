@@ -104,17 +104,19 @@ impl World {
         let mut demo = DemoWorld::on(cluster.clone());
         let client = runtime.block_on(demo.client())?;
 
-        let deploy = paths::root().join("deploy");
-        kubectl.clone().args(["apply", "-k"]).arg(&deploy).step("kubectl apply -k deploy").run()?;
-        for workload in ["deployment/edge-operator", "daemonset/chaos-agent"] {
-            let rollout = ["-n", SYSTEM, "rollout", "status", workload, "--timeout=60s"];
-            kubectl.clone().args(rollout).step(format!("waiting for {workload}")).run()?;
+        // An earlier run of this program on the same cluster has come further.
+        let again = kubectl.clone().args(["-n", SYSTEM, "get", "daemonset/chaos-agent-native"]).succeeds();
+        if !again {
+            let deploy = paths::root().join("deploy");
+            kubectl.clone().args(["apply", "-k"]).arg(&deploy).step("kubectl apply -k deploy").run()?;
+            rolled_out(&kubectl, &["deployment/edge-operator", "daemonset/chaos-agent"])?;
         }
         demo.choose_hooks()?;
         let scratch = tempfile::tempdir().context("making a folder for manifests")?;
         let manifest = install::manifest(&demo, &LAYOUT, 7, scratch.path())?;
         install::apply(&demo, &manifest)?;
-        // An earlier run of this program on the same cluster has started them.
+        let agents = ["daemonset/chaos-agent", "daemonset/chaos-agent-native"];
+        rolled_out(&kubectl, &[&["deployment/edge-operator"][..], &agents].concat())?;
         if !network::existing(&name).contains(&cluster.plan().netns("outside")) {
             demo.start_outside(&LAYOUT, DEVICES, 7)?;
         }
@@ -324,6 +326,15 @@ impl PodSeen {
         let going = pod.metadata.deletion_timestamp.is_some();
         (ready && !going).then(|| Self { name: pod.name_any(), uid: pod.uid().unwrap_or_default(), node, ip })
     }
+}
+
+/// Waits until what was applied is what runs.
+fn rolled_out(kubectl: &Cmd, workloads: &[&str]) -> Result<()> {
+    for workload in workloads {
+        let rollout = ["-n", SYSTEM, "rollout", "status", workload, "--timeout=60s"];
+        kubectl.clone().args(rollout).step(format!("waiting for {workload}")).run()?;
+    }
+    Ok(())
 }
 
 fn pids() -> impl Iterator<Item = i32> {
