@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     let rungs = if args.rungs.is_empty() { Rung::ALL.to_vec() } else { args.rungs.clone() };
     // What they need comes first: the kernel programs are linked into test programs.
     let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
-    let programs = program::build()?;
+    let programs = program::build(&rungs)?;
     let mut totals = Totals::default();
     for (rung, ability) in able {
         interrupt::check()?;

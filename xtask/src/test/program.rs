@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::outcome::{self, Outcome};
+use super::rung::Rung;
 use crate::cmd::Cmd;
 use crate::paths;
 use crate::progress::Step;
@@ -31,14 +32,18 @@ pub(super) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Builds all test programs of the workspace, in the order in which cargo would run them.
+/// Builds the test programs of these rungs, out of the whole workspace, in the order of their names.
 ///
 /// # Errors
 /// When one does not compile.
-pub(super) fn build() -> Result<Vec<Program>> {
-    let building = Cmd::new(cargo())
+pub(super) fn build(rungs: &[Rung]) -> Result<Vec<Program>> {
+    let mut building = Cmd::new(cargo())
         .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
         .dir(paths::root());
+    // The pure rung has tests everywhere.
+    if !rungs.contains(&Rung::Pure) {
+        building = rungs.iter().fold(building, |cmd, rung| cmd.args(["--test", &rung.files()]));
+    }
     let mut step = Step::start("building the tests");
     // Messages for us come on stdout, those for people on stderr.
     let mut child = building

@@ -34,6 +34,11 @@ impl Rung {
         }
     }
 
+    /// A pattern of this rung's test files, as `cargo test --test` takes it.
+    pub(super) fn files(self) -> String {
+        format!("{}*", self.prefix())
+    }
+
     /// Are there tests of this rung in the program?
     pub(super) fn has(self, program: &Program) -> bool {
         program.target.starts_with(self.prefix())
