@@ -138,6 +138,9 @@ impl Cmd {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
+        for name in std::env::vars_os().map(|(name, _)| name).filter(|name| speaks_of_a_package(name)) {
+            command.env_remove(name);
+        }
         for (name, value) in &self.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -199,6 +202,13 @@ fn tail_of(pipe: impl Read, mut seen: impl FnMut(&str)) -> Vec<String> {
     tail.into()
 }
 
+/// Whether cargo sets this variable to describe the package that it runs (`cargo xtask`, a test). Handed on to another
+/// cargo, it would make build scripts that read it (ring's does) run again, and all that depends on them be built again.
+fn speaks_of_a_package(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+}
+
 fn keep(tail: &mut VecDeque<String>, line: String) {
     if tail.len() == TAIL {
         tail.pop_front();
@@ -223,6 +233,13 @@ mod tests {
     fn a_missing_program_is_named() {
         let failed = Cmd::new("no-such-program").arg("x").read().unwrap_err();
         assert!(format!("{failed:#}").contains("is no-such-program installed?"));
+    }
+
+    #[test]
+    fn a_program_does_not_learn_which_package_cargo_runs() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo runs this test");
+        let seen = Cmd::new("sh").args(["-c", "env | grep -c '^CARGO_PKG_\\|^CARGO_MANIFEST_' || true"]).read();
+        assert_eq!(seen.unwrap(), "0");
     }
 
     #[test]

@@ -239,11 +239,11 @@ fn build_ours(wanted: &[Image]) -> Result<PathBuf> {
     let home =
         std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    // The last that fits wins, so the widest comes first.
+    // Nothing of this clone's place: cargo compiles our own crates by relative paths, and other flags would build every
+    // dependency anew in each clone. The last that fits wins, so the widest comes first.
     for (from, to) in [(home.unwrap_or_default(), "/cargo"), (target.display().to_string(), "/target")] {
         flags.push(format!("--remap-path-prefix={from}={to}"));
     }
-    flags.push(format!("--remap-path-prefix={}=/src", paths::root().display()));
     let packages = Image::OURS.iter().flat_map(|image| ["--package", image.name()]);
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--locked", "--target", TARGET])
