@@ -91,7 +91,8 @@ impl Experiment {
                 phase.name,
                 phase.title
             ));
-            spans.push(self.phase(phase).await?);
+            let earlier = spans.last().map(|span: &Span| span.to);
+            spans.push(self.phase(phase, earlier).await?);
         }
         let end = self.clock.now();
         while self.prometheus.sum("min(timestamp(edge_devices))", self.clock.now()).await? < end {
@@ -104,10 +105,12 @@ impl Experiment {
         Ok((spans, end))
     }
 
-    async fn phase(&mut self, phase: Phase) -> Result<Span> {
-        let from = self.clock.now();
+    /// Runs one phase. It begins where the one before ended, or with its profile.
+    async fn phase(&mut self, phase: Phase, earlier: Option<f64>) -> Result<Span> {
+        let mut from = earlier.unwrap_or_else(|| self.clock.now());
         if let Some(profile) = phase.profile(self.seed) {
             self.start(profile).await?;
+            from = self.clock.now();
         }
         if let Some(firmware) = phase.firmware {
             self.firmware = firmware;
