@@ -26,8 +26,11 @@ fn hooks_come_and_go(hooks: Hooks) {
         let now = agent.hooked()[TO_DEVICE];
         assert_ne!(now, std::mem::replace(&mut index, now), "another interface by the same name");
         let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-        device.stream(&peer, COUNT);
-        peer.stream(&device, COUNT);
+        let seen = |direction| {
+            agent.counter("partition", &target, direction).seen() - u64::from(COUNT * (round - 1))
+        };
+        device.stream(&peer, COUNT, || seen(Direction::FromDevice));
+        peer.stream(&device, COUNT, || seen(Direction::ToDevice));
         for direction in Direction::ALL {
             let dropped =
                 || agent.counter("partition", &target, direction).packets[Verdict::Partition as usize];

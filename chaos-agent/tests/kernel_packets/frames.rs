@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
@@ -14,7 +13,8 @@ use crate::support::fault::Fault;
 use crate::support::numbers::{Id, payload};
 use crate::support::space::{Plug, wire};
 use crate::support::stage::{ETH, Family, Stage, TO_DEVICE, TO_PEER};
-use crate::support::time::{Beat, eventually};
+use crate::support::time::eventually;
+use crate::support::traffic::paced;
 
 const DATAGRAMS: u32 = 300;
 /// Three fragments each, on wires of 1,500 bytes.
@@ -48,14 +48,10 @@ fn settle(
 fn fragments(stage: &Stage, agent: &Agent, family: Family, profile: &str, uncounted: usize) -> BTreeSet<Id> {
     let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
     let (device, peer) = (stage.device_end(family), stage.peer_end(family));
-    let mut beat = Beat::new(Duration::from_millis(1));
-    for number in 0..DATAGRAMS {
-        device.send_long(&peer, number, LENGTH).unwrap();
-        if number % 4 == 3 {
-            beat.wait();
-        }
-    }
     let target = family.host(1, 2);
+    let counted = (FRAGMENTS - uncounted) as u64 / u64::from(DATAGRAMS);
+    let seen = || agent.counter(profile, &target, Direction::FromDevice).seen() / counted;
+    paced(DATAGRAMS, |number| device.send_long(&peer, number, LENGTH).unwrap(), seen);
     settle(agent, profile, &target, FRAGMENTS - uncounted, [&mut at_device, &mut at_peer], uncounted);
     assert_eq!(at_device.sent.len(), FRAGMENTS);
     let missing = at_device.sent.keys().filter(|id| !at_peer.received.contains_key(id));
@@ -146,15 +142,12 @@ fn tagged(stage: &Stage, agent: &Agent, family: Family) -> BTreeSet<Id> {
     const EACH: u32 = 300;
     let wire = Capture::new(&stage.device, ETH);
     let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
-    let mut beat = Beat::new(Duration::from_millis(1));
-    for number in 0..3 * EACH {
+    let target = family.host(1, 2);
+    let send = |number| {
         let tags = usize::try_from(number / EACH).unwrap();
         wire.send(&frame(number, tags, family.ip(1, 2), family.ip(2, 2)));
-        if number % 16 == 15 {
-            beat.wait();
-        }
-    }
-    let target = family.host(1, 2);
+    };
+    paced(3 * EACH, send, || agent.counter("loss", &target, Direction::FromDevice).seen());
     settle(agent, "loss", &target, 3 * EACH as usize, [&mut at_device, &mut at_peer], 0);
     assert_eq!(at_device.sent.len(), 3 * EACH as usize);
     let missing = at_device.sent.keys().filter(|id| !at_peer.received.contains_key(id));

@@ -10,8 +10,8 @@ use crate::support::agent::{Agent, Hooks, is_lost};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage};
-use crate::support::time::{Beat, eventually};
-use crate::support::traffic::End;
+use crate::support::time::eventually;
+use crate::support::traffic::{End, paced};
 
 /// Packets of a story, each way.
 const COUNT: u32 = 2_000;
@@ -24,15 +24,12 @@ const REACH: f64 = 3.290_53;
 type Fates = [BTreeSet<u32>; 2];
 
 /// Sends numbered packets both ways at the same time.
-fn exchange(device: &End, peer: &End, count: u32) {
-    let mut beat = Beat::new(std::time::Duration::from_millis(1));
-    for number in 0..count {
+fn exchange(device: &End, peer: &End, seen: impl Fn(Direction) -> u64) {
+    let send = |number| {
         device.send(peer, number).unwrap();
         peer.send(device, number).unwrap();
-        if number % 16 == 15 {
-            beat.wait();
-        }
-    }
+    };
+    paced(COUNT, send, || Direction::ALL.map(&seen).into_iter().min().unwrap());
 }
 
 /// Runs loss on the device's address, checks all counters against both captures, and returns the fates.
@@ -43,7 +40,7 @@ fn lossy_exchange(stage: &Stage, agent: &mut Agent, family: Family, seed: u64) -
     agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target)).seed(seed)]);
     let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
     let (device, peer) = (stage.device_end(family), stage.peer_end(family));
-    exchange(&device, &peer, COUNT);
+    exchange(&device, &peer, |direction| agent.counter("loss", &target, direction).seen());
     let counters = Direction::ALL.map(|direction| {
         let counter = || agent.counter("loss", &target, direction);
         let all = || (counter().seen() == u64::from(COUNT)).then(counter);

@@ -19,8 +19,9 @@ const COUNT: u32 = 200;
 
 /// Sends both ways, and waits until the kernel has dropped all of it.
 fn all_is_dropped(agent: &Agent, device: &End, peer: &End, before: u64, target: &str) {
-    device.stream(peer, COUNT);
-    peer.stream(device, COUNT);
+    let seen = |direction| agent.counter("partition", target, direction).seen() - before;
+    device.stream(peer, COUNT, || seen(Direction::FromDevice));
+    peer.stream(device, COUNT, || seen(Direction::ToDevice));
     for direction in Direction::ALL {
         let counter = || agent.counter("partition", target, direction);
         let expected = before + u64::from(COUNT);
@@ -134,8 +135,8 @@ fn a_program_behind_ours_decides_on_what_comes_in() {
     let target = Family::V4.host(1, 2);
     agent.set(&[Fault::loss("0%").on(std::slice::from_ref(&target))]);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-    device.stream(&peer, COUNT);
     let passed = || agent.counter("loss", &target, Direction::FromDevice).packets[Verdict::Pass as usize];
+    device.stream(&peer, COUNT, passed);
     eventually(|| (passed() == u64::from(COUNT)).then_some(()), || format!("{} passed", passed()));
     assert!(peer.take().is_empty(), "the program behind ours has the last word");
     drop(behind);
