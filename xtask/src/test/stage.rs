@@ -125,6 +125,10 @@ fn assets() -> Result<Stage> {
 /// Two nodes with this project's images.
 fn own_cluster() -> Result<Stage> {
     let archives = images::archives(&Image::INSTALLED)?;
+    // One that a killed run left has that run's installation on it.
+    if !cluster::residue(CLUSTER)?.is_empty() {
+        Cluster::down_by_name(CLUSTER)?;
+    }
     let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
     if let Err(error) = archives.iter().try_for_each(|archive| cluster.load_image(&archive.path)) {
         cluster.down()?;
