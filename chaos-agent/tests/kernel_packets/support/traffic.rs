@@ -88,7 +88,7 @@ pub(crate) fn paced(count: u32, mut send: impl FnMut(u32), mut arrived: impl FnM
     for number in 0..count {
         if number % 16 == 0 {
             let is_free = || (u64::from(number) < arrived() + UNDER_WAY).then_some(());
-            eventually(is_free, || format!("no more than {} packets arrive", number));
+            eventually(is_free, || format!("no more than {number} packets arrive"));
         }
         send(number);
     }
