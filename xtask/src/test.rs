@@ -73,6 +73,12 @@ pub fn run(args: &Args) -> Result<()> {
     if totals.failed > 0 {
         bail!("{} tests failed", totals.failed);
     }
+    if totals.passed == 0 && totals.skipped == 0 {
+        bail!(
+            "no test was run: does a test's name contain {:?}?",
+            args.filter.as_deref().unwrap_or_default()
+        );
+    }
     Ok(())
 }
 
