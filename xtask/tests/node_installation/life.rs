@@ -1,14 +1,18 @@
 //! A profile's life as a person sees it: `kubectl wait`, `kubectl describe`, and the loss that the kernel counted.
 
+use std::net::{IpAddr, SocketAddrV4};
+
+use edge_api::Device;
 use serde_json::json;
 use xtask::demo::install::DEVICES;
-use xtask::demo::stats::Share;
+use xtask::demo::stats::{self, Share};
 use xtask::wait;
 
+use super::traffic::ping;
 use super::world::{LAYOUT, PATIENCE, SOON, Story};
 
-/// Packets counted each way before the share is judged: a loss of 10 or of 30 % would be seen.
-const ENOUGH: usize = 400;
+/// Questions to each device: a loss of 15 or of 25 % would be seen.
+const ROUNDS: u16 = 80;
 
 #[test]
 #[ignore = "node rung: needs root and a cluster"]
@@ -35,26 +39,19 @@ fn devices_get_ready_and_a_loss_of_20_percent_becomes_effective_counted_and_told
     let status = story.profile("lossy").status.unwrap();
     assert_eq!((status.targets.selected, status.targets.enforced), (LAYOUT.total(), LAYOUT.total()));
 
-    // The operator's own traffic is what is lost; its devices stay in sync.
-    let counted = |direction: &str| {
-        let nodes = [story.counted(1, "lossy"), story.counted(2, "lossy")];
-        let sum = |verdict: &str| nodes.iter().map(|node| node[&(direction, verdict)]).sum::<usize>();
-        (sum("loss"), sum("loss") + sum("pass"))
-    };
+    // Beside the operator's own exchanges; both cross the same hooks.
+    let devices: Vec<_> = story.devices().iter().filter_map(endpoint).collect();
+    assert_eq!(devices.len(), LAYOUT.total() as usize);
+    let asked = devices.len() * usize::from(ROUNDS);
+    let answered = ping(&story.in_pod(&story.operator_pod(), 0), &devices, ROUNDS).unwrap();
+    let nodes = [story.counted(1, "lossy"), story.counted(2, "lossy")];
     for direction in ["ToDevice", "FromDevice"] {
-        let (lost, of) = wait::until("packets to judge", PATIENCE, SOON, || {
-            let (lost, of) = counted(direction);
-            Ok((of >= ENOUGH).then_some((lost, of)))
-        })
-        .unwrap();
-        let share = Share::counted(lost as u64, of as u64);
-        println!(
-            "{direction}: {lost} of {of} lost, {:.1} % to {:.1} %",
-            share.low * 100.0,
-            share.high * 100.0
-        );
-        assert!(share.admits(0.2), "{direction}: {share:?} does not admit 20 %");
+        let sum = |verdict: &str| nodes.iter().map(|node| node[&(direction, verdict)]).sum::<usize>();
+        let (lost, of) = (sum("loss"), sum("loss") + sum("pass"));
+        assert!(of > asked / 2, "{direction}: {of} packets were seen of {asked} questions and more");
+        judge(direction, lost, of, 0.2);
     }
+    judge("unanswered", asked - answered, asked, stats::unanswered(0.2, 0.2));
     let told = story.kubectl(&["-n", DEVICES, "describe", "fault", "lossy"]);
     for event in ["Accepted", "Started"] {
         assert!(
@@ -94,4 +91,18 @@ fn a_paused_profile_lifts_its_faults_and_one_that_expired_stays_for_its_report()
     wait::until("no rules", PATIENCE, SOON, || Ok(([1, 2].map(rules) == [0, 0]).then_some(()))).unwrap();
     story.wait_for("jsonpath={.status.phase}=Expired", &["fault/short"]);
     assert_eq!(story.profile("short").status.unwrap().expires_at, deadline, "pausing stopped the clock");
+}
+
+fn judge(what: &str, hits: usize, of: usize, asked: f64) {
+    let share = Share::counted(hits as u64, of as u64);
+    println!("{what}: {hits} of {of}, {:.1} % to {:.1} %", share.low * 100.0, share.high * 100.0);
+    assert!(share.admits(asked), "{what}: {share:?} does not admit {asked}");
+}
+
+/// Where a device is, as the operator resolved it.
+fn endpoint(device: &Device) -> Option<SocketAddrV4> {
+    match device.status.as_ref()?.addresses.first()?.ip.parse().ok()? {
+        IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, device.spec.endpoint.port)),
+        IpAddr::V6(_) => None,
+    }
 }

@@ -168,6 +168,34 @@ fn settled(capture: &mut Capture, end: &End) -> Result<()> {
     })
 }
 
+/// Asks each device for a sign of life so many times (an empty confirmable message, RFC 7252 §4.3), and returns how many of
+/// the questions were answered.
+pub(crate) fn ping(from: &End, devices: &[SocketAddrV4], rounds: u16) -> Result<usize> {
+    let socket = from.socket()?;
+    let mut answered = BTreeSet::new();
+    let mut hear = |patience: Duration| -> Result<()> {
+        socket.set_read_timeout(Some(patience)).context("setting a time-out")?;
+        let mut answer = [0; 16];
+        loop {
+            match socket.recv_from(&mut answer) {
+                Ok((4, device)) if answer[0] == 0x70 => answered.insert((device, [answer[2], answer[3]])),
+                Ok(_) => false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("waiting for answers"),
+            };
+        }
+    };
+    for round in 0..rounds {
+        let [high, low] = round.to_be_bytes();
+        for device in devices {
+            socket.send_to(&[0x40, 0, high, low], device).with_context(|| format!("asking {device}"))?;
+        }
+        hear(Duration::from_millis(20))?;
+    }
+    hear(Duration::from_secs(1))?;
+    Ok(answered.len())
+}
+
 #[test]
 fn packets_of_tests_are_told_from_others() {
     let mut packet = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
