@@ -35,6 +35,7 @@ mod up;
 
 pub use down::{clean, residue};
 pub use handle::{Cluster, Options};
+pub use preflight::check as can_be_made_here;
 pub use preflight::check as check_machine;
 
 /// The cluster's name where none is given.

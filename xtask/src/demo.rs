@@ -79,7 +79,6 @@ pub fn run(args: &Args) -> Result<()> {
         print!("{}", Report::schema()?);
         return Ok(());
     }
-    interrupt::install()?;
     let scratch = tempfile::tempdir().context("making a folder for manifests")?;
     let mut world = match &args.context {
         None => World::own()?,

@@ -12,7 +12,7 @@ use kube::{Client, Config};
 
 use super::layout::Layout;
 use crate::binaries::{self, Module};
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{self, Cluster, Options};
 use crate::cmd::Cmd;
 use crate::images::{self, Image};
 use crate::interrupt;
@@ -49,15 +49,14 @@ impl World {
     /// # Errors
     /// With what is missing or did not start; nothing is left then.
     pub fn own() -> Result<Self> {
+        // Before minutes of building.
+        cluster::can_be_made_here()?;
         let lock = lock()?;
-        if Cluster::open(CLUSTER).is_ok() {
+        if !cluster::residue(CLUSTER)?.is_empty() {
             eprintln!("an earlier demo was kept or killed; its cluster goes first");
-        }
-        if tools::is_root() {
             Cluster::down_by_name(CLUSTER)?;
         }
         let archives = images::archives(&Image::INSTALLED)?;
-        interrupt::check()?;
         let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
         let world = Self { home: Home::Own(cluster.clone()), outside: None, _lock: Some(lock) };
         for archive in archives {
@@ -72,9 +71,11 @@ impl World {
     /// Takes the cluster that `context` of the user's kubeconfig names.
     ///
     /// # Errors
-    /// When another demo runs.
+    /// When another demo runs, or signals cannot be watched.
     pub fn other(context: &str) -> Result<Self> {
-        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _lock: Some(lock()?) })
+        let lock = lock()?;
+        interrupt::install()?;
+        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _lock: Some(lock) })
     }
 
     /// Takes a cluster that is up with the images on its nodes and belongs to the caller, as the node rung's does.
