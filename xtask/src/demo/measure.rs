@@ -9,6 +9,9 @@ use super::report::{Counted, Phase};
 use super::stats::{self, Share};
 use super::timeline;
 
+/// Seconds between two scrapes, as deploy/prometheus has it.
+const SCRAPE: f64 = 1.0;
+
 /// A phase that was run.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -58,8 +61,11 @@ pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) 
             }
         }
     }
-    let unanswered = whole(risen(prometheus, &sends("unanswered"), span).await?);
-    let answered = whole(risen(prometheus, &sends("answered"), span).await?);
+    // What a counter was at a time is known up to a scrape earlier, so this begins with the first scrape of the phase: none
+    // of the one before is in it.
+    let inside = Span { from: span.from + SCRAPE, ..span.clone() };
+    let unanswered = whole(risen(prometheus, &sends("unanswered"), &inside).await?);
+    let answered = whole(risen(prometheus, &sends("answered"), &inside).await?);
     Ok(Phase {
         name: span.phase.name.to_owned(),
         title: span.phase.title.to_owned(),
@@ -126,6 +132,14 @@ mod tests {
     fn what_was_asked_is_compared_with_what_was_counted() {
         assert!(judged("ToDevice", 200, 1000, 0.2).within);
         assert!(!judged("ToDevice", 300, 1000, 0.2).within);
+    }
+
+    #[test]
+    fn the_time_between_scrapes_is_that_of_the_installation() {
+        let path = crate::paths::root().join("deploy/prometheus/config.yaml");
+        let config: serde_json::Value =
+            serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(config["global"]["scrape_interval"], format!("{SCRAPE}s"));
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub struct Phase {
     pub asked: f64,
     /// What the kernel counted, by direction; empty without a fault.
     pub counted: Vec<Counted>,
-    /// Transmissions of confirmable messages that the operator made in this phase, and those without an answer.
+    /// Transmissions of confirmable messages whose fate became known in this phase, from its first scrape on, and those of them
+    /// without an answer.
     pub unanswered: Share,
     /// The share of unanswered transmissions that follows from what the kernel counted.
     pub predicted: f64,
