@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "tests end at what they cannot have")]
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -31,14 +30,14 @@ impl Demo {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
-    /// Waits until the API server of its cluster, another than `earlier`, can be reached from this machine.
-    fn reaches_its_cluster(&mut self, earlier: Option<u64>) -> u64 {
-        let kubeconfig = kubeconfig();
-        wait::until("a cluster of the demo", LIMIT, SOON, || {
+    /// Waits until its devices run, also those outside the cluster; their log is another file than `earlier`.
+    fn runs_its_devices(&mut self, earlier: Option<u64>) -> u64 {
+        let log = plan::dir(CLUSTER).join("outside/device-sim.log");
+        wait::until("the devices of the demo", LIMIT, SOON, || {
             if let Some(status) = self.0.try_wait()? {
                 anyhow::bail!("the demo ended too soon: {status}");
             }
-            let inode = kubeconfig.metadata().ok().map(|meta| meta.ino());
+            let inode = log.metadata().ok().map(|meta| meta.ino());
             Ok(inode.filter(|inode| Some(*inode) != earlier))
         })
         .unwrap()
@@ -57,10 +56,6 @@ impl Drop for Demo {
             let _ = Cluster::down_by_name(CLUSTER);
         }
     }
-}
-
-fn kubeconfig() -> PathBuf {
-    plan::dir(CLUSTER).join("kubeconfig")
 }
 
 fn nothing_is_left() {
@@ -91,12 +86,12 @@ fn losses_are_as_asked_all_devices_end_in_sync_and_every_panel_shows_something()
 #[ignore = "node rung: needs root, builds a cluster"]
 fn what_a_killed_demo_leaves_the_next_removes_and_ctrl_c_leaves_nothing() {
     let mut killed = Demo::start(&[]);
-    let first = killed.reaches_its_cluster(None);
+    let first = killed.runs_its_devices(None);
     killed.signal(Signal::SIGKILL);
     assert!(!killed.ends());
 
     let mut next = Demo::start(&[]);
-    next.reaches_its_cluster(Some(first));
+    next.runs_its_devices(Some(first));
     next.signal(Signal::SIGINT);
     assert!(!next.ends(), "an interrupted demo has shown nothing");
     nothing_is_left();
