@@ -34,12 +34,13 @@ pub struct Bindings {
 }
 
 /// Whether a packet is of a kind that always passes, so that a fault leaves the link itself working:
-/// NDP (ICMPv6 133 to 137) and DHCP. ARP is not IP and never gets here.
+/// NDP (ICMPv6 133 to 137, RFC 4861 §4), MLD, without which a switch that snoops delivers no NDP (130 to 132,
+/// RFC 2710 §3; 143, RFC 3810 §5.2), and DHCP. ARP is not IP and never gets here.
 #[inline(always)]
 #[must_use]
 pub const fn is_link_upkeep(packet: &Packet, icmp_type: u8) -> bool {
     if packet.protocol == PROTOCOL_ICMPV6 {
-        return 133 <= icmp_type && icmp_type <= 137;
+        return matches!(icmp_type, 130..=137 | 143);
     }
     packet.protocol == PROTOCOL_UDP
         && packet.has_ports

@@ -109,7 +109,11 @@ fn only_the_nodes_conversations_are_protected() {
 #[test]
 fn the_links_own_upkeep_is_neighbour_discovery_and_dhcp() {
     let icmp = Packet { protocol: PROTOCOL_ICMPV6, has_ports: false, ..packet() };
-    assert!(is_link_upkeep(&icmp, 135) && !is_link_upkeep(&icmp, 128));
+    // NDP and MLD, and neither pings nor their neighbours by number.
+    for icmp_type in 0..=u8::MAX {
+        let upkeep = [130, 131, 132, 133, 134, 135, 136, 137, 143].contains(&icmp_type);
+        assert_eq!(is_link_upkeep(&icmp, icmp_type), upkeep, "ICMPv6 type {icmp_type}");
+    }
     assert!(!is_link_upkeep(&Packet { protocol: PROTOCOL_ICMP, ..icmp }, 135));
     assert!(is_link_upkeep(&Packet { target_port: 68, peer_port: 67, ..packet() }, 0));
     assert!(!is_link_upkeep(&packet(), 0));
