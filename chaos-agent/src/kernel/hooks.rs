@@ -63,6 +63,10 @@ impl Hooked {
     }
 }
 
+const fn is_egress(hook: HookKind) -> bool {
+    matches!(hook, HookKind::TcxEgress | HookKind::ClsactEgress)
+}
+
 /// Tries candidates until one is taken.
 pub fn first_accepted(
     interface: &Interface,
@@ -97,13 +101,16 @@ pub fn statuses(hooked: &BTreeMap<u32, Hooked>) -> Vec<HookStatus> {
         for (kind, why) in &one.refused {
             let status = by_kind.entry(*kind).or_insert_with(|| blank(*kind));
             status.failed += 1;
-            let instead =
-                one.ingress.map_or(String::new(), |hook| format!(" ({} is used instead)", hook.as_str()));
-            let more = format!("{why}{instead}");
+            let other = if is_egress(*kind) { one.egress } else { one.ingress };
+            let instead = other.map_or(String::new(), |hook| format!(" ({} is used instead)", hook.as_str()));
             let message = status.message.get_or_insert_default();
             if message.is_empty() {
-                *message = more;
-            } else if message.len() + more.len() < MESSAGE {
+                let end = why.floor_char_boundary(MESSAGE - instead.len());
+                *message = format!("{}{instead}", &why[..end]);
+                continue;
+            }
+            let more = format!("{why}{instead}");
+            if message.len() + more.len() < MESSAGE {
                 message.push_str("; ");
                 message.push_str(&more);
             }
@@ -134,6 +141,19 @@ mod tests {
         assert_eq!(statuses[0].hook, HookKind::XdpNative);
         assert_eq!((statuses[0].attached, statuses[0].failed), (0, 1));
         assert!(statuses[0].message.as_ref().unwrap().contains("TcxIngress is used instead"));
+    }
+
+    #[test]
+    fn a_refused_hook_names_what_stands_in_for_it_and_not_the_other_direction() {
+        let why = "ä".repeat(2_000);
+        let refused = BTreeMap::from([(HookKind::TcxEgress, why)]);
+        let (ingress, egress) = (Some(HookKind::TcxIngress), Some(HookKind::ClsactEgress));
+        let hooked = Hooked { name: "eth0".to_owned(), ingress, egress, refused };
+        let statuses = statuses(&BTreeMap::from([(3, hooked)]));
+        let told = statuses.iter().find(|status| status.hook == HookKind::TcxEgress).unwrap();
+        let message = told.message.as_ref().unwrap();
+        assert!(message.ends_with("ä (ClsactEgress is used instead)"), "{message}");
+        assert!(message.len() <= MESSAGE, "{} bytes", message.len());
     }
 
     #[test]
