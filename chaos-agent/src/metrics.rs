@@ -74,7 +74,7 @@ impl Scrape {
         families.extend(hooks(&view)?);
         families.extend(limits(&view)?);
         families.extend(self.node()?);
-        families.extend(self.own(&view)?);
+        families.extend(self.own()?);
         Ok(families)
     }
 
@@ -153,7 +153,7 @@ impl Scrape {
     }
 
     /// The agent itself.
-    fn own(&self, view: &View) -> Result<Vec<MetricFamily>> {
+    fn own(&self) -> Result<Vec<MetricFamily>> {
         let stats = &self.shared.stats;
         let read = |from: &AtomicU64| from.load(Ordering::Relaxed);
         let seconds = prometheus::Counter::new(
@@ -174,14 +174,12 @@ impl Scrape {
             counter("edge_agent_status_writes_total", "Writes of the FaultNode, by result", &["result"])?;
         writes.with_label_values(&["success"]).inc_by(read(&stats.status_written));
         writes.with_label_values(&["error"]).inc_by(read(&stats.status_failed));
-        let rules = gauge("edge_agent_rules", "Rules in the kernel", &[])?;
-        rules.with_label_values::<&str>(&[]).set(i64::try_from(view.rules).unwrap_or(i64::MAX));
         let offset = prometheus::Gauge::new(
             "edge_agent_clock_offset_seconds",
             "This node's clock minus the API server's, as it is corrected for",
         )?;
         offset.set(self.shared.offset().correction().as_secs_f64());
-        let all = [seconds.collect(), rounds.collect(), writes.collect(), rules.collect(), offset.collect()];
+        let all = [seconds.collect(), rounds.collect(), writes.collect(), offset.collect()];
         Ok(all.concat())
     }
 }

@@ -26,8 +26,6 @@ pub struct View {
     pub hooked: BTreeMap<u32, Hooked>,
     /// How full the tables are.
     pub limits: Vec<LimitStatus>,
-    /// Rules in the kernel, those in quarantine not included.
-    pub rules: usize,
     /// The last change that the kernel refused.
     pub failure: Option<String>,
 }
@@ -115,7 +113,6 @@ pub fn make(
         states: states.collect(),
         hooked: hooked.clone(),
         limits: limits(usage),
-        rules: usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count(),
         failure: failure.map(str::to_owned),
     }
 }
@@ -236,11 +233,13 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
 fn limits(usage: Usage<'_>) -> Vec<LimitStatus> {
     let count = |of: fn(&Place) -> bool| usage.ledger.entries.keys().filter(|place| of(place)).count();
     let peers = usage.ledger.peers.values().map(BTreeSet::len).sum();
+    // Those in quarantine do nothing any more.
+    let rules = usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count();
     let rows = [
         ("targets", usage.limits.targets, count(|place| matches!(place, Place::Address(_)))),
         ("ports", usage.limits.targets, count(|place| matches!(place, Place::Port(_)))),
         ("cidrs", usage.limits.targets, count(|place| matches!(place, Place::Cidr(_)))),
-        ("rules", usage.limits.rules, usage.plan.rules.len()),
+        ("rules", usage.limits.rules, rules),
         ("counters", usage.sizes.states, usage.ledger.state_of.len()),
         ("peers", usage.limits.peers, peers),
         ("protected", usage.limits.protected, usage.ledger.protected.len()),

@@ -84,7 +84,7 @@ fn a_paused_profile_lifts_its_faults_and_one_that_expired_stays_for_its_report()
     story.apply(&profile(false));
     story.wait_for("Installed", &["fault/short"]);
     let deadline = story.profile("short").status.unwrap().expires_at;
-    let rules = |node| story.agent(node).count("edge_agent_rules", &[]);
+    let rules = |node| story.agent(node).count("edge_agent_usage", &[("name", "rules")]);
     assert!([1, 2].map(rules).iter().all(|count| *count > 0), "no rules: {:?}", [1, 2].map(rules));
     story.apply(&profile(true));
     story.wait_for("jsonpath={.status.phase}=Paused", &["fault/short"]);

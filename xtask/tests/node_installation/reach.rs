@@ -29,7 +29,7 @@ fn a_profile_that_names_a_network_of_the_cluster_is_rejected_with_a_sentence() {
     }
     for node in [1, 2] {
         assert_eq!(
-            story.agent(node).count("edge_agent_rules", &[]),
+            story.agent(node).count("edge_agent_usage", &[("name", "rules")]),
             0,
             "node{node} enforces what was rejected"
         );
