@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use edge_api::quantity::Network;
-use fault_abi::ABI_VERSION;
 use fault_abi::key::{Address, PortKey};
 use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, Rule};
 use sha2::{Digest as _, Sha256};
@@ -167,7 +166,7 @@ pub fn compile(world: &World, limits: Limits, now_ns: u64, deadline_ns: impl Fn(
 }
 
 fn protect(plan: &mut Plan, world: &World, limits: Limits) {
-    plan.config = Config { abi: ABI_VERSION, kubelet_port: world.kubelet_port, ..Config::default() };
+    plan.config = Config { kubelet_port: world.kubelet_port, ..Config::default() };
     plan.node_addresses = world.node_addresses.iter().map(|ip| Address::from(*ip)).collect();
     // The node's own conversations come first where room is short.
     let mut ends: Vec<(PortKey, u32)> = world.protected().into_iter().collect();

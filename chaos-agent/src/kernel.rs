@@ -9,6 +9,7 @@ pub mod object;
 use std::sync::Arc;
 
 use edge_api::fault_node::HookKind;
+use fault_abi::ABI_VERSION;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use thiserror::Error;
@@ -28,6 +29,11 @@ pub enum KernelError {
         "the kernel programs lack {0:?}: build them again with `cargo xtask build-ebpf`, and then the agent"
     )]
     Missing(&'static str),
+    /// The object was built with another version of the ABI.
+    #[error(
+        "the kernel programs are of another version than this agent, which wants version {ABI_VERSION} of the ABI: build them again with `cargo xtask build-ebpf`, and then the agent"
+    )]
+    Abi,
     /// The kernel refused to load.
     #[error("the kernel refused the programs: {0}")]
     Load(String),

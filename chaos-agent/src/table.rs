@@ -18,10 +18,16 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Whether it is a network of IPv4.
+    #[must_use]
+    pub const fn is_ipv4(self) -> bool {
+        self.bits as u32 >= IPV4_PREFIX && self.address.is_ipv4()
+    }
+
     /// Does it contain the address?
     #[must_use]
     pub fn contains(self, address: Address) -> bool {
-        address.masked(u32::from(self.bits)) == self.address
+        address.is_ipv4() == self.is_ipv4() && address.masked(u32::from(self.bits)) == self.address
     }
 }
 

@@ -9,6 +9,7 @@ use chaos_agent::kernel::{Interface, Kernel as _, object};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::residue;
 use edge_api::fault_node::HookKind;
+use fault_abi::{ABI_VERSION, names};
 use nix::sched::{CloneFlags, unshare};
 use tokio::task::JoinSet;
 
@@ -57,6 +58,21 @@ fn filters_of_a_killed_agent_are_found_and_removed_with_their_qdisc() {
         assert!(!shell("tc qdisc show dev ca-a").contains("clsact"), "nobody uses it any more");
         assert!(shell("tc filter show dev ca-b ingress").contains("bytecode"), "somebody else's");
     });
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn programs_of_another_version_are_refused_with_a_sentence() {
+    let (ours, other) = (names::CONFIG.as_bytes(), format!("CONFIG_{}", (ABI_VERSION + 1) % 10));
+    let mut object = object::built_in().unwrap().to_vec();
+    let places: Vec<_> =
+        (0..object.len() - ours.len()).filter(|at| object[*at..].starts_with(ours)).collect();
+    for at in places {
+        object[at..at + ours.len()].copy_from_slice(other.as_bytes());
+    }
+    let sizes = TableSizes { targets: 16, rules: 16, states: 16, flows: 16, peers: 16, protected: 16 };
+    let refused = AyaKernel::load(&object, sizes, false).err().unwrap().to_string();
+    assert!(refused.contains("another version") && refused.contains("cargo xtask build-ebpf"), "{refused}");
 }
 
 #[test]

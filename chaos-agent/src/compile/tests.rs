@@ -144,6 +144,21 @@ fn the_networks_of_one_family_do_not_cover_the_other() {
         .profile("b", &cidrs(&["fd00::1/128"]), &json!({}))
         .compile();
     assert_eq!(at(&plan, address("fd00::1")), ["b:fd00::1/128"]);
+    let plan = world()
+        .profile("a", &cidrs(&["::/0"]), &json!({}))
+        .profile("b", &cidrs(&["10.0.0.0/8", "10.0.0.1/32", "fd00::1/128"]), &json!({}))
+        .compile();
+    assert_eq!(at(&plan, address("10.0.0.1")), ["b:10.0.0.1/32"]);
+    assert_eq!(at(&plan, Place::of("10.0.0.0/8".parse().unwrap())), ["b:10.0.0.0/8"]);
+    assert_eq!(at(&plan, address("fd00::1")), ["a:::/0", "b:fd00::1/128"]);
+}
+
+#[test]
+fn a_network_contains_addresses_of_its_family_only() {
+    let contains =
+        |network: &str, at: &str| Prefix::from(network.parse::<Network>().unwrap()).contains(ip(at).into());
+    assert!(contains("::/0", "fd00::1") && !contains("::/0", "10.0.0.1"));
+    assert!(contains("0.0.0.0/0", "10.0.0.1") && !contains("0.0.0.0/0", "::1"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fault_abi::key::{Address, FULL_PREFIX};
+use fault_abi::key::{Address, FULL_PREFIX, IPV4_PREFIX};
 use fault_abi::rule::MAX_BINDINGS;
 
 use super::{Bound, EntrySpec, Problem, Report};
@@ -55,7 +55,7 @@ pub(super) fn entries(
 }
 
 /// All places, and the address of each port: without that entry its ports would not be looked at. Wide ones come
-/// last, so that addresses come before their ports.
+/// first, so that addresses come before their ports.
 fn places(own: &BTreeMap<Place, Vec<Bound>>) -> Vec<Place> {
     let mut all: BTreeSet<Place> = own.keys().copied().collect();
     all.extend(own.keys().filter_map(|place| port_address(*place)).map(Place::Address));
@@ -101,7 +101,10 @@ fn around(place: Place, own: &BTreeMap<Place, Vec<Bound>>, lengths: &[u8]) -> Ve
         chain.push(Place::Address(address));
     }
     let whole = u8::try_from(FULL_PREFIX).unwrap_or(u8::MAX);
-    for length in lengths.iter().copied().filter(|length| *length < bits && *length < whole) {
+    // A prefix shorter than IPv4's is one of IPv6.
+    let shortest = if address.is_ipv4() && u32::from(bits) >= IPV4_PREFIX { IPV4_PREFIX } else { 0 };
+    let wider = |length: &u8| *length < bits && *length < whole && u32::from(*length) >= shortest;
+    for length in lengths.iter().copied().filter(wider) {
         chain.push(Place::Cidr(Prefix { bits: length, address: address.masked(u32::from(length)) }));
     }
     let mut bindings: Vec<Bound> = Vec::new();

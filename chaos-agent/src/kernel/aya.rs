@@ -17,7 +17,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::{Counter, Flow, TargetState};
-use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, PEER_SET_BITS, PeerKey, PortKey};
+use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey, SPACE_BITS};
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -61,15 +61,15 @@ pub struct AyaKernel {
     programs: Ebpf,
     targets: HashMap<MapData, Address, Entry>,
     ports: HashMap<MapData, PortKey, Entry>,
-    cidrs: LpmTrie<MapData, Address, Entry>,
+    cidrs: LpmTrie<MapData, NetworkKey, Entry>,
     rules: Array<MapData, Rule>,
-    peers: LpmTrie<MapData, PeerKey, u32>,
+    peers: LpmTrie<MapData, NetworkKey, u32>,
     counters: PerCpuHashMap<MapData, CounterKey, Counter>,
     states: HashMap<MapData, u32, TargetState>,
     flows: HashMap<MapData, FlowKey, Flow>,
     node_addresses: HashMap<MapData, Address, u32>,
     protected: HashMap<MapData, PortKey, u32>,
-    protected_cidrs: LpmTrie<MapData, Address, u32>,
+    protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
     live_states: BTreeSet<u32>,
     /// The highest state in use so far, and the highest that is made: those in between are spare.
@@ -104,6 +104,9 @@ impl AyaKernel {
             .map_max_entries(names::PROTECTED, sizes.protected)
             .load(object)
             .map_err(|error| KernelError::Load(chain(&error)))?;
+        if programs.map(names::CONFIG).is_none() {
+            return Err(KernelError::Abi);
+        }
         let (high, arrays) = fill_arrays(&mut programs, with_xdp)?;
         let counters = take(&mut programs, names::COUNTERS)?;
         let states = take(&mut programs, names::STATE)?;
@@ -304,13 +307,13 @@ fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-const fn trie_key(prefix: Prefix) -> Key<Address> {
-    Key::new(prefix.bits as u32, prefix.address)
+const fn trie_key(prefix: Prefix) -> Key<NetworkKey> {
+    peer_key(0, prefix)
 }
 
-fn peer_key(set: u32, prefix: Prefix) -> Key<PeerKey> {
-    debug_assert!(u32::from(prefix.bits) <= FULL_PREFIX, "a prefix of an address");
-    Key::new(PEER_SET_BITS + u32::from(prefix.bits), PeerKey { set, address: prefix.address })
+const fn peer_key(set: u32, prefix: Prefix) -> Key<NetworkKey> {
+    let key = NetworkKey::of_set(set, prefix.address, prefix.is_ipv4());
+    Key::new(SPACE_BITS + prefix.bits as u32, key)
 }
 
 const fn counter_key(state: u32, direction: Direction) -> CounterKey {

@@ -112,6 +112,22 @@ fn cidrs_are_consulted_only_while_the_configuration_says_so_and_the_longest_wins
 
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
+fn all_of_ipv6_contains_nothing_of_ipv4_as_target_and_as_peer() {
+    let mut rig = rig();
+    let bindings = profiles(&mut rig, &[partition()]);
+    rig.config(&Config { flags: CONFIG_HAS_CIDRS, ..Config::default() }).unwrap();
+    rig.cidr(address("::"), 0, &bindings).unwrap();
+    assert_drops(&rig, &from_device6(), "a target in ::/0");
+    assert_passes(&rig, &from_device(), "an IPv4 target beside ::/0");
+    assert_eq!(global(&mut rig, Global::Reread), 0, "it is not even found");
+    let mut rig = rig_with(&[Rule { peer_set: 7, ..partition() }]);
+    rig.peer(7, address("::"), 0).unwrap();
+    assert_drops(&rig, &from_device6(), "a peer in ::/0");
+    assert_passes(&rig, &from_device(), "an IPv4 peer beside ::/0");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
 fn before_its_start_and_from_its_deadline_on_a_rule_neither_acts_nor_counts() {
     let now = fault_rig::now_ns().unwrap();
     let hour = 3_600_000_000_000;

@@ -67,6 +67,17 @@ fn a_protected_network_is_protected_for_the_node_only() {
 
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_protected_network_of_one_family_protects_nothing_of_the_other() {
+    let mut rig = rig_with(&[partition()]);
+    rig.node_address(address(PEER)).unwrap();
+    rig.node_address(address(PEER6)).unwrap();
+    rig.protect_cidr(address("::"), 0).unwrap();
+    assert_passes(&rig, &from_device6(), "all of IPv6 is protected");
+    assert_drops(&rig, &from_device(), "and nothing of IPv4");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
 fn neighbour_discovery_and_dhcp_pass_and_other_icmp_does_not() {
     let rig = rig_with(&[partition()]);
     for icmp_type in [128, 129, 130, 132, 133, 135, 137, 138, 143, 144] {

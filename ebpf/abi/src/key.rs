@@ -47,6 +47,14 @@ impl Address {
         }
     }
 
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        let [a, b, c, _] = self.words;
+        a == 0 && b == 0 && c == 0xffff_u32.to_be()
+    }
+
     /// The 16 octets, in network order.
     #[must_use]
     pub const fn octets(&self) -> [u8; 16] {
@@ -128,20 +136,37 @@ impl PortKey {
     }
 }
 
-/// Data part of the LPM key of `PEERS`: which set of peers, then the peer's address.
+/// Data part of all LPM keys: a space, in which networks are compared, then the address.
 ///
-/// The prefix length of a peer CIDR is [`PEER_SET_BITS`] + the address's prefix (IPv4: + [`IPV4_PREFIX`]).
+/// Each family has a space of its own, since a short IPv6 prefix such as `::/0` would else contain all of IPv4.
+/// The prefix length of a network is [`SPACE_BITS`] + that of the address (IPv4: + [`IPV4_PREFIX`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerKey {
-    /// [`Rule::peer_set`](crate::rule::Rule::peer_set), 1 or more.
-    pub set: u32,
-    /// The peer's address.
+pub struct NetworkKey {
+    /// The set of peers (0 in `CIDRS` and `PROTECTED_CIDRS`) times two, plus one for IPv4.
+    pub space: u32,
+    /// The address.
     pub address: Address,
 }
 
-/// Bits of [`PeerKey::set`], which always match in full.
-pub const PEER_SET_BITS: u32 = 32;
+impl NetworkKey {
+    /// A key of `CIDRS` and `PROTECTED_CIDRS`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, is_ipv4: bool) -> Self {
+        Self::of_set(0, address, is_ipv4)
+    }
+
+    /// A key of `PEERS`; `set` is [`Rule::peer_set`](crate::rule::Rule::peer_set), 1 or more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_set(set: u32, address: Address, is_ipv4: bool) -> Self {
+        Self { space: set << 1 | is_ipv4 as u32, address }
+    }
+}
+
+/// Bits of [`NetworkKey::space`], which always match in full.
+pub const SPACE_BITS: u32 = 32;
 
 /// Key of `COUNTERS`.
 #[repr(C)]
@@ -204,14 +229,14 @@ impl Direction {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, CounterKey, FlowKey, PeerKey, PortKey};
+    use super::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 
     // SAFETY: `repr(C)`, integers only, no padding (tests/layout.rs), every bit pattern valid.
     unsafe impl aya::Pod for Address {}
     // SAFETY: as above.
     unsafe impl aya::Pod for PortKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for PeerKey {}
+    unsafe impl aya::Pod for NetworkKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for CounterKey {}
     // SAFETY: as above.

@@ -4,11 +4,11 @@
 //! along, so that both run the same code.
 //!
 //! ```text
-//!  frame ─ packet ─▶ Network ─ key ─▶ Entry{bindings} ─ pass ─▶ Verdict
-//!                                          │            │ ▲
-//!                                   rule slot, key      │ │ draw (SipHash of key, flow, index)
-//!                                                       ▼ │
-//!                                                 decide(rule, …)
+//!  frame ─ packet ─▶ Link ─ key ─▶ Entry{bindings} ─ pass ─▶ Verdict
+//!                                       │            │ ▲
+//!                                rule slot, key      │ │ draw (SipHash of key, flow, index)
+//!                                                    ▼ │
+//!                                              decide(rule, …)
 //! ```
 //!
 //! * [`key`]: addresses and the keys of all maps
@@ -32,6 +32,18 @@ pub mod pass;
 pub mod rule;
 pub mod verdict;
 
-/// The layout of everything in this crate. The agent writes it into [`rule::Config::abi`]; it changes with
-/// every change of a layout or of a draw.
-pub const ABI_VERSION: u32 = 1;
+/// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
+/// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
+pub const ABI_VERSION: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::{ABI_VERSION, names};
+
+    #[test]
+    fn the_name_of_a_map_tells_the_version() {
+        assert_eq!(names::CONFIG, std::format!("CONFIG_{ABI_VERSION}"));
+    }
+}

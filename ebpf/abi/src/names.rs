@@ -2,7 +2,7 @@
 
 /// Hash: [`Address`](crate::key::Address) → [`Entry`](crate::rule::Entry).
 pub const TARGETS: &str = "TARGETS";
-/// LPM trie: [`Address`](crate::key::Address) → [`Entry`](crate::rule::Entry); read only while
+/// LPM trie: [`NetworkKey`](crate::key::NetworkKey) → [`Entry`](crate::rule::Entry); read only while
 /// [`CONFIG_HAS_CIDRS`](crate::rule::CONFIG_HAS_CIDRS) is set and [`TARGETS`] has nothing.
 pub const CIDRS: &str = "CIDRS";
 /// Hash: [`PortKey`](crate::key::PortKey) → [`Entry`](crate::rule::Entry); read only after a hit with
@@ -10,7 +10,7 @@ pub const CIDRS: &str = "CIDRS";
 pub const PORT_TARGETS: &str = "PORT_TARGETS";
 /// Array: rule slot → [`Rule`](crate::rule::Rule).
 pub const RULES: &str = "RULES";
-/// LPM trie: [`PeerKey`](crate::key::PeerKey) → `u32` (any value: presence is the match).
+/// LPM trie: [`NetworkKey`](crate::key::NetworkKey) of the set → `u32` (any value: presence is the match).
 pub const PEERS: &str = "PEERS";
 /// Per-CPU hash: [`CounterKey`](crate::key::CounterKey) → [`Counter`](crate::counter::Counter).
 pub const COUNTERS: &str = "COUNTERS";
@@ -22,10 +22,11 @@ pub const FLOWS: &str = "FLOWS";
 pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
 /// Hash: [`PortKey`](crate::key::PortKey) of the far end → `u32` of `PROTECTED_*` bits.
 pub const PROTECTED: &str = "PROTECTED";
-/// LPM trie: [`Address`](crate::key::Address) of the far end → `u32` (any value).
+/// LPM trie: [`NetworkKey`](crate::key::NetworkKey) of the far end → `u32` (any value).
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
-/// Array of one: [`Config`](crate::rule::Config).
-pub const CONFIG: &str = "CONFIG";
+/// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
+/// object of another version has no map of this name.
+pub const CONFIG: &str = "CONFIG_2";
 /// Per-CPU array: [`Global`](crate::counter::Global) → `u64`.
 pub const GLOBAL: &str = "GLOBAL";
 /// Program array of the TC dispatchers; see [`SLOT_TC_INGRESS`] and [`SLOT_TC_EGRESS`].

@@ -4,7 +4,7 @@
 use crate::counter::Global;
 use crate::decide::{self, Packet};
 use crate::draw::Position;
-use crate::key::{Address, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::key::{Address, IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::rule::{Binding, Entry, MAX_BINDINGS, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
 use crate::verdict::Verdict;
 
@@ -56,20 +56,11 @@ const fn is_dhcp_pair(a: u16, b: u16) -> bool {
 
 /// Which conversations of this packet are protected: bits of `PROTECTED_*`.
 ///
-/// `in_protected` is what `PROTECTED` holds for the target's end, `in_cidr` whether the target is in
-/// `PROTECTED_CIDRS`. Only conversations of this node (`peer_is_node`) are.
+/// Only for conversations of this node. `in_protected` is what `PROTECTED` holds for the target's end, `in_cidr`
+/// whether the target is in `PROTECTED_CIDRS`.
 #[inline(always)]
 #[must_use]
-pub const fn protection(
-    packet: &Packet,
-    peer_is_node: bool,
-    kubelet_port: u16,
-    in_protected: u32,
-    in_cidr: bool,
-) -> u32 {
-    if !peer_is_node {
-        return 0;
-    }
+pub const fn protection(packet: &Packet, kubelet_port: u16, in_protected: u32, in_cidr: bool) -> u32 {
     let kubelet = kubelet_port != 0
         && packet.has_ports
         && packet.protocol == PROTOCOL_TCP
@@ -84,7 +75,9 @@ pub fn is_entry_of(entry: &Entry, address: &Address) -> bool {
     if entry.prefix == 128 {
         entry.address == *address
     } else {
-        entry.address == address.masked(entry.prefix as u32)
+        // A prefix this short is one of IPv6.
+        let is_other_family = (entry.prefix as u32) < IPV4_PREFIX && address.is_ipv4();
+        !is_other_family && entry.address == address.masked(entry.prefix as u32)
     }
 }
 
@@ -97,20 +90,27 @@ pub fn run<'r, W: World<'r>>(
     protection: u32,
     now_ns: u64,
 ) -> Verdict {
+    let mut is_spared = false;
     let mut i = 0;
     while i < MAX_BINDINGS {
         if i >= entry.count as usize {
             break;
         }
-        let verdict = run_one(world, &entry.bindings[i], packet, protection, now_ns);
-        if verdict.drops() {
-            return verdict;
+        match run_one(world, &entry.bindings[i], packet, protection, now_ns) {
+            Some(verdict) if verdict.drops() => return verdict,
+            Some(_) => {}
+            None => is_spared = true,
         }
         i += 1;
+    }
+    if is_spared {
+        world.count_global(Global::Protected);
     }
     Verdict::Pass
 }
 
+/// One binding; `None`: the rule would act, but leaves the conversation alone.
+///
 /// A function of its own, not inlined: when it returns, the verifier forgets all that it knew inside, and so does
 /// not walk each binding once for each way through the bindings before it.
 #[inline(never)]
@@ -120,31 +120,30 @@ fn run_one<'r, W: World<'r>>(
     packet: &Packet,
     protection: u32,
     now_ns: u64,
-) -> Verdict {
-    let Some(rule) = world.rule(binding.rule) else { return Verdict::Pass };
+) -> Option<Verdict> {
+    let Some(rule) = world.rule(binding.rule) else { return Some(Verdict::Pass) };
     if !decide::applies(rule, packet, now_ns) {
-        return Verdict::Pass;
+        return Some(Verdict::Pass);
     }
     if rule.peer_set != 0 && !world.is_peer(rule.peer_set, &packet.peer) {
-        return Verdict::Pass;
+        return Some(Verdict::Pass);
     }
     if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
-        world.count_global(Global::Protected);
-        return Verdict::Pass;
+        return None;
     }
     let position =
         if decide::draws(rule) { world.position(binding, packet) } else { Some(Position::default()) };
     let Some(position) = position else {
         world.count_global(Global::Orphaned);
-        return Verdict::Pass;
+        return Some(Verdict::Pass);
     };
     let verdict = decide::decide(rule, binding.key, packet, position);
     if !world.count(binding, packet, verdict, now_ns) {
         // What is not counted must not happen.
         world.count_global(Global::Orphaned);
-        return Verdict::Pass;
+        return Some(Verdict::Pass);
     }
-    verdict
+    Some(verdict)
 }
 
 /// Whether the whole packet is left alone: this node's own way to its control plane.

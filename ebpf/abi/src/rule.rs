@@ -53,6 +53,8 @@ pub struct Binding {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entry {
+    /// Differs for each entry that is written; the agent counts it up.
+    pub generation: u64,
     /// The address, or the CIDR's first one.
     pub address: Address,
     /// The port (host order) of an entry of `PORT_TARGETS`, else 0.
@@ -65,8 +67,6 @@ pub struct Entry {
     pub flags: u16,
     /// Bindings in use, at most [`MAX_BINDINGS`].
     pub count: u16,
-    /// Differs for each entry that is written; the agent counts it up.
-    pub generation: u64,
     /// The first `count` are in use.
     pub bindings: [Binding; MAX_BINDINGS],
     /// Equal to `generation`.
@@ -130,14 +130,12 @@ impl Rule {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Config {
-    /// [`ABI_VERSION`](crate::ABI_VERSION).
-    pub abi: u32,
     /// `CONFIG_*`.
     pub flags: u32,
     /// This node's kubelet port (host order); 0: not protected.
     pub kubelet_port: u16,
     /// Always 0.
-    pub zero: [u8; 6],
+    pub zero: u16,
 }
 
 #[cfg(feature = "user")]

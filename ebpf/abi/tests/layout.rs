@@ -3,7 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use fault_abi::counter::{Counter, Flow, TargetState};
-use fault_abi::key::{Address, CounterKey, FlowKey, PeerKey, PortKey};
+use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 use fault_abi::rule::{Binding, Config, Entry, PortRange, Rule};
 
 /// Asserts a type's size, its fields' offsets, and that the fields fill it without padding.
@@ -20,7 +20,7 @@ macro_rules! layout {
 fn keys_have_their_layout_and_no_padding() {
     layout!(Address, 16, { words: [u32; 4] = 0 });
     layout!(PortKey, 20, { address: Address = 0, port: u16 = 16, protocol: u8 = 18, zero: u8 = 19 });
-    layout!(PeerKey, 20, { set: u32 = 0, address: Address = 4 });
+    layout!(NetworkKey, 20, { space: u32 = 0, address: Address = 4 });
     layout!(CounterKey, 8, { state: u32 = 0, direction: u32 = 4 });
     layout!(FlowKey, 28, {
         peer: Address = 0, state: u32 = 16, target_port: u16 = 20, peer_port: u16 = 22, protocol: u8 = 24,
@@ -32,8 +32,8 @@ fn keys_have_their_layout_and_no_padding() {
 fn entries_and_rules_have_their_layout_and_no_padding() {
     layout!(Binding, 24, { rule: u32 = 0, state: u32 = 4, key: [u64; 2] = 8 });
     layout!(Entry, 232, {
-        address: Address = 0, port: u16 = 16, protocol: u8 = 18, prefix: u8 = 19, flags: u16 = 20, count: u16 = 22,
-        generation: u64 = 24, bindings: [Binding; 8] = 32, generation_again: u64 = 224,
+        generation: u64 = 0, address: Address = 8, port: u16 = 24, protocol: u8 = 26, prefix: u8 = 27,
+        flags: u16 = 28, count: u16 = 30, bindings: [Binding; 8] = 32, generation_again: u64 = 224,
     });
     layout!(PortRange, 4, { first: u16 = 0, last: u16 = 2 });
     layout!(Rule, 112, {
@@ -41,7 +41,7 @@ fn entries_and_rules_have_their_layout_and_no_padding() {
         peer_set: u32 = 36, protocol: u8 = 40, port_ranges: u8 = 41, zero: [u8; 6] = 42,
         ports: [PortRange; 16] = 48,
     });
-    layout!(Config, 16, { abi: u32 = 0, flags: u32 = 4, kubelet_port: u16 = 8, zero: [u8; 6] = 10 });
+    layout!(Config, 8, { flags: u32 = 0, kubelet_port: u16 = 4, zero: u16 = 6 });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A packet's way through its bindings, on plain collections instead of maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use fault_abi::counter::Global;
 use fault_abi::decide::{Packet, applies};
@@ -89,21 +90,20 @@ fn a_probe_passes_unless_the_rule_lifts_it() {
     let partition = Rule { flags: rule().flags | RULE_PARTITION, ..rule() };
     let lifting = Rule { flags: partition.flags | RULE_LIFTS_PROBES, ..partition };
     for (rule, verdict, globals) in [(partition, Verdict::Pass, 1), (lifting, Verdict::Partition, 0)] {
-        let rules = [rule];
+        let rules = [rule; 2];
         let mut model = Model { rules: &rules, ..Model::default() };
-        assert_eq!(run(&mut model, &bindings(1), &packet(), PROTECTED_PROBE, 15), verdict);
-        assert_eq!(model.globals.len(), globals);
+        assert_eq!(run(&mut model, &bindings(2), &packet(), PROTECTED_PROBE, 15), verdict);
+        assert_eq!(model.globals.len(), globals, "a packet is spared once, however many rules spare it");
     }
 }
 
 #[test]
-fn only_the_nodes_conversations_are_protected() {
+fn a_conversation_is_protected_by_either_end() {
     let tcp = Packet { protocol: PROTOCOL_TCP, peer_port: 10_250, ..packet() };
-    assert_eq!(protection(&tcp, true, 10_250, 0, false), PROTECTED_NODE);
-    assert_eq!(protection(&tcp, false, 10_250, PROTECTED_NODE, true), 0);
-    assert_eq!(protection(&tcp, true, 0, 0, false), 0);
-    assert_eq!(protection(&packet(), true, 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE);
-    assert_eq!(protection(&packet(), true, 10_250, 0, true), PROTECTED_NODE);
+    assert_eq!(protection(&tcp, 10_250, 0, false), PROTECTED_NODE);
+    assert_eq!(protection(&tcp, 0, 0, false), 0);
+    assert_eq!(protection(&packet(), 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE);
+    assert_eq!(protection(&packet(), 10_250, 0, true), PROTECTED_NODE);
 }
 
 #[test]
@@ -126,6 +126,15 @@ fn an_entry_is_of_its_address_or_of_all_within_its_prefix() {
     let wide = Entry { address: packet().target.masked(96), prefix: 96, ..Entry::default() };
     assert!(is_entry_of(&wide, &packet().peer));
     assert!(!is_entry_of(&wide, &Address { words: [0, 0, 2, 5] }));
+}
+
+#[test]
+fn all_of_ipv6_contains_nothing_of_ipv4_and_the_other_way_round() {
+    let (v4, v6) = (Address::from(Ipv4Addr::new(10, 0, 0, 1)), Address::from(Ipv6Addr::LOCALHOST));
+    let all6 = Entry { prefix: 0, ..Entry::default() };
+    let all4 = Entry { address: v4.masked(96), prefix: 96, ..Entry::default() };
+    assert!(is_entry_of(&all6, &v6) && !is_entry_of(&all6, &v4));
+    assert!(is_entry_of(&all4, &v4) && !is_entry_of(&all4, &v6));
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::lpm_trie::Key;
 use fault_abi::counter::Global;
 use fault_abi::decide::Packet;
-use fault_abi::key::{Address, Direction, FULL_PREFIX, PortKey};
+use fault_abi::key::{Address, Direction, FULL_PREFIX, NetworkKey, PortKey, SPACE_BITS};
 use fault_abi::packet::{self, Link};
 use fault_abi::pass::{self, Bindings, World};
 use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS};
@@ -93,7 +93,13 @@ fn find(target: &Address, config: &Config) -> Option<*const Entry> {
     if config.flags & CONFIG_HAS_CIDRS == 0 {
         return None;
     }
-    CIDRS.get(Key::new(FULL_PREFIX, *target)).map(core::ptr::from_ref)
+    CIDRS.get(network(target)).map(core::ptr::from_ref)
+}
+
+/// The key by which the networks around an address are found.
+#[inline(always)]
+const fn network(address: &Address) -> Key<NetworkKey> {
+    Key::new(SPACE_BITS + FULL_PREFIX, NetworkKey::new(*address, address.is_ipv4()))
 }
 
 /// Which conversations of this packet are protected.
@@ -106,8 +112,8 @@ fn protection(packet: &Packet, config: &Config) -> u32 {
     // SAFETY: a word, read once.
     let in_protected =
         if packet.has_ports { PROTECTED.get_ptr(end).map_or(0, |bits| unsafe { *bits }) } else { 0 };
-    let in_cidr = PROTECTED_CIDRS.get(Key::new(FULL_PREFIX, packet.target)).is_some();
-    pass::protection(packet, true, config.kubelet_port, in_protected, in_cidr)
+    let in_cidr = PROTECTED_CIDRS.get(network(&packet.target)).is_some();
+    pass::protection(packet, config.kubelet_port, in_protected, in_cidr)
 }
 
 /// Copies the bindings for this packet: those of its port if it has an entry, else those of its address.
@@ -118,15 +124,15 @@ fn read(packet: &Packet, first: *const Entry, config: &Config, into: &mut Bindin
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         // SAFETY: a map value; if it is another's by now, the check in `copy` tells.
-        let has_ports = unsafe { (*entry).flags } & ENTRY_HAS_PORTS != 0;
-        let port = if has_ports && packet.has_ports {
+        let flags = unsafe { (&raw const (*entry).flags).read_volatile() };
+        let port = if flags & ENTRY_HAS_PORTS != 0 && packet.has_ports {
             PORT_TARGETS.get_ptr(PortKey::new(packet.target, packet.protocol, packet.target_port))
         } else {
             None
         };
         let is_right = match port {
-            Some(port) => copy(port, packet, true, into),
-            None => copy(entry, packet, false, into),
+            Some(port) => copy(port, packet, None, into),
+            None => copy(entry, packet, Some(flags), into),
         };
         if is_right {
             return into.count != 0;
@@ -142,9 +148,10 @@ fn read(packet: &Packet, first: *const Entry, config: &Config, into: &mut Bindin
 }
 
 /// Copies an entry's bindings from the end to the start; `false`: it was given to another target meanwhile.
-/// See [`Entry`] for why that is seen.
+/// See [`Entry`] for why that is seen. `address_flags` are those by which the address's own entry was chosen; none
+/// for the entry of a port.
 #[inline(always)]
-fn copy(entry: *const Entry, packet: &Packet, of_port: bool, into: &mut Bindings) -> bool {
+fn copy(entry: *const Entry, packet: &Packet, address_flags: Option<u16>, into: &mut Bindings) -> bool {
     // SAFETY: a live map value, which the kernel may write at the same time: hence volatile, field by field.
     unsafe {
         let generation = (&raw const (*entry).generation_again).read_volatile();
@@ -156,10 +163,16 @@ fn copy(entry: *const Entry, packet: &Packet, of_port: bool, into: &mut Bindings
             into.bindings[i] = (&raw const (*entry).bindings[i]).read_volatile();
         }
         into.count = count;
+        let is_chosen = match address_flags {
+            Some(flags) => (&raw const (*entry).flags).read_volatile() == flags,
+            None => {
+                (&raw const (*entry).port).read_volatile() == packet.target_port
+                    && (&raw const (*entry).protocol).read_volatile() == packet.protocol
+            }
+        };
+        let is_of_target = pass::is_entry_of(&*entry, &packet.target);
+        // Last, as it is what the kernel writes first.
         let generation_first = (&raw const (*entry).generation).read_volatile();
-        let port_is_right = !of_port
-            || (&raw const (*entry).port).read_volatile() == packet.target_port
-                && (&raw const (*entry).protocol).read_volatile() == packet.protocol;
-        generation == generation_first && port_is_right && pass::is_entry_of(&*entry, &packet.target)
+        generation == generation_first && is_chosen && is_of_target
     }
 }

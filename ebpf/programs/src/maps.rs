@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, ProgramArray};
 use fault_abi::counter::{Counter, Flow, GLOBALS, TargetState};
 use fault_abi::decide::Packet;
-use fault_abi::key::{Address, CounterKey, FlowKey, PeerKey, PortKey};
+use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 use fault_abi::pass::Bindings;
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -15,7 +15,7 @@ pub static TARGETS: HashMap<Address, Entry> = HashMap::with_max_entries(65_536, 
 
 /// Targets by CIDR.
 #[map]
-pub static CIDRS: LpmTrie<Address, Entry> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+pub static CIDRS: LpmTrie<NetworkKey, Entry> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// Targets by address, protocol and port.
 #[map]
@@ -27,7 +27,7 @@ pub static RULES: Array<Rule> = Array::with_max_entries(1_024, 0);
 
 /// Sets of peers.
 #[map]
-pub static PEERS: LpmTrie<PeerKey, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+pub static PEERS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// Counters by state slot and direction.
 #[map]
@@ -52,10 +52,10 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 
 /// Far ends of protected conversations, whatever their port.
 #[map]
-pub static PROTECTED_CIDRS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
-/// The configuration.
-#[map]
+/// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
+#[map(name = "CONFIG_2")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.

@@ -2,10 +2,10 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
-use fault_abi::counter::{Flow, Global};
+use fault_abi::counter::{Flow, Global, TargetState};
 use fault_abi::decide::Packet;
 use fault_abi::draw::{Position, UNTRACKED};
-use fault_abi::key::{Address, CounterKey, FULL_PREFIX, FlowKey, PEER_SET_BITS, PeerKey};
+use fault_abi::key::{Address, CounterKey, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
 use fault_abi::pass::World;
 use fault_abi::rule::{Binding, Rule};
 use fault_abi::verdict::{VERDICTS, Verdict};
@@ -24,7 +24,7 @@ impl World<'static> for Maps {
 
     #[inline(always)]
     fn is_peer(&self, set: u32, peer: &Address) -> bool {
-        let key = Key::new(PEER_SET_BITS + FULL_PREFIX, PeerKey { set, address: *peer });
+        let key = Key::new(SPACE_BITS + FULL_PREFIX, NetworkKey::of_set(set, *peer, peer.is_ipv4()));
         PEERS.get(key).is_some()
     }
 
@@ -42,11 +42,7 @@ impl World<'static> for Maps {
             return Some(position);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
-        // SAFETY: a live map value; concurrent writers add atomically.
-        let ordinal = add(unsafe { &raw mut (*state).next_ordinal }, 1);
-        let flow = Flow { ordinal, index: [0; 2] };
-        // Another CPU may have been first, or the table is full: the lookup tells.
-        let _ = FLOWS.insert(key, flow, u64::from(BPF_NOEXIST));
+        begin_flow(&key, state);
         if let Some(position) = next_of_flow(&key, packet) {
             return Some(position);
         }
@@ -86,13 +82,34 @@ impl World<'static> for Maps {
     }
 }
 
+/// Begins a flow with the target's next ordinal. Another CPU may have begun it, or the table be full: only who
+/// inserts takes an ordinal, so that neither leaves a hole.
+#[inline(always)]
+fn begin_flow(key: &FlowKey, state: *mut TargetState) {
+    // SAFETY: a live map value; concurrent writers add atomically.
+    let next = unsafe { &raw mut (*state).next_ordinal };
+    // SAFETY: as above.
+    let likely = unsafe { next.read_volatile() };
+    if FLOWS.insert(key, Flow { ordinal: likely, index: [0; 2] }, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    let ordinal = add(next, 1);
+    // Another flow of the target began at the same moment and was first.
+    if ordinal != likely
+        && let Some(flow) = FLOWS.get_ptr_mut(key)
+    {
+        // SAFETY: as above; nobody else writes it.
+        unsafe { (&raw mut (*flow).ordinal).write_volatile(ordinal) };
+    }
+}
+
 #[inline(always)]
 fn next_of_flow(key: &FlowKey, packet: &Packet) -> Option<Position> {
     let flow = FLOWS.get_ptr_mut(key)?;
     let way = within::<1>(packet.direction as u64);
     // SAFETY: a live map value; concurrent writers add atomically.
     let index = add(unsafe { (&raw mut (*flow).index).cast::<u64>().add(way) }, 1);
-    // SAFETY: as above; an ordinal is never changed.
+    // SAFETY: as above; an ordinal changes at most once, when two flows begin at the same moment.
     let ordinal = unsafe { (*flow).ordinal };
     Some(Position { ordinal, index })
 }

@@ -4,7 +4,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use fault_abi::counter::{Counter, Global, TargetState};
-use fault_abi::key::{Address, CounterKey, Direction, PEER_SET_BITS, PeerKey, PortKey};
+use fault_abi::key::{Address, CounterKey, Direction, IPV4_PREFIX, NetworkKey, PortKey, SPACE_BITS};
 use fault_abi::names;
 use fault_abi::rule::{Binding, Config, Entry, MAX_BINDINGS, Rule};
 
@@ -89,7 +89,7 @@ impl Rig {
     pub fn cidr(&mut self, address: Address, prefix: u8, bindings: &[Binding]) -> Result<(), RigError> {
         let entry = Entry { prefix, ..self.entry(address, bindings) };
         self.trie(names::CIDRS)?
-            .insert(&Key::new(u32::from(prefix), address), entry, 0)
+            .insert(&network(0, address, u32::from(prefix)), entry, 0)
             .map_err(of(names::CIDRS))
     }
 
@@ -123,9 +123,7 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses.
     pub fn peer(&mut self, set: u32, address: Address, prefix: u32) -> Result<(), RigError> {
-        self.trie(names::PEERS)?
-            .insert(&Key::new(PEER_SET_BITS + prefix, PeerKey { set, address }), 1_u32, 0)
-            .map_err(of(names::PEERS))
+        self.trie(names::PEERS)?.insert(&network(set, address, prefix), 1_u32, 0).map_err(of(names::PEERS))
     }
 
     /// Says that an address is the node's.
@@ -150,7 +148,7 @@ impl Rig {
     /// When the kernel refuses.
     pub fn protect_cidr(&mut self, address: Address, prefix: u32) -> Result<(), RigError> {
         self.trie(names::PROTECTED_CIDRS)?
-            .insert(&Key::new(prefix, address), 1_u32, 0)
+            .insert(&network(0, address, prefix), 1_u32, 0)
             .map_err(of(names::PROTECTED_CIDRS))
     }
 
@@ -186,6 +184,12 @@ impl Rig {
         let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(name)?).map_err(of(name))?;
         Ok(counters.get(&(what as u32), 0).map_err(of(name))?.iter().sum())
     }
+}
+
+/// A network's key; a prefix shorter than IPv4's is one of IPv6.
+const fn network(set: u32, address: Address, prefix: u32) -> Key<NetworkKey> {
+    let is_ipv4 = prefix >= IPV4_PREFIX && address.is_ipv4();
+    Key::new(SPACE_BITS + prefix, NetworkKey::of_set(set, address, is_ipv4))
 }
 
 const fn key(state: u32, direction: Direction) -> CounterKey {
