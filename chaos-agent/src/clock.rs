@@ -101,7 +101,7 @@ pub struct Deadlines {
 const TOLERANCE_NS: u64 = 100_000_000;
 
 impl Deadlines {
-    /// Takes in the profiles that act. `server` is the API server's time at `boot_ns`.
+    /// Takes in those that act, or have. `server` is the API server's time at `boot_ns`.
     pub fn refresh<'a>(
         &mut self,
         profiles: impl Iterator<Item = &'a Profile>,
@@ -110,7 +110,7 @@ impl Deadlines {
     ) {
         let mut next = BTreeMap::new();
         for profile in profiles {
-            let Life::Acting { until, .. } = profile.life else { continue };
+            let (Life::Acting { until, .. } | Life::Ended { until }) = profile.life else { continue };
             let fresh = deadline(until, server, boot_ns);
             let known = self.known.get(&profile.uid).filter(|(for_until, _)| *for_until == until);
             let kept = known.map(|(_, at)| *at).filter(|at| at.abs_diff(fresh) < TOLERANCE_NS);

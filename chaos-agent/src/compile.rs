@@ -16,21 +16,8 @@ use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, Rule};
 use sha2::{Digest as _, Sha256};
 
 use crate::profile::{Life, ObjectName, Profile};
-use crate::table::{Place, Prefix, TargetName, Uid};
+use crate::table::{Capacity, Place, Prefix, TargetName, Uid};
 use crate::world::World;
-
-/// What the tables have room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Entries of each table of targets, and profiles' targets in all.
-    pub targets: usize,
-    /// Profiles that act at the same time.
-    pub rules: usize,
-    /// Networks in `match.peers` of all profiles.
-    pub peers: usize,
-    /// Far ends of protected conversations.
-    pub protected: usize,
-}
 
 /// What the kernel's tables shall hold, and what became of each target on the way.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +36,7 @@ pub struct Plan {
     pub rules: BTreeMap<Uid, RuleSpec>,
     /// Entries.
     pub entries: BTreeMap<Place, EntrySpec>,
-    /// A report for each started profile, in their order.
+    /// A report for each started profile but those that ended long ago, in their order.
     pub reports: Vec<Report>,
 }
 
@@ -138,41 +125,63 @@ pub enum Problem {
     SameAddress,
 }
 
-/// Compiles. `deadline_ns` says when a profile that acts until the given time ends in kernel time
+/// So long an ended profile is still reported, for the operator to read the last word of it.
+const TOLD_NS: u64 = 60_000_000_000;
+
+/// Compiles. `deadline_ns` says when a profile that acts until some time ends in kernel time
 /// (CLOCK_BOOTTIME); one whose deadline is not after `now_ns` has nothing in the plan.
 #[must_use]
-pub fn compile(world: &World, limits: Limits, now_ns: u64, deadline_ns: impl Fn(&Profile) -> u64) -> Plan {
+pub fn compile(
+    world: &World,
+    capacity: Capacity,
+    now_ns: u64,
+    deadline_ns: impl Fn(&Profile) -> u64,
+) -> Plan {
     let mut plan = Plan {
         profiles: world.profiles.values().map(|one| (Arc::clone(&one.uid), one.name.clone())).collect(),
         ..Plan::default()
     };
-    protect(&mut plan, world, limits);
+    protect(&mut plan, world, capacity);
     let mut own: BTreeMap<Place, Vec<Bound>> = BTreeMap::new();
-    let mut room = select::Room::new(limits);
+    let mut room = select::Room::new(capacity);
     for profile in world.profiles.values().filter(|profile| profile.is_started) {
+        let deadline = if matches!(profile.life, Life::Idle) { 0 } else { deadline_ns(profile) };
+        let is_ended = matches!(profile.life, Life::Ended { .. });
+        if is_ended && deadline.saturating_add(TOLD_NS) <= now_ns {
+            continue;
+        }
         let targets = select::targets(world, profile);
-        let deadline = if matches!(profile.life, Life::Acting { .. }) { deadline_ns(profile) } else { 0 };
-        let mut report = report(profile, targets, deadline, deadline > now_ns);
+        let is_acting = !is_ended && deadline > now_ns;
+        let mut report = report(profile, targets, deadline, is_acting);
         if report.is_acting && !report.targets.is_empty() {
             place(&mut plan, world, profile, &mut report, &mut own, &mut room);
         }
         plan.reports.push(report);
     }
-    plan.entries = union::entries(&own, &mut plan.reports, limits.targets);
+    plan.entries = union::entries(&own, &mut plan.reports, size(capacity.targets));
     if plan.entries.keys().any(|place| matches!(place, Place::Cidr(_))) {
         plan.config.flags |= CONFIG_HAS_CIDRS;
     }
     plan
 }
 
-fn protect(plan: &mut Plan, world: &World, limits: Limits) {
+fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
     plan.config = Config { kubelet_port: world.kubelet_port, ..Config::default() };
-    plan.node_addresses = world.node_addresses.iter().map(|ip| Address::from(*ip)).collect();
+    // Those that the Node names come first: by them it talks to others. IPVS adds one for each Service.
+    let addresses =
+        world.named_addresses.iter().chain(world.node_addresses.difference(&world.named_addresses));
+    plan.node_addresses =
+        addresses.take(size(capacity.node_addresses)).map(|ip| Address::from(*ip)).collect();
     // The node's own conversations come first where room is short.
     let mut ends: Vec<(PortKey, u32)> = world.protected().into_iter().collect();
     ends.sort_by_key(|(_, class)| *class);
-    plan.protected = ends.into_iter().take(limits.protected).collect();
+    plan.protected = ends.into_iter().take(size(capacity.protected)).collect();
     plan.protected_cidrs = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+}
+
+/// A number of the tables as one of collections.
+fn size(room: u32) -> usize {
+    usize::try_from(room).unwrap_or(usize::MAX)
 }
 
 fn report(profile: &Profile, targets: Vec<TargetReport>, deadline_ns: u64, is_acting: bool) -> Report {

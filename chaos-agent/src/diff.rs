@@ -14,28 +14,19 @@ use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, ENTRY_HAS_PORTS, Entry};
 
 use crate::compile::{EntrySpec, Plan};
 use crate::ledger::{Ledger, bindings};
-use crate::table::{Op, Place};
+use crate::table::{Capacity, Op, Place};
 use slots::Slots;
 
 /// How long a rule or state that nothing refers to is kept. A program holds what it has read for microseconds.
 pub const QUARANTINE_NS: u64 = 1_000_000_000;
 
-/// Sizes of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Slots for rules: more than rules, so that each can be replaced.
-    pub rule_slots: u32,
-    /// States: those of targets that are gone make room when they are needed.
-    pub states: usize,
-}
-
 /// Compares. Performing the operations in their order, and recording each, makes the ledger agree with the plan
 /// (but for what is in quarantine at `now_ns`, CLOCK_BOOTTIME).
 #[must_use]
-pub fn diff(ledger: &Ledger, plan: &Plan, sizes: Sizes, now_ns: u64) -> Vec<Op> {
+pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity, now_ns: u64) -> Vec<Op> {
     let mut ops = Vec::new();
     protect(ledger, plan, &mut ops);
-    let mut slots = Slots::new(ledger, plan, sizes);
+    let mut slots = Slots::new(ledger, plan, capacity);
     slots.allocate(&mut ops);
     let written = write_entries(ledger, plan, &slots, &mut ops);
     remove_entries(ledger, plan, &mut ops);

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use edge_api::fault_node::HookKind;
+use fault_abi::rule::Binding;
 use jiff::Timestamp;
 
 use crate::clock::Deadlines;
-use crate::compile::{Limits, Plan, compile};
-use crate::diff::{QUARANTINE_NS, Sizes, diff};
+use crate::compile::{Plan, compile};
+use crate::diff::{QUARANTINE_NS, diff};
 use crate::kernel::hooks::{Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Interface, Kernel};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
-use crate::profile::Life;
-use crate::table::Op;
+use crate::table::{Capacity, Op};
 use crate::view::{self, Usage, View};
 use crate::world::World;
 
@@ -23,11 +23,7 @@ use crate::world::World;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Room in the tables.
-    pub limits: Limits,
-    /// Sizes of the tables.
-    pub sizes: Sizes,
-    /// Flows at most, for the usage that is shown.
-    pub flows: u64,
+    pub capacity: Capacity,
     /// `--xdp`.
     pub xdp: XdpMode,
     /// The kernel has TCX.
@@ -69,15 +65,27 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// Brings the tables to what the world asks for. `server` is the API server's time at `boot_ns`. Returns
-    /// whether the kernel took everything; if not, the same call again tries the rest.
+    /// [`Self::plan`] and [`Self::carry_out`] in one.
     pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
-        let acting = world.profiles.values().filter(|profile| matches!(profile.life, Life::Acting { .. }));
-        self.deadlines.refresh(acting, server, boot_ns);
+        self.plan(world, server, boot_ns);
+        self.carry_out()
+    }
+
+    /// Decides what the tables shall hold for this world; [`Self::carry_out`] brings them there. `server` is the API
+    /// server's time at `boot_ns`.
+    pub fn plan(&mut self, world: &World, server: Timestamp, boot_ns: u64) {
+        self.deadlines.refresh(world.profiles.values(), server, boot_ns);
         self.applied_ns = boot_ns;
         let deadlines = &self.deadlines;
-        self.plan = compile(world, self.settings.limits, boot_ns, |profile| deadlines.of(&profile.uid));
-        let ops = diff(&self.ledger, &self.plan, self.settings.sizes, boot_ns);
+        self.plan = compile(world, self.settings.capacity, boot_ns, |profile| deadlines.of(&profile.uid));
+    }
+
+    /// Brings the tables to the plan. Returns whether the kernel took everything; if not, the same call again tries
+    /// the rest.
+    pub fn carry_out(&mut self) -> bool {
+        let boot_ns = self.applied_ns;
+        let ops = diff(&self.ledger, &self.plan, self.settings.capacity, boot_ns);
+        self.kernel.begin_round();
         self.perform(&ops, boot_ns)
     }
 
@@ -85,7 +93,7 @@ impl<K: Kernel> Enforcer<K> {
         let mut broken = Broken::default();
         self.failure = None;
         for op in ops.iter() {
-            if broken.is_needed_by(op) {
+            if broken.is_needed_by(op) || broken.keeps(op, &self.ledger) {
                 continue;
             }
             match self.kernel.perform(op) {
@@ -181,9 +189,8 @@ impl<K: Kernel> Enforcer<K> {
         let usage = Usage {
             plan: &self.plan,
             ledger: &self.ledger,
-            limits: self.settings.limits,
-            sizes: self.settings.sizes,
-            flows: (self.flows, self.settings.flows),
+            capacity: self.settings.capacity,
+            flows: self.flows,
         };
         view::make(usage, &self.topology, &self.hooked, self.failure.as_deref())
     }
@@ -206,12 +213,17 @@ impl<K: Kernel> Enforcer<K> {
     }
 }
 
-/// What could not be made, so that nothing is written that would refer to it.
+/// What could not be made, so that nothing is written that would refer to it, and nothing is retired that the entry
+/// which was to be replaced still refers to.
 #[derive(Default)]
 struct Broken {
     rules: BTreeSet<u32>,
     states: BTreeSet<u32>,
     peer_sets: BTreeSet<u32>,
+    /// Some conversation of this node is not protected: no rule may come under a target.
+    protection: bool,
+    /// An entry was not written or removed.
+    entry: bool,
 }
 
 impl Broken {
@@ -220,6 +232,10 @@ impl Broken {
             Op::WriteRule { slot, .. } => drop(self.rules.insert(*slot)),
             Op::MakeState { state, .. } => drop(self.states.insert(*state)),
             Op::AddPeer { set, .. } => drop(self.peer_sets.insert(*set)),
+            Op::WriteEntry { .. } | Op::RemoveEntry(_) => self.entry = true,
+            Op::SetConfig(_) | Op::AddNodeAddress(_) | Op::Protect(..) | Op::ProtectCidr(_) => {
+                self.protection = true;
+            }
             _ => {}
         }
     }
@@ -230,9 +246,24 @@ impl Broken {
                 self.rules.insert(*slot);
                 true
             }
-            Op::WriteEntry { entry, .. } => bindings(entry)
-                .iter()
-                .any(|binding| self.rules.contains(&binding.rule) || self.states.contains(&binding.state)),
+            Op::WriteEntry { entry, .. } => {
+                let lacks = |binding: &Binding| {
+                    self.rules.contains(&binding.rule) || self.states.contains(&binding.state)
+                };
+                let is_blocked = self.protection || bindings(entry).iter().any(lacks);
+                self.entry |= is_blocked;
+                is_blocked
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an operation would retire what an entry in the kernel still refers to.
+    fn keeps(&self, op: &Op, ledger: &Ledger) -> bool {
+        let refers = |is_it: &dyn Fn(&Binding) -> bool| ledger.entries.values().flat_map(bindings).any(is_it);
+        match op {
+            Op::RetireRule { slot } => self.entry && refers(&|binding| binding.rule == *slot),
+            Op::RetireState { state } => self.entry && refers(&|binding| binding.state == *state),
             _ => false,
         }
     }

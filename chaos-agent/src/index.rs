@@ -144,6 +144,7 @@ impl Index {
         world.devices = std::mem::take(&mut self.devices.objects);
         world.pods = std::mem::take(&mut self.pods.objects);
         world.node_addresses.extend(self.own_addresses.iter().chain(&node.addresses));
+        world.named_addresses = node.addresses;
         world
             .control_plane
             .extend(ends(&self.slices.objects).into_iter().chain(ends(&self.services.objects)));

@@ -79,6 +79,9 @@ pub struct Interface {
 
 /// Tables and hooks. One owner at a time; dropping it ends all faults.
 pub trait Kernel: Send {
+    /// A round of operations begins: all of them together wait for the kernel's memory so long.
+    fn begin_round(&mut self);
+
     /// Performs one operation; repeating one does no harm.
     ///
     /// # Errors

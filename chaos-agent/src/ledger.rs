@@ -136,12 +136,15 @@ impl Ledger {
         }
     }
 
-    /// Whether the place holds this profile on this target, with a rule.
+    /// Whether the place holds this profile on this target, with a rule of it that acts.
     #[must_use]
     pub fn holds(&self, place: Place, uid: &Uid, target: &TargetName) -> bool {
         let Some(state) = self.state_of.get(&(Arc::clone(uid), Arc::clone(target))) else { return false };
         let entry = self.entries.get(&place);
-        entry.is_some_and(|entry| bindings(entry).iter().any(|binding| binding.state == *state))
+        let is_live =
+            |slot: &u32| self.rules.get(slot).is_some_and(|row| row.uid == *uid && row.retired_ns.is_none());
+        let is_it = |binding: &Binding| binding.state == *state && is_live(&binding.rule);
+        entry.is_some_and(|entry| bindings(entry).iter().any(is_it))
     }
 
     /// When the next quarantine is over, in CLOCK_BOOTTIME.

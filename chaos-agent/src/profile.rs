@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use edge_api::condition::{is_true, types};
-use edge_api::fault_profile::{FaultProfile, Protocol};
+use edge_api::fault_profile::{FaultPhase, FaultProfile, Protocol};
 use edge_api::quantity::{Network, QuantityError, Share};
 use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::rule::{
@@ -76,6 +76,11 @@ pub enum Life {
         until: Timestamp,
         /// `status.cutoff`.
         cutoff: u64,
+    },
+    /// The operator has seen its end: nothing in the kernel, whatever this node's clock says.
+    Ended {
+        /// `status.expiresAt`.
+        until: Timestamp,
     },
 }
 
@@ -161,6 +166,9 @@ fn life(object: &FaultProfile) -> Life {
     }
     let status = object.status.as_ref();
     let until = status.and_then(|status| status.expires_at.as_ref());
+    if let (Some(FaultPhase::Expired), Some(until)) = (status.map(|status| status.phase), until) {
+        return Life::Ended { until: until.0 };
+    }
     match (until, status.and_then(|status| status.cutoff)) {
         (Some(until), Some(cutoff)) => Life::Acting { until: until.0, cutoff },
         _ => Life::Idle,
@@ -280,6 +288,8 @@ pub(crate) mod tests {
         assert_eq!(parse(&|p| p.spec.paused = true), Life::Idle);
         assert_eq!(parse(&|p| p.status.as_mut().unwrap().conditions[0].status = "False".into()), Life::Idle);
         assert_eq!(parse(&|p| p.status.as_mut().unwrap().cutoff = None), Life::Idle);
+        let ended = parse(&|p| p.status.as_mut().unwrap().phase = FaultPhase::Expired);
+        assert!(matches!(ended, Life::Ended { .. }), "whatever this node's clock says");
         let after_a_pause = parse(&|p| p.metadata.generation = Some(3));
         assert!(matches!(after_a_pause, Life::Acting { .. }), "a pause and its end need no operator");
     }

@@ -49,7 +49,8 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         }
         let is_retry = retry_at.is_some_and(|at| at <= Instant::now());
         let is_due = retry_at.is_none() && enforcer.next_due().is_some_and(|due| due <= now.boot_ns);
-        let is_round = (wake.world || is_beat || is_retry || is_due) && shared.index().missing().is_empty();
+        let is_ready = || shared.is_clock_compared() && shared.index().missing().is_empty();
+        let is_round = (wake.world || is_beat || is_retry || is_due) && is_ready();
         if is_round {
             let took_all = round(&mut enforcer, shared, now);
             retry_at = (!took_all).then(|| Instant::now() + RETRY);
@@ -71,7 +72,9 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
 fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now) -> bool {
     let started = Instant::now();
     let server = shared.offset().server_time(now.wall);
-    let took_all = shared.index().with_world(|world| enforcer.apply(world, server, now.boot_ns));
+    shared.index().with_world(|world| enforcer.plan(world, server, now.boot_ns));
+    // The watches go on meanwhile: the kernel may make a round wait.
+    let took_all = enforcer.carry_out();
     let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     shared.stats.rounds.fetch_add(1, Ordering::Relaxed);
     shared.stats.round_ns.fetch_add(spent, Ordering::Relaxed);

@@ -14,17 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
-use crate::compile::Limits;
-use crate::diff::Sizes;
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
-use crate::kernel::aya::{AyaKernel, TableSizes};
+use crate::kernel::aya::AyaKernel;
 use crate::kernel::hooks::XdpMode;
 use crate::kernel::object;
 use crate::locate::netlink::Netlink;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::publish::Publisher;
+use crate::table::Capacity;
 use crate::world::{World, dns_ends};
 use crate::{http, preflight, residue, round, watch};
 
@@ -32,6 +31,8 @@ use crate::{http, preflight, residue, round, watch};
 const MAX_PEERS: u32 = 16_384;
 /// Room for far ends of protected conversations.
 const MAX_PROTECTED: u32 = 65_536;
+/// Room for this node's addresses; IPVS adds one for each Service.
+const MAX_NODE_ADDRESSES: u32 = 16_384;
 
 /// Runs the agent, or only cleans up, as the flags say.
 ///
@@ -62,8 +63,8 @@ pub async fn run(args: Args) -> Result<()> {
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
     watch::start(&client, &node, &shared, &shutdown, &mut tasks);
     tasks.spawn(follow(netlink, Arc::clone(&shared), shutdown.clone()));
-    let publisher =
-        Publisher { client, node, kernel: preflight::kernel_release(), shared: Arc::clone(&shared) };
+    let kernel = preflight::kernel_release();
+    let publisher = Publisher { client, node, kernel, shared: Arc::clone(&shared), seen: Arc::default() };
     tasks.spawn(publisher.run(shutdown.clone()));
     let for_thread = Arc::clone(&shared);
     tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
@@ -107,29 +108,16 @@ fn take_kernel(args: KernelArgs) -> Result<Enforcer<AyaKernel>> {
         bail!("this node cannot enforce faults:\n  {}", sentences.join("\n  "));
     }
     let KernelArgs { xdp, max_targets, max_rules, max_flows } = args;
-    let room = |limit: u32| limit.saturating_mul(2);
-    let sizes = TableSizes {
+    let capacity = Capacity {
         targets: max_targets,
-        rules: room(max_rules),
-        states: room(max_targets),
+        rules: max_rules,
         flows: max_flows,
-        peers: room(MAX_PEERS),
+        peers: MAX_PEERS,
         protected: MAX_PROTECTED,
+        node_addresses: MAX_NODE_ADDRESSES,
     };
-    let kernel = AyaKernel::load(object::built_in()?, sizes, xdp != XdpMode::Off)?;
-    let size = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
-    let settings = Settings {
-        limits: Limits {
-            targets: size(max_targets),
-            rules: size(max_rules),
-            peers: size(MAX_PEERS),
-            protected: size(MAX_PROTECTED),
-        },
-        sizes: Sizes { rule_slots: room(max_rules), states: size(max_targets) },
-        flows: u64::from(max_flows),
-        xdp,
-        has_tcx: machine.release >= preflight::TCX,
-    };
+    let kernel = AyaKernel::load(object::built_in()?, capacity, xdp != XdpMode::Off)?;
+    let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
     Ok(Enforcer::new(kernel, settings))
 }
 

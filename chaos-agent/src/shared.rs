@@ -43,6 +43,8 @@ pub struct Shared {
     /// Counters, read without a lock.
     pub counters: Arc<dyn Counters>,
     offset: Mutex<Offset>,
+    /// The offset was measured once, or could not be.
+    clock_compared: AtomicBool,
     /// Rules have been brought in once.
     enforcing: AtomicBool,
     /// The enforcer's last round, in milliseconds since `started`.
@@ -79,6 +81,7 @@ impl Shared {
             shown: Notify::new(),
             counters,
             offset: Mutex::default(),
+            clock_compared: AtomicBool::new(false),
             enforcing: AtomicBool::new(false),
             last_round: AtomicU64::new(0),
             started: Instant::now(),
@@ -101,6 +104,20 @@ impl Shared {
             wake.world |= changed;
             wake.topology = Some(topology);
         });
+    }
+
+    /// Whether deadlines can be told: no rule comes before that.
+    #[must_use]
+    pub fn is_clock_compared(&self) -> bool {
+        self.clock_compared.load(Ordering::Acquire)
+    }
+
+    /// The API server's clock was compared with this node's, or could not be; `is_corrected`: deadlines have moved.
+    pub fn take_clock(&self, is_corrected: bool) {
+        let is_first = !self.clock_compared.swap(true, Ordering::AcqRel);
+        if is_first || is_corrected {
+            self.wake(|wake| wake.world = true);
+        }
     }
 
     /// Ends the enforcer.

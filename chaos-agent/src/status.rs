@@ -4,8 +4,8 @@ pub mod publish;
 
 use std::collections::BTreeSet;
 
-use edge_api::fault_node::{ClockOffset, Engine, FaultNodeStatus, ProfileOnNode};
-use fault_abi::counter::Counter;
+use edge_api::fault_node::{ClockOffset, Engine, FaultNodeStatus, HookKind, ProfileOnNode};
+use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 use jiff::Timestamp;
@@ -30,19 +30,37 @@ pub struct Evidence {
 pub struct Seen {
     effective: BTreeSet<Uid>,
     super_packets: BTreeSet<Uid>,
+    /// Those that acted at the last look: a last one shows what they did until they ended.
+    acting: BTreeSet<Uid>,
+    /// Super-packets of the whole node at the last look.
+    node_super_packets: u64,
 }
 
 impl Seen {
-    /// Looks at the counters of profiles without evidence, and forgets profiles that are gone.
+    /// Takes over what an agent before this one has seen.
+    pub fn resume(&mut self, old: &FaultNodeStatus) {
+        let effective = old.profiles.iter().filter(|one| one.effective);
+        self.effective.extend(effective.map(|one| Uid::from(one.uid.as_str())));
+    }
+
+    /// Looks at the counters of acting profiles without evidence, and forgets profiles that are gone.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn look(&mut self, view: &View, counters: &dyn Counters) -> Result<(), KernelError> {
-        let exists = |uid: &Uid| view.states.iter().any(|state| state.uid == *uid);
-        self.effective.retain(exists);
-        self.super_packets.retain(exists);
+        let told = view.profiles.iter().map(|profile| &profile.uid);
+        let exist: BTreeSet<&Uid> = told.chain(view.states.iter().map(|state| &state.uid)).collect();
+        self.effective.retain(|uid| exist.contains(uid));
+        self.super_packets.retain(|uid| exist.contains(uid));
+        let acting: BTreeSet<Uid> =
+            view.profiles.iter().filter(|one| one.is_acting).map(|one| one.uid.clone()).collect();
+        let node_super_packets = counters.global(Global::GsoFrames)?;
+        let has_moved = node_super_packets != self.node_super_packets;
         for state in &view.states {
-            if self.effective.contains(&state.uid) && self.super_packets.contains(&state.uid) {
+            let is_awaited = |seen: &BTreeSet<Uid>| !seen.contains(&state.uid);
+            let has_acted = acting.contains(&state.uid) || self.acting.contains(&state.uid);
+            let asks = is_awaited(&self.effective) || has_moved && is_awaited(&self.super_packets);
+            if !has_acted || !asks {
                 continue;
             }
             for direction in Direction::ALL {
@@ -55,6 +73,7 @@ impl Seen {
                 }
             }
         }
+        (self.acting, self.node_super_packets) = (acting, node_super_packets);
         Ok(())
     }
 
@@ -82,8 +101,8 @@ pub struct Facts {
     pub clock_offset: Option<ClockOffset>,
 }
 
-/// Profiles that a status has room for; more are counted in a metric only.
-const MAX_PROFILES: usize = 1024;
+/// Profiles that a status has room for, those that act first; `edge_agent_usage` counts all.
+pub const MAX_PROFILES: u32 = 1024;
 
 /// Makes the status.
 #[must_use]
@@ -96,13 +115,36 @@ pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
         kernel: facts.kernel.clone(),
         clock_offset: facts.clock_offset,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        profiles: view.profiles.iter().take(MAX_PROFILES).map(|one| entry(one, seen.of(&one.uid))).collect(),
+        profiles: told(view).map(|one| entry(one, seen.of(&one.uid))).collect(),
     }
 }
 
+/// The profiles that are told, in their order.
+fn told(view: &View) -> impl Iterator<Item = &ProfileView> {
+    let acting = view.profiles.iter().filter(|one| one.is_acting).count();
+    let mut room = usize::try_from(MAX_PROFILES).unwrap_or(usize::MAX);
+    let mut room_for_others = room.saturating_sub(acting);
+    view.profiles.iter().filter(move |one| {
+        let left = if one.is_acting { &mut room } else { &mut room_for_others };
+        let is_told = *left > 0;
+        *left = left.saturating_sub(1);
+        is_told
+    })
+}
+
+/// What to know of a profile that is well.
+fn note(view: &ProfileView, evidence: Evidence) -> Option<String> {
+    let once = "super-packets (GSO) of TCP count once, with one fate for all their segments";
+    if evidence.has_super_packets {
+        return Some(once.to_owned());
+    }
+    // The kernel does not tell a program there.
+    let untold = "; on generic XDP nobody can tell which packets were";
+    view.hooks.contains(&HookKind::XdpGeneric).then(|| format!("{once}{untold}"))
+}
+
 fn entry(view: &ProfileView, evidence: Evidence) -> ProfileOnNode {
-    let super_packets = "super-packets (GSO) of TCP count once, with one fate for all their segments";
-    let note = evidence.has_super_packets.then(|| super_packets.to_owned());
+    let note = note(view, evidence);
     ProfileOnNode {
         namespace: view.name.namespace.clone(),
         name: view.name.name.clone(),
@@ -202,6 +244,50 @@ mod tests {
         seen.look(&view(None), &*kernel.counters()).unwrap();
         seen.look(&View::default(), &*kernel.counters()).unwrap();
         assert!(!make(&view(None), &seen, &facts()).profiles[0].effective);
+    }
+
+    #[test]
+    fn the_next_agent_takes_over_what_the_last_one_saw() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        kernel.count(1, Direction::FromDevice, |counter| counter.packets[Verdict::Partition as usize] += 1);
+        seen.look(&view(None), &*kernel.counters()).unwrap();
+        let farewell = make(&view(None).without_kernel(), &seen, &facts());
+        assert!(farewell.profiles[0].effective && !farewell.profiles[0].installed);
+        let mut next = Seen::default();
+        next.resume(&farewell);
+        next.look(&view(None), &*self::kernel().counters()).unwrap();
+        assert!(make(&view(None), &next, &facts()).profiles[0].effective, "with counters from zero on");
+    }
+
+    #[test]
+    fn what_happened_just_before_the_end_is_seen() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        seen.look(&view(None), &*kernel.counters()).unwrap();
+        kernel.count(1, Direction::ToDevice, |counter| counter.packets[Verdict::Loss as usize] += 1);
+        let mut ended = view(None);
+        ended.profiles[0].is_acting = false;
+        seen.look(&ended, &*kernel.counters()).unwrap();
+        assert!(make(&ended, &seen, &facts()).profiles[0].effective);
+    }
+
+    #[test]
+    fn where_profiles_are_too_many_those_that_act_are_told() {
+        let mut all = view(None);
+        let last = ProfileView { uid: "last".into(), ..all.profiles[0].clone() };
+        let idle = ProfileView { is_acting: false, ..all.profiles[0].clone() };
+        all.profiles = vec![idle; 2000];
+        all.profiles.push(last);
+        let told = make(&all, &Seen::default(), &facts()).profiles;
+        assert_eq!(told.len(), MAX_PROFILES as usize);
+        assert_eq!(told.last().unwrap().uid, "last");
+    }
+
+    #[test]
+    fn on_generic_xdp_it_is_told_that_super_packets_cannot_be() {
+        let mut generic = view(None);
+        generic.profiles[0].hooks = BTreeSet::from([HookKind::XdpGeneric, HookKind::TcxEgress]);
+        let told = make(&generic, &Seen::default(), &facts()).profiles.remove(0);
+        assert!(told.message.unwrap().contains("on generic XDP nobody can tell"));
     }
 
     #[test]

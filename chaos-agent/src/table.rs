@@ -92,6 +92,43 @@ impl Place {
     }
 }
 
+/// How much the kernel's tables have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Entries of each table of targets, and profiles' targets in all (`--max-targets`).
+    pub targets: u32,
+    /// Profiles that act at the same time (`--max-rules`).
+    pub rules: u32,
+    /// Flows (`--max-flows`).
+    pub flows: u32,
+    /// Networks in `match.peers` of all profiles.
+    pub peers: u32,
+    /// Far ends of protected conversations.
+    pub protected: u32,
+    /// Addresses of this node.
+    pub node_addresses: u32,
+}
+
+impl Capacity {
+    /// Slots for rules: more than rules, so that each can be replaced.
+    #[must_use]
+    pub const fn rule_slots(self) -> u32 {
+        Self::with_replacements(self.rules)
+    }
+
+    /// States with their counters: those of targets that are gone make room when they are needed.
+    #[must_use]
+    pub const fn states(self) -> u32 {
+        self.targets
+    }
+
+    /// Size of a table in which the new is written before the old is removed.
+    #[must_use]
+    pub const fn with_replacements(room: u32) -> u32 {
+        room.saturating_mul(2)
+    }
+}
+
 /// A profile's uid.
 pub type Uid = Arc<str>;
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use edge_api::fault_node::{HookKind, LimitStatus};
 use edge_api::quantity::Network;
 
-use crate::compile::{Limits, Plan, Problem, Report, Scope, TargetReport};
-use crate::diff::Sizes;
+use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
 use crate::locate::{Topology, Way};
 use crate::profile::ObjectName;
-use crate::table::{Place, TargetName, Uid};
+use crate::status;
+use crate::table::{Capacity, Place, TargetName, Uid};
 
 /// A picture of the kernel at one moment.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,22 @@ pub struct View {
     pub limits: Vec<LimitStatus>,
     /// The last change that the kernel refused.
     pub failure: Option<String>,
+}
+
+impl View {
+    /// The same profiles, and nothing of them in the kernel.
+    #[must_use]
+    pub fn without_kernel(&self) -> Self {
+        let idle = |one: &ProfileView| ProfileView {
+            is_acting: false,
+            local: (one.local.0, 0),
+            external: (one.external.0, 0),
+            hooks: BTreeSet::new(),
+            trouble: None,
+            ..one.clone()
+        };
+        Self { profiles: self.profiles.iter().map(idle).collect(), ..Self::default() }
+    }
 }
 
 /// Counters of a profile on a target.
@@ -84,11 +100,9 @@ pub struct Usage<'a> {
     /// What is there.
     pub ledger: &'a Ledger,
     /// Room.
-    pub limits: Limits,
-    /// Sizes.
-    pub sizes: Sizes,
-    /// Flows, and how many there may be.
-    pub flows: (u64, u64),
+    pub capacity: Capacity,
+    /// Flows.
+    pub flows: u64,
 }
 
 /// Takes the picture.
@@ -103,16 +117,16 @@ pub fn make(
         hooked.iter().filter(|(_, one)| one.is_complete()).map(|(index, _)| *index).collect();
     let mut ways = Ways { topology, hooked, attached, known: BTreeMap::new() };
     let reports = usage.plan.reports.iter().filter(|report| !report.targets.is_empty());
-    let profiles = reports.map(|report| profile(report, usage, &mut ways, failure)).collect();
+    let profiles: Vec<_> = reports.map(|report| profile(report, usage, &mut ways, failure)).collect();
     let states = usage.ledger.state_of.iter().filter_map(|((uid, target), state)| {
         let profile = usage.plan.profiles.get(uid)?.clone();
         Some(StateView { profile, uid: Arc::clone(uid), target: Arc::clone(target), state: *state })
     });
     View {
+        limits: limits(usage, profiles.len()),
         profiles,
         states: states.collect(),
         hooked: hooked.clone(),
-        limits: limits(usage),
         failure: failure.map(str::to_owned),
     }
 }
@@ -230,27 +244,28 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
     }
 }
 
-fn limits(usage: Usage<'_>) -> Vec<LimitStatus> {
+fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
     let count = |of: fn(&Place) -> bool| usage.ledger.entries.keys().filter(|place| of(place)).count();
     let peers = usage.ledger.peers.values().map(BTreeSet::len).sum();
     // Those in quarantine do nothing any more.
     let rules = usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count();
+    let (capacity, ledger) = (usage.capacity, usage.ledger);
     let rows = [
-        ("targets", usage.limits.targets, count(|place| matches!(place, Place::Address(_)))),
-        ("ports", usage.limits.targets, count(|place| matches!(place, Place::Port(_)))),
-        ("cidrs", usage.limits.targets, count(|place| matches!(place, Place::Cidr(_)))),
-        ("rules", usage.limits.rules, rules),
-        ("counters", usage.sizes.states, usage.ledger.state_of.len()),
-        ("peers", usage.limits.peers, peers),
-        ("protected", usage.limits.protected, usage.ledger.protected.len()),
+        ("targets", capacity.targets, count(|place| matches!(place, Place::Address(_)))),
+        ("ports", capacity.targets, count(|place| matches!(place, Place::Port(_)))),
+        ("cidrs", capacity.targets, count(|place| matches!(place, Place::Cidr(_)))),
+        ("rules", capacity.rules, rules),
+        ("counters", capacity.states(), ledger.state_of.len()),
+        ("peers", capacity.peers, peers),
+        ("protected", capacity.protected, ledger.protected.len()),
+        ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
+        ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),
+        ("profiles", status::MAX_PROFILES, profiles),
     ];
-    let flows = LimitStatus { name: "flows".to_owned(), limit: usage.flows.1, used: usage.flows.0 };
-    rows.into_iter()
-        .map(|(name, limit, used)| LimitStatus {
-            name: name.to_owned(),
-            limit: limit as u64,
-            used: used as u64,
-        })
-        .chain([flows])
-        .collect()
+    let row = |(name, limit, used): (&str, u32, usize)| LimitStatus {
+        name: name.to_owned(),
+        limit: u64::from(limit),
+        used: used as u64,
+    };
+    rows.into_iter().map(row).collect()
 }

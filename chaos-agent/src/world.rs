@@ -28,6 +28,8 @@ pub struct World {
     pub pods: BTreeMap<ObjectName, PodTarget>,
     /// This node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Those of them that its Node object names.
+    pub named_addresses: BTreeSet<IpAddr>,
     /// Far ends of this node's own conversations: API server, DNS.
     pub control_plane: BTreeSet<(IpAddr, u8, u16)>,
     /// `--protect`.

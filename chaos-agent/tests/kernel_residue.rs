@@ -4,14 +4,18 @@
 
 use std::process::Command;
 
-use chaos_agent::kernel::aya::{AyaKernel, TableSizes};
+use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::{Interface, Kernel as _, object};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::residue;
+use chaos_agent::table::Capacity;
 use edge_api::fault_node::HookKind;
 use fault_abi::{ABI_VERSION, names};
 use nix::sched::{CloneFlags, unshare};
 use tokio::task::JoinSet;
+
+const CAPACITY: Capacity =
+    Capacity { targets: 16, rules: 16, flows: 16, peers: 16, protected: 16, node_addresses: 16 };
 
 /// Runs `story` on a thread in a network namespace of its own, which ends with it.
 fn in_own_namespace(story: fn()) {
@@ -35,8 +39,7 @@ fn filters_of_a_killed_agent_are_found_and_removed_with_their_qdisc() {
         shell("ip link add ca-a type veth peer name ca-b && ip link set ca-a up");
         // A classic program, "return 0": the one kind of filter that is there wherever ours are.
         shell("tc qdisc add dev ca-b clsact && tc filter add dev ca-b ingress bpf bytecode '1,6 0 0 0,'");
-        let sizes = TableSizes { targets: 16, rules: 16, states: 16, flows: 16, peers: 16, protected: 16 };
-        let mut kernel = AyaKernel::load(object::built_in().unwrap(), sizes, false).unwrap();
+        let mut kernel = AyaKernel::load(object::built_in().unwrap(), CAPACITY, false).unwrap();
         for name in ["ca-a", "ca-b"] {
             let index = nix::net::if_::if_nametoindex(name).unwrap();
             let interface = Interface { index, name: name.to_owned() };
@@ -70,8 +73,7 @@ fn programs_of_another_version_are_refused_with_a_sentence() {
     for at in places {
         object[at..at + ours.len()].copy_from_slice(other.as_bytes());
     }
-    let sizes = TableSizes { targets: 16, rules: 16, states: 16, flows: 16, peers: 16, protected: 16 };
-    let refused = AyaKernel::load(&object, sizes, false).err().unwrap().to_string();
+    let refused = AyaKernel::load(&object, CAPACITY, false).err().unwrap().to_string();
     assert!(refused.contains("another version") && refused.contains("cargo xtask build-ebpf"), "{refused}");
 }
 

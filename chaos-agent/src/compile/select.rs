@@ -7,9 +7,9 @@ use edge_api::quantity::Network;
 use fault_abi::key::PROTOCOL_UDP;
 use kube::core::{Selector, SelectorExt as _};
 
-use super::{Limits, Scope, TargetReport};
+use super::{Scope, TargetReport, size};
 use crate::profile::{Profile, Targets};
-use crate::table::Place;
+use crate::table::{Capacity, Place};
 use crate::world::World;
 
 /// What is left of the limits, given out in the order of profiles.
@@ -20,8 +20,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) const fn new(limits: Limits) -> Self {
-        Self { rules: limits.rules, peers: limits.peers, targets: limits.targets }
+    pub(super) fn new(capacity: Capacity) -> Self {
+        Self { rules: size(capacity.rules), peers: size(capacity.peers), targets: size(capacity.targets) }
     }
 
     /// Takes a rule with so many peers; `false`: there is no room.

@@ -11,7 +11,8 @@ use super::*;
 use crate::profile::tests::object;
 use crate::world::{DeviceTarget, PodTarget};
 
-const LIMITS: Limits = Limits { targets: 100, rules: 100, peers: 100, protected: 100 };
+const CAPACITY: Capacity =
+    Capacity { targets: 100, rules: 100, flows: 100, peers: 100, protected: 100, node_addresses: 3 };
 const DEADLINE: u64 = 1_000;
 
 fn ip(text: &str) -> IpAddr {
@@ -47,7 +48,7 @@ impl World {
     }
 
     fn compile(&self) -> Plan {
-        compile(self, LIMITS, 0, |_| DEADLINE)
+        compile(self, CAPACITY, 0, |_| DEADLINE)
     }
 }
 
@@ -190,7 +191,7 @@ fn a_ninth_profile_on_one_target_is_left_out_and_told() {
 fn what_does_not_fit_into_a_table_is_told() {
     let networks = ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"];
     let world = world().profile("p", &cidrs(&networks), &json!({}));
-    let plan = compile(&world, Limits { targets: 2, ..LIMITS }, 0, |_| DEADLINE);
+    let plan = compile(&world, Capacity { targets: 2, ..CAPACITY }, 0, |_| DEADLINE);
     assert_eq!(plan.entries.len(), 2);
     let problems: Vec<_> = plan.reports[0].targets.iter().map(|target| target.problem).collect();
     assert_eq!(problems, [None, None, Some(Problem::Table)]);
@@ -203,7 +204,7 @@ fn more_profiles_than_rules_are_told() {
         &cidrs(&["10.2.0.0/16"]),
         &json!({}),
     );
-    let plan = compile(&world, Limits { rules: 1, ..LIMITS }, 0, |_| DEADLINE);
+    let plan = compile(&world, Capacity { rules: 1, ..CAPACITY }, 0, |_| DEADLINE);
     assert_eq!(plan.rules.len(), 1);
     assert_eq!(plan.reports[1].targets[0].problem, Some(Problem::Rules));
 }
@@ -212,13 +213,28 @@ fn more_profiles_than_rules_are_told() {
 fn a_paused_or_ended_profile_has_nothing_in_the_kernel_and_keeps_its_counters() {
     let paused = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({"paused": true})).compile();
     let world = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({}));
-    let ended = compile(&world, LIMITS, DEADLINE, |_| DEADLINE);
+    let ended = compile(&world, CAPACITY, DEADLINE, |_| DEADLINE);
     for plan in [paused, ended] {
         assert!(plan.entries.is_empty() && plan.rules.is_empty());
         assert!(plan.profiles.contains_key("uid-p"));
         assert!(!plan.reports[0].is_acting);
         assert_eq!(plan.reports[0].targets.len(), 1, "its targets are still told");
     }
+}
+
+#[test]
+fn an_ended_profile_is_told_for_a_while_and_then_left_out() {
+    let mut world = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({}));
+    let profile = world.profiles.get_mut(&named("p")).unwrap();
+    let Life::Acting { until, .. } = profile.life else { panic!("it acts") };
+    profile.life = Life::Ended { until };
+    let reports = |now_ns| {
+        let plan = compile(&world, CAPACITY, now_ns, |_| DEADLINE);
+        assert!(plan.rules.is_empty(), "the operator has seen its end, also where the clock has not");
+        assert!(plan.profiles.contains_key("uid-p"), "its counters stay");
+        plan.reports.len()
+    };
+    assert_eq!([0, DEADLINE + 1, DEADLINE + TOLD_NS].map(reports), [1, 1, 0]);
 }
 
 #[test]
@@ -248,6 +264,17 @@ fn probes_of_pods_are_protected_unless_a_peer_names_the_node() {
     assert_eq!(plan.protected[&key], fault_abi::rule::PROTECTED_PROBE);
     let lifts = |name: &str| plan.rules[name].rule.flags & RULE_LIFTS_PROBES != 0;
     assert!(lifts("uid-lifts") && !lifts("uid-plain") && !lifts("uid-devices"));
+}
+
+#[test]
+fn where_addresses_are_many_those_that_the_node_names_are_kept() {
+    let mut world = world();
+    world.node_addresses.extend((1..=5).map(|i| IpAddr::from([10, 96, 0, i])));
+    world.named_addresses.insert(ip("10.240.0.11"));
+    world.node_addresses.insert(ip("10.240.0.11"));
+    let plan = world.compile();
+    assert_eq!(plan.node_addresses.len(), 3);
+    assert!(plan.node_addresses.contains(&ip("10.240.0.11").into()));
 }
 
 #[test]

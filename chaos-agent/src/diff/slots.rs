@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use fault_abi::rule::{Entry, Rule};
 
-use super::{QUARANTINE_NS, Sizes, referred};
+use super::{QUARANTINE_NS, referred};
 use crate::compile::{Plan, RuleSpec};
 use crate::ledger::{Ledger, RuleRow};
-use crate::table::{Op, Place, Prefix, TargetName, Uid};
+use crate::table::{Capacity, Op, Place, Prefix, TargetName, Uid};
 
 /// The slot of each rule and the number of each state that entries are going to refer to.
 pub(super) struct Slots<'a> {
     ledger: &'a Ledger,
     plan: &'a Plan,
-    sizes: Sizes,
+    capacity: Capacity,
     pub(super) rules: BTreeMap<Uid, u32>,
     pub(super) states: BTreeMap<(Uid, TargetName), u32>,
     /// The highest generation given out.
@@ -23,11 +23,11 @@ pub(super) struct Slots<'a> {
 }
 
 impl<'a> Slots<'a> {
-    pub(super) fn new(ledger: &'a Ledger, plan: &'a Plan, sizes: Sizes) -> Self {
+    pub(super) fn new(ledger: &'a Ledger, plan: &'a Plan, capacity: Capacity) -> Self {
         Self {
             ledger,
             plan,
-            sizes,
+            capacity,
             rules: BTreeMap::new(),
             states: BTreeMap::new(),
             generation: ledger.generation,
@@ -37,7 +37,7 @@ impl<'a> Slots<'a> {
 
     /// Finds or makes all that the plan's entries refer to.
     pub(super) fn allocate(&mut self, ops: &mut Vec<Op>) {
-        let mut free = (0..self.sizes.rule_slots).filter(|slot| !self.ledger.rules.contains_key(slot));
+        let mut free = (0..self.capacity.rule_slots()).filter(|slot| !self.ledger.rules.contains_key(slot));
         let plan = self.plan;
         let bound: BTreeSet<&Uid> =
             plan.entries.values().flat_map(|spec| &spec.bindings).map(|bound| &bound.uid).collect();
@@ -119,7 +119,7 @@ pub(super) fn retire(
         ledger.states.iter().filter(|(state, row)| row.retired_ns.is_none() && !states.contains(state));
     let count =
         ledger.state_of.len() + slots.states.values().filter(|state| **state > ledger.last_state).count();
-    let mut surplus = count.saturating_sub(slots.sizes.states);
+    let mut surplus = count.saturating_sub(usize::try_from(slots.capacity.states()).unwrap_or(usize::MAX));
     for (state, row) in idle {
         let is_gone = !plan.profiles.contains_key(&row.uid);
         if is_gone || surplus > 0 {
@@ -136,6 +136,11 @@ pub(super) fn release(ledger: &Ledger, now_ns: u64, ops: &mut Vec<Op>) {
         let peers = ledger.peers.get(&row.rule.peer_set).into_iter().flatten();
         ops.extend(peers.map(|prefix| Op::RemovePeer { set: row.rule.peer_set, prefix: *prefix }));
         ops.push(Op::ClearRule { slot: *slot });
+    }
+    // Sets of which a part was refused, so that no rule ever came to refer to them.
+    let used: BTreeSet<u32> = ledger.rules.values().map(|row| row.rule.peer_set).collect();
+    for (set, prefixes) in ledger.peers.iter().filter(|(set, _)| !used.contains(set)) {
+        ops.extend(prefixes.iter().map(|prefix| Op::RemovePeer { set: *set, prefix: *prefix }));
     }
     let states = ledger.states.iter().filter(|(_, row)| is_over(row.retired_ns));
     ops.extend(states.map(|(state, _)| Op::DropState { state: *state }));

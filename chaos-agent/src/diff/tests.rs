@@ -14,7 +14,8 @@ use crate::kernel::Kernel as _;
 use crate::kernel::fake::FakeKernel;
 use crate::table::{Prefix, TargetName, Uid};
 
-const SIZES: Sizes = Sizes { rule_slots: 16, states: 64 };
+const CAPACITY: Capacity =
+    Capacity { targets: 64, rules: 8, flows: 8, peers: 8, protected: 8, node_addresses: 8 };
 const PORTS: [u16; 2] = [5683, 5684];
 
 /// A kernel with its ledger, and a clock.
@@ -28,7 +29,7 @@ struct Node {
 impl Node {
     /// Brings the node to the plan; before and after each operation `look` sees the kernel.
     fn reach(&mut self, plan: &Plan, mut look: impl FnMut(&Node, &Op)) {
-        for op in diff(&self.ledger, plan, SIZES, self.now_ns) {
+        for op in diff(&self.ledger, plan, CAPACITY, self.now_ns) {
             self.kernel.perform(&op).unwrap();
             self.ledger.record(&op, self.now_ns);
             look(self, &op);
@@ -112,8 +113,7 @@ fn plan_of(rows: &[(u8, u8, u8)]) -> Plan {
         let parsed = crate::profile::Profile::parse(&object).unwrap();
         world.profiles.insert(parsed.name.clone(), parsed);
     }
-    let limits = crate::compile::Limits { targets: 64, rules: 8, peers: 8, protected: 8 };
-    crate::compile::compile(&world, limits, 0, |_| u64::MAX)
+    crate::compile::compile(&world, CAPACITY, 0, |_| u64::MAX)
 }
 
 fn rows() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
@@ -133,7 +133,7 @@ proptest! {
         for (target, port) in addresses().into_iter().flat_map(|at| PORTS.map(|port| (at, port))) {
             prop_assert_eq!(node.meets(target, port), planned(&last, target, port));
         }
-        let again: Vec<Op> = diff(&node.ledger, &last, SIZES, node.now_ns);
+        let again: Vec<Op> = diff(&node.ledger, &last, CAPACITY, node.now_ns);
         prop_assert!(again.is_empty(), "nothing is left to do: {again:?}");
         let mut scratch = Node::default();
         scratch.reach(&last, |_, _| ());
@@ -170,7 +170,7 @@ proptest! {
         for rows in &plans {
             node.now_ns += QUARANTINE_NS / 2;
             let plan = plan_of(rows);
-            for op in diff(&node.ledger, &plan, SIZES, node.now_ns) {
+            for op in diff(&node.ledger, &plan, CAPACITY, node.now_ns) {
                 if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = &op {
                     let (rules, _) = referred(node.kernel.entries.values());
                     assert!(!rules.contains(slot), "{op:?}");
@@ -246,12 +246,12 @@ fn a_profile_made_again_starts_with_counters_of_its_own() {
 
 #[test]
 fn counters_of_targets_that_are_gone_make_room_for_new_ones() {
-    let sizes = Sizes { rule_slots: 4, states: 1 };
+    let capacity = Capacity { targets: 1, ..CAPACITY };
     let (a, b) = (addresses()[0], addresses()[1]);
     let mut node = Node::default();
     node.reach(&one("u", 1, a), |_, _| ());
     let mut next = one("u", 1, b);
     next.entries.values_mut().for_each(|entry| entry.bindings[0].target = "other".into());
-    let ops = diff(&node.ledger, &next, sizes, 0);
+    let ops = diff(&node.ledger, &next, capacity, 0);
     assert!(ops.contains(&Op::RetireState { state: 1 }), "{ops:?}");
 }

@@ -1,6 +1,6 @@
 //! The loop on the fake kernel: rules, hooks, refusals, pictures.
 
-use fault_abi::key::PROTOCOL_UDP;
+use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use serde_json::json;
 
 use super::*;
@@ -13,9 +13,7 @@ const BOOT: u64 = 5_000_000_000;
 
 fn settings() -> Settings {
     Settings {
-        limits: Limits { targets: 16, rules: 4, peers: 16, protected: 16 },
-        sizes: Sizes { rule_slots: 8, states: 16 },
-        flows: 16,
+        capacity: Capacity { targets: 16, rules: 4, flows: 16, peers: 16, protected: 16, node_addresses: 16 },
         xdp: XdpMode::Off,
         has_tcx: true,
     }
@@ -85,6 +83,64 @@ fn a_refusal_is_told_and_tried_again() {
     enforcer.kernel_mut().refused_op = None;
     assert!(enforcer.apply(&world("20%"), server(), BOOT));
     assert_eq!(enforcer.kernel().visible(target(), PROTOCOL_UDP, 1).len(), 1);
+}
+
+/// The losses of the rules that a packet of the target meets, in 2⁻³².
+fn losses(kernel: &FakeKernel) -> Vec<u64> {
+    let bindings = kernel.visible(target(), PROTOCOL_UDP, 1).iter();
+    bindings.map(|binding| kernel.rules.get(&binding.rule).map_or(0, |rule| rule.loss)).collect()
+}
+
+#[test]
+fn a_rule_stays_as_long_as_the_entry_that_was_to_replace_it_is_refused() {
+    let mut enforcer = enforcer();
+    enforcer.apply(&world("50%"), server(), BOOT);
+    let before = losses(enforcer.kernel());
+    enforcer.kernel_mut().refused_op = Some("WriteEntry");
+    for second in 1..4 {
+        assert!(!enforcer.apply(&world("25%"), server(), BOOT + second * 2_000_000_000));
+        assert_eq!(losses(enforcer.kernel()), before, "the old entry and its rule");
+        assert!(enforcer.view().profiles[0].is_installed());
+    }
+    enforcer.kernel_mut().refused_op = None;
+    assert!(enforcer.apply(&world("25%"), server(), BOOT + 8_000_000_000));
+    assert_eq!(losses(enforcer.kernel()), [before[0] / 2]);
+}
+
+#[test]
+fn without_all_of_its_peers_a_rule_is_not_written_and_no_part_of_them_piles_up() {
+    let mut enforcer = enforcer();
+    let mut world = world("20%");
+    let peers = ["10.0.0.0/8", "10.1.0.0/16"].map(|network| network.parse().unwrap());
+    world.profiles.values_mut().for_each(|profile| profile.peers = peers.to_vec());
+    for second in 0..5 {
+        let kernel = enforcer.kernel_mut();
+        kernel.refuse_from = Some(("AddPeer", kernel.performed + 1));
+        assert!(!enforcer.apply(&world, server(), BOOT + second * 2_000_000_000));
+        assert!(enforcer.kernel().entries.is_empty() && enforcer.kernel().rules.is_empty());
+        assert!(enforcer.kernel().peers.len() <= 2, "{:?}", enforcer.kernel().peers);
+    }
+    enforcer.kernel_mut().refuse_from = None;
+    assert!(enforcer.apply(&world, server(), BOOT + 12_000_000_000));
+    assert_eq!(losses(enforcer.kernel()).len(), 1);
+}
+
+#[test]
+fn no_rule_comes_under_a_target_before_the_nodes_own_way_is_protected() {
+    for refused in ["Protect", "ProtectCidr", "AddNodeAddress", "SetConfig"] {
+        let mut enforcer = enforcer();
+        let mut world = world("20%");
+        world.control_plane.insert(("10.20.0.1".parse().unwrap(), PROTOCOL_TCP, 6443));
+        world.protect = vec!["10.30.0.0/16".parse().unwrap()];
+        world.node_addresses.insert("10.240.0.11".parse().unwrap());
+        world.kubelet_port = 10_250;
+        enforcer.kernel_mut().refused_op = Some(refused);
+        assert!(!enforcer.apply(&world, server(), BOOT));
+        assert!(enforcer.kernel().entries.is_empty(), "{refused}");
+        enforcer.kernel_mut().refused_op = None;
+        assert!(enforcer.apply(&world, server(), BOOT));
+        assert_eq!(losses(enforcer.kernel()).len(), 1);
+    }
 }
 
 #[test]

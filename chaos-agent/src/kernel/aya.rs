@@ -22,7 +22,7 @@ use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Counters, Interface, Kernel, KernelError};
-use crate::table::{Op, Place, Prefix};
+use crate::table::{Capacity, Op, Place, Prefix};
 use load::{convert, fill_arrays, program, take, typed};
 use read::Reader;
 
@@ -32,25 +32,8 @@ const SPARE: u32 = 1024;
 /// How many are made in one go.
 const PREPARED_AT_ONCE: u32 = 32;
 
-/// How long an operation waits for the kernel's memory.
+/// How long the operations of a round wait for the kernel's memory, all together.
 const REFILL: Duration = Duration::from_secs(1);
-
-/// Sizes of the kernel's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableSizes {
-    /// Each of the three tables of targets.
-    pub targets: u32,
-    /// Slots for rules.
-    pub rules: u32,
-    /// Counters and states (each twice: by direction).
-    pub states: u32,
-    /// Flows.
-    pub flows: u32,
-    /// Networks in sets of peers.
-    pub peers: u32,
-    /// Far ends of protected conversations.
-    pub protected: u32,
-}
 
 /// The programs and tables in this machine's kernel. Dropping it, like the end of the process, ends all faults.
 pub struct AyaKernel {
@@ -77,6 +60,8 @@ pub struct AyaKernel {
     prepared: u32,
     /// Spare states at most.
     spare: u32,
+    /// What is left of [`REFILL`] in this round.
+    patience: Duration,
     reader: Arc<Reader>,
 }
 
@@ -91,17 +76,20 @@ impl AyaKernel {
     ///
     /// # Errors
     /// When the kernel refuses, with what it said.
-    pub fn load(object: &[u8], sizes: TableSizes, with_xdp: bool) -> Result<Self, KernelError> {
+    pub fn load(object: &[u8], capacity: Capacity, with_xdp: bool) -> Result<Self, KernelError> {
+        // Those that are retired rest for a while.
+        let state_room = Capacity::with_replacements(capacity.states());
         let mut programs = EbpfLoader::new()
-            .map_max_entries(names::TARGETS, sizes.targets)
-            .map_max_entries(names::PORT_TARGETS, sizes.targets)
-            .map_max_entries(names::CIDRS, sizes.targets)
-            .map_max_entries(names::RULES, sizes.rules)
-            .map_max_entries(names::STATE, sizes.states)
-            .map_max_entries(names::COUNTERS, sizes.states.saturating_mul(2))
-            .map_max_entries(names::FLOWS, sizes.flows)
-            .map_max_entries(names::PEERS, sizes.peers)
-            .map_max_entries(names::PROTECTED, sizes.protected)
+            .map_max_entries(names::TARGETS, capacity.targets)
+            .map_max_entries(names::PORT_TARGETS, capacity.targets)
+            .map_max_entries(names::CIDRS, capacity.targets)
+            .map_max_entries(names::RULES, capacity.rule_slots())
+            .map_max_entries(names::STATE, state_room)
+            .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
+            .map_max_entries(names::FLOWS, capacity.flows)
+            .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
+            .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
+            .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
             .load(object)
             .map_err(|error| KernelError::Load(chain(&error)))?;
         if programs.map(names::CONFIG).is_none() {
@@ -130,7 +118,8 @@ impl AyaKernel {
             live_states: BTreeSet::new(),
             highest: 0,
             prepared: 0,
-            spare: SPARE.min(sizes.states / 4),
+            spare: SPARE.min(state_room / 4),
+            patience: REFILL,
             reader,
             programs,
         })
@@ -232,12 +221,19 @@ impl AyaKernel {
 }
 
 impl Kernel for AyaKernel {
+    fn begin_round(&mut self) {
+        self.patience = REFILL;
+    }
+
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
         let failed = |error: MapError| KernelError::Table { op: op.name(), reason: chain(&error) };
-        let began = Instant::now();
         loop {
             match self.change(op) {
-                Err(error) if is_short_of_memory(&error) && began.elapsed() < REFILL => wait_for_refill(),
+                Err(error) if is_short_of_memory(&error) && !self.patience.is_zero() => {
+                    let began = Instant::now();
+                    wait_for_refill();
+                    self.patience = self.patience.saturating_sub(began.elapsed());
+                }
                 outcome => return outcome.map_err(failed),
             }
         }

@@ -33,6 +33,8 @@ pub struct FakeKernel {
     pub refused_hooks: BTreeSet<HookKind>,
     /// Operations with this name fail.
     pub refused_op: Option<&'static str>,
+    /// … and with this one, once so many operations have been performed.
+    pub refuse_from: Option<(&'static str, usize)>,
     /// Operations performed so far.
     pub performed: usize,
     pub(crate) counters: CounterTable,
@@ -86,8 +88,11 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    fn begin_round(&mut self) {}
+
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
-        if self.refused_op == Some(op.name()) {
+        let is_late = self.refuse_from.is_some_and(|(name, n)| name == op.name() && self.performed >= n);
+        if self.refused_op == Some(op.name()) || is_late {
             return Err(KernelError::Table { op: op.name(), reason: "refused by the test".to_owned() });
         }
         self.performed += 1;
@@ -161,7 +166,9 @@ impl Counters for FakeCounters {
         Ok(counters.get(&(state, direction as u32)).copied())
     }
 
-    fn global(&self, _: Global) -> Result<u64, KernelError> {
-        Ok(0)
+    fn global(&self, what: Global) -> Result<u64, KernelError> {
+        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let super_packets = counters.values().map(|counter| counter.gso_frames).sum();
+        Ok(if what == Global::GsoFrames { super_packets } else { 0 })
     }
 }

@@ -1,7 +1,7 @@
 //! Writes this node's FaultNode: at once when something changed, and as a heartbeat.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -50,6 +50,8 @@ pub struct Publisher {
     pub kernel: String,
     /// The picture, and where the clock's offset goes.
     pub shared: Arc<Shared>,
+    /// Evidence so far; nothing at first.
+    pub seen: Arc<Mutex<Seen>>,
 }
 
 impl Publisher {
@@ -68,7 +70,8 @@ impl Publisher {
 
     async fn work(&self) -> Result<()> {
         let heartbeat = Duration::from_secs(RENEW_EVERY_SECONDS);
-        let (mut seen, mut written) = (Seen::default(), None::<FaultNodeStatus>);
+        let mut written = None::<FaultNodeStatus>;
+        self.compare_clocks().await;
         let (mut next_beat, mut look_every, mut not_before) = (Instant::now(), LOOK_EVERY, Instant::now());
         loop {
             let wait_until = not_before.max(next_beat.min(Instant::now() + look_every));
@@ -81,22 +84,24 @@ impl Publisher {
                 not_before = Instant::now() + LOOK_EVERY;
                 continue;
             }
+            if written.is_none() && !self.told(self.begin().await) {
+                not_before = Instant::now() + RETRY;
+                continue;
+            }
             let is_beat = Instant::now() >= next_beat;
             if is_beat {
                 self.compare_clocks().await;
             }
             let started = Instant::now();
             let view = self.shared.view();
-            if let Err(error) = seen.look(&view, &*self.shared.counters) {
-                tracing::warn!(%error, "counters");
-            }
+            self.look(Arc::clone(&view)).await?;
             look_every = LOOK_EVERY.max(started.elapsed() * 20);
-            let status = make(&view, &seen, &self.facts()?);
+            let status = make(&view, &self.seen(), &self.facts()?);
             let is_news = written.as_ref().is_none_or(|old| differs(old, &status));
             if !is_beat && !is_news {
                 continue;
             }
-            if self.write(&status, written.is_none()).await {
+            if self.told(self.apply(&status).await) {
                 next_beat = Instant::now() + heartbeat;
                 written = Some(status);
             } else {
@@ -106,12 +111,28 @@ impl Publisher {
         }
     }
 
-    /// Says that nothing holds any more, so that nobody must wait for the heartbeat to grow old.
+    /// Says that nothing holds any more, so that nobody must wait for the heartbeat to grow old. What was seen stays
+    /// said, for the next agent to take over.
     async fn farewell(&self) {
         let Ok(facts) = self.facts() else { return };
         if self.shared.is_enforcing() {
-            self.write(&make(&View::default(), &Seen::default(), &facts), false).await;
+            let status = make(&self.shared.view().without_kernel(), &self.seen(), &facts);
+            self.told(self.apply(&status).await);
         }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the counters, on a thread that nobody waits for.
+    async fn look(&self, view: Arc<View>) -> Result<()> {
+        let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
+        let look = move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters);
+        if let Err(error) = tokio::task::spawn_blocking(look).await.context("counters")? {
+            tracing::warn!(%error, "counters");
+        }
+        Ok(())
     }
 
     fn facts(&self) -> Result<Facts> {
@@ -124,14 +145,9 @@ impl Publisher {
         })
     }
 
-    async fn write(&self, status: &FaultNodeStatus, create: bool) -> bool {
-        let outcome = async {
-            if create {
-                self.create().await?;
-            }
-            self.apply(status).await
-        };
-        match outcome.await {
+    /// Counts a write, and tells when it failed.
+    fn told(&self, outcome: Result<(), ApiError>) -> bool {
+        match outcome {
             Ok(()) => {
                 self.shared.stats.status_written.fetch_add(1, Ordering::Relaxed);
                 true
@@ -144,8 +160,9 @@ impl Publisher {
         }
     }
 
-    /// Makes the object, owned by its Node so that it goes with it.
-    async fn create(&self) -> Result<(), ApiError> {
+    /// Makes the object, owned by its Node so that it goes with it, and takes over what it says so far: an agent that
+    /// was here before has seen things.
+    async fn begin(&self) -> Result<(), ApiError> {
         let uid = self.shared.index().node_uid().map(str::to_owned);
         let owners: Vec<_> = uid
             .map(|uid| json!({"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid}))
@@ -155,7 +172,9 @@ impl Publisher {
             "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultNode",
             "metadata": {"name": self.node, "ownerReferences": owners}, "spec": {},
         });
-        call(self.api().patch(&self.node, &params(), &Patch::Apply(object))).await
+        let old = call(self.api().patch(&self.node, &params(), &Patch::Apply(object))).await?;
+        self.seen().resume(&old.status.unwrap_or_default());
+        Ok(())
     }
 
     async fn apply(&self, status: &FaultNodeStatus) -> Result<(), ApiError> {
@@ -163,7 +182,7 @@ impl Publisher {
             "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultNode",
             "metadata": {"name": self.node}, "status": status,
         });
-        call(self.api().patch_status(&self.node, &params(), &Patch::Apply(object))).await
+        call(self.api().patch_status(&self.node, &params(), &Patch::Apply(object))).await.map(drop)
     }
 
     fn api(&self) -> Api<FaultNode> {
@@ -172,6 +191,12 @@ impl Publisher {
 
     /// Reads the API server's clock off the `Date` of an answer.
     async fn compare_clocks(&self) {
+        let before = self.shared.offset().correction();
+        self.measure_offset().await;
+        self.shared.take_clock(self.shared.offset().correction() != before);
+    }
+
+    async fn measure_offset(&self) {
         match self.server_date().await {
             Ok(Some((date, sent, received))) => {
                 let mut offset = self.shared.offset();
@@ -205,7 +230,6 @@ fn params() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force().validation(ValidationDirective::Strict)
 }
 
-async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), ApiError> {
-    tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Timeout)??;
-    Ok(())
+async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    Ok(tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Timeout)??)
 }

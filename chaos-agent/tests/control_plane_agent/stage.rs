@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chaos_agent::compile::Limits;
-use chaos_agent::diff::Sizes;
 use chaos_agent::enforce::{Enforcer, Settings};
 use chaos_agent::index::Index;
 use chaos_agent::kernel::fake::{FakeKernel, FakePackets};
@@ -15,6 +13,7 @@ use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::locate::{Link, Route, Topology};
 use chaos_agent::shared::Shared;
 use chaos_agent::status::publish::Publisher;
+use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
 use chaos_agent::{round, watch};
 use control_plane::{Somebody, Space, space};
@@ -66,6 +65,7 @@ impl Stage {
             node: node.to_owned(),
             kernel: "test".to_owned(),
             shared: Arc::clone(&shared),
+            seen: Arc::default(),
         };
         tasks.spawn(publisher.run(shutdown.clone()));
         let for_thread = Arc::clone(&shared);
@@ -206,9 +206,14 @@ fn micro(at: Timestamp) -> String {
 
 fn settings() -> Settings {
     Settings {
-        limits: Limits { targets: 256, rules: 16, peers: 64, protected: 64 },
-        sizes: Sizes { rule_slots: 64, states: 256 },
-        flows: 256,
+        capacity: Capacity {
+            targets: 256,
+            rules: 32,
+            flows: 256,
+            peers: 64,
+            protected: 64,
+            node_addresses: 64,
+        },
         xdp: XdpMode::Off,
         has_tcx: true,
     }

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chaos_agent::compile::{Limits, draw_key};
-use chaos_agent::diff::Sizes;
+use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
-use chaos_agent::kernel::aya::{AyaKernel, TableSizes};
+use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
+use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
 use edge_api::fault_node::HookKind;
 use edge_api::fault_profile::FaultProfile;
@@ -51,18 +51,13 @@ impl Hooks {
             Self::XdpGeneric => XdpMode::Generic,
             Self::Tcx | Self::Clsact => XdpMode::Off,
         };
-        Settings {
-            limits: Limits { targets: 256, rules: 32, peers: 64, protected: 64 },
-            sizes: Sizes { rule_slots: 1024, states: 256 },
-            flows: 4096,
-            xdp,
-            has_tcx: self != Self::Clsact,
-        }
+        Settings { capacity: CAPACITY, xdp, has_tcx: self != Self::Clsact }
     }
 }
 
-const TABLES: TableSizes =
-    TableSizes { targets: 256, rules: 1024, states: 512, flows: 4096, peers: 1024, protected: 64 };
+/// Slots for many rules: stories replace them faster than they rest.
+const CAPACITY: Capacity =
+    Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
 /// An agent, at work in a node's namespace. Dropping it ends all faults.
 pub(crate) struct Agent {
@@ -85,7 +80,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings();
-        let kernel = AyaKernel::load(built_in().unwrap(), TABLES, settings.xdp != XdpMode::Off).unwrap();
+        let kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent = Self { enforcer, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
