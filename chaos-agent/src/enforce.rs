@@ -110,36 +110,50 @@ impl<K: Kernel> Enforcer<K> {
         self.failure.is_none()
     }
 
-    /// Takes in interfaces, addresses and routes. Hooks of interfaces that are gone, or that are now covered by
-    /// another one, are dropped; new ones come by [`Self::attach_next`].
+    /// Takes in interfaces, addresses and routes. New hooks come by [`Self::attach_next`]; those of interfaces that are
+    /// now covered by others go once these were tried.
     pub fn set_topology(&mut self, topology: Topology) {
-        let wanted: BTreeMap<u32, Interface> =
-            topology.interfaces().map(|interface| (interface.index, interface)).collect();
-        let gone: Vec<u32> =
-            self.hooked.keys().copied().filter(|index| !wanted.contains_key(index)).collect();
-        for index in gone {
-            self.kernel.detach(index);
-            self.hooked.remove(&index);
-        }
         for (index, hooked) in &mut self.hooked {
-            if let Some(interface) = wanted.get(index) {
-                hooked.name.clone_from(&interface.name);
+            if let Some(link) = topology.links.get(index) {
+                hooked.name.clone_from(&link.name);
             }
         }
         if topology != self.topology {
             self.tried.clear();
         }
         self.topology = topology;
+        self.detach_covered();
+    }
+
+    /// Interfaces with hooks that shall have none, each with those hooked in its place.
+    fn covered(&self) -> BTreeMap<u32, BTreeSet<u32>> {
+        let wanted = self.topology.hooked();
+        let covered = self.hooked.keys().filter(|index| !wanted.contains(index));
+        covered.map(|index| (*index, self.topology.successors(*index))).collect()
+    }
+
+    /// Detaches those whose successors all were tried; for one that is gone nobody stands in.
+    fn detach_covered(&mut self) {
+        for (index, successors) in self.covered() {
+            if successors.iter().all(|successor| !self.is_due(*successor)) {
+                self.kernel.detach(index);
+                self.hooked.remove(&index);
+            }
+        }
+    }
+
+    fn is_due(&self, index: u32) -> bool {
+        !self.hooked.get(&index).is_some_and(Hooked::is_complete) && !self.tried.contains(&index)
     }
 
     /// Gives one interface its hooks: with 16 ms a hook under the kernel's network lock, rules must be able to
     /// come in between. Returns whether there was one to do.
     pub fn attach_next(&mut self) -> bool {
-        let is_due = |interface: &Interface| {
-            let is_complete = self.hooked.get(&interface.index).is_some_and(Hooked::is_complete);
-            !is_complete && !self.tried.contains(&interface.index)
-        };
-        let Some(interface) = self.topology.interfaces().find(is_due) else { return false };
+        // Those first that stand in for one with hooks: until it loses them, packets meet both.
+        let urgent: BTreeSet<u32> = self.covered().into_values().flatten().collect();
+        let due = || self.topology.interfaces().filter(|interface| self.is_due(interface.index));
+        let next = due().find(|interface| urgent.contains(&interface.index)).or_else(|| due().next());
+        let Some(interface) = next else { return false };
         self.tried.insert(interface.index);
         let (kernel, settings) = (&mut self.kernel, self.settings);
         let hooked = self.hooked.entry(interface.index).or_default();
@@ -158,6 +172,7 @@ impl<K: Kernel> Enforcer<K> {
             (true, Some(why)) => tracing::info!(interface = interface.name, why, "hooked by second choice"),
             (false, why) => tracing::warn!(interface = interface.name, why, "not hooked"),
         }
+        self.detach_covered();
         true
     }
 

@@ -7,6 +7,7 @@
 //!                          └──────────────▶ status ◀─ ledger, counters ─────┘──▶ FaultNode
 //! ```
 
+pub mod alone;
 pub mod args;
 pub mod clock;
 pub mod compile;

@@ -1,8 +1,8 @@
 //! Which interfaces get hooks, and which of them lead to a target. Pure; [`netlink`] reads what it works on.
 //!
-//! A pod on this node is found by its route: the plugins `ptp` and kindnet make one to its address alone, a
-//! bridge plugin one to the bridge, whose ports are then hooked in its place. Something outside is found by the
-//! routes of all tables, all next hops of a multipath route included.
+//! A pod on this node is found by its route, the narrowest of all tables: the plugins `ptp` and kindnet make one to
+//! its address alone, a bridge plugin one to the bridge, whose ports are then hooked in its place. Something outside
+//! is found by the best route of each table, all next hops of a multipath route included.
 
 pub mod netlink;
 
@@ -25,7 +25,7 @@ pub enum LinkKind {
     Bridge,
     /// A bond or team.
     Bond,
-    /// A VLAN, MACVLAN or MACsec interface, on top of another one.
+    /// A VLAN, MACVLAN, IPVLAN or MACsec interface, on top of another one.
     Stacked,
     /// A VRF: its members are hooked.
     Vrf,
@@ -42,7 +42,7 @@ pub struct Link {
     pub name: String,
     /// What it is.
     pub kind: LinkKind,
-    /// The bridge or bond that it is a port of.
+    /// The bridge, bond, VRF or other interface that it is a port of.
     pub master: Option<u32>,
     /// The interface below it, if that is in this namespace.
     pub lower: Option<u32>,
@@ -126,8 +126,11 @@ impl Topology {
     fn takes_over(&self, master: u32) -> bool {
         match self.links.get(&master).map(|link| link.kind) {
             Some(LinkKind::Bridge) => !self.is_open(master),
-            Some(LinkKind::Bond) => true,
-            _ => false,
+            // Members of a VRF are hooked themselves.
+            Some(LinkKind::Vrf) | None => false,
+            // A bond, or a master of a kind that is not known here, such as `ovs-system`: packets of its ports pass
+            // nobody knows where, so it is the master that is hooked, or told not to be.
+            Some(_) => true,
         }
     }
 
@@ -141,13 +144,39 @@ impl Topology {
         self.routes.iter().any(|route| route.interfaces.contains(&index) && !is_link_local(route.network))
     }
 
-    /// How packets from and to a network pass this node. `attached` are the interfaces that really have hooks.
+    /// How packets from and to a network outside the cluster pass this node. `attached` are the interfaces that
+    /// really have hooks.
     #[must_use]
     pub fn way(&self, network: Network, attached: &BTreeSet<u32>) -> Way {
         let leaving = self.leaving(network);
-        if leaving.is_empty() {
-            return Way::NoRoute;
+        if leaving.is_empty() { Way::NoRoute } else { self.by(leaving, attached) }
+    }
+
+    /// How packets from and to a pod of this node pass it: by the narrowest route of all tables, and only if that ends
+    /// at pods.
+    #[must_use]
+    pub fn way_to_pod(&self, pod: Network, attached: &BTreeSet<u32>) -> Way {
+        let covering = || self.routes.iter().filter(|route| route.network.covers(pod));
+        let Some(longest) = covering().map(|route| route.network.prefix()).max() else { return Way::NoRoute };
+        let best = covering().filter(|route| route.network.prefix() == longest);
+        let leaving: BTreeSet<u32> = best.flat_map(|route| &route.interfaces).copied().collect();
+        // A default route leads to the world outside, also where that is a veth (nodes that are containers).
+        match leaving.iter().find(|index| longest == 0 || !self.is_of_pods(**index)) {
+            Some(index) => Way::NoHook {
+                interface: self.name(*index),
+                because: Some("it is no pod's interface, and no narrower route leads to the pod"),
+            },
+            None => self.by(leaving, attached),
         }
+    }
+
+    /// One end of a pair, or a master of such.
+    fn is_of_pods(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.is_pair)
+            || self.links.values().any(|port| port.master == Some(index) && port.is_pair)
+    }
+
+    fn by(&self, leaving: BTreeSet<u32>, attached: &BTreeSet<u32>) -> Way {
         let mut hooks = BTreeSet::new();
         for index in leaving {
             let behind = self.hooks_of(index);
@@ -168,8 +197,18 @@ impl Topology {
             Some(LinkKind::Ifb) => Some("it is an IFB"),
             _ => None,
         };
-        let interface = link.map_or_else(|| format!("interface {index}"), |link| link.name.clone());
-        Way::NoHook { interface, because }
+        Way::NoHook { interface: self.name(index), because }
+    }
+
+    fn name(&self, index: u32) -> String {
+        self.links.get(&index).map_or_else(|| format!("interface {index}"), |link| link.name.clone())
+    }
+
+    /// The interfaces that are hooked in place of this one, once it is not hooked itself.
+    #[must_use]
+    pub fn successors(&self, index: u32) -> BTreeSet<u32> {
+        let above = self.links.iter().filter(|(_, link)| link.lower == Some(index)).map(|(upper, _)| *upper);
+        self.hooks_of(index).into_iter().chain(above.filter(|upper| self.is_hooked(*upper))).collect()
     }
 
     /// Interfaces that some table's best route to the network, or a part of it, leaves by.

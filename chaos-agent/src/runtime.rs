@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fault_abi::key::PROTOCOL_TCP;
@@ -25,7 +26,12 @@ use crate::shared::Shared;
 use crate::status::publish::Publisher;
 use crate::table::Capacity;
 use crate::world::{World, dns_ends};
-use crate::{http, preflight, residue, round, watch};
+use crate::{alone, http, preflight, residue, round, watch};
+
+/// Interfaces and routes are read so often also when netlink tells of no change: it drops what nobody fetches in time.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// After a read that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Room for networks in `match.peers` of all profiles.
 const MAX_PEERS: u32 = 16_384;
@@ -44,20 +50,20 @@ pub async fn run(args: Args) -> Result<()> {
     let shutdown = CancellationToken::new();
     let _signals = cancel_on_signal(shutdown.clone())?;
     let mut tasks = JoinSet::new();
+    // What another agent has attached is no leftover as long as that lives.
+    let _alone = alone::on_this_node()?;
     let netlink = Netlink::connect(&mut tasks)?;
-    sweep(&netlink, cleanup).await?;
     if cleanup.cleanup {
-        return Ok(());
+        return sweep(&netlink, cleanup).await;
     }
     let node = node_name.context("--node-name: which node of the cluster is this?")?;
+    let listener = http::bind(listen).await?;
+    sweep(&netlink, cleanup).await?;
     let enforcer = take_kernel(kernel)?;
-    let config = kube::Config::infer()
-        .await
-        .context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
+    let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
     let shared = Shared::new(index, enforcer.counters());
-    let listener = http::bind(listen).await?;
     tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
     let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series)?);
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
@@ -69,6 +75,16 @@ pub async fn run(args: Args) -> Result<()> {
     let for_thread = Arc::clone(&shared);
     tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
     until_the_end(tasks, &shared, &shutdown).await
+}
+
+/// Where the API server is, with deadlines on everything: `watch` and `status` try again by themselves, and say so.
+async fn cluster() -> Result<kube::Config> {
+    let inferred = kube::Config::infer().await;
+    let mut config =
+        inferred.context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
+    config.default_retry = false;
+    config.read_timeout = Some(watch::SILENT_AT_MOST);
+    Ok(config)
 }
 
 /// Waits for the signal or for a part that ends by itself, then ends all of them.
@@ -152,14 +168,21 @@ async fn sweep(netlink: &Netlink, args: CleanupArgs) -> Result<()> {
 /// Follows interfaces, addresses and routes.
 async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
     loop {
-        match netlink.topology().await {
-            Ok(topology) => shared.take_topology(topology),
-            // Interfaces may come and go while they are read; the next look is right.
-            Err(error) => tracing::warn!(%error, "interfaces and routes"),
-        }
+        let next_look = match netlink.topology().await {
+            Ok(topology) => {
+                shared.take_topology(topology);
+                LOOK_EVERY
+            }
+            // Interfaces may come and go while they are read.
+            Err(error) => {
+                tracing::warn!(%error, "interfaces and routes; they are read again");
+                LOOK_AGAIN
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             changed = netlink.changed() => changed?,
+            () = tokio::time::sleep(next_look) => {}
         }
     }
 }

@@ -136,12 +136,15 @@ struct Ways<'a> {
     topology: &'a Topology,
     hooked: &'a BTreeMap<u32, Hooked>,
     attached: BTreeSet<u32>,
-    known: BTreeMap<Network, Way>,
+    known: BTreeMap<(Scope, Network), Way>,
 }
 
 impl Ways<'_> {
-    fn to(&mut self, network: Network) -> &Way {
-        self.known.entry(network).or_insert_with(|| self.topology.way(network, &self.attached))
+    fn to(&mut self, scope: Scope, network: Network) -> &Way {
+        self.known.entry((scope, network)).or_insert_with(|| match scope {
+            Scope::Local => self.topology.way_to_pod(network, &self.attached),
+            Scope::External => self.topology.way(network, &self.attached),
+        })
     }
 }
 
@@ -198,7 +201,7 @@ fn enforced(
         return Err(("NotInstalled", format!("the kernel does not hold the rules for {name}{why}")));
     }
     for network in &target.networks {
-        match ways.to(*network).clone() {
+        match ways.to(target.scope, *network).clone() {
             Way::Hooked(hooks) => {
                 kinds.extend(hooks.iter().filter_map(|index| ways.hooked.get(index)).flat_map(Hooked::kinds));
             }

@@ -8,6 +8,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use edge_api::{Device, FaultProfile};
 use futures::StreamExt as _;
@@ -24,6 +25,9 @@ use crate::shared::Shared;
 
 /// A watch is renewed so often, in seconds: a connection that died silently is noticed then.
 const RENEW_SECONDS: u32 = 60;
+
+/// A connection that brings nothing for so long is dead: a watch is renewed before.
+pub const SILENT_AT_MOST: Duration = Duration::from_secs(90);
 
 /// Starts all watches as tasks.
 pub fn start(

@@ -51,7 +51,7 @@ async fn the_fault_node_belongs_to_its_node_and_keeps_beating() {
     let owner = first.metadata.owner_references.as_ref().unwrap()[0].clone();
     assert_eq!((owner.kind.as_str(), owner.name.as_str()), ("Node", stage.node.as_str()));
     let status = first.status.unwrap();
-    assert!(status.hooks.iter().any(|hook| hook.attached == 1), "{status:?}");
+    assert!(status.hooks.iter().any(|hook| hook.attached == 2), "{status:?}");
     assert!(status.limits.iter().any(|limit| limit.name == "targets" && limit.limit == 256));
     let began = status.renewed_at.unwrap().0;
     stage.until_fault_node(|status| status.renewed_at.as_ref().is_some_and(|at| at.0 > began)).await;

@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use chaos_agent::alone;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::{Interface, Kernel as _, object};
 use chaos_agent::locate::netlink::Netlink;
@@ -60,6 +61,58 @@ fn filters_of_a_killed_agent_are_found_and_removed_with_their_qdisc() {
         });
         assert!(!shell("tc qdisc show dev ca-a").contains("clsact"), "nobody uses it any more");
         assert!(shell("tc filter show dev ca-b ingress").contains("bytecode"), "somebody else's");
+    });
+}
+
+/// Runs the program itself in this namespace; returns its exit code and what it said.
+fn agent(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_chaos-agent")).args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The killed agent of a test: an interface with its filters.
+fn leave_filters(name: &str) {
+    shell(&format!("ip link add {name} type veth peer name {name}-b"));
+    let mut kernel = AyaKernel::load(object::built_in().unwrap(), CAPACITY, false).unwrap();
+    let index = nix::net::if_::if_nametoindex(name).unwrap();
+    let interface = Interface { index, name: name.to_owned() };
+    kernel.attach(&interface, HookKind::ClsactIngress).unwrap();
+    kernel.attach(&interface, HookKind::ClsactEgress).unwrap();
+    std::mem::forget(kernel);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn cleaning_up_shows_and_removes_what_is_left_over() {
+    in_own_namespace(|| {
+        leave_filters("ca-a");
+        let filters = || shell("tc filter show dev ca-a ingress; tc filter show dev ca-a egress");
+        let (code, said) = agent(&["--cleanup", "--dry-run"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.matches("would remove").count(), 2, "{said}");
+        assert!(filters().contains("tc_ingress_dispatch"), "only shown");
+        let (code, said) = agent(&["--cleanup"]);
+        assert_eq!((code, said.matches("removing").count()), (Some(0), 2), "{said}");
+        assert_eq!(filters(), "");
+        let (code, said) = agent(&["--cleanup"]);
+        assert!(code == Some(0) && said.contains("nothing is left over"), "{said}");
+    });
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn what_a_living_agent_has_attached_is_spared() {
+    in_own_namespace(|| {
+        leave_filters("ca-a");
+        let living = alone::on_this_node().unwrap();
+        for arguments in [&["--cleanup"][..], &["--cleanup", "--dry-run"], &["--node-name", "n1"]] {
+            let (code, said) = agent(arguments);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("another chaos-agent is running"), "{said}");
+        }
+        assert!(shell("tc filter show dev ca-a ingress").contains("tc_ingress_dispatch"));
+        drop(living);
+        assert_eq!(agent(&["--cleanup"]).0, Some(0));
     });
 }
 

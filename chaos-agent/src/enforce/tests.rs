@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kernel::fake::FakeKernel;
-use crate::locate::{Link, Route};
+use crate::locate::{Link, LinkKind, Route};
 use crate::profile::Profile;
 use crate::profile::tests::object;
 
@@ -169,6 +169,22 @@ fn hooks_follow_interfaces() {
     enforcer.set_topology(topology(&["eth0", "veth1"]));
     assert!(!enforcer.attach_next());
     assert_eq!(enforcer.kernel().hooks.len(), 2);
+}
+
+#[test]
+fn a_covered_interface_keeps_its_hooks_until_those_in_its_place_have_theirs() {
+    let mut enforcer = enforcer();
+    let mut bonded = topology(&["eth0", "bond0", "veth1"]);
+    bonded.links.get_mut(&2).unwrap().kind = LinkKind::Bond;
+    bonded.links.get_mut(&1).unwrap().master = Some(2);
+    bonded.routes[0].interfaces = vec![2];
+    let hooks = |enforcer: &Enforcer<FakeKernel>| enforcer.kernel().hooks.keys().copied().collect::<Vec<_>>();
+    enforcer.set_topology(bonded);
+    assert_eq!(hooks(&enforcer), [1], "nothing stands in for it yet");
+    assert!(enforcer.attach_next());
+    assert_eq!(hooks(&enforcer), [2], "the bond first, and its port at once no more");
+    while enforcer.attach_next() {}
+    assert_eq!(hooks(&enforcer), [2, 3]);
 }
 
 #[test]

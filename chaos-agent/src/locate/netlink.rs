@@ -152,9 +152,10 @@ const fn link_kind(layer: LinkLayerType, kind: Option<&InfoKind>) -> LinkKind {
         (_, Some(InfoKind::Bond | InfoKind::Team)) => LinkKind::Bond,
         (_, Some(InfoKind::Vrf)) => LinkKind::Vrf,
         (_, Some(InfoKind::Ifb)) => LinkKind::Ifb,
-        (LinkLayerType::Ether, Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacSec)) => {
-            LinkKind::Stacked
-        }
+        (
+            LinkLayerType::Ether,
+            Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan | InfoKind::MacSec),
+        ) => LinkKind::Stacked,
         (LinkLayerType::Ether, _) => LinkKind::Plain,
         _ => LinkKind::NoEthernet,
     }

@@ -103,6 +103,44 @@ fn the_ports_of_a_bridge_with_pods_are_hooked_in_place_of_the_bridge() {
     assert_eq!(bridge(vec![port]).hooked(), BTreeSet::from([1]));
 }
 
+fn way_to_pod(topology: &Topology, pod: &str) -> Way {
+    topology.way_to_pod(pod.parse().unwrap(), &topology.hooked())
+}
+
+#[test]
+fn a_pod_is_found_by_its_narrowest_route_whatever_other_tables_say() {
+    let mut node = topology(
+        vec![pair("eth0", None), pair("veth1", None), link("wg0", LinkKind::NoEthernet)],
+        &[("0.0.0.0/0", &[1]), ("10.244.1.2/32", &[2]), ("10.244.2.0/24", &[3])],
+    );
+    node.routes.push(Route { table: 51_820, network: "0.0.0.0/0".parse().unwrap(), interfaces: vec![3] });
+    assert_eq!(way_to_pod(&node, "10.244.1.2/32"), hooked(&[2]));
+    for (pod, leads_to) in [("10.244.2.7/32", "wg0"), ("10.244.1.3/32", "eth0")] {
+        let Way::NoHook { interface, because } = way_to_pod(&node, pod) else { panic!("{pod} has no pair") };
+        assert_eq!(interface, leads_to);
+        assert!(because.unwrap().contains("no pod's interface"), "{because:?}");
+    }
+    assert_eq!(way_to_pod(&node, "fd00::1/128"), Way::NoRoute);
+    let bridge = topology(
+        vec![link("br0", LinkKind::Bridge), pair("veth1", Some(1)), pair("veth2", Some(1))],
+        &[("10.244.1.0/24", &[1])],
+    );
+    assert_eq!(way_to_pod(&bridge, "10.244.1.2/32"), hooked(&[2, 3]));
+}
+
+#[test]
+fn the_ports_of_an_unknown_master_yield_to_it() {
+    let port = |kind| Link { master: Some(2), ..link("eth0", kind) };
+    let switch = |kind| {
+        topology(
+            vec![port(LinkKind::Plain), link("master", kind)],
+            &[("10.9.0.0/24", &[1]), ("0.0.0.0/0", &[2])],
+        )
+    };
+    assert_eq!(switch(LinkKind::Plain).hooked(), BTreeSet::from([2]), "such as ovs-system");
+    assert_eq!(switch(LinkKind::Vrf).hooked(), BTreeSet::from([1]));
+}
+
 #[test]
 fn an_interface_whose_hook_was_refused_leads_nowhere() {
     let node = topology(vec![link("eth0", LinkKind::Plain)], &[("0.0.0.0/0", &[1])]);

@@ -220,11 +220,16 @@ fn settings() -> Settings {
 }
 
 fn topology(with_routes: bool) -> Topology {
-    let link = |name: &str| Link { name: name.to_owned(), ..Link::default() };
-    let route = Route { table: 254, network: "0.0.0.0/0".parse().unwrap(), interfaces: vec![2] };
+    let link = |name: &str, is_pair| Link { name: name.to_owned(), is_pair, ..Link::default() };
+    let route = |network: &str, interface| Route {
+        table: 254,
+        network: network.parse().unwrap(),
+        interfaces: vec![interface],
+    };
+    let routes = || vec![route("0.0.0.0/0", 2), route("10.244.1.0/24", 3)];
     Topology {
-        links: BTreeMap::from([(2, link("eth0"))]),
-        routes: if with_routes { vec![route] } else { Vec::new() },
+        links: BTreeMap::from([(2, link("eth0", false)), (3, link("veth1", true))]),
+        routes: if with_routes { routes() } else { Vec::new() },
         ..Topology::default()
     }
 }
