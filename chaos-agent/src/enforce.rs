@@ -9,13 +9,13 @@ use fault_abi::rule::Binding;
 use jiff::Timestamp;
 
 use crate::clock::Deadlines;
-use crate::compile::{Plan, compile};
+use crate::compile::{Plan, Report, compile};
 use crate::diff::{QUARANTINE_NS, diff};
 use crate::kernel::hooks::{Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
-use crate::kernel::{Interface, Kernel};
+use crate::kernel::{Flows, Interface, Kept, Kernel};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
-use crate::table::{Capacity, Op};
+use crate::table::{Capacity, Op, Uid};
 use crate::view::{self, Usage, View};
 use crate::world::World;
 
@@ -186,9 +186,26 @@ impl<K: Kernel> Enforcer<K> {
         self.tried.clear();
     }
 
-    /// Forgets the flows of targets that are gone; looks at each flow, so call it seldom.
-    pub fn sweep_flows(&mut self) {
-        self.flows = self.kernel.sweep_flows();
+    /// The flows, and the states for which they are kept: those of profiles that act, or are paused and may again.
+    #[must_use]
+    pub fn flows(&self) -> (Arc<dyn Flows>, Kept) {
+        let lives = |report: &&Report| report.is_acting || report.deadline_ns == 0;
+        let living: BTreeSet<&Uid> =
+            self.plan.reports.iter().filter(lives).map(|report| &report.uid).collect();
+        let states = self.ledger.state_of.iter().filter(|((uid, _), _)| living.contains(uid));
+        let kept = Kept { states: states.map(|(_, state)| *state).collect(), known: self.ledger.last_state };
+        (self.kernel.flows(), kept)
+    }
+
+    /// So many flows there are, as a sweep has counted.
+    pub const fn set_flows(&mut self, flows: u64) {
+        self.flows = flows;
+    }
+
+    /// See [`Kernel::added_qdiscs`].
+    #[must_use]
+    pub fn added_qdiscs(&self) -> BTreeSet<u32> {
+        self.kernel.added_qdiscs()
     }
 
     /// When something is to be done although nothing changes, in CLOCK_BOOTTIME.

@@ -6,6 +6,7 @@ mod fds;
 pub mod hooks;
 pub mod object;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use edge_api::fault_node::HookKind;
@@ -101,11 +102,37 @@ pub trait Kernel: Send {
     /// kernel is short of memory.
     fn prepare(&mut self) -> bool;
 
-    /// Removes the flows of states that were dropped; returns how many are tracked. Looks at each flow.
-    fn sweep_flows(&mut self) -> u64;
+    /// The flows, for a thread of its own.
+    fn flows(&self) -> Arc<dyn Flows>;
+
+    /// Interfaces that were given a clsact qdisc, which outlives this.
+    fn added_qdiscs(&self) -> BTreeSet<u32>;
 
     /// A reader of the counters that needs no lock of this.
     fn counters(&self) -> Arc<dyn Counters>;
+}
+
+/// States whose flows are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// These.
+    pub states: BTreeSet<u32>,
+    /// And those above, which are newer than this list.
+    pub known: u32,
+}
+
+impl Kept {
+    /// Whether the flows of this state are.
+    #[must_use]
+    pub fn has(&self, state: u32) -> bool {
+        state > self.known || self.states.contains(&state)
+    }
+}
+
+/// Flows, which the programs fill in.
+pub trait Flows: Send + Sync {
+    /// Removes the flows of all other states; returns how many are left. Looks at each flow: up to seconds.
+    fn sweep(&self, kept: &Kept) -> u64;
 }
 
 /// Counters, read when they are asked for and never copied.

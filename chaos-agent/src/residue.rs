@@ -95,8 +95,8 @@ pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), Resi
     failure.map_or(Ok(()), Err)
 }
 
-/// Best effort: a qdisc without filters does nothing.
-async fn remove_empty_clsact(netlink: &Handle, index: u32) {
+/// Removes an interface's clsact qdisc unless it has filters. Best effort: without filters it does nothing.
+pub async fn remove_empty_clsact(netlink: &Handle, index: u32) {
     for egress in [false, true] {
         if filters(netlink, index, egress).await.is_ok_and(|filters| filters.is_empty()) {
             continue;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -26,6 +27,7 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
     let mut last_beat = Instant::now();
     let mut retry_at: Option<Instant> = None;
     let (mut is_unhooked, mut is_unprepared) = (true, true);
+    let mut sweep = Sweep::default();
     loop {
         let wait = if is_unhooked || is_unprepared {
             Duration::ZERO
@@ -34,6 +36,9 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         };
         let wake = shared.wait(wait);
         if wake.stop {
+            let qdiscs = enforcer.added_qdiscs();
+            drop(enforcer);
+            shared.leave(qdiscs);
             return Ok(());
         }
         let now = clock::read().context("CLOCK_BOOTTIME")?;
@@ -45,7 +50,7 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         if is_beat {
             last_beat = Instant::now();
             enforcer.retry_hooks();
-            enforcer.sweep_flows();
+            sweep.go_on(&mut enforcer);
         }
         let is_retry = retry_at.is_some_and(|at| at <= Instant::now());
         let is_due = retry_at.is_none() && enforcer.next_due().is_some_and(|due| due <= now.boot_ns);
@@ -66,6 +71,26 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
             shared.show(enforcer.view());
         }
         shared.beat(is_round);
+    }
+}
+
+/// Forgetting flows, on a thread of its own: there can be millions.
+#[derive(Default)]
+struct Sweep {
+    running: Option<JoinHandle<u64>>,
+}
+
+impl Sweep {
+    /// Takes the last one's count and starts the next, unless the last one still goes on.
+    fn go_on<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>) {
+        if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        if let Some(Ok(left)) = self.running.take().map(JoinHandle::join) {
+            enforcer.set_flows(left);
+        }
+        let (flows, kept) = enforcer.flows();
+        self.running = Some(std::thread::spawn(move || flows.sweep(&kept)));
     }
 }
 

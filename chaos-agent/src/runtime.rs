@@ -107,8 +107,24 @@ async fn until_the_end(
             tracing::warn!(%error, "a part of the agent panicked while ending");
         }
     }
+    if let Err(error) = remove_qdiscs(shared.left()).await {
+        tracing::warn!(%error, "clsact qdiscs stay, which do nothing");
+    }
     tracing::info!("stopped");
     outcome
+}
+
+/// Removes the clsact qdiscs that this agent has added, unless somebody else uses them by now.
+async fn remove_qdiscs(interfaces: BTreeSet<u32>) -> Result<()> {
+    if interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut tasks = JoinSet::new();
+    let netlink = Netlink::connect(&mut tasks)?;
+    for index in interfaces {
+        residue::remove_empty_clsact(&netlink.handle(), index).await;
+    }
+    Ok(())
 }
 
 /// Loads the programs, after a look at what the machine lacks.

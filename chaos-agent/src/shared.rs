@@ -45,6 +45,8 @@ pub struct Shared {
     offset: Mutex<Offset>,
     /// The offset was measured once, or could not be.
     clock_compared: AtomicBool,
+    /// Interfaces that the ended enforcer has left a qdisc on.
+    left: Mutex<BTreeSet<u32>>,
     /// Rules have been brought in once.
     enforcing: AtomicBool,
     /// The enforcer's last round, in milliseconds since `started`.
@@ -82,6 +84,7 @@ impl Shared {
             counters,
             offset: Mutex::default(),
             clock_compared: AtomicBool::new(false),
+            left: Mutex::default(),
             enforcing: AtomicBool::new(false),
             last_round: AtomicU64::new(0),
             started: Instant::now(),
@@ -123,6 +126,16 @@ impl Shared {
     /// Ends the enforcer.
     pub fn stop(&self) {
         self.wake(|wake| wake.stop = true);
+    }
+
+    /// The enforcer has ended, and left qdiscs on these interfaces.
+    pub fn leave(&self, interfaces: BTreeSet<u32>) {
+        *lock(&self.left) = interfaces;
+    }
+
+    /// Where the ended enforcer has left qdiscs.
+    pub fn left(&self) -> BTreeSet<u32> {
+        lock(&self.left).clone()
     }
 
     fn wake(&self, change: impl FnOnce(&mut Wake)) {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use chaos_agent::alone;
@@ -83,6 +84,35 @@ fn leave_filters(name: &str) {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_qdisc_that_an_agent_has_added_goes_with_it_unless_somebody_uses_it() {
+    in_own_namespace(|| {
+        shell("ip link add ca-a type veth peer name ca-b && ip link add ca-c type veth peer name ca-d");
+        shell("tc qdisc add dev ca-b clsact");
+        let mut kernel = AyaKernel::load(object::built_in().unwrap(), CAPACITY, false).unwrap();
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        for name in ["ca-a", "ca-b", "ca-c"] {
+            let interface = Interface { index: index(name), name: name.to_owned() };
+            kernel.attach(&interface, HookKind::ClsactEgress).unwrap();
+        }
+        let added = kernel.added_qdiscs();
+        assert_eq!(added, BTreeSet::from([index("ca-a"), index("ca-c")]), "that of ca-b was there");
+        shell("tc filter add dev ca-c ingress bpf bytecode '1,6 0 0 0,'");
+        drop(kernel);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            let netlink = Netlink::connect(&mut tasks).unwrap();
+            for index in added {
+                residue::remove_empty_clsact(&netlink.handle(), index).await;
+            }
+        });
+        let has_one = |name: &str| shell(&format!("tc qdisc show dev {name}")).contains("clsact");
+        assert_eq!(["ca-a", "ca-b", "ca-c"].map(has_one), [false, true, true]);
+    });
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
 fn cleaning_up_shows_and_removes_what_is_left_over() {
     in_own_namespace(|| {
         leave_filters("ca-a");
@@ -133,6 +163,10 @@ fn programs_of_another_version_are_refused_with_a_sentence() {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn an_agent_without_a_capability_says_which_and_what_to_do() {
+    in_own_namespace(without_capabilities);
+}
+
+fn without_capabilities() {
     for (capability, name) in [(12, "NET_ADMIN"), (38, "PERFMON"), (39, "BPF")] {
         let agent = env!("CARGO_BIN_EXE_chaos-agent");
         let mut command = Command::new("setpriv");

@@ -188,6 +188,22 @@ fn a_covered_interface_keeps_its_hooks_until_those_in_its_place_have_theirs() {
 }
 
 #[test]
+fn flows_are_kept_while_their_profile_may_act_again() {
+    let mut enforcer = enforcer();
+    enforcer.apply(&world("20%"), server(), BOOT);
+    assert!(enforcer.flows().1.has(1));
+    let mut paused = world("20%");
+    paused.profiles.values_mut().for_each(|profile| profile.life = crate::profile::Life::Idle);
+    enforcer.apply(&paused, server(), BOOT);
+    assert!(enforcer.flows().1.has(1), "paused");
+    let ended = "2026-01-01T00:11:00Z".parse().unwrap();
+    enforcer.apply(&world("20%"), ended, BOOT + 660_000_000_000);
+    let kept = enforcer.flows().1;
+    assert!(!kept.has(1), "past its deadline");
+    assert!(kept.has(2), "made after the list");
+}
+
+#[test]
 fn an_ended_profile_leaves_the_kernel_and_keeps_its_counters() {
     let mut enforcer = enforcer();
     enforcer.apply(&world("20%"), server(), BOOT);

@@ -5,7 +5,7 @@ mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
@@ -21,7 +21,7 @@ use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKe
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Counters, Interface, Kernel, KernelError};
+use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
 use crate::table::{Capacity, Op, Place, Prefix};
 use load::{convert, fill_arrays, program, take, typed};
 use read::Reader;
@@ -49,17 +49,17 @@ pub struct AyaKernel {
     peers: LpmTrie<MapData, NetworkKey, u32>,
     counters: PerCpuHashMap<MapData, CounterKey, Counter>,
     states: HashMap<MapData, u32, TargetState>,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    flows: Arc<FlowTable>,
     node_addresses: HashMap<MapData, Address, u32>,
     protected: HashMap<MapData, PortKey, u32>,
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
-    live_states: BTreeSet<u32>,
     /// The highest state in use so far, and the highest that is made: those in between are spare.
     highest: u32,
     prepared: u32,
     /// Spare states at most.
     spare: u32,
+    added_qdiscs: BTreeSet<u32>,
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
     reader: Arc<Reader>,
@@ -69,6 +69,22 @@ pub struct AyaKernel {
 enum Link {
     Tc(#[expect(dead_code, reason = "held for its drop")] SchedClassifierLink),
     Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
+}
+
+/// The flows, with a lock of their own: only sweeps take it.
+struct FlowTable(Mutex<HashMap<MapData, FlowKey, Flow>>);
+
+impl Flows for FlowTable {
+    fn sweep(&self, kept: &Kept) -> u64 {
+        let mut flows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<FlowKey> = flows.keys().filter_map(Result::ok).collect();
+        let (stay, go): (Vec<_>, Vec<_>) = all.into_iter().partition(|key| kept.has(key.state));
+        for key in &go {
+            // It is not used any more; a failure leaves it for the next sweep.
+            let _ = flows.remove(key);
+        }
+        stay.len() as u64
+    }
 }
 
 impl AyaKernel {
@@ -110,15 +126,15 @@ impl AyaKernel {
             peers: typed(&mut programs, names::PEERS)?,
             counters: convert(names::COUNTERS, counters)?,
             states: convert(names::STATE, states)?,
-            flows: typed(&mut programs, names::FLOWS)?,
+            flows: Arc::new(FlowTable(Mutex::new(typed(&mut programs, names::FLOWS)?))),
             node_addresses: typed(&mut programs, names::NODE_ADDRESSES)?,
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
-            live_states: BTreeSet::new(),
             highest: 0,
             prepared: 0,
             spare: SPARE.min(state_room / 4),
+            added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
             programs,
@@ -160,7 +176,6 @@ impl AyaKernel {
             self.prepare_state(state)?;
         }
         self.highest = self.highest.max(state);
-        self.live_states.insert(state);
         Ok(())
     }
 
@@ -177,7 +192,6 @@ impl AyaKernel {
     }
 
     fn drop_state(&mut self, state: u32) -> Result<(), MapError> {
-        self.live_states.remove(&state);
         for direction in Direction::ALL {
             gone_is_fine(self.counters.remove(&counter_key(state, direction)))?;
         }
@@ -210,7 +224,9 @@ impl AyaKernel {
             TcAttachOptions::TcxOrder(LinkOrder::first())
         } else {
             // Refused when it is there already, which is fine; anything else shows when the filter is attached.
-            let _ = tc::qdisc_add_clsact(&interface.name);
+            if tc::qdisc_add_clsact(&interface.name).is_ok() {
+                self.added_qdiscs.insert(interface.index);
+            }
             TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
         };
         let said = |error: ProgramError| chain(&error);
@@ -264,18 +280,12 @@ impl Kernel for AyaKernel {
         self.prepared < wanted
     }
 
-    fn sweep_flows(&mut self) -> u64 {
-        let all: Vec<FlowKey> = self.flows.keys().filter_map(Result::ok).collect();
-        let mut kept = 0;
-        for key in &all {
-            if self.live_states.contains(&key.state) {
-                kept += 1;
-            } else {
-                // It cannot be used any more; a failure leaves it for the next sweep.
-                let _ = self.flows.remove(key);
-            }
-        }
-        kept
+    fn flows(&self) -> Arc<dyn Flows> {
+        Arc::clone(&self.flows) as Arc<dyn Flows>
+    }
+
+    fn added_qdiscs(&self) -> BTreeSet<u32> {
+        self.added_qdiscs.clone()
     }
 
     fn counters(&self) -> Arc<dyn Counters> {

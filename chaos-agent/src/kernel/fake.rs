@@ -8,7 +8,7 @@ use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 
-use super::{Counters, Interface, Kernel, KernelError};
+use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
 use crate::ledger::bindings;
 use crate::table::{Op, Place, Prefix};
 
@@ -135,12 +135,24 @@ impl Kernel for FakeKernel {
         false
     }
 
-    fn sweep_flows(&mut self) -> u64 {
-        0
+    fn flows(&self) -> Arc<dyn Flows> {
+        Arc::new(NoFlows)
+    }
+
+    fn added_qdiscs(&self) -> BTreeSet<u32> {
+        BTreeSet::new()
     }
 
     fn counters(&self) -> Arc<dyn Counters> {
         Arc::new(FakeCounters(Arc::clone(&self.counters)))
+    }
+}
+
+struct NoFlows;
+
+impl Flows for NoFlows {
+    fn sweep(&self, _: &Kept) -> u64 {
+        0
     }
 }
 
