@@ -19,6 +19,17 @@ pub struct Now {
     pub boot_ns: u64,
 }
 
+impl Now {
+    /// A moment of CLOCK_BOOTTIME as Unix time in seconds, by the wall clock.
+    #[must_use]
+    pub fn unix_seconds(&self, boot_ns: u64) -> f64 {
+        let ago = SignedDuration::from_nanos(
+            i64::try_from(self.boot_ns.saturating_sub(boot_ns)).unwrap_or(i64::MAX),
+        );
+        (self.wall.duration_since(Timestamp::UNIX_EPOCH) - ago).as_secs_f64()
+    }
+}
+
 /// Reads both clocks.
 ///
 /// # Errors

@@ -1,4 +1,7 @@
-//! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Says nothing that is secret and takes no input.
+//! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Says nothing that is secret and takes no input. Connections and
+//! scrapes are limited: it is open to the node's network.
+
+mod bounded;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,8 +14,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::bounded::Bounded;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 
@@ -23,6 +28,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 struct Served {
     metrics: Arc<Metrics>,
     shared: Arc<Shared>,
+    /// One at a time: each reads all counters on a thread of its own.
+    scrapes: Arc<Semaphore>,
 }
 
 /// Takes the address.
@@ -45,12 +52,14 @@ pub async fn serve(
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    let permits = Arc::clone(&shared.connections);
+    let scrapes = Arc::new(Semaphore::new(1));
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
-        .with_state(Served { metrics, shared });
-    axum::serve(listener, router)
+        .with_state(Served { metrics, shared, scrapes });
+    axum::serve(Bounded { listener, permits }, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("HTTP server")
@@ -58,10 +67,16 @@ pub async fn serve(
 
 async fn render(State(served): State<Served>) -> Response {
     // Reading many counters takes a while: not on a thread that others wait for.
-    let rendered = tokio::task::spawn_blocking(move || served.metrics.render()).await;
+    // The semaphore is never closed.
+    let permit = Arc::clone(&served.scrapes).acquire_owned().await.ok();
+    let render = move || {
+        let _permit = permit;
+        served.metrics.render()
+    };
+    let rendered = tokio::task::spawn_blocking(render).await;
     match rendered {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

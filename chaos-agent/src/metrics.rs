@@ -1,6 +1,6 @@
 //! `/metrics`, read off the kernel and the picture when it is scraped; nothing is copied in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,71 +8,50 @@ use anyhow::{Context as _, Result};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
-use prometheus::core::{Collector, Desc};
+use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
 
 use crate::clock;
 use crate::profile::ObjectName;
-use crate::shared::Shared;
+use crate::shared::{CONNECTIONS, Shared};
 use crate::view::View;
 
 /// Everything there is to scrape.
 pub struct Metrics {
-    registry: Registry,
+    shared: Arc<Shared>,
+    per_device_series: usize,
 }
+
+const FAULT_LABELS: [&str; 5] = ["namespace", "profile", "device", "direction", "verdict"];
 
 impl Metrics {
     /// Metrics of `shared`. Above `per_device_series` targets there is one series a profile.
-    ///
-    /// # Errors
-    /// When two metrics have one name.
-    pub fn new(shared: Arc<Shared>, per_device_series: usize) -> Result<Self> {
-        let registry = Registry::new();
-        registry.register(Box::new(Scrape { shared, per_device_series })).context("metrics")?;
-        Ok(Self { registry })
+    #[must_use]
+    pub const fn new(shared: Arc<Shared>, per_device_series: usize) -> Self {
+        Self { shared, per_device_series }
     }
 
     /// The text that Prometheus reads.
     ///
     /// # Errors
-    /// When a name or label cannot be written.
+    /// When the kernel refuses to read a counter: half a page would look like counters that went away.
     pub fn render(&self) -> Result<String> {
+        let mut families = self.families()?;
+        families.retain(|family| !family.get_metric().is_empty());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).context("metrics")?;
+        TextEncoder::new().encode(&families, &mut text).context("metrics")?;
         String::from_utf8(text).context("metrics")
     }
-}
 
-struct Scrape {
-    shared: Arc<Shared>,
-    per_device_series: usize,
-}
-
-impl Collector for Scrape {
-    fn desc(&self) -> Vec<&Desc> {
-        // Unchecked: what there is depends on the profiles.
-        Vec::new()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.families().unwrap_or_else(|error| {
-            tracing::warn!(%error, "a scrape is incomplete");
-            Vec::new()
-        })
-    }
-}
-
-const FAULT_LABELS: [&str; 5] = ["namespace", "profile", "device", "direction", "verdict"];
-
-impl Scrape {
     fn families(&self) -> Result<Vec<MetricFamily>> {
         let view = self.shared.view();
         let mut families = self.packets(&view)?;
         families.extend(self.asked(&view)?);
         families.extend(targets(&view)?);
         families.extend(hooks(&view)?);
-        families.extend(limits(&view)?);
+        families.extend(limits(&view, self.shared.connections.available_permits())?);
         families.extend(self.node()?);
         families.extend(self.own()?);
         Ok(families)
@@ -92,14 +71,25 @@ impl Scrape {
             "1: packets have a series for each device; 0: for each profile",
             &[],
         )?;
-        let is_folded = view.states.len() > self.per_device_series;
+        let help = "Unix time of the last packet that a profile's rules acted on or let pass";
+        let last_seen = GaugeVec::new(
+            Opts::new("edge_fault_last_seen_timestamp_seconds", help),
+            &["namespace", "profile", "device", "direction"],
+        )?;
+        let now = clock::read()?;
+        let is_folded = targets_of(view) > self.per_device_series;
         folded.with_label_values::<&str>(&[]).set(i64::from(!is_folded));
         for state in &view.states {
             let device = if is_folded { "" } else { &*state.target };
             for direction in Direction::ALL {
                 let Some(counter) = self.shared.counters.counter(state.state, direction)? else { continue };
+                let ObjectName { namespace, name } = &state.profile;
+                if counter.last_seen_ns != 0 {
+                    let at =
+                        last_seen.with_label_values(&[namespace.as_str(), name, device, direction.name()]);
+                    at.set(at.get().max(now.unix_seconds(counter.last_seen_ns)));
+                }
                 for verdict in Verdict::ALL {
-                    let ObjectName { namespace, name } = &state.profile;
                     let labels = [namespace.as_str(), name, device, direction.name(), verdict.name()];
                     let (seen, length) = counts(&counter, verdict);
                     packets.with_label_values(&labels).inc_by(seen);
@@ -107,7 +97,7 @@ impl Scrape {
                 }
             }
         }
-        Ok([packets.collect(), bytes.collect(), folded.collect()].concat())
+        Ok([packets.collect(), bytes.collect(), last_seen.collect(), folded.collect()].concat())
     }
 
     /// What profiles ask for, at this moment.
@@ -217,6 +207,12 @@ const fn event_name(what: Global) -> Option<&'static str> {
     }
 }
 
+/// How many targets there are, however many profiles each has: as the operator counts devices.
+fn targets_of(view: &View) -> usize {
+    let targets = view.states.iter().map(|state| (&state.profile.namespace, &state.target));
+    targets.collect::<BTreeSet<_>>().len()
+}
+
 fn targets(view: &View) -> Result<Vec<MetricFamily>> {
     let labels = ["namespace", "profile", "state"];
     let targets = gauge(
@@ -246,12 +242,14 @@ fn hooks(view: &View) -> Result<Vec<MetricFamily>> {
     Ok(hooks.collect())
 }
 
-fn limits(view: &View) -> Result<Vec<MetricFamily>> {
+fn limits(view: &View, free_connections: usize) -> Result<Vec<MetricFamily>> {
     let limit = gauge("edge_agent_limit", "At most so many", &["name"])?;
     let usage = gauge("edge_agent_usage", "So many now", &["name"])?;
     let by_name: BTreeMap<&str, (u64, u64)> =
         view.limits.iter().map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
-    for (name, (most, now)) in by_name {
+    let connections =
+        ("connections", (CONNECTIONS as u64, CONNECTIONS.saturating_sub(free_connections) as u64));
+    for (name, (most, now)) in by_name.into_iter().chain([connections]) {
         limit.with_label_values(&[name]).set(i64::try_from(most).unwrap_or(i64::MAX));
         usage.with_label_values(&[name]).set(i64::try_from(now).unwrap_or(i64::MAX));
     }
@@ -270,8 +268,8 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGauge
 mod tests {
     use super::*;
     use crate::index::Index;
-    use crate::kernel::Kernel as _;
     use crate::kernel::fake::FakeKernel;
+    use crate::kernel::{Counters, Kernel as _, KernelError};
     use crate::table::Op;
     use crate::view::StateView;
 
@@ -284,6 +282,7 @@ mod tests {
             kernel.count(state, Direction::ToDevice, |counter| {
                 counter.packets[Verdict::Loss as usize] = 3;
                 counter.bytes[Verdict::Loss as usize] = 180;
+                counter.last_seen_ns = clock::read().unwrap().boot_ns;
             });
             view.states.push(StateView {
                 profile: name.clone(),
@@ -294,7 +293,7 @@ mod tests {
         }
         let shared = Shared::new(Index::default(), kernel.counters());
         shared.show(view);
-        Metrics::new(shared, per_device_series).unwrap().render().unwrap()
+        Metrics::new(shared, per_device_series).render().unwrap()
     }
 
     #[test]
@@ -302,6 +301,14 @@ mod tests {
         let text = scraped(10);
         let line = r#"edge_fault_packets_total{device="b",direction="ToDevice",namespace="demo",profile="p",verdict="loss"} 3"#;
         assert!(text.contains(line), "{text}");
+        let seen = r#"edge_fault_last_seen_timestamp_seconds{device="b",direction="ToDevice",namespace="demo",profile="p"} "#;
+        let at = text.lines().find_map(|line| line.strip_prefix(seen)).unwrap().parse::<f64>().unwrap();
+        let now = clock::read().unwrap().wall.duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64();
+        assert!((now - 600.0..=now + 1.0).contains(&at), "{at} is about {now}");
+        assert!(
+            !text.contains(r#"last_seen_timestamp_seconds{device="b",direction="FromDevice""#),
+            "no packet yet"
+        );
         assert!(text.contains(r#"verdict="pass"} 0"#), "series are there before the first packet: {text}");
     }
 
@@ -311,6 +318,36 @@ mod tests {
         let line = r#"edge_fault_packets_total{device="",direction="ToDevice",namespace="demo",profile="p",verdict="loss"} 6"#;
         assert!(text.contains(line), "{text}");
         assert!(text.contains("edge_agent_per_device_series 0"), "{text}");
+    }
+
+    #[test]
+    fn targets_count_once_however_many_profiles_they_have() {
+        let state = |profile: &str| StateView {
+            profile: ObjectName { namespace: "demo".to_owned(), name: profile.to_owned() },
+            uid: profile.into(),
+            target: "a".into(),
+            state: 1,
+        };
+        let view = View { states: ["p", "q", "r"].map(state).to_vec(), ..View::default() };
+        assert_eq!(targets_of(&view), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_no_empty_page() {
+        struct Refusing;
+        impl Counters for Refusing {
+            fn counter(&self, _: u32, _: Direction) -> Result<Option<Counter>, KernelError> {
+                Err(KernelError::Read { map: "COUNTERS", reason: "refused by the test".to_owned() })
+            }
+            fn global(&self, _: Global) -> Result<u64, KernelError> {
+                Ok(0)
+            }
+        }
+        let shared = Shared::new(Index::default(), Arc::new(Refusing));
+        let profile = ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() };
+        let state = StateView { profile, uid: "u".into(), target: "a".into(), state: 1 };
+        shared.show(View { states: vec![state], ..View::default() });
+        assert!(Metrics::new(shared, 1).render().is_err());
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub async fn run(args: Args) -> Result<()> {
     let client = Client::try_from(config).context("API client")?;
     let shared = Shared::new(index, enforcer.counters());
     tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
-    let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series)?);
+    let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series));
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
     watch::start(&client, &node, &shared, &shutdown, &mut tasks);
     tasks.spawn(follow(netlink, Arc::clone(&shared), shutdown.clone()));

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Offset;
 use crate::index::{Change, Index};
 use crate::kernel::Counters;
 use crate::locate::Topology;
 use crate::view::View;
+
+/// Connections to the pages that are open at once; more wait in the kernel's queue.
+pub const CONNECTIONS: usize = 64;
 
 /// What wakes the enforcer.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ pub struct Shared {
     view: RwLock<Arc<View>>,
     /// Told after each new picture.
     pub shown: Notify,
+    /// Permits for connections to the pages.
+    pub connections: Arc<Semaphore>,
     /// Counters, read without a lock.
     pub counters: Arc<dyn Counters>,
     offset: Mutex<Offset>,
@@ -81,6 +86,7 @@ impl Shared {
             woken: Condvar::new(),
             view: RwLock::default(),
             shown: Notify::new(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
             counters,
             offset: Mutex::default(),
             clock_compared: AtomicBool::new(false),

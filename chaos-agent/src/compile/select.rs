@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use edge_api::choose::{is_chosen, rank};
+use edge_api::choose::{MAX_RANK, is_chosen, rank};
 use edge_api::quantity::Network;
 use fault_abi::key::PROTOCOL_UDP;
 use kube::core::{Selector, SelectorExt as _};
@@ -54,14 +54,19 @@ pub(super) fn targets(world: &World, profile: &Profile) -> Vec<TargetReport> {
     }
 }
 
+/// Ranks are hashes: none is needed where all are chosen.
 fn chosen(profile: &Profile, name: &str) -> bool {
-    is_chosen(rank(profile.seed, &profile.name.namespace, name), profile.cutoff)
+    profile.cutoff == Some(MAX_RANK)
+        || is_chosen(rank(profile.seed, &profile.name.namespace, name), profile.cutoff)
 }
 
 fn devices(world: &World, profile: &Profile, selector: &Selector) -> Vec<TargetReport> {
     let mut found = Vec::new();
     for (name, device) in in_namespace(&world.devices, &profile.name.namespace) {
-        if !selector.matches(&device.labels) || !chosen(profile, name) {
+        // Most are other nodes' work.
+        let concerns = |node: &Option<String>| node.as_ref().is_none_or(|node| *node == world.node);
+        let is_ours = device.addresses.iter().any(|(_, node)| concerns(node));
+        if !is_ours || !selector.matches(&device.labels) || !chosen(profile, name) {
             continue;
         }
         for scope in [Scope::Local, Scope::External] {

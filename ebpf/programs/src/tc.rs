@@ -3,8 +3,9 @@
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::programs::TcContext;
-use fault_abi::key::Direction;
+use fault_abi::key::{Direction, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::names::{SLOT_TC_EGRESS, SLOT_TC_INGRESS};
+use fault_abi::packet::{self, Frame as _, Link};
 
 use crate::frame::Linear;
 use crate::hook;
@@ -19,11 +20,12 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// packet pass on TCX.
 const NOWHERE: u32 = 0x7fff_fff0;
 
-/// Bytes that must be in the linear part: Ethernet, IPv4 and TCP headers. A TCP sender's packets have them
-/// there with nothing else, so that this pulls only what a driver left in fragments.
-const LINEAR: u32 = 54;
-/// Bytes that are pulled where those are missing: tags, options and extension headers as well.
+/// Bytes that are pulled where the ports may not be in the linear part: tags, options and extension headers as well.
 const PULL: u32 = 192;
+/// Length of both ports.
+const PORTS: usize = 4;
+/// Length of an IPv6 header.
+const IPV6: usize = 40;
 
 /// The dispatcher on ingress.
 #[inline(always)]
@@ -57,11 +59,32 @@ pub fn egress(ctx: &TcContext) -> i32 {
     NEXT
 }
 
+/// How many bytes must be in the linear part to find the ports. A TCP sender's packets have its headers there with
+/// nothing else, so this asks for no more than is needed: only what a driver left in fragments is pulled.
+#[inline(always)]
+fn before_payload(frame: &Linear) -> usize {
+    match packet::link(frame) {
+        Link::Other => 0,
+        Link::Ipv4(offset) => match frame.byte(offset) {
+            Some(first) => offset + (first & 0xf) as usize * 4 + PORTS,
+            None => PULL as usize,
+        },
+        Link::Ipv6(offset) => match frame.byte(offset + 6) {
+            Some(PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6) => offset + IPV6 + PORTS,
+            _ => PULL as usize,
+        },
+    }
+}
+
 #[inline(always)]
 fn drops(ctx: &TcContext, direction: Direction) -> bool {
     let length = ctx.len();
-    if ctx.data() + LINEAR as usize > ctx.data_end() && ctx.data() + length as usize > ctx.data_end() {
-        let _ = ctx.pull_data(if length < PULL { length } else { PULL });
+    if ctx.data() + length as usize > ctx.data_end() {
+        // SAFETY: dropped before anything moves the packet.
+        let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
+        if ctx.data() + before_payload(&frame) > ctx.data_end() {
+            let _ = ctx.pull_data(if length < PULL { length } else { PULL });
+        }
     }
     // SAFETY: no helper called from here on moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
