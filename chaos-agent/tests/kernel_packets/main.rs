@@ -16,6 +16,7 @@ mod support;
 mod deadline;
 mod death;
 mod follow;
+mod fragments;
 mod frames;
 mod harness;
 mod loss;
