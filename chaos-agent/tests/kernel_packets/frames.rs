@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
+use fault_rig::frame::{SERVICE_TAG, Spec, TAG};
 use serde_json::json;
 
 use crate::support::agent::{Agent, Hooks};
@@ -92,36 +93,14 @@ fn each_fragment_draws_for_itself_and_ports_are_those_of_the_first() {
     }
 }
 
-/// A frame with this many VLAN tags, from host to host.
+/// A numbered frame with this many VLAN tags, from host to host.
 fn frame(number: u32, tags: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
-    let mac = |last| [2, 0, 0, 0, 0, last];
-    let mut frame = [mac(3), mac(2)].concat();
-    let all_tags = [[0x88, 0xa8, 0, 7], [0x81, 0, 0, 5]];
-    frame.extend(all_tags[2 - tags..].concat());
     let body = payload(number, 64);
-    let length = u16::try_from(8 + body.len()).unwrap();
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            frame.extend([8, 0]);
-            let mut header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0].to_vec();
-            header[2..4].copy_from_slice(&(length + 20).to_be_bytes());
-            header.extend([from.octets(), to.octets()].concat());
-            let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-            let sum: u32 = words.sum();
-            let folded = !((sum & 0xffff) + (sum >> 16));
-            header[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
-            frame.extend(header);
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend(length.to_be_bytes());
-            frame.extend([17, 64]);
-            frame.extend([from.octets(), to.octets()].concat());
-        }
-        _ => panic!("one family"),
-    }
-    frame.extend([5683_u16, 40_000, length, 0].map(u16::to_be_bytes).concat());
-    frame.extend(body);
+    let tags = [SERVICE_TAG, TAG][2 - tags..].to_vec();
+    let spec = Spec { tags, payload: body.len(), ..Spec::udp((from, 5683), (to, 40_000)) };
+    let mut frame = spec.bytes();
+    let start = frame.len() - body.len();
+    frame[start..].copy_from_slice(&body);
     frame
 }
 

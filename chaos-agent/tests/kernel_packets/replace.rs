@@ -29,8 +29,7 @@ fn shapes() -> [Vec<Fault>; 6] {
     let walls = [
         Fault::partition().on(&hosts),
         Fault::partition().on(&networks),
-        // Not all of everybody's packets: interfaces send some by themselves (MLD).
-        Fault::partition().on(&everywhere).matching(json!({"protocol": "UDP"})),
+        Fault::partition().on(&everywhere),
         Fault::loss("100%").on(&hosts),
         Fault::partition().on(&hosts).matching(peers),
         Fault::partition().on(&networks).matching(json!({"ports": ["5683"]})),

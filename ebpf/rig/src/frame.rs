@@ -1,4 +1,5 @@
-//! Frames to run programs on: what a test says about them, as bytes. Checksums are left out, as no program reads one.
+//! Frames to run programs on, or to put on a wire: what a test says about them, as bytes. Lengths and the checksum of
+//! IPv4 are right; that of UDP and TCP is left out, as no program reads it.
 
 use std::net::IpAddr;
 
@@ -8,6 +9,9 @@ use fault_abi::key::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP}
 pub const TAG: u16 = 0x8100;
 /// 802.1ad.
 pub const SERVICE_TAG: u16 = 0x88a8;
+
+/// Length of an IPv6 header.
+const IPV6: usize = 40;
 
 /// An IPv6 extension header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +108,31 @@ impl Spec {
         }
         self.transport(&mut frame);
         frame.resize(frame.len() + self.payload, 0x5a);
+        self.complete(&mut frame);
         frame
+    }
+
+    /// Fills in what is known only when all is there.
+    fn complete(&self, frame: &mut [u8]) {
+        let header = 14 + 4 * self.tags.len();
+        let behind = |offset: usize| u16::try_from(frame.len() - offset).unwrap_or(u16::MAX).to_be_bytes();
+        let (whole, behind_ipv6) = (behind(header), behind(header + IPV6.min(frame.len() - header)));
+        if self.source.is_ipv4() && self.destination.is_ipv4() {
+            let header = &mut frame[header..header + 20 + usize::from(self.options) * 4];
+            header[2..4].copy_from_slice(&whole);
+            let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+            let sum: u32 = words.sum();
+            let folded = (sum & 0xffff) + (sum >> 16);
+            let [.., high, low] = (!(folded + (folded >> 16))).to_be_bytes();
+            header[10..12].copy_from_slice(&[high, low]);
+        } else if self.source.is_ipv6() && self.destination.is_ipv6() {
+            frame[header + 4..header + 6].copy_from_slice(&behind_ipv6);
+        }
     }
 
     fn ipv4(&self, frame: &mut Vec<u8>, source: [u8; 4], destination: [u8; 4]) {
         let fragment = self.fragment.0 & 0x1fff | if self.fragment.1 { 0x2000 } else { 0 };
-        frame.extend([0x45 + self.options, 0, 0, 100, 0, 1]);
+        frame.extend([0x45 + self.options, 0, 0, 0, 0, 1]);
         frame.extend(fragment.to_be_bytes());
         frame.extend([64, self.protocol, 0, 0]);
         frame.extend(source);
@@ -121,7 +144,7 @@ impl Spec {
     fn ipv6(&self, frame: &mut Vec<u8>, source: [u8; 16], destination: [u8; 16]) {
         let mut next: Vec<u8> = self.extensions.iter().map(|extension| extension.number()).collect();
         next.push(self.protocol);
-        frame.extend([0x60, 0, 0, 0, 0, 100, next[0], 64]);
+        frame.extend([0x60, 0, 0, 0, 0, 0, next[0], 64]);
         frame.extend(source);
         frame.extend(destination);
         for (extension, next) in self.extensions.iter().zip(&next[1..]) {
@@ -139,8 +162,13 @@ impl Spec {
             PROTOCOL_UDP | PROTOCOL_TCP => {
                 frame.extend(self.source_port.to_be_bytes());
                 frame.extend(self.destination_port.to_be_bytes());
-                let rest = if self.protocol == PROTOCOL_UDP { 4 } else { 16 };
-                frame.resize(frame.len() + rest, 0);
+                if self.protocol == PROTOCOL_UDP {
+                    let length = u16::try_from(8 + self.payload).unwrap_or(u16::MAX);
+                    frame.extend(length.to_be_bytes());
+                    frame.extend([0, 0]);
+                } else {
+                    frame.resize(frame.len() + 16, 0);
+                }
             }
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => frame.extend([self.icmp_type, 0, 0, 0, 0, 0, 0, 0]),
             _ => {}
