@@ -202,3 +202,22 @@ impl Shared {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel as _;
+    use crate::kernel::fake::FakeKernel;
+
+    #[test]
+    fn the_enforcer_is_woken_by_the_first_look_at_the_clock_and_by_each_correction() {
+        let shared = Shared::new(Index::default(), FakeKernel::default().counters());
+        assert!(!shared.is_clock_compared(), "no deadline can be told yet");
+        let woken_by = |is_corrected| {
+            shared.take_clock(is_corrected);
+            shared.wait(Duration::ZERO).world
+        };
+        assert_eq!([false, false, true].map(woken_by), [true, false, true]);
+        assert!(shared.is_clock_compared());
+    }
+}

@@ -7,9 +7,9 @@ use fault_abi::key::{Direction, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::names::{SLOT_TC_EGRESS, SLOT_TC_INGRESS};
 use fault_abi::packet::{self, Frame as _, Link};
 
-use crate::frame::Linear;
+use crate::frame::{Forgetful, Linear};
 use crate::hook;
-use crate::maps::PROGRAMS_TC;
+use crate::maps::{PROGRAMS_TC, SCRATCH};
 
 /// Go on with the next program: `TCX_NEXT` and `TC_ACT_UNSPEC`. Never `TC_ACT_OK`, which ends the chain and so
 /// hides the packet from the programs behind ours.
@@ -82,7 +82,10 @@ fn drops(ctx: &TcContext, direction: Direction) -> bool {
     if ctx.data() + length as usize > ctx.data_end() {
         // SAFETY: dropped before anything moves the packet.
         let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
-        if ctx.data() + before_payload(&frame) > ctx.data_end() {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+        // Forgotten how it came about: the verifier would else walk all that follows once for each way.
+        let needed = Forgetful::new(&frame, scratch).forget(before_payload(&frame));
+        if ctx.data() + needed > ctx.data_end() {
             let _ = ctx.pull_data(if length < PULL { length } else { PULL });
         }
     }
