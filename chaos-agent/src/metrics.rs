@@ -103,7 +103,7 @@ impl Metrics {
     /// What profiles ask for, at this moment.
     fn asked(&self, view: &View) -> Result<Vec<MetricFamily>> {
         let now_ns = clock::read()?.boot_ns;
-        let help = "Loss that a profile asks for now, 0 to 1; a partition is 1, a paused or ended profile 0";
+        let help = "Loss that a profile asks for now, 0 to 1; a partition is 1, a paused profile 0, an ended one 0 for a minute and then gone";
         let asked = GaugeVec::new(
             Opts::new("edge_fault_loss_asked_ratio", help),
             &["namespace", "profile", "direction"],
