@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::cmd::Cmd;
-use crate::paths;
 use crate::progress::Step;
 use crate::tools::{self, Need};
+use crate::{digest, lock, paths};
 
 /// Where envtest and its users keep such programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -194,8 +194,7 @@ fn folder(module: Module) -> Result<PathBuf> {
         hash.update([u8::from(program.cgo)]);
     }
     hash.update(go_version(&source)?);
-    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(paths::cache().join("bin").join(format!("{}-{digest}", module.name())))
+    Ok(paths::cache().join("bin").join(format!("{}-{}", module.name(), digest::short(hash))))
 }
 
 fn files(source: &Path) -> Result<Vec<PathBuf>> {
@@ -221,13 +220,7 @@ fn build_missing(module: Module, programs: &[&Program], dir: &Path) -> Result<()
     if absent().next().is_none() {
         return Ok(());
     }
-    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    let lock = File::create(dir.join(".lock")).context("making the lock of the program cache")?;
-    if lock.try_lock().is_err() {
-        let step = Step::start(format!("waiting for another build of {}", module.name()));
-        lock.lock().context("waiting for the lock of the program cache")?;
-        step.done("");
-    }
+    let _lock = lock::take(&dir.join(".lock"), &format!("another build of {}", module.name()))?;
     let absent: Vec<_> = absent().collect();
     for (index, program) in absent.iter().enumerate() {
         if program.cgo {

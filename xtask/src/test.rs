@@ -115,8 +115,7 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
 /// The examples in the documentation, which are no programs of their own.
 fn doc_tests(filter: Option<&str>) -> Result<Outcome> {
     let step = Step::start("pure: examples in the documentation");
-    let cargo =
-        Cmd::new(program::cargo()).args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
     let outcome =
         outcome::of_process(&cargo.dir(paths::root()), "the documentation", Duration::from_secs(1200))?;
     step.done(&outcome.to_string());

@@ -27,17 +27,12 @@ pub(super) struct Program {
     pub(super) path: PathBuf,
 }
 
-/// The cargo that runs us.
-pub(super) fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
 /// Builds the test programs of these rungs, out of the whole workspace, in the order of their names.
 ///
 /// # Errors
 /// When one does not compile.
 pub(super) fn build(rungs: &[Rung]) -> Result<Vec<Program>> {
-    let mut building = Cmd::new(cargo())
+    let mut building = Cmd::cargo()
         .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
         .dir(paths::root());
     // The pure rung has tests everywhere.
