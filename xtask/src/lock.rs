@@ -49,6 +49,7 @@ mod tests {
         assert!(held.is_some());
         assert!(try_take(&path).unwrap().is_none());
         drop(held);
-        assert!(try_take(&path).unwrap().is_some());
+        // Not at once: a process that another test starts just now has a copy of the file until it runs its program.
+        assert!(take(&path, "a copy of the lock").is_ok());
     }
 }

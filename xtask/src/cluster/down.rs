@@ -19,6 +19,7 @@ pub fn residue(name: &str) -> Result<Vec<String>> {
         processes::of_cluster(&dir).iter().map(|process| format!("process {}", process.pid)).collect();
     found.extend(network::existing(name).iter().map(|netns| format!("network namespace {netns}")));
     found.extend(cgroups::existing(name)?.iter().map(|group| format!("control group {}", group.display())));
+    found.extend(cgroups::left_enabled()?.iter().map(|line| format!("enabled controller {line}")));
     found.extend(mounts_in(&dir)?.iter().map(|mount| format!("mount {mount}")));
     if dir.exists() {
         found.push(format!("folder {}", dir.display()));
@@ -30,7 +31,7 @@ pub fn residue(name: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// With what could not be removed.
-pub fn clean(name: &str) -> Result<()> {
+pub(super) fn clean(name: &str) -> Result<()> {
     let dir = plan::dir(name);
     processes::kill_all(&dir)?;
     network::remove(name)?;

@@ -18,7 +18,7 @@ use crate::binaries::{self, Binaries, Module};
 use crate::cmd::Cmd;
 use crate::images::{self, Archive, Image};
 use crate::progress::Step;
-use crate::{interrupt, wait};
+use crate::{cleanup, interrupt, wait};
 
 /// How long a component may take to answer on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -44,6 +44,7 @@ fn all_alive(plan: &Plan) -> Result<()> {
 /// # Errors
 /// With what is missing on this machine, or what did not start and the end of its log.
 pub(super) fn up(plan: &Plan) -> Result<()> {
+    interrupt::check()?;
     preflight::check()?;
     let programs = binaries::ensure(Module::Kubernetes)?.with(binaries::ensure(Module::Node)?);
     let archives = images::archives(&Image::CLUSTER)?;
@@ -68,10 +69,12 @@ pub(super) fn up(plan: &Plan) -> Result<()> {
     if let Err(error) = made {
         let error = error.context(told(plan));
         let step = Step::start(format!("removing the unfinished cluster {}", plan.name));
-        down::clean(&plan.name)?;
-        lock.remove();
-        step.done("");
-        return Err(error);
+        let cleaned = down::clean(&plan.name);
+        if cleaned.is_ok() {
+            lock.remove();
+            step.done("");
+        }
+        return Err(cleanup::after(error, cleaned));
     }
     Record { plan: plan.clone(), complete: true }.write()
 }
@@ -126,7 +129,8 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
         Ok(kubectl.clone().args(rollout).succeeds().then_some(()))
     })?;
     step.done("");
-    Ok(())
+    // A signal in the last moment counts, too.
+    interrupt::check()
 }
 
 /// Starts a node again that was killed.

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::outcome::{self, Outcome};
 use super::rung::Rung;
 use crate::cmd::Cmd;
-use crate::paths;
 use crate::progress::Step;
+use crate::{interrupt, paths};
 
 /// A test program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,9 @@ pub(super) fn build(rungs: &[Rung]) -> Result<Vec<Program>> {
         said.push('\n');
     }
     let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    if !child.wait().context("waiting for cargo")?.success() {
+    let ended = child.wait().context("waiting for cargo")?;
+    interrupt::check()?;
+    if !ended.success() {
         bail!("the tests do not compile:\n{said}");
     }
     step.done("");
