@@ -23,6 +23,7 @@ mod handle;
 mod init;
 mod kubeconfig;
 pub mod machine;
+mod mounts;
 pub mod network;
 mod node;
 mod pki;

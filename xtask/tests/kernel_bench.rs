@@ -1,8 +1,6 @@
 //! What `cargo xtask bench` measures, as far as a busy machine cannot blur it: costs that grow with the number of targets
 //! would be off by a factor of thousands.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at what it cannot have")]
-
 use std::process::Command;
 
 use serde_json::Value;

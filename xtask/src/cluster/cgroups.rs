@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::unistd::{AccessFlags, access};
 
+use super::mounts::{self, Mount};
 use super::plan::{self, Plan};
 use crate::{paths, wait};
 
@@ -19,32 +20,25 @@ const SUBTREE: &str = "cgroup.subtree_control";
 
 /// A mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
+struct Hierarchy {
     /// Where it is mounted.
-    pub path: PathBuf,
+    path: PathBuf,
     /// Version 2 ("unified").
-    pub unified: bool,
+    unified: bool,
 }
 
-/// The hierarchies that `/proc/self/mountinfo` shows.
-#[must_use]
-pub fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
-    let parsed = mountinfo.lines().filter_map(|line| {
-        // "36 25 0:31 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu": proc_pid_mountinfo(5).
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let path = PathBuf::from(mount.split(' ').nth(4)?);
-        match filesystem.split(' ').next()? {
-            "cgroup" => Some(Hierarchy { path, unified: false }),
-            "cgroup2" => Some(Hierarchy { path, unified: true }),
-            _ => None,
-        }
+/// The hierarchies among these mounts.
+fn among(mounts: Vec<Mount>) -> Vec<Hierarchy> {
+    let hierarchies = mounts.into_iter().filter_map(|Mount { point, kind }| match kind.as_str() {
+        "cgroup" => Some(Hierarchy { path: point, unified: false }),
+        "cgroup2" => Some(Hierarchy { path: point, unified: true }),
+        _ => None,
     });
-    parsed.collect()
+    hierarchies.collect()
 }
 
 fn mounted() -> Result<Vec<Hierarchy>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    Ok(hierarchies(&mounts))
+    mounts::all().map(among)
 }
 
 /// Whether nodes can have control groups here.
@@ -211,14 +205,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_of_both_versions_are_read_off_the_mounts() {
-        let mounts = "25 1 0:23 / /sys rw - sysfs sysfs rw\n\
-                      36 25 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
-                      37 25 0:32 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        let found = hierarchies(mounts);
-        assert_eq!(found.len(), 2);
-        assert_eq!(found[0], Hierarchy { path: "/sys/fs/cgroup/cpu,cpuacct".into(), unified: false });
-        assert!(found[1].unified);
+    fn hierarchies_of_both_versions_are_found_among_the_mounts() {
+        let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.to_owned() };
+        let found = among(vec![
+            mount("/sys", "sysfs"),
+            mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup"),
+            mount("/sys/fs/cgroup/unified", "cgroup2"),
+        ]);
+        let hierarchy = |path: &str, unified| Hierarchy { path: path.into(), unified };
+        let expected =
+            [hierarchy("/sys/fs/cgroup/cpu,cpuacct", false), hierarchy("/sys/fs/cgroup/unified", true)];
+        assert_eq!(found, expected);
     }
 
     #[test]

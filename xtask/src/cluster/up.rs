@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::handle::{first_process, load_into};
+use super::handle::{ctr, first_process, load_into};
 use super::machine::Machine;
 use super::plan::{self, CONTROL_PLANE_NAME, Plan};
 use super::record::{Lock, Record};
@@ -162,12 +161,9 @@ fn start_node(plan: &Plan, number: u8, programs: &Binaries) -> Result<()> {
 /// Waits for a node's containerd and loads the images that the cluster itself needs.
 fn load_first(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
     let name = plan::node_name(number);
-    let first = first_process(plan, &name)?;
-    let socket = format!("/proc/{}/root{}", first.pid, node::CONTAINERD);
-    let ctr = binaries::ensure_some(Module::Node, &["ctr"])?;
-    let version = Cmd::new(ctr.path("ctr")?).args(["--address", &socket, "version"]);
+    let version = ctr(plan, number)?.arg("version");
     wait::until(&format!("containerd of {name}"), PATIENCE, LOOK_EVERY, || {
-        Ok((Path::new(&socket).exists() && version.succeeds()).then_some(()))
+        Ok(version.succeeds().then_some(()))
     })?;
     archives.iter().try_for_each(|archive| load_into(plan, number, &archive.path))
 }
