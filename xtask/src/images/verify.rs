@@ -19,7 +19,7 @@ use crate::progress::Step;
 pub(super) fn run(first: &[Archive]) -> Result<()> {
     let ours: Vec<_> = first.iter().filter(|archive| Image::OURS.contains(&archive.image)).collect();
     let scratch = tempfile::tempdir_in(cache()?).context("making a folder for the second build")?;
-    let root = scratch.path().join("another place for the sources");
+    let root = scratch.path().join("elsewhere");
     copy_sources(&paths::root(), &root)?;
     build_ebpf::build(&root, &root.join("target/ebpf"))?;
     let built = ours::build(&root, &scratch.path().join("built"))?;

@@ -1,17 +1,20 @@
 //! What a rung needs: prepared before the tests are built, set up around them, and removed again.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
+use sha2::{Digest, Sha256};
 
 use super::program::Program;
 use super::rung::Rung;
-use crate::binaries::{self, Module};
+use crate::binaries::{self, Binaries, Module};
 use crate::cluster::{self, Cluster, Options, Use};
 use crate::images::{self, Image};
-use crate::{build_ebpf, cleanup, tools};
+use crate::{build_ebpf, cleanup, digest, paths, tools};
 
 /// Programs of the node rung that find a cluster with our images, named by EDGE_CLUSTER.
 const ON_A_CLUSTER: &str = "node_installation";
@@ -27,8 +30,6 @@ pub(super) struct Stage {
     cluster: Option<Cluster>,
     /// The rung's clusters are no other run's.
     _held: Option<Use>,
-    /// Files that last as long as the stage.
-    _files: Option<TempDir>,
 }
 
 /// Whether a rung can run here.
@@ -120,13 +121,37 @@ impl Stage {
 /// One folder with all binaries, as KUBEBUILDER_ASSETS wants it.
 fn assets() -> Result<Stage> {
     let binaries = binaries::ensure_some(Module::Kubernetes, &ASSETS)?;
-    let folder = tempfile::tempdir().context("making a folder for the binaries")?;
-    for name in ASSETS {
-        let path = binaries.path(name)?;
-        symlink(path, folder.path().join(name)).with_context(|| format!("linking {}", path.display()))?;
+    let folder = match &binaries.folders()[..] {
+        [one] => one.clone(),
+        several => {
+            let folder = paths::cache().join("assets").join(key(several));
+            link(&binaries, &folder)?;
+            folder
+        }
+    };
+    let environment = vec![("KUBEBUILDER_ASSETS".to_owned(), folder.into_os_string())];
+    Ok(Stage { environment, ..Stage::default() })
+}
+
+fn key(folders: &[PathBuf]) -> String {
+    let mut hasher = Sha256::new();
+    for folder in folders {
+        hasher.update(folder.as_os_str().as_encoded_bytes());
+        hasher.update([0]);
     }
-    let environment = vec![("KUBEBUILDER_ASSETS".to_owned(), folder.path().as_os_str().to_owned())];
-    Ok(Stage { environment, _files: Some(folder), ..Stage::default() })
+    digest::short(hasher)
+}
+
+fn link(binaries: &Binaries, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    for name in ASSETS {
+        match symlink(binaries.path(name)?, folder.join(name)) {
+            // The folder is named after what it links to.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            linked => linked.with_context(|| format!("linking {name} into {}", folder.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Two nodes with this project's images.
@@ -145,5 +170,5 @@ fn own_cluster() -> Result<Stage> {
         ("KUBECONFIG".to_owned(), cluster.kubeconfig().into_os_string()),
         ("EDGE_CLUSTER".to_owned(), CLUSTER.into()),
     ];
-    Ok(Stage { environment, cluster: Some(cluster), _held: Some(held), _files: None })
+    Ok(Stage { environment, cluster: Some(cluster), _held: Some(held) })
 }
