@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::cmd::Cmd;
-use crate::paths;
 use crate::progress::Step;
 use crate::tools::{self, Need};
+use crate::{digest, lock, paths};
 
 /// Where envtest and its users keep such programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -194,8 +194,7 @@ fn folder(module: Module) -> Result<PathBuf> {
         hash.update([u8::from(program.cgo)]);
     }
     hash.update(go_version(&source)?);
-    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(paths::cache().join("bin").join(format!("{}-{digest}", module.name())))
+    Ok(paths::cache().join("bin").join(format!("{}-{}", module.name(), digest::short(hash))))
 }
 
 fn files(source: &Path) -> Result<Vec<PathBuf>> {
@@ -206,14 +205,49 @@ fn files(source: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn go_version(source: &Path) -> Result<String> {
-    if tools::find("go").is_none() {
-        bail!(
-            "Go is missing, needed to build Kubernetes and containerd from their sources. Install Go 1.26 or newer: \
-             https://go.dev/dl, or a package such as Debian's golang-1.26; 1.21 and newer fetch what they need by \
-             themselves. Or let {ASSETS} name a folder that holds the programs."
-        );
-    }
+    check_go()?;
     Cmd::new("go").args(["env", "GOVERSION"]).dir(source).read()
+}
+
+/// Whether these programs can be had here, be it from a folder of the user's. Builds and fetches nothing.
+///
+/// # Errors
+/// When they must be built and cannot: what to install.
+pub fn check<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let assets = env::var_os(ASSETS).map(PathBuf::from);
+    let is_given = |name: &str| assets.as_ref().is_some_and(|dir| dir.join(name).is_file());
+    if names.into_iter().all(is_given) { Ok(()) } else { check_go() }
+}
+
+/// Whether this machine has a Go that builds what the modules pin, itself or by fetching a newer one.
+///
+/// # Errors
+/// When it has none or one that is too old: what to install.
+fn check_go() -> Result<()> {
+    let wanted = format!(
+        "needed to build Kubernetes and containerd from their sources. Install Go 1.26 or newer: https://go.dev/dl, or a \
+         package such as Debian's golang-1.26; 1.21 and newer fetch what they need by themselves. Or let {ASSETS} name a \
+         folder that holds the programs."
+    );
+    if tools::find("go").is_none() {
+        bail!("Go is missing, {wanted}");
+    }
+    // Its own version, whatever a go.mod asks for.
+    let version = Cmd::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").dir("/").read()?;
+    if !switches(&version) {
+        bail!("{version} is too old, and a Go that fetches a newer one by itself is {wanted}");
+    }
+    Ok(())
+}
+
+/// Whether a Go of this version, such as `go1.21.3`, fetches the one that a go.mod asks for (since 1.21: go.dev/doc/toolchain).
+/// Development versions have no number and are new.
+fn switches(version: &str) -> bool {
+    let Some(numbers) = version.strip_prefix("go") else { return true };
+    let leading = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();
+    let mut parts = numbers.split('.').map(leading);
+    let version = (parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0));
+    version >= (1, 21)
 }
 
 fn build_missing(module: Module, programs: &[&Program], dir: &Path) -> Result<()> {
@@ -221,13 +255,7 @@ fn build_missing(module: Module, programs: &[&Program], dir: &Path) -> Result<()
     if absent().next().is_none() {
         return Ok(());
     }
-    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    let lock = File::create(dir.join(".lock")).context("making the lock of the program cache")?;
-    if lock.try_lock().is_err() {
-        let step = Step::start(format!("waiting for another build of {}", module.name()));
-        lock.lock().context("waiting for the lock of the program cache")?;
-        step.done("");
-    }
+    let _lock = lock::take(&dir.join(".lock"), &format!("another build of {}", module.name()))?;
     let absent: Vec<_> = absent().collect();
     for (index, program) in absent.iter().enumerate() {
         if program.cgo {
@@ -259,6 +287,10 @@ fn arguments(program: &Program) -> Vec<String> {
         );
     }
     let mut arguments = vec!["-trimpath".to_owned(), "-ldflags".to_owned(), ldflags];
+    if program.package == "." {
+        // Its source is in this repository, whose commit would end in the program.
+        arguments.push("-buildvcs=false".to_owned());
+    }
     if !program.tags.is_empty() {
         arguments.extend(["-tags".to_owned(), program.tags.to_owned()]);
     }
@@ -305,6 +337,22 @@ mod tests {
                 assert!(pinned(program), "{} is not pinned", program.name);
             }
         }
+    }
+
+    #[test]
+    fn a_go_that_cannot_fetch_a_newer_one_is_too_old() {
+        for old in ["go1.19", "go1.20.14", "go1.9rc1"] {
+            assert!(!switches(old), "{old}");
+        }
+        for new in ["go1.21rc2", "go1.21.0", "go1.26.8", "devel go1.27-abc"] {
+            assert!(switches(new), "{new}");
+        }
+    }
+
+    #[test]
+    fn no_program_holds_the_commit_that_it_was_built_at() {
+        let vcs = |program: &Program| arguments(program).contains(&"-buildvcs=false".to_owned());
+        assert!(COREDNS.iter().all(vcs) && !KUBERNETES.iter().any(vcs));
     }
 
     #[test]

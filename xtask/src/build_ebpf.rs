@@ -27,6 +27,9 @@ pub struct Args {
     /// Build again, also where the sources have not changed
     #[arg(long)]
     pub force: bool,
+    /// Lint them instead, if the toolchain that builds them has clippy; else say so
+    #[arg(long, conflicts_with = "force")]
+    pub clippy: bool,
 }
 
 /// The target: little-endian, as all machines are that this project supports.
@@ -52,15 +55,18 @@ pub fn baseline() -> PathBuf {
 /// # Errors
 /// When no toolchain fits (it says what to install) or the programs do not compile.
 pub fn run(args: &Args) -> Result<()> {
+    if args.clippy {
+        return lint();
+    }
     let started = Instant::now();
-    let hash = sources::hash()?;
+    let hash = sources::hash(&paths::root())?;
     let kept = paths::cache().join("ebpf").join(&hash);
     if !args.force && is_current(&hash) {
         eprintln!("kernel programs: {} is up to date", object().display());
         return Ok(());
     }
     if args.force || !OBJECTS.iter().all(|name| kept.join(format!("{name}.o")).is_file()) {
-        build(&kept)?;
+        build(&paths::root(), &kept)?;
     }
     for name in OBJECTS {
         replace(&kept.join(format!("{name}.o")), &output(name))?;
@@ -92,13 +98,16 @@ fn is_current(hash: &str) -> bool {
         && fs::read_to_string(stamp()).is_ok_and(|stamped| stamped == hash)
 }
 
-/// Builds all objects into `kept`.
-fn build(kept: &Path) -> Result<()> {
+/// Builds all objects from the sources below `root` into `kept`.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn build(root: &Path, kept: &Path) -> Result<()> {
     let chosen = toolchain::choose()?;
     eprintln!("{}", chosen.explanation);
     let linker = linker::ensure(&chosen.toolchain)?;
-    let built = paths::root().join("target/ebpf-build");
-    cargo(&chosen.toolchain, &linker, &built).step("building the kernel programs").run()?;
+    let built = root.join("target/ebpf-build");
+    cargo(&chosen.toolchain, "build", &linker, root, &built).step("building the kernel programs").run()?;
     let folder = built.join(TARGET).join("release");
     for name in OBJECTS {
         replace(&folder.join(name), &kept.join(format!("{name}.o")))?;
@@ -106,9 +115,28 @@ fn build(kept: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Clippy of the toolchain that builds the programs; distributions' have none.
+fn lint() -> Result<()> {
+    let chosen = toolchain::choose()?;
+    if !chosen.toolchain.cargo.with_file_name("cargo-clippy").is_file() {
+        println!(
+            "lints of the kernel programs: skipped, the toolchain has no clippy. {}",
+            chosen.explanation
+        );
+        return Ok(());
+    }
+    let linker = linker::ensure(&chosen.toolchain)?;
+    let built = paths::root().join("target/ebpf-clippy");
+    cargo(&chosen.toolchain, "clippy", &linker, &paths::root(), &built)
+        .step("linting the kernel programs")
+        .run()
+}
+
 /// The compiler's own cargo, cut off from the environment of the cargo that started us.
-fn cargo(toolchain: &Toolchain, linker: &Path, built: &Path) -> Cmd {
+fn cargo(toolchain: &Toolchain, verb: &str, linker: &Path, root: &Path, built: &Path) -> Cmd {
     let mut flags = vec![
+        // A warning of a build that succeeds is seen by nobody.
+        "-Dwarnings".to_owned(),
         format!("-Clinker={}", linker.display()),
         // The verifier's log names lines; the kernel gets types.
         "-Clink-arg=--btf".to_owned(),
@@ -117,31 +145,21 @@ fn cargo(toolchain: &Toolchain, linker: &Path, built: &Path) -> Cmd {
         "-Ctarget-cpu=v3".to_owned(),
     ];
     // The same sources give the same object wherever they lie. The last that fits wins, so the widest comes first.
-    let home = std::env::var("HOME").unwrap_or_default();
-    let cargo_home = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{home}/.cargo"));
-    let places = [
-        (cargo_home, "/cargo"),
-        (toolchain.sysroot.display().to_string(), "/toolchain"),
-        (paths::root().display().to_string(), "/src"),
-    ];
-    flags.extend(
-        places
-            .iter()
-            .filter(|(from, _)| from.len() > 1)
-            .map(|(from, to)| format!("--remap-path-prefix={from}={to}")),
-    );
-    let clean =
-        ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO", "RUSTDOC"];
+    let home = paths::cargo_home();
+    let places = [(home.as_path(), "/cargo"), (toolchain.sysroot.as_path(), "/toolchain"), (root, "/src")];
+    flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
+    let clean = ["RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTDOC"];
     let cargo = clean.iter().fold(Cmd::new(&toolchain.cargo), |cmd, name| cmd.env_remove(name));
     cargo
-        .args(["build", "--release", "--locked", "--bins", "-Zbuild-std=core", "--target", TARGET])
+        .args([verb, "--release", "--locked", "--bins", "-Zbuild-std=core", "--target", TARGET])
         .arg("--target-dir")
         .arg(built)
         .env("RUSTC", &toolchain.rustc)
+        .env("CARGO", &toolchain.cargo)
         // Building the library from its source is not stable, in any toolchain.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .dir(paths::root().join("ebpf/programs"))
+        .dir(root.join("ebpf/programs"))
 }
 
 /// Copies in one step, so that nobody reads half an object; leaves equal files alone.

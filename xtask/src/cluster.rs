@@ -23,6 +23,7 @@ mod handle;
 mod init;
 mod kubeconfig;
 pub mod machine;
+mod mounts;
 pub mod network;
 mod node;
 mod pki;
@@ -33,10 +34,10 @@ mod record;
 mod status;
 mod up;
 
-pub use down::{clean, residue};
+pub use down::residue;
 pub use handle::{Cluster, Options};
 pub use preflight::check as can_be_made_here;
-pub use preflight::check as check_machine;
+pub use record::Use;
 
 /// The cluster's name where none is given.
 pub const DEFAULT_NAME: &str = "edge";

@@ -31,6 +31,12 @@ impl Cmd {
         Self { program: program.as_ref().into(), args: Vec::new(), env: Vec::new(), dir: None, step: None }
     }
 
+    /// The cargo that runs us.
+    #[must_use]
+    pub fn cargo() -> Self {
+        Self::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -160,7 +166,12 @@ impl Cmd {
     }
 
     fn not_started(&self) -> String {
-        format!("`{self}` cannot be started; is {} installed?", self.program.to_string_lossy())
+        match &self.dir {
+            Some(dir) if !dir.is_dir() => {
+                format!("`{self}` cannot be started: the folder {} is not there", dir.display())
+            }
+            _ => format!("`{self}` cannot be started; is {} installed?", self.program.to_string_lossy()),
+        }
     }
 
     fn checked(&self, status: ExitStatus, output: impl IntoIterator<Item = String>) -> Result<()> {
@@ -233,6 +244,12 @@ mod tests {
     fn a_missing_program_is_named() {
         let failed = Cmd::new("no-such-program").arg("x").read().unwrap_err();
         assert!(format!("{failed:#}").contains("is no-such-program installed?"));
+    }
+
+    #[test]
+    fn a_missing_folder_is_named_and_the_program_is_not_blamed() {
+        let failed = Cmd::new("sh").dir("/no/such/folder").run().unwrap_err();
+        assert!(format!("{failed:#}").contains("the folder /no/such/folder is not there"), "{failed:#}");
     }
 
     #[test]

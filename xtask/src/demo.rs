@@ -7,12 +7,13 @@
 //! report    the result as data, judged         measure    counters to the phases' numbers
 //! table     the result for people              prometheus asks the installation's Prometheus
 //! view      what is seen meanwhile             dashboard  runs the queries of deploy/grafana
+//! room      what is somebody else's stays
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kube::Client;
 
 use self::dashboard::Query;
@@ -21,7 +22,7 @@ use self::layout::Layout;
 use self::prometheus::{Curve, Prometheus};
 use self::report::{Report, Series};
 use self::world::World;
-use crate::interrupt;
+use crate::{cleanup, interrupt};
 
 pub mod dashboard;
 pub mod experiment;
@@ -30,6 +31,7 @@ pub mod layout;
 pub mod measure;
 pub mod prometheus;
 pub mod report;
+pub mod room;
 pub mod stats;
 pub mod table;
 pub mod timeline;
@@ -53,6 +55,9 @@ pub struct Args {
     /// Use the cluster of this kubeconfig context instead of one of its own; all devices are in pods then
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// The name of its own cluster; tests have one of theirs
+    #[arg(long, hide = true, default_value = world::CLUSTER)]
+    cluster: String,
     /// Leave everything running at the end, and say how to use it
     #[arg(long)]
     keep: bool,
@@ -79,9 +84,8 @@ pub fn run(args: &Args) -> Result<()> {
         print!("{}", Report::schema()?);
         return Ok(());
     }
-    let scratch = tempfile::tempdir().context("making a folder for manifests")?;
     let mut world = match &args.context {
-        None => World::own()?,
+        None => World::own(&args.cluster)?,
         Some(context) => World::other(context)?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,7 +94,12 @@ pub fn run(args: &Args) -> Result<()> {
         .build()
         .context("starting the runtime")?;
     let mut manifests = Vec::new();
-    let shown = runtime.block_on(show(args, &mut world, scratch.path(), &mut manifests));
+    let shown = runtime.block_on(async {
+        tokio::select! {
+            shown = show(args, &mut world, &mut manifests) => shown,
+            () = interrupt::came() => Err(anyhow!("interrupted")),
+        }
+    });
     if shown.is_err() && !manifests.is_empty() && !interrupt::seen() {
         world.explain();
     }
@@ -100,8 +109,10 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         world.remove(&manifests)
     };
-    let report = shown?;
-    removed?;
+    let report = match shown {
+        Ok(report) => removed.map(|()| report)?,
+        Err(error) => return Err(cleanup::after(error, removed)),
+    };
     if !report.verdict.passed {
         bail!("the demo did not show what it is there to show:\n  {}", report.verdict.problems.join("\n  "));
     }
@@ -109,16 +120,11 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Installs, runs the phases, prints the table. `manifests` tells what is to be removed, also after an error.
-async fn show(
-    args: &Args,
-    world: &mut World,
-    scratch: &Path,
-    manifests: &mut Vec<PathBuf>,
-) -> Result<Report> {
+async fn show(args: &Args, world: &mut World, manifests: &mut Vec<PathBuf>) -> Result<Report> {
     let layout = Layout::of(args.devices, world.is_own());
     let client = world.client().await?;
-    let manifest = install::manifest(world, &layout, args.seed, scratch)?;
-    install::make_room(world, &client, &manifest).await?;
+    let manifest = install::manifest(world, &layout, args.seed, &world.scratch()?)?;
+    room::make(world, &manifest)?;
     manifests.push(manifest.clone());
     world.choose_hooks()?;
     install::apply(world, &manifest)?;

@@ -1,28 +1,30 @@
 //! `cargo xtask images`: what runs in a cluster as OCI archives, one static program each, without Docker.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use sha2::{Digest, Sha256};
 
 use crate::binaries::{self, Module};
 use crate::cluster::Cluster;
 use crate::cmd::Cmd;
-use crate::paths;
 use crate::progress::Step;
 use crate::tools::{self, Need};
+use crate::{build_ebpf, digest, lock, paths};
 
 pub mod oci;
+mod ours;
+mod verify;
 
 /// The image that holds each pod's namespaces.
 pub const PAUSE: &str = "localhost/pause:dev";
-/// What the programs of ours are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Users that own nothing: distroless' "nonroot".
 const NOBODY: u32 = 65532;
+const A_DAY: Duration = Duration::from_hours(24);
 
 const AFTER: &str = "\
 Each archive is an OCI image layout in a tar file with one static program in it. The same sources give the same digest.
@@ -47,6 +49,10 @@ pub struct Args {
     /// Load them into all nodes of this cluster of `cargo xtask cluster`
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = crate::cluster::DEFAULT_NAME)]
     load: Option<String>,
+    /// Build ours a second time, from a copy of the sources and without the cache, and fail when a digest differs; takes
+    /// minutes
+    #[arg(long)]
+    verify: bool,
 }
 
 /// An image that this project can make.
@@ -112,7 +118,8 @@ pub fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| paths::root().join("target/images"));
     fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
     let cluster = args.load.as_deref().map(Cluster::open).transpose()?;
-    for (image, kept) in images.iter().zip(archives(&images)?) {
+    let archives = archives(&images)?;
+    for (image, kept) in images.iter().zip(&archives) {
         let archive = out.join(format!("{}.tar", image.name()));
         fs::copy(&kept.path, &archive).with_context(|| format!("writing {}", archive.display()))?;
         println!("{}  {}  {}", kept.digest, image.reference(), archive.display());
@@ -120,7 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
             cluster.load_image(&archive)?;
         }
     }
-    Ok(())
+    if args.verify { verify::run(&archives) } else { Ok(()) }
 }
 
 /// An archive in the cache.
@@ -139,9 +146,15 @@ pub struct Archive {
 /// # Errors
 /// When a build fails.
 pub fn archives(images: &[Image]) -> Result<Vec<Archive>> {
-    let ours: Vec<_> = images.iter().copied().filter(|image| Image::OURS.contains(image)).collect();
-    let built = if ours.is_empty() { PathBuf::new() } else { build_ours(&ours)? };
-    images.iter().map(|image| archive(*image, &program(*image, &built)?)).collect()
+    let dir = paths::cache().join("images");
+    // Until all is packed: another clone's build would put its programs in the place of ours.
+    let _lock = lock::take(&dir.join(".lock"), "another build of images")?;
+    if images.contains(&Image::ChaosAgent) {
+        build_ebpf::run(&build_ebpf::Args::default())?;
+    }
+    let any_of_ours = images.iter().any(|image| Image::OURS.contains(image));
+    let built = if any_of_ours { ours::build(&paths::root(), &target())? } else { PathBuf::new() };
+    images.iter().map(|image| archive(*image, &program(*image, &built)?, &dir)).collect()
 }
 
 fn program(image: Image, built: &Path) -> Result<PathBuf> {
@@ -153,30 +166,22 @@ fn program(image: Image, built: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Packs `program`, unless that very file was packed before.
-fn archive(image: Image, program: &Path) -> Result<Archive> {
+/// Packs `program` into `dir`, unless that very file was packed before.
+fn archive(image: Image, program: &Path, dir: &Path) -> Result<Archive> {
     let meta = fs::metadata(program).with_context(|| format!("{} was not built", program.display()))?;
     let state = format!("{} {} {} {}", program.display(), meta.len(), meta.mtime(), meta.mtime_nsec());
-    let key = Sha256::digest(format!("{} {state}", oci::FORMAT));
-    let key: String = key.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let dir = paths::cache().join("images");
-    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let key = digest::short(Sha256::new_with_prefix(format!("{} {state}", oci::FORMAT)));
     let path = dir.join(format!("{}-{key}.tar", image.name()));
     let note = path.with_extension("digest");
     if let (true, Ok(digest)) = (path.is_file(), fs::read_to_string(&note)) {
+        // One in use is not old.
+        let _ = File::open(&path).and_then(|file| file.set_modified(now()));
         return Ok(Archive { image, path, digest });
     }
     let step = Step::start(format!("packing {}", image.name()));
-    forget_older(&dir, image);
-    let unfinished = tempfile::NamedTempFile::new_in(&dir).context("making an archive")?;
-    let reference = image.reference();
-    let described = oci::Image {
-        reference: &reference,
-        program: image.name(),
-        user: image.user(),
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    let digest = oci::write(&described, program, unfinished.path())?;
+    forget_older(dir, now());
+    let unfinished = tempfile::NamedTempFile::new_in(dir).context("making an archive")?;
+    let digest = pack(image, program, unfinished.path())?;
     fs::set_permissions(unfinished.path(), fs::Permissions::from_mode(0o644))
         .context("letting others read it")?;
     unfinished.persist(&path).with_context(|| format!("naming {}", path.display()))?;
@@ -185,23 +190,42 @@ fn archive(image: Image, program: &Path) -> Result<Archive> {
     Ok(Archive { image, path, digest })
 }
 
-/// Archives of earlier builds only take space.
-fn forget_older(dir: &Path, image: Image) {
-    let prefix = format!("{}-", image.name());
+/// Writes the archive of `image` with this program and returns its digest.
+fn pack(image: Image, program: &Path, to: &Path) -> Result<String> {
+    let reference = image.reference();
+    let described = oci::Image {
+        reference: &reference,
+        program: image.name(),
+        user: image.user(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    oci::write(&described, program, to)
+}
+
+/// Archives that nobody used for a day only take space, as do unfinished ones of killed builds. Younger ones may be in use
+/// by another clone.
+fn forget_older(dir: &Path, now: SystemTime) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let key = name.strip_prefix(&prefix).and_then(|rest| rest.split('.').next());
-        if key.is_some_and(|key| key.len() == 16 && !key.contains('-')) {
+        let is_archive = name.ends_with(".tar") || name.ends_with(".digest") || name.starts_with(".tmp");
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let age = modified.ok().and_then(|modified| now.duration_since(modified).ok());
+        if is_archive && age.is_some_and(|age| age > A_DAY) {
             // One that stays is found unused the next time.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the cache's archives have an age")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 fn build_pause() -> Result<PathBuf> {
     let source = paths::root().join("xtask/src/images/pause.c");
     let text = fs::read(&source).with_context(|| format!("reading {}", source.display()))?;
-    let key: String = Sha256::digest(&text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let key = digest::short(Sha256::new_with_prefix(&text));
     let dir = paths::cache().join("bin").join(format!("pause-{key}"));
     let program = dir.join("pause");
     if program.is_file() {
@@ -222,38 +246,12 @@ fn build_pause() -> Result<PathBuf> {
 /// Where the program of one of our images lies, once [`archives`] has built it: it runs outside of a cluster too.
 #[must_use]
 pub fn program_path(image: Image) -> PathBuf {
-    paths::cache().join("target").join(TARGET).join("release").join(image.name())
+    ours::folder(&target()).join(image.name())
 }
 
-/// Builds the programs of ours, static, and returns the folder that they lie in. All of them each time, since cargo
-/// unites the features of what is built together, and the same sources must give the same program. The folder is in the
-/// cache and not in `target`, so that a fresh clone builds only what differs; paths of the machine stay out of them.
-fn build_ours(wanted: &[Image]) -> Result<PathBuf> {
-    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
-        bail!("images are built on Linux on x86-64 only");
-    }
-    if wanted.contains(&Image::ChaosAgent) {
-        crate::build_ebpf::run(&crate::build_ebpf::Args::default())?;
-    }
-    let target = paths::cache().join("target");
-    let home =
-        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    // Nothing of this clone's place: cargo compiles our own crates by relative paths, and other flags would build every
-    // dependency anew in each clone. The last that fits wins, so the widest comes first.
-    for (from, to) in [(home.unwrap_or_default(), "/cargo"), (target.display().to_string(), "/target")] {
-        flags.push(format!("--remap-path-prefix={from}={to}"));
-    }
-    let packages = Image::OURS.iter().flat_map(|image| ["--package", image.name()]);
-    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--locked", "--target", TARGET])
-        .args(packages)
-        .dir(paths::root())
-        .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .step("building edge-operator, chaos-agent, device-sim")
-        .run()?;
-    Ok(target.join(TARGET).join("release"))
+/// What cargo builds of ours, for all clones.
+fn target() -> PathBuf {
+    paths::cache().join("target")
 }
 
 #[cfg(test)]
@@ -263,5 +261,18 @@ mod tests {
     #[test]
     fn the_cluster_asks_for_the_pause_image_by_the_name_that_it_has() {
         assert_eq!(Image::Pause.reference(), PAUSE);
+    }
+
+    #[test]
+    fn an_archive_that_another_clone_may_use_stays_and_one_of_yesterday_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["pause-0123456789abcdef.tar", "pause-0123456789abcdef.digest", ".tmpAbC", ".lock"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let count = || fs::read_dir(dir.path()).unwrap().count();
+        forget_older(dir.path(), now());
+        assert_eq!(count(), 4);
+        forget_older(dir.path(), now() + A_DAY * 2);
+        assert_eq!(count(), 1, "only the lock stays");
     }
 }

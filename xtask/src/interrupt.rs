@@ -6,8 +6,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static TOLD: Notify = Notify::const_new();
 static INSTALL: Once = Once::new();
 
 /// From now on SIGINT, SIGTERM and SIGHUP set the flag; a second one ends the process at once (what it leaves behind
@@ -28,6 +30,14 @@ pub fn install() -> Result<()> {
 #[must_use]
 pub fn seen() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Ends when a signal comes.
+pub async fn came() {
+    let told = TOLD.notified();
+    if !seen() {
+        told.await;
+    }
 }
 
 /// Returns early when a signal came.
@@ -62,6 +72,7 @@ fn watch(ready: &mpsc::SyncSender<Result<()>>) {
             if INTERRUPTED.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
+            TOLD.notify_waiters();
             eprintln!("interrupted: cleaning up (once more ends at once, and the next run cleans up)");
         }
     });

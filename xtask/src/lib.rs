@@ -1,13 +1,16 @@
 //! What `cargo xtask` is made of, as a library, so that tests and verbs share it.
 //!
 //! * verbs, a file each: [`build_ebpf`], [`crds`], [`cluster`], [`images`], [`test`], [`check`], [`bench`], [`demo`]
-//! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`progress`] shows what takes long, [`paths`] says where
-//!   things lie, [`tools`] sees to programs and packages of the machine
+//! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`cleanup`] joins errors, [`digest`] makes keys of caches, [`lock`] keeps processes
+//!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`tools`] sees to programs and packages of the machine
 
 pub mod args;
 pub mod binaries;
+pub mod cleanup;
 pub mod cmd;
+pub mod digest;
 pub mod interrupt;
+pub mod lock;
 pub mod paths;
 pub mod progress;
 pub mod tools;

@@ -23,6 +23,14 @@ pub fn cache() -> PathBuf {
     })
 }
 
+/// Where cargo keeps what it downloads: `$CARGO_HOME`, else `~/.cargo`.
+#[must_use]
+pub fn cargo_home() -> PathBuf {
+    absolute("CARGO_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cargo")))
+        .unwrap_or_else(|| PathBuf::from("/root/.cargo"))
+}
+
 /// Programs that xtask installs for itself, such as bpf-linker: `<cache>/tools/<name>`.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {

@@ -25,7 +25,7 @@ use self::rung::Rung;
 use self::stage::{Ability, Stage};
 use crate::cmd::Cmd;
 use crate::progress::Step;
-use crate::{interrupt, paths};
+use crate::{cleanup, interrupt, paths};
 
 /// What `cargo xtask test` takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     let rungs = if args.rungs.is_empty() { Rung::ALL.to_vec() } else { args.rungs.clone() };
     // What they need comes first: the kernel programs are linked into test programs.
     let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
+    interrupt::check()?;
     let programs = program::build(&rungs)?;
     let mut totals = Totals::default();
     for (rung, ability) in able {
@@ -106,8 +107,11 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     arguments.extend(args.filter.as_deref());
     let step = Step::start(format!("{rung}: {program}"));
     let ran = program.run(&arguments, stage.environment(), rung.limit());
-    stage.leave()?;
-    let outcome = ran?.seen_in(rung, program);
+    let left = stage.leave();
+    let outcome = match ran {
+        Ok(outcome) => left.map(|()| outcome)?.seen_in(rung, program),
+        Err(error) => return Err(cleanup::after(error, left)),
+    };
     step.done(&outcome.to_string());
     Ok(outcome)
 }
@@ -115,8 +119,7 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
 /// The examples in the documentation, which are no programs of their own.
 fn doc_tests(filter: Option<&str>) -> Result<Outcome> {
     let step = Step::start("pure: examples in the documentation");
-    let cargo =
-        Cmd::new(program::cargo()).args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
     let outcome =
         outcome::of_process(&cargo.dir(paths::root()), "the documentation", Duration::from_secs(1200))?;
     step.done(&outcome.to_string());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::cluster::{Cluster, Options, network, plan, residue};
-use xtask::wait;
+use xtask::{interrupt, paths, wait};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -23,8 +23,14 @@ const SOON: Duration = Duration::from_millis(2);
 struct Named(String);
 
 impl Named {
+    /// The same name in each run, so that one finds what a killed one left.
     fn new(test: &str) -> Self {
-        Self(format!("{test}-{}", std::process::id()))
+        interrupt::install().unwrap();
+        let name = format!("test-{test}");
+        if !residue(&name).unwrap().is_empty() {
+            Cluster::down_by_name(&name).unwrap();
+        }
+        Self(name)
     }
 }
 
@@ -48,14 +54,14 @@ fn traces(name: &str) -> BTreeSet<String> {
     };
     let hierarchies: Vec<String> = names("/sys/fs/cgroup");
     let groups = hierarchies.iter().flat_map(|hierarchy| names(hierarchy));
-    let folders =
-        ["/run/netns", "/var/lib/edge-device-operator", "/sys/fs/cgroup"].iter().flat_map(|dir| names(dir));
+    let state = paths::state().display().to_string();
+    let folders = ["/run/netns", &state, "/sys/fs/cgroup"].into_iter().flat_map(names);
     found.extend(groups.chain(folders).filter(|path| path.contains(name)));
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     found.extend(mounts.lines().filter(|line| line.contains(name)).map(|line| format!("mount {line}")));
     for process in names("/proc") {
         let environment = fs::read(format!("{process}/environ")).unwrap_or_default();
-        if String::from_utf8_lossy(&environment).contains(&format!("edge-device-operator/{name}\0")) {
+        if String::from_utf8_lossy(&environment).contains(&format!("={}\0", plan::dir(name).display())) {
             found.insert(format!("process {process}"));
         }
     }

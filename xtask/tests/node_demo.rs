@@ -10,9 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::cluster::{Cluster, plan, residue};
 use xtask::demo::report::Report;
-use xtask::demo::world::CLUSTER;
-use xtask::wait;
+use xtask::{interrupt, wait};
 
+/// A cluster apart from that of a demo that somebody keeps.
+const CLUSTER: &str = "test-demo";
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 const LIMIT: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(20);
@@ -23,7 +24,11 @@ struct Demo(Child);
 impl Demo {
     fn start(arguments: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "needs root");
-        Self(Command::new(XTASK).arg("demo").args(arguments).stdin(Stdio::null()).spawn().unwrap())
+        // Ctrl-C ends a wait here, and what was started goes.
+        interrupt::install().unwrap();
+        let mut demo = Command::new(XTASK);
+        demo.args(["demo", "--cluster", CLUSTER]).args(arguments).stdin(Stdio::null());
+        Self(demo.spawn().unwrap())
     }
 
     fn signal(&self, signal: Signal) {

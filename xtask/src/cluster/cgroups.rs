@@ -1,45 +1,66 @@
 //! Control groups: one parent a cluster with a child for each node, in every mounted hierarchy, of version 1 or 2.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::unistd::{AccessFlags, access};
 
+use super::mounts::{self, Mount};
 use super::plan::{self, Plan};
-use crate::wait;
+use crate::{paths, wait};
 
 /// What the kubelet wants to find in a version 2 hierarchy.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
 
+/// Which controllers a group's children have (version 2).
+const SUBTREE: &str = "cgroup.subtree_control";
+
 /// A mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
+struct Hierarchy {
     /// Where it is mounted.
-    pub path: PathBuf,
+    path: PathBuf,
     /// Version 2 ("unified").
-    pub unified: bool,
+    unified: bool,
 }
 
-/// The hierarchies that `/proc/self/mountinfo` shows.
-#[must_use]
-pub fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
-    let parsed = mountinfo.lines().filter_map(|line| {
-        // "36 25 0:31 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu": proc_pid_mountinfo(5).
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let path = PathBuf::from(mount.split(' ').nth(4)?);
-        match filesystem.split(' ').next()? {
-            "cgroup" => Some(Hierarchy { path, unified: false }),
-            "cgroup2" => Some(Hierarchy { path, unified: true }),
-            _ => None,
-        }
+/// The hierarchies among these mounts.
+fn among(mounts: Vec<Mount>) -> Vec<Hierarchy> {
+    let hierarchies = mounts.into_iter().filter_map(|Mount { point, kind }| match kind.as_str() {
+        "cgroup" => Some(Hierarchy { path: point, unified: false }),
+        "cgroup2" => Some(Hierarchy { path: point, unified: true }),
+        _ => None,
     });
-    parsed.collect()
+    hierarchies.collect()
 }
 
 fn mounted() -> Result<Vec<Hierarchy>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    Ok(hierarchies(&mounts))
+    mounts::all().map(among)
+}
+
+/// Whether nodes can have control groups here.
+///
+/// # Errors
+/// When no hierarchy is mounted or one cannot be written: what to do.
+pub fn check() -> Result<()> {
+    let mounted = mounted()?;
+    anyhow::ensure!(
+        !mounted.is_empty(),
+        "no cgroup filesystem is mounted, and no container runs without one: `mount -t cgroup2 none /sys/fs/cgroup`"
+    );
+    for Hierarchy { path, .. } in mounted {
+        access(&path, AccessFlags::W_OK).with_context(|| {
+            format!(
+                "the control groups of {path} cannot be written, and nodes need their own: `mount -o remount,rw {path}`, or in a \
+                 container its option for privileged ones",
+                path = path.display()
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Makes the groups of all nodes.
@@ -47,16 +68,13 @@ fn mounted() -> Result<Vec<Hierarchy>> {
 /// # Errors
 /// When there is no hierarchy or a group cannot be made.
 pub fn make(plan: &Plan) -> Result<()> {
-    let mounted = mounted()?;
-    anyhow::ensure!(
-        !mounted.is_empty(),
-        "no cgroup filesystem is mounted, and no container runs without one: `mount -t cgroup2 none /sys/fs/cgroup`"
-    );
-    for hierarchy in mounted {
+    check()?;
+    for hierarchy in mounted()? {
         let parent = hierarchy.path.join(plan.cgroup());
-        delegate(&hierarchy.path, &hierarchy.path)?;
+        // The root is the machine's: what is changed there is noted before, and undone with the last cluster.
+        delegate(&hierarchy.path, &hierarchy.path, Some(&noted()))?;
         make_one(&hierarchy, &parent)?;
-        delegate(&hierarchy.path, &parent)?;
+        delegate(&hierarchy.path, &parent, None)?;
         for number in plan.node_numbers() {
             make_one(&hierarchy, &parent.join(plan::node_name(number)))?;
         }
@@ -81,19 +99,56 @@ fn make_one(hierarchy: &Hierarchy, group: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets the children of `group` use the controllers that the root has (version 2; does nothing on version 1).
-fn delegate(root: &Path, group: &Path) -> Result<()> {
+/// Lets the children of `group` use the controllers that the root has (version 2; does nothing on version 1). What it
+/// enables is added to `note`, a line each.
+fn delegate(root: &Path, group: &Path, note: Option<&Path>) -> Result<()> {
     let Ok(available) = fs::read_to_string(root.join("cgroup.controllers")) else { return Ok(()) };
-    let control = group.join("cgroup.subtree_control");
+    let control = group.join(SUBTREE);
     let enabled = fs::read_to_string(&control).unwrap_or_default();
     for controller in CONTROLLERS {
         let has = |list: &str| list.split_whitespace().any(|name| name == controller);
-        if has(&available) && !has(&enabled) {
-            fs::write(&control, format!("+{controller}"))
-                .with_context(|| format!("enabling {controller} in {}", control.display()))?;
+        if !has(&available) || has(&enabled) {
+            continue;
         }
+        if let Some(note) = note {
+            let mut noted = File::options()
+                .create(true)
+                .append(true)
+                .open(note)
+                .with_context(|| format!("opening {}", note.display()))?;
+            writeln!(noted, "{controller} {}", group.display()).context("noting an enabled controller")?;
+        }
+        fs::write(&control, format!("+{controller}"))
+            .with_context(|| format!("enabling {controller} in {}", control.display()))?;
     }
     Ok(())
+}
+
+/// What [`delegate`] enabled in the machine's own groups.
+fn noted() -> PathBuf {
+    paths::state().join("cgroup-controllers")
+}
+
+/// Disables what `note` says, the last first, and forgets it. What somebody hands on by now stays theirs: the kernel
+/// refuses.
+fn restore(note: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(note) else { return Ok(()) };
+    for line in text.lines().rev() {
+        if let Some((controller, group)) = line.split_once(' ') {
+            let _ = fs::write(Path::new(group).join(SUBTREE), format!("-{controller}"));
+        }
+    }
+    fs::remove_file(note).context("forgetting the enabled controllers")
+}
+
+/// Whether groups of any cluster exist.
+fn any() -> Result<bool> {
+    let is_ours = |entry: &fs::DirEntry| {
+        entry.file_name().to_string_lossy().starts_with(plan::CGROUP_PREFIX) && entry.path().is_dir()
+    };
+    Ok(mounted()?.iter().any(|hierarchy| {
+        fs::read_dir(&hierarchy.path).into_iter().flatten().flatten().any(|entry| is_ours(&entry))
+    }))
 }
 
 /// The groups of cluster `name` that exist.
@@ -105,7 +160,18 @@ pub fn existing(name: &str) -> Result<Vec<PathBuf>> {
     Ok(groups.filter(|group| group.is_dir()).collect())
 }
 
-/// Removes the groups of cluster `name`. Their processes must have ended; the kernel may need a moment for the last.
+/// What clusters enabled in the machine's own groups and did not undo, though none is left.
+///
+/// # Errors
+/// When the mounts cannot be read.
+pub fn left_enabled() -> Result<Vec<String>> {
+    if any()? {
+        return Ok(Vec::new());
+    }
+    Ok(fs::read_to_string(noted()).unwrap_or_default().lines().map(str::to_owned).collect())
+}
+
+/// Removes the groups of cluster `name`, and with the last cluster's what was enabled for them. Their processes must have ended; the kernel may need a moment for the last.
 ///
 /// # Errors
 /// When one cannot be removed within ten seconds.
@@ -121,7 +187,7 @@ pub fn remove(name: &str) -> Result<()> {
             },
         )?;
     }
-    Ok(())
+    if any()? { Ok(()) } else { restore(&noted()) }
 }
 
 /// Children first; the files in a group cannot be removed and go with it.
@@ -139,13 +205,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_of_both_versions_are_read_off_the_mounts() {
-        let mounts = "25 1 0:23 / /sys rw - sysfs sysfs rw\n\
-                      36 25 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
-                      37 25 0:32 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        let found = hierarchies(mounts);
-        assert_eq!(found.len(), 2);
-        assert_eq!(found[0], Hierarchy { path: "/sys/fs/cgroup/cpu,cpuacct".into(), unified: false });
-        assert!(found[1].unified);
+    fn hierarchies_of_both_versions_are_found_among_the_mounts() {
+        let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.to_owned() };
+        let found = among(vec![
+            mount("/sys", "sysfs"),
+            mount("/sys/fs/cgroup/cpu,cpuacct", "cgroup"),
+            mount("/sys/fs/cgroup/unified", "cgroup2"),
+        ]);
+        let hierarchy = |path: &str, unified| Hierarchy { path: path.into(), unified };
+        let expected =
+            [hierarchy("/sys/fs/cgroup/cpu,cpuacct", false), hierarchy("/sys/fs/cgroup/unified", true)];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_was_enabled_for_the_nodes_is_noted_and_nothing_else_is_disabled_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, note) = (dir.path(), dir.path().join("note"));
+        fs::write(root.join("cgroup.controllers"), "cpu memory rdma\n").unwrap();
+        fs::write(root.join(SUBTREE), "cpu\n").unwrap();
+        delegate(root, root, Some(&note)).unwrap();
+        // In place of the kernel, a file holds what was written last.
+        assert_eq!(fs::read_to_string(root.join(SUBTREE)).unwrap(), "+memory");
+        assert_eq!(fs::read_to_string(&note).unwrap(), format!("memory {}\n", root.display()));
+        restore(&note).unwrap();
+        assert_eq!(fs::read_to_string(root.join(SUBTREE)).unwrap(), "-memory");
+        assert!(!note.exists());
+        restore(&note).unwrap();
     }
 }

@@ -2,11 +2,12 @@
 //! tells tests and the next run what is left.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{cgroups, network, plan, processes};
+use super::{cgroups, mounts, network, plan, processes};
 use crate::wait;
 
 /// Everything of cluster `name` that exists now, a line each; empty when there is nothing.
@@ -19,7 +20,8 @@ pub fn residue(name: &str) -> Result<Vec<String>> {
         processes::of_cluster(&dir).iter().map(|process| format!("process {}", process.pid)).collect();
     found.extend(network::existing(name).iter().map(|netns| format!("network namespace {netns}")));
     found.extend(cgroups::existing(name)?.iter().map(|group| format!("control group {}", group.display())));
-    found.extend(mounts_in(&dir)?.iter().map(|mount| format!("mount {mount}")));
+    found.extend(cgroups::left_enabled()?.iter().map(|line| format!("enabled controller {line}")));
+    found.extend(mounts_in(&dir)?.iter().map(|mount| format!("mount {}", mount.display())));
     if dir.exists() {
         found.push(format!("folder {}", dir.display()));
     }
@@ -30,14 +32,14 @@ pub fn residue(name: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// With what could not be removed.
-pub fn clean(name: &str) -> Result<()> {
+pub(super) fn clean(name: &str) -> Result<()> {
     let dir = plan::dir(name);
     processes::kill_all(&dir)?;
     network::remove(name)?;
     cgroups::remove(name)?;
     for mount in mounts_in(&dir)? {
-        nix::mount::umount2(mount.as_str(), nix::mount::MntFlags::MNT_DETACH)
-            .with_context(|| format!("unmounting {mount}"))?;
+        nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmounting {}", mount.display()))?;
     }
     if !dir.exists() {
         return Ok(());
@@ -55,13 +57,7 @@ pub fn clean(name: &str) -> Result<()> {
 }
 
 /// Mounts of the machine's own below `dir`, the deepest first.
-fn mounts_in(dir: &std::path::Path) -> Result<Vec<String>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mounts")?;
-    let below = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|path| std::path::Path::new(path).starts_with(dir));
-    let mut found: Vec<_> = below.map(str::to_owned).collect();
-    found.reverse();
-    Ok(found)
+fn mounts_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let all = mounts::all()?.into_iter().rev().map(|mount| mount.point);
+    Ok(all.filter(|point| point.starts_with(dir)).collect())
 }

@@ -223,13 +223,18 @@ pub(super) fn first_process(plan: &Plan, machine: &str) -> Result<Process> {
     Ok(process)
 }
 
-/// Loads an archive into one node, through its socket as seen from outside.
-pub(super) fn load_into(plan: &Plan, number: u8, archive: &Path) -> Result<()> {
+/// `ctr` for a node's containerd, through its socket as seen from outside.
+pub(super) fn ctr(plan: &Plan, number: u8) -> Result<Cmd> {
     let first = first_process(plan, &plan::node_name(number))?;
     let socket = format!("/proc/{}/root{}", first.pid, node::CONTAINERD);
     let ctr = binaries::ensure_some(Module::Node, &["ctr"])?;
-    Cmd::new(ctr.path("ctr")?)
-        .args(["--address", &socket, "--namespace", "k8s.io", "images", "import"])
+    Ok(Cmd::new(ctr.path("ctr")?).args(["--address", &socket]))
+}
+
+/// Loads an archive into one node.
+pub(super) fn load_into(plan: &Plan, number: u8, archive: &Path) -> Result<()> {
+    ctr(plan, number)?
+        .args(["--namespace", "k8s.io", "images", "import"])
         .arg(archive)
         .run()
         .with_context(|| format!("loading {} into {}", archive.display(), plan::node_name(number)))

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::wait::waitpid;
 
 use super::machine::{self, BIN, ETC, LOG, Machine, PKI, Service};
+use super::mounts;
 
 /// The kubelet insists on these values and would write them: the machine's own must not change, so the kubelet sees
 /// files in their place. (`setupKernelTunables` in pkg/kubelet/cm/container_manager_linux.go.)
@@ -77,7 +78,8 @@ fn file_systems(machine: &Machine) -> Result<()> {
         fs::write(&shown, format!("{value}\n")).with_context(|| format!("writing {}", shown.display()))?;
         bind(&File::open(&shown).context("opening a tunable")?, tunable)?;
     }
-    // Whatever a component thinks of writing elsewhere fails here, instead of staying on the real machine.
+    // What a component thinks of writing elsewhere on the root file system fails here, instead of staying on the real machine.
+    // Others that are mounted below it stay as they are.
     let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)
         .context("protecting the real machine's files")?;
@@ -89,12 +91,9 @@ fn file_systems(machine: &Machine) -> Result<()> {
 /// Named network namespaces are mounts, and a copy of such a mount would keep a namespace alive, with its interfaces,
 /// after its owner deleted it.
 fn forget_namespaces() -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mounts")?;
-    let namespaces =
-        mounts.lines().filter(|line| line.contains(" - nsfs ")).filter_map(|line| line.split(' ').nth(4));
-    for namespace in namespaces {
+    for namespace in mounts::all()?.iter().filter(|mount| mount.kind == "nsfs") {
         // One that was deleted meanwhile is what is wanted.
-        let _ = umount2(namespace, MntFlags::MNT_DETACH);
+        let _ = umount2(&namespace.point, MntFlags::MNT_DETACH);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
+use super::mounts;
 use super::plan::{self, Plan};
 use crate::cmd::Cmd;
 use crate::paths;
@@ -92,8 +93,7 @@ fn add(netns: &str) -> Result<()> {
 
 /// The first `ip netns add` of a machine mounts [`NAMED`] on itself. Noted before, so that the last [`remove`] undoes it.
 fn note_whether_first() -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mounts")?;
-    if mounts.lines().any(|line| line.split(' ').nth(4) == Some(NAMED)) {
+    if mounts::all()?.iter().any(|mount| mount.point == Path::new(NAMED)) {
         return Ok(());
     }
     let note = mounted_by_us();

@@ -30,6 +30,8 @@ pub const CONTROL_PLANE_NAME: &str = "cp";
 
 /// What the network namespaces of all clusters begin with.
 pub const NETNS_PREFIX: &str = "edo.";
+/// What the control groups of all clusters begin with.
+pub const CGROUP_PREFIX: &str = "edo-";
 
 /// A cluster's name and size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +97,7 @@ pub fn netns_prefix(name: &str) -> String {
 /// The name of its parent cgroup.
 #[must_use]
 pub fn cgroup(name: &str) -> String {
-    format!("edo-{name}")
+    format!("{CGROUP_PREFIX}{name}")
 }
 
 /// A node's name: `node1` …

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::cgroups;
+use crate::binaries::{self, Module};
 use crate::cmd::Cmd;
 use crate::tools::{self, Need};
 
@@ -16,9 +18,11 @@ use crate::tools::{self, Need};
 pub fn check() -> Result<()> {
     if !tools::is_root() {
         bail!(
-            "a cluster needs root, for namespaces and control groups: `sudo -E env PATH=$PATH cargo xtask cluster up`"
+            "a cluster needs root, for namespaces and control groups: run the same command as root \
+             (`sudo -E env PATH=$PATH …`)"
         );
     }
+    binaries::check([Module::Kubernetes, Module::Node, Module::Coredns].into_iter().flat_map(Module::names))?;
     tools::program("ip", Need { purpose: "to connect nodes", packages: &["iproute2"] })?;
     tools::program("nft", Need { purpose: "for Service addresses (kube-proxy)", packages: &["nftables"] })?;
     tools::program("mount", Need { purpose: "for volumes (kubelet)", packages: &["mount"] })?;
@@ -47,6 +51,8 @@ fn missing_of_kernel() -> Vec<String> {
     }
     if !has(&known, "cgroup") && !has(&known, "cgroup2") {
         missing.push("no control groups: a kernel with CONFIG_CGROUPS=y".to_owned());
+    } else if let Err(error) = cgroups::check() {
+        missing.push(format!("{error:#}"));
     }
     if !Cmd::new("nft").args(["--check", "add", "table", "ip", "edge_preflight"]).succeeds() {
         missing

@@ -74,7 +74,7 @@ pub fn of_cluster(dir: &Path) -> Vec<Process> {
 /// Kills all processes of the cluster in `dir` and waits until they are gone.
 ///
 /// # Errors
-/// When some are still there after ten seconds.
+/// When some are still there after twenty seconds.
 pub fn kill_all(dir: &Path) -> Result<usize> {
     let mut killed = 0;
     wait::until_done(

@@ -58,8 +58,13 @@ impl Lock {
     /// # Errors
     /// When another run holds it; says which.
     pub(super) fn take(name: &str) -> Result<Self> {
+        Self::of(&format!("{name}.lock"), &format!("the cluster {name} is being brought up or down"))
+    }
+
+    /// Takes the lock in this file; who finds it held is told so.
+    fn of(file: &str, held: &str) -> Result<Self> {
         let state = paths::state();
-        let path = state.join(format!("{name}.lock"));
+        let path = state.join(file);
         loop {
             fs::create_dir_all(&state).with_context(|| format!("making {} (as root)", state.display()))?;
             let mut file = File::options()
@@ -72,10 +77,7 @@ impl Lock {
             if file.try_lock().is_err() {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).context("reading who holds the lock")?;
-                bail!(
-                    "the cluster {name} is being brought up or down by process {}; wait for it",
-                    holder.trim()
-                );
+                bail!("{held} by process {}; wait for it", holder.trim());
             }
             file.set_len(0).and_then(|()| file.rewind()).context("noting who holds the lock")?;
             writeln!(file, "{}", std::process::id()).context("noting who holds the lock")?;
@@ -100,5 +102,31 @@ impl Lock {
         // Neither does harm when it stays.
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_dir(paths::state());
+    }
+}
+
+/// Held for as long as a verb uses a cluster that it brings up and removes itself, so that no other takes it for a leftover
+/// and removes it. Its file goes with it.
+#[derive(Debug)]
+pub struct Use(Option<Lock>);
+
+impl Use {
+    /// Takes the cluster `name`.
+    ///
+    /// # Errors
+    /// When another run has it; says which.
+    pub fn begin(name: &str) -> Result<Self> {
+        let name = &Plan::new(name, 1)?.name;
+        // No cluster's name has a dot.
+        Lock::of(&format!("{name}.use.lock"), &format!("the cluster {name} is used"))
+            .map(|lock| Self(Some(lock)))
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0.take() {
+            lock.remove();
+        }
     }
 }

@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::handle::{first_process, load_into};
+use super::handle::{ctr, first_process, load_into};
 use super::machine::Machine;
 use super::plan::{self, CONTROL_PLANE_NAME, Plan};
 use super::record::{Lock, Record};
@@ -18,7 +17,7 @@ use crate::binaries::{self, Binaries, Module};
 use crate::cmd::Cmd;
 use crate::images::{self, Archive, Image};
 use crate::progress::Step;
-use crate::{interrupt, wait};
+use crate::{cleanup, interrupt, wait};
 
 /// How long a component may take to answer on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -44,6 +43,7 @@ fn all_alive(plan: &Plan) -> Result<()> {
 /// # Errors
 /// With what is missing on this machine, or what did not start and the end of its log.
 pub(super) fn up(plan: &Plan) -> Result<()> {
+    interrupt::check()?;
     preflight::check()?;
     let programs = binaries::ensure(Module::Kubernetes)?.with(binaries::ensure(Module::Node)?);
     let archives = images::archives(&Image::CLUSTER)?;
@@ -68,10 +68,12 @@ pub(super) fn up(plan: &Plan) -> Result<()> {
     if let Err(error) = made {
         let error = error.context(told(plan));
         let step = Step::start(format!("removing the unfinished cluster {}", plan.name));
-        down::clean(&plan.name)?;
-        lock.remove();
-        step.done("");
-        return Err(error);
+        let cleaned = down::clean(&plan.name);
+        if cleaned.is_ok() {
+            lock.remove();
+            step.done("");
+        }
+        return Err(cleanup::after(error, cleaned));
     }
     Record { plan: plan.clone(), complete: true }.write()
 }
@@ -126,7 +128,8 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
         Ok(kubectl.clone().args(rollout).succeeds().then_some(()))
     })?;
     step.done("");
-    Ok(())
+    // A signal in the last moment counts, too.
+    interrupt::check()
 }
 
 /// Starts a node again that was killed.
@@ -158,12 +161,9 @@ fn start_node(plan: &Plan, number: u8, programs: &Binaries) -> Result<()> {
 /// Waits for a node's containerd and loads the images that the cluster itself needs.
 fn load_first(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
     let name = plan::node_name(number);
-    let first = first_process(plan, &name)?;
-    let socket = format!("/proc/{}/root{}", first.pid, node::CONTAINERD);
-    let ctr = binaries::ensure_some(Module::Node, &["ctr"])?;
-    let version = Cmd::new(ctr.path("ctr")?).args(["--address", &socket, "version"]);
+    let version = ctr(plan, number)?.arg("version");
     wait::until(&format!("containerd of {name}"), PATIENCE, LOOK_EVERY, || {
-        Ok((Path::new(&socket).exists() && version.succeeds()).then_some(()))
+        Ok(version.succeeds().then_some(()))
     })?;
     archives.iter().try_for_each(|archive| load_into(plan, number, &archive.path))
 }

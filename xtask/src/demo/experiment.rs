@@ -15,7 +15,7 @@ use super::measure::{self, Span, packets, whole};
 use super::prometheus::Prometheus;
 use super::timeline::{Ends, Phase};
 use super::view::{Moment, View};
-use crate::interrupt;
+use crate::{interrupt, wait};
 
 /// How often devices are listed and counters read.
 const TICK: Duration = Duration::from_millis(500);
@@ -95,13 +95,13 @@ impl Experiment {
             spans.push(self.phase(phase, earlier).await?);
         }
         let end = self.clock.now();
-        while self.prometheus.sum("min(timestamp(edge_devices))", self.clock.now()).await? < end {
-            interrupt::check()?;
-            if self.clock.now() > end + SLACK.as_secs_f64() {
-                bail!("Prometheus scrapes the operator no more; `kubectl -n edge-system get pods` shows why");
-            }
-            tokio::time::sleep(TICK).await;
-        }
+        let scraped = wait::until_async("the last scrape", SLACK, TICK, async || {
+            let last = self.prometheus.sum("min(timestamp(edge_devices))", self.clock.now()).await?;
+            Ok((last >= end).then_some(()))
+        });
+        scraped.await.context(
+            "Prometheus scrapes the operator no more; `kubectl -n edge-system get pods` shows why",
+        )?;
         Ok((spans, end))
     }
 
@@ -123,7 +123,10 @@ impl Experiment {
             let now = self.clock.now();
             let spent = Duration::from_secs_f64((now - from).max(0.0));
             convergence.see(spent, seen.in_sync == self.total);
-            self.show(&phase, now, &seen).await?;
+            // A query that fails costs one picture, not the run.
+            if let Ok(moment) = self.moment(&phase, now, &seen).await {
+                self.view.show(&moment);
+            }
             let over = match phase.ends {
                 Ends::WithFault(length) => self.expired(phase.name, spent, length).await?,
                 Ends::InSync(limit) => convergence.held(spent) >= HOLD || spent >= limit,
@@ -152,25 +155,19 @@ impl Experiment {
         api.create(&PostParams::default(), &profile)
             .await
             .with_context(|| format!("creating the FaultProfile {name}"))?;
-        let created = Instant::now();
-        loop {
-            interrupt::check()?;
+        let mut told = String::new();
+        let started = wait::until_async("its start", SLACK, TICK / 10, async || {
             let status =
                 api.get_status(&name).await.context("asking for a FaultProfile")?.status.unwrap_or_default();
-            if status.phase == FaultPhase::Rejected || created.elapsed() > SLACK {
-                let said: Vec<_> =
-                    status.conditions.iter().map(|c| format!("{}: {}", c.type_, c.message)).collect();
-                bail!(
-                    "the FaultProfile {name} did not start; it is {}. {}",
-                    status.phase.as_str(),
-                    said.join("; ")
-                );
+            let said = status.conditions.iter().map(|c| format!("; {}: {}", c.type_, c.message));
+            told = format!("it is {}{}", status.phase.as_str(), said.collect::<String>());
+            if status.phase == FaultPhase::Rejected {
+                bail!("it was rejected");
             }
-            if status.started_at.is_some() {
-                return Ok(());
-            }
-            tokio::time::sleep(TICK / 10).await;
-        }
+            Ok(status.started_at.map(drop))
+        });
+        let started = started.await;
+        started.with_context(|| format!("the FaultProfile {name} did not start; {told}"))
     }
 
     async fn expired(&self, name: &str, spent: Duration, length: Duration) -> Result<bool> {
@@ -180,14 +177,7 @@ impl Experiment {
         let api = Api::<FaultProfile>::namespaced(self.client.clone(), DEVICES);
         let status =
             api.get_status(name).await.context("asking for a FaultProfile")?.status.unwrap_or_default();
-        if spent > length + SLACK {
-            bail!(
-                "the FaultProfile {name} is {} {} s after its start",
-                status.phase.as_str(),
-                spent.as_secs()
-            );
-        }
-        Ok(status.phase == FaultPhase::Expired)
+        is_over(name, status.phase, spent, length)
     }
 
     async fn devices(&self) -> Result<Seen> {
@@ -205,7 +195,7 @@ impl Experiment {
         Ok(seen)
     }
 
-    async fn show(&mut self, phase: &Phase, now: f64, seen: &Seen) -> Result<()> {
+    async fn moment(&self, phase: &Phase, now: f64, seen: &Seen) -> Result<Moment> {
         let mut counted = BTreeMap::new();
         if phase.fault.is_some() {
             for direction in ["ToDevice", "FromDevice"] {
@@ -217,7 +207,7 @@ impl Experiment {
         let ask = async |query: &str| self.prometheus.sum(query, now).await;
         let unanswered = whole(ask(&measure::sends("unanswered")).await?);
         let answered = whole(ask(&measure::sends("answered")).await?);
-        let moment = Moment {
+        Ok(Moment {
             seconds: now - self.zero,
             title: phase.title.to_owned(),
             devices: seen.phases.clone(),
@@ -228,10 +218,19 @@ impl Experiment {
             retransmissions: whole(ask(&measure::retransmissions()).await?),
             queue: whole(ask("max(workqueue_depth)").await?),
             unconverged: ask("max(edge_device_unconverged_seconds)").await?,
-        };
-        self.view.show(&moment);
-        Ok(())
+        })
     }
+}
+
+/// Whether a profile of this length has ended, `spent` after its start. However late one looks, an end is an end.
+fn is_over(name: &str, phase: FaultPhase, spent: Duration, length: Duration) -> Result<bool> {
+    if phase == FaultPhase::Expired {
+        return Ok(true);
+    }
+    if spent > length + SLACK {
+        bail!("the FaultProfile {name} is {} {} s after its start", phase.as_str(), spent.as_secs());
+    }
+    Ok(false)
 }
 
 /// When all devices came in sync, and for how long they are.
@@ -270,6 +269,13 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_profile_that_ended_is_over_however_late_one_looks_and_one_that_did_not_end_is_an_error() {
+        assert!(is_over("loss", FaultPhase::Expired, at(99), at(20)).unwrap());
+        assert!(!is_over("loss", FaultPhase::Active, at(21), at(20)).unwrap());
+        assert!(is_over("loss", FaultPhase::Active, at(99), at(20)).is_err());
     }
 
     #[test]

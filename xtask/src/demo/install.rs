@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use edge_api::{Device, FaultNode};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
@@ -16,19 +16,18 @@ use serde_json::{Value, json};
 
 use super::layout::Layout;
 use super::prometheus::Prometheus;
+use super::room;
 use super::world::{OUTSIDE_ADDRESS, World};
-use crate::interrupt;
-use crate::paths;
 use crate::progress::Step;
+use crate::{paths, wait};
 
 /// Where operator, agents and Prometheus are.
 pub const SYSTEM: &str = "edge-system";
 /// Where devices and fault profiles are.
 pub const DEVICES: &str = "edge-demo";
-/// On what the demo made, so that the next one knows it from an installation of the user's.
-const MADE_BY: &str = "edge-operator.dev/made-by";
 /// Objects written at the same time.
 const AT_ONCE: usize = 16;
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Liveness that shows within a phase.
 const LIVENESS: (&str, &str, &str) = ("2s", "6s", "15s");
 
@@ -50,18 +49,14 @@ pub fn manifest(world: &World, layout: &Layout, seed: u64, dir: &Path) -> Result
     Ok(path)
 }
 
-/// Fills in how many devices a pod has and the seed, marks the namespaces, and adds what stands outside for Prometheus.
+/// Fills in how many devices a pod has and the seed, adds what stands outside for Prometheus.
 fn adjusted(mut documents: Vec<Value>, layout: &Layout, seed: u64) -> Result<Vec<Value>> {
     let mut settings = 0;
     for document in &mut documents {
-        match (document["kind"].as_str(), document["metadata"]["name"].as_str()) {
-            (Some("ConfigMap"), Some("device-sim")) => {
-                document["data"]["DEVICES"] = json!(layout.per_pod.max(1).to_string());
-                document["data"]["SEED"] = json!(seed.to_string());
-                settings += 1;
-            }
-            (Some("Namespace"), _) => document["metadata"]["labels"][MADE_BY] = json!("demo"),
-            _ => {}
+        if document["kind"] == "ConfigMap" && document["metadata"]["name"] == "device-sim" {
+            document["data"]["DEVICES"] = json!(layout.per_pod.max(1).to_string());
+            document["data"]["SEED"] = json!(seed.to_string());
+            settings += 1;
         }
         if document["kind"] == "StatefulSet" && layout.per_pod == 0 {
             document["spec"]["replicas"] = json!(0);
@@ -73,6 +68,7 @@ fn adjusted(mut documents: Vec<Value>, layout: &Layout, seed: u64) -> Result<Vec
     if layout.outside > 0 {
         documents.extend(outside_for_prometheus());
     }
+    room::mark(&mut documents);
     Ok(documents)
 }
 
@@ -87,29 +83,6 @@ fn outside_for_prometheus() -> [Value; 2] {
             "metadata": metadata(json!({"kubernetes.io/service-name": "outside", "edge-operator.dev/scrape": "outside"})),
             "ports": [port], "endpoints": [{"addresses": [OUTSIDE_ADDRESS], "conditions": {"ready": true}}]}),
     ]
-}
-
-/// Refuses a cluster on which somebody else installed the project, and removes what a killed demo left there.
-///
-/// # Errors
-/// When it is installed already, or the leftovers cannot be removed.
-pub async fn make_room(world: &World, client: &Client, manifest: &Path) -> Result<()> {
-    let found = Api::<Namespace>::all(client.clone())
-        .get_opt(SYSTEM)
-        .await
-        .context("asking for the namespace edge-system")?;
-    match found {
-        None => Ok(()),
-        Some(namespace) if namespace.labels().contains_key(MADE_BY) => {
-            let delete =
-                world.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]).arg(manifest);
-            delete.step("removing what an earlier demo left").run()
-        }
-        Some(_) => bail!(
-            "the namespace {SYSTEM} is there already, and no demo made it. The demo installs and removes everything itself; \
-             remove the installation first (`kubectl delete -k deploy`), or take another cluster"
-        ),
-    }
 }
 
 /// Applies a manifest.
@@ -182,9 +155,8 @@ pub async fn declare(client: &Client, firmware: &str) -> Result<usize> {
 /// When that takes longer than `limit`; says what is not ready.
 pub async fn ready(client: &Client, layout: &Layout, limit: Duration) -> Result<u32> {
     let mut step = Step::start("waiting for operator, agents, devices and Prometheus");
-    let started = tokio::time::Instant::now();
-    loop {
-        interrupt::check()?;
+    let mut last = String::new();
+    let ready = wait::until_async("everything to be ready", limit, LOOK_EVERY, async || {
         let (pods, mut missing) = workloads(client).await?;
         let devices =
             Api::<Device>::namespaced(client.clone(), DEVICES).list_metadata(&ListParams::default()).await;
@@ -193,16 +165,17 @@ pub async fn ready(client: &Client, layout: &Layout, limit: Duration) -> Result<
             missing.push(format!("{devices} of {} Devices", layout.total()));
         }
         if missing.is_empty() {
-            step.done(&format!("{pods} pods, {devices} devices"));
-            return Ok(pods);
+            return Ok(Some((pods, devices)));
         }
-        step.note(&missing.join(", "));
+        last = missing.join(", ");
+        step.note(&last);
         refuse_missing_images(client).await?;
-        if started.elapsed() > limit {
-            bail!("not ready after {} s: {}", limit.as_secs(), missing.join(", "));
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+        Ok(None)
+    });
+    let ready = ready.await;
+    let (pods, devices) = ready.with_context(|| format!("not ready: {last}"))?;
+    step.done(&format!("{pods} pods, {devices} devices"));
+    Ok(pods)
 }
 
 /// How many pods are wanted, and each workload that is not ready.
@@ -274,24 +247,26 @@ async fn refuse_missing_images(client: &Client) -> Result<()> {
 pub async fn scraped(client: &Client, targets: u32) -> Result<()> {
     let step = Step::start("waiting for Prometheus to see all of them");
     let prometheus = Prometheus::new(client.clone());
-    let started = tokio::time::Instant::now();
-    loop {
-        interrupt::check()?;
+    let seen = wait::until_async("all targets", Duration::from_secs(30), LOOK_EVERY, async || {
         let up = match prometheus.now().await {
             Ok(now) => prometheus.at("up == 1", now).await?.len(),
             Err(_) => 0,
         };
-        if up >= targets as usize {
-            step.done(&format!("{up} targets"));
-            return Ok(());
-        }
-        if started.elapsed() > Duration::from_secs(30) {
+        Ok((up >= targets as usize).then_some(up))
+    });
+    match seen.await {
+        Ok(up) => step.done(&format!("{up} targets")),
+        Err(error) => {
             let down = prometheus.at("up == 0", prometheus.now().await?).await?;
             let down: Vec<_> = down.iter().map(|curve| format!("{:?}", curve.labels)).collect();
-            bail!("Prometheus scrapes {up} of {targets} targets; these do not answer: {}", down.join(", "));
+            let said = format!(
+                "Prometheus scrapes fewer than {targets} targets; these do not answer: {}",
+                down.join(", ")
+            );
+            return Err(error.context(said));
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    Ok(())
 }
 
 /// What the agents say of themselves.
@@ -330,7 +305,8 @@ mod tests {
     #[test]
     fn the_number_of_devices_reaches_the_pods_and_namespaces_are_marked() {
         let documents = adjusted(rendered(), &Layout { per_pod: 20, outside: 10 }, 7).unwrap();
-        assert_eq!(documents[0]["metadata"]["labels"], json!({"a": "b", MADE_BY: "demo"}));
+        let labels = documents[0]["metadata"]["labels"].as_object().unwrap();
+        assert!(labels["a"] == "b" && labels.len() == 2, "{labels:?}");
         assert_eq!(documents[1]["data"], json!({"DEVICES": "20", "SEED": "7"}));
         assert_eq!(documents[3]["kind"], "Service");
         assert_eq!(documents[4]["endpoints"][0]["addresses"], json!(["10.20.0.2"]));

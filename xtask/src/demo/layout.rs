@@ -2,8 +2,6 @@
 
 /// Pods of simulated devices: one on each node.
 pub const PODS: u32 = 2;
-/// The most devices of one pod or of those outside; each has a UDP port of its own.
-const MOST: u32 = 50_000;
 
 /// How many devices are where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +18,11 @@ impl Layout {
     #[must_use]
     pub fn of(devices: u32, outside: bool) -> Self {
         if !outside {
-            return Self { per_pod: devices.div_ceil(PODS).min(MOST), outside: 0 };
+            return Self { per_pod: devices.div_ceil(PODS), outside: 0 };
         }
         let wanted = (devices / 5).max(10).min(devices);
-        let per_pod = ((devices - wanted) / PODS).min(MOST);
-        Self { per_pod, outside: (devices - per_pod * PODS).min(MOST) }
+        let per_pod = (devices - wanted) / PODS;
+        Self { per_pod, outside: devices - per_pod * PODS }
     }
 
     /// All of them.

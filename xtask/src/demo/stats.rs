@@ -52,13 +52,6 @@ pub fn unanswered(to_device: f64, from_device: f64) -> f64 {
     1.0 - (1.0 - to_device) * (1.0 - from_device)
 }
 
-/// How many transmissions one exchange takes on average when each goes unanswered with probability `unanswered` and at
-/// most `max_retransmit` more follow the first (RFC 7252 §4.2): (1 − p^(m+1)) / (1 − p).
-#[must_use]
-pub fn transmissions(unanswered: f64, max_retransmit: u32) -> f64 {
-    (0..=max_retransmit).map(|sent| unanswered.powf(f64::from(sent))).sum()
-}
-
 /// The x at which the regularised incomplete beta function of a and b reaches `p`, by halving: it rises steadily, so this
 /// always ends, with all the digits that a float between 0 and 1 has.
 fn inverse(a: f64, b: f64, p: f64) -> f64 {
@@ -129,12 +122,5 @@ mod tests {
         near(unanswered(0.2, 0.2), 0.36);
         near(unanswered(1.0, 0.0), 1.0);
         near(unanswered(0.0, 0.0), 0.0);
-    }
-
-    #[test]
-    fn retransmissions_are_a_geometric_series_cut_off() {
-        near(transmissions(0.0, 4), 1.0);
-        near(transmissions(1.0, 4), 5.0);
-        near(transmissions(0.36, 4), (1.0 - 0.36_f64.powi(5)) / 0.64);
     }
 }

@@ -5,19 +5,19 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde_json::Value;
 
 use super::layout::Layout;
 use crate::binaries::{self, Module};
-use crate::cluster::{self, Cluster, Options};
+use crate::cluster::{self, Cluster, Options, Use};
 use crate::cmd::Cmd;
 use crate::images::{self, Image};
-use crate::interrupt;
-use crate::paths;
-use crate::tools;
+use crate::{cleanup, interrupt, lock, paths, tools};
 
 /// The demo's own cluster.
 pub const CLUSTER: &str = "demo";
@@ -34,7 +34,18 @@ pub struct World {
     home: Home,
     outside: Option<Child>,
     /// Held for as long as the demo runs.
-    _lock: Option<File>,
+    _held: Held,
+}
+
+/// One demo at a time on a cluster: they would take each other's for a leftover.
+#[derive(Debug)]
+enum Held {
+    /// A cluster of our own.
+    Own { _by_us: Use },
+    /// Another, on this machine at least.
+    Other { _by_us: File },
+    /// The caller sees to it.
+    Callers,
 }
 
 #[derive(Debug)]
@@ -44,25 +55,25 @@ enum Home {
 }
 
 impl World {
-    /// Brings up a cluster of its own with the images on its nodes. What an earlier demo left, killed or kept, goes first.
+    /// Brings up a cluster of its own, `name`, with the images on its nodes. What an earlier demo left, killed or kept, goes first.
     ///
     /// # Errors
     /// With what is missing or did not start; nothing is left then.
-    pub fn own() -> Result<Self> {
+    pub fn own(name: &str) -> Result<Self> {
         // Before minutes of building.
         cluster::can_be_made_here()?;
-        let lock = lock()?;
-        if !cluster::residue(CLUSTER)?.is_empty() {
+        binaries::check(Module::ALL.into_iter().flat_map(Module::names))?;
+        let held = Held::Own { _by_us: Use::begin(name)? };
+        if !cluster::residue(name)?.is_empty() {
             eprintln!("an earlier demo was kept or killed; its cluster goes first");
-            Cluster::down_by_name(CLUSTER)?;
+            Cluster::down_by_name(name)?;
         }
         let archives = images::archives(&Image::INSTALLED)?;
-        let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
-        let world = Self { home: Home::Own(cluster.clone()), outside: None, _lock: Some(lock) };
+        let cluster = Cluster::up(&Options { name: name.to_owned(), nodes: 2 })?;
+        let world = Self { home: Home::Own(cluster.clone()), outside: None, _held: held };
         for archive in archives {
             if let Err(error) = interrupt::check().and_then(|()| cluster.load_image(&archive.path)) {
-                world.remove(&[])?;
-                return Err(error);
+                return Err(cleanup::after(error, world.remove(&[])));
             }
         }
         Ok(world)
@@ -73,15 +84,32 @@ impl World {
     /// # Errors
     /// When another demo runs, or signals cannot be watched.
     pub fn other(context: &str) -> Result<Self> {
-        let lock = lock()?;
         interrupt::install()?;
-        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _lock: Some(lock) })
+        let path = scratch_of(context).join(".lock");
+        let Some(lock) = lock::try_take(&path)? else {
+            bail!("another `cargo xtask demo` is running on {context}; wait for it or end it with Ctrl-C");
+        };
+        let held = Held::Other { _by_us: lock };
+        Ok(Self { home: Home::Other(context.to_owned()), outside: None, _held: held })
     }
 
     /// Takes a cluster that is up with the images on its nodes and belongs to the caller, as the node rung's does.
     #[must_use]
     pub fn on(cluster: Cluster) -> Self {
-        Self { home: Home::Own(cluster), outside: None, _lock: None }
+        Self { home: Home::Own(cluster), outside: None, _held: Held::Callers }
+    }
+
+    /// A folder for what is to be applied. What a killed demo leaves in it, the next one writes over or removes.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let folder = match &self.home {
+            Home::Own(cluster) => cluster.plan().dir().join("manifests"),
+            Home::Other(context) => scratch_of(context),
+        };
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(folder)
     }
 
     /// Whether the cluster is one of `cargo xtask cluster`, with a place outside of it.
@@ -126,24 +154,27 @@ impl World {
                 Config::from_kubeconfig(&options).await
             }
         };
-        let config = config.with_context(|| match &self.home {
+        let mut config = config.with_context(|| match &self.home {
             Home::Own(_) => "reading the cluster's kubeconfig".to_owned(),
             Home::Other(context) => {
                 format!("no usable context {context}; `kubectl config get-contexts` lists them")
             }
         })?;
+        // Else a server that accepts and says nothing holds the demo for ever.
+        config.read_timeout = Some(Duration::from_secs(30));
         Client::try_from(config).context("making a client for the API server")
     }
 
-    /// Labels the first node, so that its agent uses XDP in the driver; the others use TC alone.
+    /// Labels the first node that devices can be on, so that its agent uses XDP in the driver; the others use TC alone.
     ///
     /// # Errors
     /// When the cluster cannot be reached.
     pub fn choose_hooks(&self) -> Result<()> {
         self.forget_hooks()?;
-        let nodes = self.kubectl()?.args(["get", "nodes", "--output", "name"]).read()?;
-        let first = nodes.lines().min().context("the cluster has no node")?;
-        self.kubectl()?.args(["label", "--overwrite", first, &format!("{XDP}=native")]).run()
+        let nodes = self.kubectl()?.args(["get", "nodes", "--output", "json"]).read()?;
+        let nodes = serde_json::from_str(&nodes).context("reading the nodes")?;
+        let first = first_node(&nodes).context("the cluster has no node that takes pods")?;
+        self.kubectl()?.args(["label", "--overwrite", "node", &first, &format!("{XDP}=native")]).run()
     }
 
     fn forget_hooks(&self) -> Result<()> {
@@ -212,13 +243,13 @@ impl World {
         match &self.home {
             Home::Own(cluster) => cluster.clone().down(),
             Home::Other(_) => {
-                self.forget_hooks()?;
                 for manifest in manifests.iter().rev() {
                     let delete =
                         self.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]);
                     delete.arg(manifest).step("removing what was installed").run()?;
                 }
-                Ok(())
+                // Before the first manifest nothing was changed.
+                if manifests.is_empty() { Ok(()) } else { self.forget_hooks() }
             }
         }
     }
@@ -232,7 +263,8 @@ impl World {
             }
             Home::Other(context) => {
                 let kubectl = format!("kubectl --context {context}");
-                (kubectl.clone(), format!("{kubectl} delete -k deploy/demo"))
+                let labels = format!("{kubectl} label nodes --all {XDP}-");
+                (kubectl.clone(), format!("{kubectl} delete -k deploy/demo && {labels}"))
             }
         };
         eprintln!("kept. Some things to do with it:");
@@ -245,14 +277,38 @@ impl World {
     }
 }
 
-/// One demo at a time: they would take each other's cluster for a leftover.
-fn lock() -> Result<File> {
-    let dir = paths::cache();
-    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let path = dir.join("demo.lock");
-    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    if file.try_lock().is_err() {
-        bail!("another `cargo xtask demo` is running on this machine; wait for it or end it with Ctrl-C");
+/// Where a demo on a user's cluster keeps its manifests: who runs it need not be root.
+fn scratch_of(context: &str) -> PathBuf {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    paths::cache().join("demo").join(context.chars().map(safe).collect::<String>())
+}
+
+/// The first node by name that takes any pod: a control plane's usually does not.
+fn first_node(nodes: &Value) -> Option<String> {
+    let keeps_away =
+        |taint: &Value| taint["effect"].as_str().is_some_and(|effect| effect != "PreferNoSchedule");
+    let takes_pods =
+        |node: &&Value| !node["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(keeps_away));
+    let nodes = nodes["items"].as_array()?.iter().filter(takes_pods);
+    nodes.filter_map(|node| node["metadata"]["name"].as_str()).min().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn on_kind_the_first_node_is_the_first_worker() {
+        let node =
+            |name: &str, taints: Value| json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+        let control_plane = node(
+            "kind-control-plane",
+            json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]),
+        );
+        let preferred = json!([{"key": "x", "effect": "PreferNoSchedule"}]);
+        let items = [control_plane, node("kind-worker2", json!(null)), node("kind-worker", preferred)];
+        assert_eq!(first_node(&json!({"items": items})).as_deref(), Some("kind-worker"));
+        assert_eq!(first_node(&json!({"items": items[..1]})), None);
     }
-    Ok(file)
 }

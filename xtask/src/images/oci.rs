@@ -149,7 +149,7 @@ fn digest(data: &[u8]) -> String {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::digest::hex(&hash.finalize())
 }
 
 struct Hashing<W> {

@@ -2,16 +2,23 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::program::Program;
 use super::rung::Rung;
 use crate::cmd::Cmd;
 use crate::{interrupt, wait};
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long an interrupted test program may clean up: the removal of a cluster takes seconds, on a busy machine more.
+const GRACE: Duration = Duration::from_secs(90);
 
 /// How its tests ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +62,8 @@ impl fmt::Display for Outcome {
 pub(super) fn of_process(command: &Cmd, name: &str, limit: Duration) -> Result<Outcome> {
     let mut process = command.command();
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: Ctrl-C reaches it once, from us, and what it started with it.
+    process.process_group(0);
     let mut child = process.spawn().with_context(|| format!("starting `{command}`"))?;
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);
@@ -77,14 +86,22 @@ pub(super) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String
     })
 }
 
-/// Waits for its end; a program that hangs, or that Ctrl-C left alone, is killed.
+/// Waits for its end; a program that hangs, or that Ctrl-C ends, is interrupted, may clean up, and is killed after that.
 fn end_of(child: &mut Child, name: &str, limit: Duration) -> Result<ExitStatus> {
-    let waited = wait::until(&format!("{name} to end"), limit, Duration::from_millis(20), || {
+    let waited = wait::until(&format!("{name} to end"), limit, LOOK_EVERY, || {
         child.try_wait().context("waiting for a test program")
     });
     if waited.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
+        let group = Pid::from_raw(i32::try_from(child.id()).context("a process number")?);
+        // One that ended meanwhile is what is wanted.
+        let _ = killpg(group, Signal::SIGTERM);
+        let cleaned = wait::until_done(&format!("{name} to clean up"), GRACE, LOOK_EVERY, || {
+            child.try_wait().context("waiting for a test program")
+        });
+        if cleaned.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
     interrupt::check().and(waited)
 }
@@ -176,6 +193,22 @@ mod tests {
         let command = Cmd::new("sleep").arg("600");
         let outcome = of_process(&command, "a sleeper", Duration::from_millis(50)).unwrap();
         assert_eq!(outcome.failed, 1);
+    }
+
+    #[test]
+    fn a_program_that_hangs_may_clean_up_before_it_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ready, cleaned) = (folder.path().join("ready"), folder.path().join("cleaned"));
+        let script = format!(
+            "trap 'echo > {}; exit 1' TERM; echo > {}; while :; do :; done",
+            cleaned.display(),
+            ready.display()
+        );
+        let mut child = Cmd::new("sh").args(["-c", &script]).command();
+        let mut child = child.process_group(0).spawn().unwrap();
+        wait::until("its start", GRACE, LOOK_EVERY, || Ok(ready.exists().then_some(()))).unwrap();
+        end_of(&mut child, "a script", Duration::ZERO).unwrap_err();
+        assert!(cleaned.exists());
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::outcome::{self, Outcome};
 use super::rung::Rung;
 use crate::cmd::Cmd;
-use crate::paths;
 use crate::progress::Step;
+use crate::{interrupt, paths};
 
 /// A test program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +27,12 @@ pub(super) struct Program {
     pub(super) path: PathBuf,
 }
 
-/// The cargo that runs us.
-pub(super) fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
 /// Builds the test programs of these rungs, out of the whole workspace, in the order of their names.
 ///
 /// # Errors
 /// When one does not compile.
 pub(super) fn build(rungs: &[Rung]) -> Result<Vec<Program>> {
-    let mut building = Cmd::new(cargo())
+    let mut building = Cmd::cargo()
         .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
         .dir(paths::root());
     // The pure rung has tests everywhere.
@@ -62,7 +57,9 @@ pub(super) fn build(rungs: &[Rung]) -> Result<Vec<Program>> {
         said.push('\n');
     }
     let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    if !child.wait().context("waiting for cargo")?.success() {
+    let ended = child.wait().context("waiting for cargo")?;
+    interrupt::check()?;
+    if !ended.success() {
         bail!("the tests do not compile:\n{said}");
     }
     step.done("");

@@ -1,18 +1,20 @@
 //! What a rung needs: prepared before the tests are built, set up around them, and removed again.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
+use sha2::{Digest, Sha256};
 
 use super::program::Program;
 use super::rung::Rung;
-use crate::binaries::{self, Module};
-use crate::cluster::{self, Cluster, Options};
+use crate::binaries::{self, Binaries, Module};
+use crate::cluster::{self, Cluster, Options, Use};
 use crate::images::{self, Image};
-use crate::{build_ebpf, tools};
+use crate::{build_ebpf, cleanup, digest, paths, tools};
 
 /// Programs of the node rung that find a cluster with our images, named by EDGE_CLUSTER.
 const ON_A_CLUSTER: &str = "node_installation";
@@ -26,8 +28,8 @@ const ASSETS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 pub(super) struct Stage {
     environment: Vec<(String, OsString)>,
     cluster: Option<Cluster>,
-    /// Files that last as long as the stage.
-    _files: Option<TempDir>,
+    /// The rung's clusters are no other run's.
+    _held: Option<Use>,
 }
 
 /// Whether a rung can run here.
@@ -45,11 +47,15 @@ pub(super) enum Ability {
 pub(super) fn prepare(rung: Rung) -> Ability {
     let (lack, build): (Result<()>, fn() -> Result<()>) = match rung {
         Rung::Pure => (Ok(()), || Ok(())),
-        Rung::ControlPlane => (lack_of_go(), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop)),
+        Rung::ControlPlane => {
+            (lack_of(ASSETS), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop))
+        }
         Rung::Kernel => (lack_of_root().and_then(|()| build_ebpf::check_machine()), build_programs),
         Rung::Node => {
-            let lack = lack_of_root().and_then(|()| lack_of_go()).and_then(|()| cluster::check_machine());
-            (lack.and_then(|()| build_ebpf::check_machine()), build_programs)
+            let programs = Module::ALL.into_iter().flat_map(Module::names);
+            let lack = lack_of_root().and_then(|()| lack_of(programs));
+            let lack = lack.and_then(|()| cluster::can_be_made_here());
+            (lack.and_then(|()| build_ebpf::check_machine()), build_installation)
         }
     };
     match lack.map(|()| build()) {
@@ -63,6 +69,13 @@ fn build_programs() -> Result<()> {
     build_ebpf::run(&build_ebpf::Args::default())
 }
 
+/// All that nodes and an installation consist of, so that no test of the rung waits for a build.
+fn build_installation() -> Result<()> {
+    build_programs()?;
+    Module::ALL.into_iter().try_for_each(|module| binaries::ensure(module).map(drop))?;
+    images::archives(&[&Image::INSTALLED[..], &Image::CLUSTER].concat()).map(drop)
+}
+
 fn lack_of_root() -> Result<()> {
     if !tools::is_root() {
         bail!("needs root: it loads programs into the kernel and makes network namespaces");
@@ -71,15 +84,9 @@ fn lack_of_root() -> Result<()> {
 }
 
 /// Neither Go nor a folder of binaries.
-fn lack_of_go() -> Result<()> {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).unwrap_or_default();
-    if tools::find("go").is_none() && !ASSETS.iter().all(|name| assets.join(name).is_file()) {
-        bail!(
-            "needs Go 1.26 or newer, to build etcd and Kubernetes once, or KUBEBUILDER_ASSETS with etcd, \
-             kube-apiserver and kubectl"
-        );
-    }
-    Ok(())
+fn lack_of(programs: impl IntoIterator<Item = &'static str>) -> Result<()> {
+    let programs: Vec<_> = programs.into_iter().collect();
+    binaries::check(programs.iter().copied()).with_context(|| format!("needs {}", programs.join(", ")))
 }
 
 impl Stage {
@@ -92,7 +99,8 @@ impl Stage {
             Rung::ControlPlane => assets(),
             Rung::Node if program.target.starts_with(ON_A_CLUSTER) => own_cluster(),
             // The others of the node rung make clusters themselves.
-            Rung::Pure | Rung::Kernel | Rung::Node => Ok(Self::default()),
+            Rung::Node => Ok(Self { _held: Some(Use::begin(CLUSTER)?), ..Self::default() }),
+            Rung::Pure | Rung::Kernel => Ok(Self::default()),
         }
     }
 
@@ -113,17 +121,42 @@ impl Stage {
 /// One folder with all binaries, as KUBEBUILDER_ASSETS wants it.
 fn assets() -> Result<Stage> {
     let binaries = binaries::ensure_some(Module::Kubernetes, &ASSETS)?;
-    let folder = tempfile::tempdir().context("making a folder for the binaries")?;
-    for name in ASSETS {
-        let path = binaries.path(name)?;
-        symlink(path, folder.path().join(name)).with_context(|| format!("linking {}", path.display()))?;
+    let folder = match &binaries.folders()[..] {
+        [one] => one.clone(),
+        several => {
+            let folder = paths::cache().join("assets").join(key(several));
+            link(&binaries, &folder)?;
+            folder
+        }
+    };
+    let environment = vec![("KUBEBUILDER_ASSETS".to_owned(), folder.into_os_string())];
+    Ok(Stage { environment, ..Stage::default() })
+}
+
+fn key(folders: &[PathBuf]) -> String {
+    let mut hasher = Sha256::new();
+    for folder in folders {
+        hasher.update(folder.as_os_str().as_encoded_bytes());
+        hasher.update([0]);
     }
-    let environment = vec![("KUBEBUILDER_ASSETS".to_owned(), folder.path().as_os_str().to_owned())];
-    Ok(Stage { environment, cluster: None, _files: Some(folder) })
+    digest::short(hasher)
+}
+
+fn link(binaries: &Binaries, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    for name in ASSETS {
+        match symlink(binaries.path(name)?, folder.join(name)) {
+            // The folder is named after what it links to.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            linked => linked.with_context(|| format!("linking {name} into {}", folder.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Two nodes with this project's images.
 fn own_cluster() -> Result<Stage> {
+    let held = Use::begin(CLUSTER)?;
     let archives = images::archives(&Image::INSTALLED)?;
     // One that a killed run left has that run's installation on it.
     if !cluster::residue(CLUSTER)?.is_empty() {
@@ -131,12 +164,11 @@ fn own_cluster() -> Result<Stage> {
     }
     let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 2 })?;
     if let Err(error) = archives.iter().try_for_each(|archive| cluster.load_image(&archive.path)) {
-        cluster.down()?;
-        return Err(error);
+        return Err(cleanup::after(error, cluster.down()));
     }
     let environment = vec![
         ("KUBECONFIG".to_owned(), cluster.kubeconfig().into_os_string()),
         ("EDGE_CLUSTER".to_owned(), CLUSTER.into()),
     ];
-    Ok(Stage { environment, cluster: Some(cluster), _files: None })
+    Ok(Stage { environment, cluster: Some(cluster), _held: Some(held) })
 }

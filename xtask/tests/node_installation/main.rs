@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  world     the installation, and asking it            stories: life, exactness, deaths, pods,
-//!  traffic   numbered packets, captures at both ends             devices, reach, rights, dashboard
+//!  traffic   numbered packets, captures at both ends             devices, reach, readme, rights
 //!  probe     a packet every few milliseconds
 //!  counters  what an agent's or operator's page counts
 //! ```
@@ -21,4 +21,5 @@ mod exactness;
 mod life;
 mod pods;
 mod reach;
+mod readme;
 mod rights;

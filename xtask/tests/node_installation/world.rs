@@ -25,6 +25,7 @@ use xtask::demo::world::{OUTSIDE_ADDRESS, World as DemoWorld};
 use xtask::{paths, wait};
 
 use super::counters::Page;
+use super::readme;
 use super::traffic::End;
 
 /// Six devices in a pod on each node, four outside.
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub(crate) cluster: Cluster,
     /// A client for it.
     pub(crate) client: Client,
+    /// How typing the README's commands ended.
+    pub(crate) readme: Result<(), String>,
     runtime: Runtime,
     demo: DemoWorld,
     kubectl: Cmd,
@@ -94,7 +97,7 @@ impl Drop for Story {
 }
 
 impl World {
-    /// `kubectl apply -k deploy`, and then what the demo installs over it, with fewer devices.
+    /// What the README says, and then what the demo installs over it, with fewer devices.
     fn install() -> Result<Self> {
         let name = std::env::var("EDGE_CLUSTER")
             .context("EDGE_CLUSTER names no cluster: run this by `cargo xtask test --rung node`")?;
@@ -104,13 +107,10 @@ impl World {
         let mut demo = DemoWorld::on(cluster.clone());
         let client = runtime.block_on(demo.client())?;
 
-        // An earlier run of this program on the same cluster has come further.
-        let again = kubectl.clone().args(["-n", SYSTEM, "get", "daemonset/chaos-agent-native"]).succeeds();
-        if !again {
-            let deploy = paths::root().join("deploy");
-            kubectl.clone().args(["apply", "-k"]).arg(&deploy).step("kubectl apply -k deploy").run()?;
-            rolled_out(&kubectl, &["deployment/edge-operator", "daemonset/chaos-agent"])?;
-        }
+        let readme = readme::type_commands(&kubectl).map_err(|error| format!("{error:#}"));
+        let devices = paths::root().join("deploy/device-sim");
+        let delete = kubectl.clone().args(["delete", "--ignore-not-found", "--timeout=120s", "-k"]);
+        delete.arg(devices).step("removing the README's devices").run()?;
         demo.choose_hooks()?;
         let scratch = tempfile::tempdir().context("making a folder for manifests")?;
         let manifest = install::manifest(&demo, &LAYOUT, 7, scratch.path())?;
@@ -122,7 +122,7 @@ impl World {
         }
         runtime.block_on(install::enrol_outside(&client, &LAYOUT))?;
         runtime.block_on(install::ready(&client, &LAYOUT, Duration::from_secs(120)))?;
-        let world = Self { cluster, client, runtime, demo, kubectl };
+        let world = Self { cluster, client, readme, runtime, demo, kubectl };
         world.declare(FIRMWARE);
         Ok(world)
     }
