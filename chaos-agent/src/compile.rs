@@ -80,10 +80,8 @@ pub struct Report {
     pub generation: i64,
     /// Whether its rules shall be in the kernel now.
     pub is_acting: bool,
-    /// The loss asked for in each direction (by number), while it acts.
-    pub asked: [f64; 2],
-    /// CLOCK_BOOTTIME in nanoseconds at which the kernel ends it; 0: it does not act.
-    pub deadline_ns: u64,
+    /// Its rule without peers and what depends on the node; past its deadline while it does not act.
+    pub rule: Arc<Rule>,
     /// Its chosen targets that concern this node.
     pub targets: Vec<TargetReport>,
 }
@@ -185,14 +183,12 @@ fn size(room: u32) -> usize {
 }
 
 fn report(profile: &Profile, targets: Vec<TargetReport>, deadline_ns: u64, is_acting: bool) -> Report {
-    let asked = fault_abi::key::Direction::ALL.map(|way| if profile.acts(way) { profile.asked } else { 0.0 });
     Report {
         name: profile.name.clone(),
         uid: Arc::clone(&profile.uid),
         generation: profile.generation,
         is_acting,
-        asked,
-        deadline_ns,
+        rule: Arc::new(Rule { generation: 1, deadline_ns, ..profile.rule }),
         targets,
     }
 }
@@ -213,7 +209,7 @@ fn place(
     let flags = profile.node_flags(|ip| world.node_addresses.contains(&ip));
     let mut rule = profile.rule;
     rule.flags |= flags;
-    rule.deadline_ns = report.deadline_ns;
+    rule.deadline_ns = report.rule.deadline_ns;
     let peers = profile.peers.iter().map(|network| Prefix::from(*network)).collect();
     plan.rules.insert(Arc::clone(&profile.uid), RuleSpec { rule, peers });
     let mut named = BTreeSet::new();

@@ -189,7 +189,7 @@ impl<K: Kernel> Enforcer<K> {
     /// The flows, and the states for which they are kept: those of profiles that act, or are paused and may again.
     #[must_use]
     pub fn flows(&self) -> (Arc<dyn Flows>, Kept) {
-        let lives = |report: &&Report| report.is_acting || report.deadline_ns == 0;
+        let lives = |report: &&Report| report.is_acting || report.rule.deadline_ns == 0;
         let living: BTreeSet<&Uid> =
             self.plan.reports.iter().filter(lives).map(|report| &report.uid).collect();
         let states = self.ledger.state_of.iter().filter(|((uid, _), _)| living.contains(uid));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
+use fault_abi::rule::{Phase, Rule};
 use fault_abi::verdict::Verdict;
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
@@ -111,13 +112,7 @@ impl Metrics {
         for one in &view.profiles {
             for direction in Direction::ALL {
                 let labels = [one.name.namespace.as_str(), &one.name.name, direction.name()];
-                asked.with_label_values(&labels).set(asked_now(
-                    one.asked,
-                    one.is_acting,
-                    one.deadline_ns,
-                    now_ns,
-                    direction,
-                ));
+                asked.with_label_values(&labels).set(asked_now(&one.rule, now_ns, direction));
             }
         }
         Ok(asked.collect())
@@ -174,21 +169,11 @@ impl Metrics {
     }
 }
 
-/// The loss that a profile asks for at `now_ns`.
-const fn asked_now(
-    asked: [f64; 2],
-    is_acting: bool,
-    deadline_ns: u64,
-    now_ns: u64,
-    direction: Direction,
-) -> f64 {
-    if !is_acting || now_ns >= deadline_ns {
-        return 0.0;
-    }
-    match direction {
-        Direction::FromDevice => asked[0],
-        Direction::ToDevice => asked[1],
-    }
+/// The share of packets that a profile asks to lose at `now_ns`: by the phase that is on.
+fn asked_now(rule: &Rule, now_ns: u64, direction: Direction) -> f64 {
+    let phase = rule.phases.get(rule.phase_at(now_ns));
+    let is_on = rule.is_active(now_ns) && rule.acts(direction);
+    phase.filter(|_| is_on).map_or(0.0, Phase::asked)
 }
 
 fn counts(counter: &Counter, verdict: Verdict) -> (u64, u64) {
@@ -204,6 +189,7 @@ const fn event_name(what: Global) -> Option<&'static str> {
         Global::Reread => Some("reread"),
         Global::Malformed => Some("malformed"),
         Global::GsoFrames => Some("gso_frame"),
+        Global::Contended => Some("contended"),
     }
 }
 
@@ -351,11 +337,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_ends_with_the_deadline() {
-        let asked = |is_acting, now| asked_now([0.1, 0.2], is_acting, 100, now, Direction::ToDevice);
-        assert_eq!(
-            [asked(true, 99), asked(true, 100), asked(false, 1)].map(|x| x > 0.0),
-            [true, false, false]
-        );
+    fn what_is_asked_goes_with_the_phase_and_ends_with_the_deadline() {
+        let mut rule = Rule { generation: 1, deadline_ns: 100, length_ns: 50, flags: 2, ..Rule::default() };
+        rule.phase_count = 2;
+        rule.phases[0] = Phase { until_ns: 20, every: 10, ..Phase::default() };
+        rule.phases[1] = Phase { until_ns: 50, every: 2, ..Phase::default() };
+        let expected = [(50, 0.1), (69, 0.1), (70, 0.5), (99, 0.5), (100, 0.0)];
+        for (now, asked) in expected {
+            assert_eq!(asked_now(&rule, now, Direction::ToDevice).to_bits(), f64::to_bits(asked), "at {now}");
+        }
+        assert_eq!(asked_now(&rule, 50, Direction::FromDevice).to_bits(), 0, "the other direction");
     }
 }

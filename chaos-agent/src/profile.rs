@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use edge_api::condition::{is_true, types};
-use edge_api::fault_profile::{FaultPhase, FaultProfile, Protocol};
+use edge_api::fault_profile::{FaultPhase, FaultProfile, FaultProfileSpec, Faults, Protocol, Scope};
 use edge_api::quantity::{Network, QuantityError, Share};
 use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::rule::{
-    ALWAYS, MAX_PORT_RANGES, PortRange, RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_PARTITION, RULE_TO_DEVICE,
-    Rule,
+    ALWAYS, MAX_PHASES, MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, PHASE_PER_FLOW, Phase, PortRange,
+    RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
 };
 use jiff::Timestamp;
 use kube::core::{ParseExpressionError, Selector};
@@ -25,6 +25,9 @@ pub enum ProfileError {
     /// A selector that is none.
     #[error("the selector cannot be read: {0}")]
     Selector(String),
+    /// No phase, or more than a rule holds.
+    #[error("{0} phases; a rule holds 1 to {MAX_PHASES}")]
+    Phases(usize),
     /// More port ranges than a rule holds.
     #[error("{0} port ranges; at most {MAX_PORT_RANGES} fit into a rule")]
     Ports(usize),
@@ -103,12 +106,10 @@ pub struct Profile {
     pub seed: u64,
     /// Whose packets.
     pub targets: Targets,
-    /// The rule without deadline, peers and what depends on the node.
+    /// The rule with its phases, without deadline, peers and what depends on the node.
     pub rule: Rule,
     /// `match.peers`.
     pub peers: Vec<Network>,
-    /// The loss asked for, 0 to 1; a partition is 1.
-    pub asked: f64,
 }
 
 impl Profile {
@@ -122,7 +123,6 @@ impl Profile {
         else {
             return Err(ProfileError::Identity);
         };
-        let (rule, asked) = rule(object)?;
         Ok(Self {
             name: ObjectName { namespace: namespace.clone(), name: name.clone() },
             uid: uid.as_str().into(),
@@ -132,9 +132,8 @@ impl Profile {
             cutoff: object.status.as_ref().and_then(|status| status.cutoff),
             seed: object.spec.seed,
             targets: targets(object)?,
-            rule,
+            rule: rule(object)?,
             peers: peers(object)?,
-            asked,
         })
     }
 
@@ -200,7 +199,7 @@ fn peers(object: &FaultProfile) -> Result<Vec<Network>, ProfileError> {
     Ok(networks)
 }
 
-fn rule(object: &FaultProfile) -> Result<(Rule, f64), ProfileError> {
+fn rule(object: &FaultProfile) -> Result<Rule, ProfileError> {
     let spec = &object.spec;
     let mut rule = Rule::default();
     if spec.direction.from_device() {
@@ -209,12 +208,6 @@ fn rule(object: &FaultProfile) -> Result<(Rule, f64), ProfileError> {
     if spec.direction.to_device() {
         rule.flags |= RULE_TO_DEVICE;
     }
-    if spec.faults.partition.is_some() {
-        rule.flags |= RULE_PARTITION;
-    }
-    let percent = spec.faults.loss.as_ref().and_then(|loss| loss.percent.as_ref());
-    let share = percent.map(|percent| percent.parse()).transpose()?.unwrap_or_default();
-    rule.loss = threshold(share);
     if let Some(matching) = &spec.matching {
         rule.protocol = match matching.protocol {
             Some(Protocol::Udp) => PROTOCOL_UDP,
@@ -230,8 +223,45 @@ fn rule(object: &FaultProfile) -> Result<(Rule, f64), ProfileError> {
             *slot = PortRange { first: *range.start(), last: *range.end() };
         }
     }
-    let asked = if rule.flags & RULE_PARTITION != 0 { 1.0 } else { share.ratio() };
-    Ok((rule, asked))
+    phases(spec, &mut rule)?;
+    Ok(rule)
+}
+
+fn phases(spec: &FaultProfileSpec, rule: &mut Rule) -> Result<(), ProfileError> {
+    let phases = spec.phases()?;
+    if !(1..=MAX_PHASES).contains(&phases.len()) {
+        return Err(ProfileError::Phases(phases.len()));
+    }
+    rule.phase_count = u8::try_from(phases.len()).unwrap_or(u8::MAX);
+    for (slot, phase) in rule.phases.iter_mut().zip(phases) {
+        let lasts = u64::try_from(phase.lasts.as_nanos()).unwrap_or(u64::MAX);
+        rule.length_ns = rule.length_ns.saturating_add(lasts);
+        *slot = Phase { until_ns: rule.length_ns, ..faults(phase.faults)? };
+    }
+    Ok(())
+}
+
+fn faults(faults: &Faults) -> Result<Phase, ProfileError> {
+    let mut phase = Phase::default();
+    if faults.partition.is_some() {
+        phase.flags |= PHASE_PARTITION;
+    }
+    let Some(loss) = &faults.loss else { return Ok(phase) };
+    if loss.scope == Some(Scope::Flow) {
+        phase.flags |= PHASE_PER_FLOW;
+    }
+    phase.every = loss.every.unwrap_or_default();
+    if let Some(percent) = &loss.percent {
+        phase.loss = threshold(percent.parse()?);
+    }
+    if let Some(bursts) = &loss.gilbert_elliott {
+        phase.flags |= PHASE_BURSTS;
+        phase.enter_burst = threshold(bursts.enter_burst.parse()?);
+        phase.leave_burst = threshold(bursts.leave_burst.parse()?);
+        phase.loss_in_burst = threshold(bursts.loss_in_burst.parse()?);
+        phase.loss = threshold(bursts.loss_outside.parse()?);
+    }
+    Ok(phase)
 }
 
 /// A share as a threshold in 2⁻³², rounded to the nearest; 100 % is exactly [`ALWAYS`].
@@ -269,7 +299,7 @@ pub(crate) mod tests {
     fn a_percentage_becomes_a_threshold_that_is_exact_at_both_ends() {
         for (percent, expected) in [("0%", 0), ("100%", ALWAYS), ("50%", ALWAYS / 2), ("0.0001%", 4295)] {
             assert_eq!(
-                Profile::parse(&object("p", &loss(percent))).unwrap().rule.loss,
+                Profile::parse(&object("p", &loss(percent))).unwrap().rule.phases[0].loss,
                 expected,
                 "{percent}"
             );
@@ -302,11 +332,39 @@ pub(crate) mod tests {
             "faults": {"partition": {}, "loss": {"percent": "20%"}},
         });
         let profile = Profile::parse(&object("p", &spec)).unwrap();
-        assert_eq!(profile.rule.flags, RULE_TO_DEVICE | RULE_PARTITION);
+        assert_eq!(profile.rule.flags, RULE_TO_DEVICE);
+        assert_eq!((profile.rule.phase_count, profile.rule.length_ns), (1, 600_000_000_000));
+        assert_eq!(profile.rule.phases[0].flags, PHASE_PARTITION);
         assert_eq!(profile.rule.protocol, PROTOCOL_UDP);
         assert_eq!(profile.rule.port_ranges, 2);
         assert_eq!(profile.rule.ports[1], PortRange { first: 7000, last: 7100 });
         assert_eq!(profile.peers, ["10.0.0.0/8".parse().unwrap()]);
-        assert!((profile.asked - 1.0).abs() < f64::EPSILON, "a partition asks for everything");
+    }
+
+    #[test]
+    fn a_timeline_becomes_the_rules_phases_each_with_its_end() {
+        let spec = json!({
+            "targets": {"cidrs": ["10.20.0.0/24"]},
+            "timeline": [
+                {"for": "60s", "faults": {"loss": {"gilbertElliott": {"enterBurst": "1%", "leaveBurst": "25%"}}}},
+                {"for": "500ms", "faults": {"loss": {"every": 10, "scope": "Flow"}}},
+                {"for": "30s", "faults": {"partition": {}}},
+            ],
+        });
+        let rule = Profile::parse(&object("p", &spec)).unwrap().rule;
+        assert_eq!((rule.phase_count, rule.length_ns), (3, 90_500_000_000));
+        let bursts = Phase {
+            until_ns: 60_000_000_000,
+            loss: 0,
+            loss_in_burst: ALWAYS,
+            enter_burst: threshold(Share::from_ppm(10_000).unwrap()),
+            leave_burst: ALWAYS / 4,
+            every: 0,
+            flags: PHASE_BURSTS,
+        };
+        assert_eq!(rule.phases[0], bursts);
+        let every = Phase { until_ns: 60_500_000_000, every: 10, flags: PHASE_PER_FLOW, ..Phase::default() };
+        assert_eq!(rule.phases[1], every);
+        assert_eq!((rule.phases[2].flags, rule.phases[2].until_ns), (PHASE_PARTITION, 90_500_000_000));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use edge_api::fault_node::{HookKind, LimitStatus};
 use edge_api::quantity::Network;
+use fault_abi::rule::Rule;
 
 use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
@@ -70,10 +71,8 @@ pub struct ProfileView {
     pub generation: i64,
     /// Whether it shall act.
     pub is_acting: bool,
-    /// The loss asked for by direction, while it acts.
-    pub asked: [f64; 2],
-    /// CLOCK_BOOTTIME in nanoseconds of its end.
-    pub deadline_ns: u64,
+    /// Its rule without peers and what depends on the node; past its deadline while it does not act.
+    pub rule: Arc<Rule>,
     /// Targets of this node: all, and those enforced.
     pub local: (u32, u32),
     /// Targets outside the cluster: all, and those enforced.
@@ -154,8 +153,7 @@ fn profile(report: &Report, usage: Usage<'_>, ways: &mut Ways<'_>, failure: Opti
         uid: Arc::clone(&report.uid),
         generation: report.generation,
         is_acting: report.is_acting,
-        asked: report.asked,
-        deadline_ns: report.deadline_ns,
+        rule: Arc::clone(&report.rule),
         local: (0, 0),
         external: (0, 0),
         hooks: BTreeSet::new(),

@@ -6,6 +6,8 @@
 mod fate;
 #[path = "kernel_test_run/matching.rs"]
 mod matching;
+#[path = "kernel_test_run/models.rs"]
+mod models;
 #[path = "kernel_test_run/parsing.rs"]
 mod parsing;
 #[path = "kernel_test_run/protection.rs"]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
-use fault_abi::rule::{MAX_BINDINGS, RULE_LIFTS_PROBES, RULE_PARTITION};
+use fault_abi::rule::{MAX_BINDINGS, PHASE_PARTITION, RULE_LIFTS_PROBES};
 use serde_json::{Value, json};
 
 use super::*;
@@ -282,7 +282,7 @@ fn a_rule_carries_its_faults_and_its_deadline() {
     let plan =
         world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({"faults": {"partition": {}}})).compile();
     let rule = plan.rules["uid-p"].rule;
-    assert_eq!((rule.flags & RULE_PARTITION, rule.deadline_ns), (RULE_PARTITION, DEADLINE));
+    assert_eq!((rule.phases[0].flags, rule.deadline_ns), (PHASE_PARTITION, DEADLINE));
 }
 
 #[test]

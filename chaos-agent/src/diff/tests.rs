@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use fault_abi::key::{Address, PROTOCOL_UDP, PortKey};
-use fault_abi::rule::Rule;
+use fault_abi::rule::{Phase, Rule};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,7 +44,7 @@ impl Node {
                 let row = self.ledger.states.get(&binding.state).expect("a state for each binding");
                 assert!(self.kernel.states.contains(&binding.state), "counters for each binding");
                 let rule = self.kernel.rules.get(&binding.rule).expect("a rule for each binding");
-                ((Arc::clone(&row.uid), Arc::clone(&row.target)), rule.loss)
+                ((Arc::clone(&row.uid), Arc::clone(&row.target)), rule.phases[0].loss)
             })
             .collect()
     }
@@ -69,7 +69,9 @@ fn planned(plan: &Plan, target: Address, port: u16) -> BTreeMap<(Uid, TargetName
         });
     let bindings = entry.map(|entry| &entry.bindings[..]).unwrap_or_default().iter();
     bindings
-        .map(|bound| ((Arc::clone(&bound.uid), Arc::clone(&bound.target)), plan.rules[&bound.uid].rule.loss))
+        .map(|bound| {
+            ((Arc::clone(&bound.uid), Arc::clone(&bound.target)), plan.rules[&bound.uid].rule.phases[0].loss)
+        })
         .collect()
 }
 
@@ -187,7 +189,7 @@ fn profiles(uid: &str) -> BTreeMap<Uid, crate::profile::ObjectName> {
 }
 
 fn one(uid: &str, loss: u64, target: Address) -> Plan {
-    let rule = Rule { loss, flags: 3, deadline_ns: u64::MAX, ..Rule::default() };
+    let rule = Rule { flags: 3, deadline_ns: u64::MAX, ..Rule::of(Phase { loss, ..Phase::default() }) };
     let bound = Bound { uid: uid.into(), target: "t".into(), key: [1, 2] };
     let peers = BTreeSet::from([Prefix { bits: 104, address: target.masked(104) }]);
     Plan {
@@ -211,7 +213,7 @@ fn a_changed_rule_gets_a_fresh_slot_and_the_old_one_rests() {
     assert_eq!(node.kernel.peers.len(), 2);
     node.now_ns += QUARANTINE_NS;
     node.reach(&one("u", 2, at), |_, _| ());
-    assert_eq!(node.kernel.rules.values().map(|rule| rule.loss).collect::<Vec<_>>(), [2]);
+    assert_eq!(node.kernel.rules.values().map(|rule| rule.phases[0].loss).collect::<Vec<_>>(), [2]);
     assert_eq!(node.kernel.peers.len(), 1);
 }
 

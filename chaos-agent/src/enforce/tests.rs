@@ -88,7 +88,7 @@ fn a_refusal_is_told_and_tried_again() {
 /// The losses of the rules that a packet of the target meets, in 2⁻³².
 fn losses(kernel: &FakeKernel) -> Vec<u64> {
     let bindings = kernel.visible(target(), PROTOCOL_UDP, 1).iter();
-    bindings.map(|binding| kernel.rules.get(&binding.rule).map_or(0, |rule| rule.loss)).collect()
+    bindings.map(|binding| kernel.rules.get(&binding.rule).map_or(0, |rule| rule.phases[0].loss)).collect()
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use fault_abi::key::Direction;
-use fault_abi::rule::ALWAYS;
+use fault_abi::channel;
+use fault_abi::decide::decide;
+use fault_abi::draw::{Draw, OF_TARGET, Position};
+use fault_abi::key::{Direction, PROTOCOL_UDP};
+use fault_abi::rule::{ALWAYS, PHASE_BURSTS, Phase};
 use fault_abi::verdict::Verdict;
+use serde_json::json;
 
-use crate::support::agent::{Agent, Hooks, is_lost};
+use crate::support::agent::{Agent, Hooks, is_lost, key_of};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage};
@@ -32,12 +36,17 @@ fn exchange(device: &End, peer: &End, seen: impl Fn(Direction) -> u64) {
     paced(COUNT, send, || Direction::ALL.map(&seen).into_iter().min().unwrap());
 }
 
-/// Runs loss on the device's address, checks all counters against both captures, and returns the fates.
+/// Runs 20 % of loss on the device's address and returns the fates.
 fn lossy_exchange(stage: &Stage, agent: &mut Agent, family: Family, seed: u64) -> Fates {
+    exchange_under(stage, agent, family, Fault::loss("20%").seed(seed))
+}
+
+/// Runs a fault on the device's address, checks all counters against both captures, and returns the fates.
+fn exchange_under(stage: &Stage, agent: &mut Agent, family: Family, fault: Fault) -> Fates {
     let target = family.host(1, 2);
     // Nothing is left of the profile before: counters start at zero.
     agent.set(&[]);
-    agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target)).seed(seed)]);
+    agent.set(&[fault.on(std::slice::from_ref(&target))]);
     let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
     let (device, peer) = (stage.device_end(family), stage.peer_end(family));
     exchange(&device, &peer, |direction| agent.counter("loss", &target, direction).seen());
@@ -116,6 +125,57 @@ fn packets_missing_between_captures_are_those_counted_on_native_xdp() {
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn packets_missing_between_captures_are_those_counted_on_generic_xdp() {
     what_captures_miss_is_what_was_counted(Hooks::XdpGeneric);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn each_tenth_packet_of_a_target_is_missing_on_tcx_and_native_xdp() {
+    let stage = Stage::new();
+    let tenth: BTreeSet<u32> = (9..COUNT).step_by(10).collect();
+    for hooks in [Hooks::Tcx, Hooks::XdpNative] {
+        let mut agent = Agent::start(&stage.node, hooks);
+        let fates = exchange_under(&stage, &mut agent, Family::V6, Fault::loss_by(json!({"every": 10})));
+        assert_eq!(fates, [tenth.clone(), tenth.clone()], "{hooks:?}");
+    }
+}
+
+/// The fates in bursts, each way, as the host computes them.
+fn bursts_on_host(family: Family, enter: u64, leave: u64) -> Fates {
+    let (key, target_port) = (key_of(7, &family.host(1, 2)), 5683);
+    let phase = Phase {
+        flags: PHASE_BURSTS,
+        enter_burst: enter,
+        leave_burst: leave,
+        loss_in_burst: ALWAYS,
+        ..Phase::default()
+    };
+    Direction::ALL.map(|direction| {
+        let mut word = 0;
+        let mut is_lost = |_: &u32| {
+            let draw = Draw {
+                direction,
+                protocol: PROTOCOL_UDP,
+                target_port,
+                position: Position { ordinal: OF_TARGET, index: channel::index(word) },
+            };
+            let before = channel::in_burst(word, 0);
+            let (verdict, burst) = decide(&phase, key, &draw, before);
+            word = channel::after(word, 0, burst);
+            verdict.drops()
+        };
+        (0..COUNT).filter(&mut is_lost).collect()
+    })
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn bursts_are_missing_between_captures_where_the_host_computes_them() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let model = json!({"gilbertElliott": {"enterBurst": "5%", "leaveBurst": "25%"}});
+    let fates = exchange_under(&stage, &mut agent, Family::V4, Fault::loss_by(model));
+    assert_eq!(fates, bursts_on_host(Family::V4, (ALWAYS + 10) / 20, ALWAYS / 4));
+    assert!(fates.iter().all(|lost| lost.len() > 100), "{fates:?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Draws: how many packets are lost, and which.
 
 use fault_abi::counter::Global;
-use fault_abi::decide::{Packet, decide};
-use fault_abi::draw::Position;
+use fault_abi::decide::decide;
+use fault_abi::draw::{Draw, Position};
 use fault_abi::key::{Direction, PROTOCOL_UDP};
 use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
 use fault_abi::rule::Rule;
@@ -26,18 +26,9 @@ fn is_plausible(lost: u64, of: u32, ratio: f64) -> bool {
 
 /// What the host decides on the n-th packet of the n-th flow.
 fn on_host(rule: &Rule, direction: Direction, ordinal: u64, index: u64) -> Verdict {
-    let packet = Packet {
-        direction,
-        target: address(DEVICE),
-        peer: address(PEER),
-        protocol: PROTOCOL_UDP,
-        has_ports: true,
-        target_port: 5683,
-        peer_port: 40_000,
-        bytes: 100,
-        gso: false,
-    };
-    decide(rule, KEY, &packet, Position { ordinal, index })
+    let position = Position { ordinal, index };
+    let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: 5683, position };
+    decide(&rule.phases[0], KEY, &draw, false).0
 }
 
 #[test]

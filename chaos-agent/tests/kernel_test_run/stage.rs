@@ -6,7 +6,7 @@ use chaos_agent::kernel::object;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction};
 use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
-use fault_abi::rule::{ALWAYS, Binding, RULE_FROM_DEVICE, RULE_PARTITION, RULE_TO_DEVICE, Rule};
+use fault_abi::rule::{ALWAYS, Binding, PHASE_PARTITION, Phase, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule};
 use fault_abi::verdict::Verdict;
 use fault_rig::Rig;
 use fault_rig::frame::Spec;
@@ -61,26 +61,29 @@ pub(crate) fn from_device6() -> Spec {
     Spec::udp((DEVICE6.parse().unwrap(), 5683), (PEER6.parse().unwrap(), 40_000))
 }
 
-/// A rule that acts on all packets in both directions from now on, for an hour.
+/// A rule that acts on all packets in both directions from now on, for an hour, and does nothing to them.
 pub(crate) fn rule() -> Rule {
+    rule_of(Phase::default())
+}
+
+/// A rule that does this.
+pub(crate) fn rule_of(phase: Phase) -> Rule {
     let now = fault_rig::now_ns().expect("the clock");
     Rule {
         generation: 1,
-        start_ns: 1,
         deadline_ns: now + 3_600_000_000_000,
         flags: RULE_FROM_DEVICE | RULE_TO_DEVICE,
-        ..Rule::default()
+        ..Rule::of(phase)
     }
 }
 
 pub(crate) fn partition() -> Rule {
-    let rule = rule();
-    Rule { flags: rule.flags | RULE_PARTITION, ..rule }
+    rule_of(Phase { flags: PHASE_PARTITION, ..Phase::default() })
 }
 
 /// Loss of so many parts of a million.
 pub(crate) fn loss(millionths: u64) -> Rule {
-    Rule { loss: ALWAYS * millionths / 1_000_000, ..rule() }
+    rule_of(Phase { loss: ALWAYS * millionths / 1_000_000, ..Phase::default() })
 }
 
 /// Rule and state of the same slot.

@@ -39,24 +39,26 @@ impl Counter {
 }
 
 /// A target's state under a profile. Made by the agent together with the counters, changed by the programs
-/// only, by atomic additions.
+/// only, atomically.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetState {
     /// The ordinal of the next flow.
     pub next_ordinal: u64,
-    /// By direction: the index of the next packet whose flow is not tracked.
+    /// By direction: the [`channel`](crate::channel) of all packets whose flow is not tracked.
     pub untracked: [u64; 2],
+    /// By direction: the channel of all packets, for faults whose `scope` is `Target`.
+    pub all: [u64; 2],
 }
 
-/// A flow of a target under a profile, changed by atomic additions.
+/// A flow of a target under a profile, changed atomically.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// How many flows this target had before under the rule.
     pub ordinal: u64,
-    /// By direction: the index of the next packet that reaches a draw.
-    pub index: [u64; 2],
+    /// By direction: its [`channel`](crate::channel).
+    pub channel: [u64; 2],
 }
 
 /// Index into the per-CPU array `GLOBAL`.
@@ -75,12 +77,22 @@ pub enum Global {
     Malformed = 4,
     /// Super-packets of targets, each counted once.
     GsoFrames = 5,
+    /// Packets whose draw left no trace in their channel, since other CPUs changed it each time: the next packet drew
+    /// from the same state.
+    Contended = 6,
 }
 
 impl Global {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Protected, Self::Untracked, Self::Orphaned, Self::Reread, Self::Malformed, Self::GsoFrames];
+    pub const ALL: [Self; 7] = [
+        Self::Protected,
+        Self::Untracked,
+        Self::Orphaned,
+        Self::Reread,
+        Self::Malformed,
+        Self::GsoFrames,
+        Self::Contended,
+    ];
 }
 
 /// Entries of the array `GLOBAL`: room for more than there are now.

@@ -1,11 +1,12 @@
-//! The decision on one packet under one rule. Pure: the time and the packet's position are arguments.
+//! The decision on one packet under one phase of a rule. Pure: the time, the packet's position and the state that the
+//! packets before it left are arguments.
 //!
 //! Fragments: only the first one of a packet has ports. The later ones match rules that name no port, and
 //! entries for an address, not for a port of it.
 
-use crate::draw::{Draw, Kind, Position};
+use crate::draw::{Draw, Kind};
 use crate::key::{Address, Direction};
-use crate::rule::{MAX_PORT_RANGES, RULE_PARTITION, Rule};
+use crate::rule::{MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, Phase, Rule};
 use crate::verdict::Verdict;
 
 /// What a rule may look at, seen from the target.
@@ -56,28 +57,35 @@ fn in_ranges(rule: &Rule, port: u16) -> bool {
     false
 }
 
-/// Whether the rule draws for a packet that it acts on, so that the packet needs a [`Position`].
+/// Whether packets draw in this phase, so that each needs a [`Draw`] of its own.
 #[inline(always)]
 #[must_use]
-pub const fn draws(rule: &Rule) -> bool {
-    rule.flags & RULE_PARTITION == 0 && rule.loss != 0
+pub const fn draws(phase: &Phase) -> bool {
+    phase.flags & PHASE_PARTITION == 0
+        && (phase.loss != 0 || phase.every != 0 || phase.flags & PHASE_BURSTS != 0)
 }
 
-/// The fate of a packet that the rule [`applies`] to. `position` is read only if the rule [`draws`].
+/// The fate of a packet that the rule [`applies`] to, and whether the packet behind it is in a burst.
+///
+/// `draw` and `in_burst` are read only if the phase [`draws`]. A packet meets the state that the one before it
+/// left, and then changes it (Gilbert-Elliott, as `tc netem loss gemodel` has it; Elliott 1963): the first packet is
+/// outside of a burst, and the length of bursts is geometric with mean 1 / leave_burst.
 #[inline(always)]
 #[must_use]
-pub fn decide(rule: &Rule, key: [u64; 2], packet: &Packet, position: Position) -> Verdict {
-    if rule.flags & RULE_PARTITION != 0 {
-        return Verdict::Partition;
+pub fn decide(phase: &Phase, key: [u64; 2], draw: &Draw, in_burst: bool) -> (Verdict, bool) {
+    if phase.flags & PHASE_PARTITION != 0 {
+        return (Verdict::Partition, false);
     }
-    let draw = Draw {
-        direction: packet.direction,
-        protocol: packet.protocol,
-        target_port: packet.target_port,
-        position,
-    };
-    if rule.loss != 0 && draw.happens(key, Kind::Loss, rule.loss) {
-        return Verdict::Loss;
+    if phase.every != 0 {
+        let is_nth = (draw.position.index + 1).is_multiple_of(u64::from(phase.every));
+        return (if is_nth { Verdict::Loss } else { Verdict::Pass }, false);
     }
-    Verdict::Pass
+    let loss = if in_burst { phase.loss_in_burst } else { phase.loss };
+    let is_lost = loss != 0 && draw.happens(key, Kind::Loss, loss);
+    let mut is_burst = false;
+    if phase.flags & PHASE_BURSTS != 0 {
+        let change = if in_burst { phase.leave_burst } else { phase.enter_burst };
+        is_burst = in_burst != draw.happens(key, Kind::Burst, change);
+    }
+    (if is_lost { Verdict::Loss } else { Verdict::Pass }, is_burst)
 }

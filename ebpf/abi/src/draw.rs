@@ -7,21 +7,26 @@ use crate::key::Direction;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// `faults.loss`.
+    /// `faults.loss`: whether the packet is lost.
     Loss = 1,
+    /// `faults.loss.gilbertElliott`: whether a burst begins or ends behind the packet.
+    Burst = 2,
 }
 
 /// Where a packet stands: which flow of its target, and which packet of the flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Position {
-    /// The flow's ordinal among those of the target; [`UNTRACKED`] where it is not tracked.
+    /// The flow's ordinal among those of the target; [`UNTRACKED`] where it is not tracked, [`OF_TARGET`] where flows
+    /// do not count.
     pub ordinal: u64,
-    /// The packet's index among those of its flow (or of all untracked ones) that reached a draw.
+    /// The packet's index among those of its flow (or of all untracked ones, or of its target) that reached a draw.
     pub index: u64,
 }
 
 /// [`Position::ordinal`] of all packets whose flow is not tracked.
 pub const UNTRACKED: u64 = u64::MAX;
+/// [`Position::ordinal`] of all packets of a target, under a fault whose `scope` is `Target`.
+pub const OF_TARGET: u64 = u64::MAX - 1;
 
 /// What of a packet goes into its draws. Peers and their ports do not: they differ from run to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

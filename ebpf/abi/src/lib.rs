@@ -14,6 +14,7 @@
 //! * [`key`]: addresses and the keys of all maps
 //! * [`rule`]: [`Entry`](rule::Entry) → [`Binding`](rule::Binding) → [`Rule`](rule::Rule)
 //! * [`counter`]: what the kernel counts, the state of targets and flows
+//! * [`channel`]: what a sequence of packets has behind it
 //! * [`verdict`]: the fate of a packet
 //! * [`draw`]: the keyed hash behind each draw
 //! * [`decide`]: the decision on one packet under one rule
@@ -22,6 +23,7 @@
 //! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
 #![no_std]
 
+pub mod channel;
 pub mod counter;
 pub mod decide;
 pub mod draw;
@@ -34,7 +36,7 @@ pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 #[cfg(test)]
 mod tests {

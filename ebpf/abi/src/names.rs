@@ -26,7 +26,7 @@ pub const PROTECTED: &str = "PROTECTED";
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
 /// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
 /// object of another version has no map of this name.
-pub const CONFIG: &str = "CONFIG_2";
+pub const CONFIG: &str = "CONFIG_3";
 /// Per-CPU array: [`Global`](crate::counter::Global) → `u64`.
 pub const GLOBAL: &str = "GLOBAL";
 /// Program array of the TC dispatchers; see [`SLOT_TC_INGRESS`] and [`SLOT_TC_EGRESS`].

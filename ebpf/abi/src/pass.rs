@@ -1,27 +1,60 @@
 //! A packet's way through its target's entry: the lookup, what is protected, and each binding in its order.
 //! The maps are behind [`World`]: in the kernel they are maps, in a host test plain collections.
 
+use crate::channel;
 use crate::counter::Global;
 use crate::decide::{self, Packet};
-use crate::draw::Position;
+use crate::draw::{Draw, Position};
 use crate::key::{Address, IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use crate::rule::{Binding, Entry, MAX_BINDINGS, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
+use crate::rule::{
+    Binding, Entry, MAX_BINDINGS, MAX_PHASES, PHASE_BURSTS, PHASE_PER_FLOW, PROTECTED_NODE, PROTECTED_PROBE,
+    Phase, RULE_LIFTS_PROBES, Rule,
+};
 use crate::verdict::Verdict;
+
+/// How often a packet tries to leave its trace in a channel that other CPUs change at the same time.
+const ATTEMPTS: usize = 8;
+
+/// The word of a [`channel`](crate::channel), which packets on other CPUs change too.
+pub trait Channel {
+    /// The word now.
+    fn load(&self) -> u64;
+    /// Adds `n` and returns the word before that.
+    fn add(&self, n: u64) -> u64;
+    /// Replaces `old` by `new`; `false`: it was another one by then, and stays.
+    fn replace(&self, old: u64, new: u64) -> bool;
+}
+
+/// Where a packet draws: the sequence that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Track<C> {
+    /// [`Position::ordinal`].
+    pub ordinal: u64,
+    /// Of this direction.
+    pub channel: C,
+}
 
 /// What a pass reads and changes. Rules live for `'r`, longer than a pass: they never change while a program
 /// can see them.
 pub trait World<'r> {
+    /// The word of a channel.
+    type Channel: Channel;
     /// The rule in this slot.
     fn rule(&self, slot: u32) -> Option<&'r Rule>;
     /// Whether `peer` is in the set of peers.
     fn is_peer(&self, set: u32, peer: &Address) -> bool;
-    /// The position of a packet that reaches a draw, each time the next one of its flow; `None`: the binding
-    /// has no state.
-    fn position(&mut self, binding: &Binding, packet: &Packet) -> Option<Position>;
+    /// The sequence that a packet belongs to: its flow, or all packets of its target (`of_target`); `None`: the
+    /// binding has no state.
+    fn track(&mut self, binding: &Binding, packet: &Packet, of_target: bool) -> Option<Track<Self::Channel>>;
     /// Counts the packet under its verdict; `false`: the binding has no counter.
     fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, now_ns: u64) -> bool;
     /// Counts one in a counter of the whole node.
     fn count_global(&mut self, what: Global);
+    /// The same number: a kernel program makes the verifier forget how it came about, which would else walk all that
+    /// follows once for each way to each phase.
+    fn forget(&self, number: usize) -> usize {
+        number
+    }
 }
 
 /// The bindings of one entry, copied out of the map so that they cannot change.
@@ -81,22 +114,21 @@ pub fn is_entry_of(entry: &Entry, address: &Address) -> bool {
     }
 }
 
-/// Takes a packet through all bindings, in their order; where one drops it, the later ones do not see it.
+/// Takes a packet through `count` bindings, in their order; where one drops it, the later ones do not see it. `bind` is
+/// [`bind`] for the binding of a number.
 #[inline(always)]
 pub fn run<'r, W: World<'r>>(
     world: &mut W,
-    entry: &Bindings,
-    packet: &Packet,
-    protection: u32,
-    now_ns: u64,
+    count: u16,
+    mut bind: impl FnMut(&mut W, usize) -> Option<Verdict>,
 ) -> Verdict {
     let mut is_spared = false;
     let mut i = 0;
     while i < MAX_BINDINGS {
-        if i >= entry.count as usize {
+        if i >= count as usize {
             break;
         }
-        match run_one(world, &entry.bindings[i], packet, protection, now_ns) {
+        match bind(world, i) {
             Some(verdict) if verdict.drops() => return verdict,
             Some(_) => {}
             None => is_spared = true,
@@ -110,11 +142,8 @@ pub fn run<'r, W: World<'r>>(
 }
 
 /// One binding; `None`: the rule would act, but leaves the conversation alone.
-///
-/// A function of its own, not inlined: when it returns, the verifier forgets all that it knew inside, and so does
-/// not walk each binding once for each way through the bindings before it.
-#[inline(never)]
-fn run_one<'r, W: World<'r>>(
+#[inline(always)]
+pub fn bind<'r, W: World<'r>>(
     world: &mut W,
     binding: &Binding,
     packet: &Packet,
@@ -131,19 +160,59 @@ fn run_one<'r, W: World<'r>>(
     if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
         return None;
     }
-    let position =
-        if decide::draws(rule) { world.position(binding, packet) } else { Some(Position::default()) };
-    let Some(position) = position else {
-        world.count_global(Global::Orphaned);
-        return Some(Verdict::Pass);
+    let number = world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1);
+    let phase = &rule.phases[number];
+    let verdict = if decide::draws(phase) {
+        let of_target =
+            (phase.every != 0 || phase.flags & PHASE_BURSTS != 0) && phase.flags & PHASE_PER_FLOW == 0;
+        let Some(track) = world.track(binding, packet, of_target) else {
+            world.count_global(Global::Orphaned);
+            return Some(Verdict::Pass);
+        };
+        draw(world, phase, number, binding.key, packet, &track)
+    } else {
+        decide::decide(phase, binding.key, &draw_of(packet, Position::default()), false).0
     };
-    let verdict = decide::decide(rule, binding.key, packet, position);
     if !world.count(binding, packet, verdict, now_ns) {
         // What is not counted must not happen.
         world.count_global(Global::Orphaned);
         return Some(Verdict::Pass);
     }
     Some(verdict)
+}
+
+#[inline(always)]
+const fn draw_of(packet: &Packet, position: Position) -> Draw {
+    Draw { direction: packet.direction, protocol: packet.protocol, target_port: packet.target_port, position }
+}
+
+/// Decides by the channel's word, and leaves the packet's trace in it. Only bursts need more than the index, which an
+/// addition gives to each packet alone.
+#[inline(always)]
+fn draw<'r, W: World<'r>>(
+    world: &mut W,
+    phase: &Phase,
+    number: usize,
+    key: [u64; 2],
+    packet: &Packet,
+    track: &Track<W::Channel>,
+) -> Verdict {
+    let has_bursts = phase.flags & PHASE_BURSTS != 0;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let word = if has_bursts { track.channel.load() } else { track.channel.add(channel::STEP) };
+        let draw = draw_of(packet, Position { ordinal: track.ordinal, index: channel::index(word) });
+        let in_burst = has_bursts && channel::in_burst(word, number);
+        let (verdict, is_burst) = decide::decide(phase, key, &draw, in_burst);
+        if !has_bursts || track.channel.replace(word, channel::after(word, number, is_burst)) {
+            return verdict;
+        }
+        if attempt == ATTEMPTS {
+            world.count_global(Global::Contended);
+            return verdict;
+        }
+    }
 }
 
 /// Whether the whole packet is left alone: this node's own way to its control plane.

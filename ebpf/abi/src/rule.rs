@@ -7,6 +7,8 @@ use crate::key::{Address, Direction};
 pub const MAX_BINDINGS: usize = 8;
 /// Port ranges of a rule at most.
 pub const MAX_PORT_RANGES: usize = 16;
+/// Phases of a rule at most. A power of two: [`Rule::phase_at`] halves it.
+pub const MAX_PHASES: usize = 64;
 
 /// [`Entry::flags`]: `PORT_TARGETS` has entries for ports of this address.
 pub const ENTRY_HAS_PORTS: u16 = 1;
@@ -15,10 +17,15 @@ pub const ENTRY_HAS_PORTS: u16 = 1;
 pub const RULE_FROM_DEVICE: u32 = 1;
 /// [`Rule::flags`]: the rule acts on what the target receives ([`Direction::ToDevice`]`.bit()`).
 pub const RULE_TO_DEVICE: u32 = 2;
-/// [`Rule::flags`]: everything is dropped.
-pub const RULE_PARTITION: u32 = 4;
 /// [`Rule::flags`]: the rule acts on a node's probes of the target too (`match.peers` names the node's address).
-pub const RULE_LIFTS_PROBES: u32 = 8;
+pub const RULE_LIFTS_PROBES: u32 = 4;
+
+/// [`Phase::flags`]: everything is dropped.
+pub const PHASE_PARTITION: u32 = 1;
+/// [`Phase::flags`]: loss comes in bursts (Gilbert-Elliott): `loss` outside of them, `loss_in_burst` inside.
+pub const PHASE_BURSTS: u32 = 2;
+/// [`Phase::flags`]: bursts, and every n-th packet, are those of a flow; else those of the target.
+pub const PHASE_PER_FLOW: u32 = 4;
 
 /// [`Config::flags`]: `CIDRS` is not empty.
 pub const CONFIG_HAS_CIDRS: u32 = 1;
@@ -28,7 +35,7 @@ pub const PROTECTED_NODE: u32 = 1;
 /// Value in `PROTECTED`: a node's probe of a pod; [`RULE_LIFTS_PROBES`] lifts it.
 pub const PROTECTED_PROBE: u32 = 2;
 
-/// [`Rule::loss`] of 100 %.
+/// A probability of 100 %.
 pub const ALWAYS: u64 = 1 << 32;
 
 /// A profile on a target.
@@ -83,19 +90,37 @@ pub struct PortRange {
     pub last: u16,
 }
 
+/// What happens to packets in a part of a rule's time. Probabilities are in 2⁻³²: 0 = never, [`ALWAYS`] = always.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Phase {
+    /// When it ends, in nanoseconds after the beginning of the first phase.
+    pub until_ns: u64,
+    /// Probability of loss; with [`PHASE_BURSTS`] that outside of bursts.
+    pub loss: u64,
+    /// Probability of loss inside a burst.
+    pub loss_in_burst: u64,
+    /// Probability that a burst begins behind a packet outside of one.
+    pub enter_burst: u64,
+    /// Probability that the burst ends behind a packet inside it.
+    pub leave_burst: u64,
+    /// Each n-th packet is lost: the n-th, the 2n-th, …; 0: none for that.
+    pub every: u32,
+    /// `PHASE_*`.
+    pub flags: u32,
+}
+
 /// What a profile does. Once an entry refers to it, it never changes: the agent writes a new slot, then the
 /// entries, and uses a slot again only after a quarantine.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Differs for each rule that is written; 0: the slot is empty and does nothing.
     pub generation: u64,
-    /// CLOCK_BOOTTIME in nanoseconds from which on the rule acts.
-    pub start_ns: u64,
     /// CLOCK_BOOTTIME in nanoseconds from which on the rule does nothing more.
     pub deadline_ns: u64,
-    /// Probability of loss in 2⁻³²: 0 = never, [`ALWAYS`] = always.
-    pub loss: u64,
+    /// How long before that its first phase begins, in nanoseconds. (That can be before this machine was booted.)
+    pub length_ns: u64,
     /// `RULE_*`.
     pub flags: u32,
     /// Set of peers in `PEERS`; 0: any peer.
@@ -104,18 +129,92 @@ pub struct Rule {
     pub protocol: u8,
     /// Port ranges in use, at most [`MAX_PORT_RANGES`]; 0: any port, and none.
     pub port_ranges: u8,
+    /// Phases in use, 1 to [`MAX_PHASES`].
+    pub phase_count: u8,
     /// Always 0.
-    pub zero: [u8; 6],
+    pub zero: [u8; 5],
     /// The target's ports; the first `port_ranges` are in use.
     pub ports: [PortRange; MAX_PORT_RANGES],
+    /// What happens when: the first `phase_count` are in use, each begins where the one before it ends.
+    pub phases: [Phase; MAX_PHASES],
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            deadline_ns: 0,
+            length_ns: 0,
+            flags: 0,
+            peer_set: 0,
+            protocol: 0,
+            port_ranges: 0,
+            phase_count: 0,
+            zero: [0; 5],
+            ports: [PortRange::default(); MAX_PORT_RANGES],
+            phases: [Phase::default(); MAX_PHASES],
+        }
+    }
+}
+
+impl Phase {
+    /// The share of packets that it asks to lose in the long run, 0 to 1.
+    #[must_use]
+    pub fn asked(&self) -> f64 {
+        let share = |threshold: u64| threshold as f64 / ALWAYS as f64;
+        if self.flags & PHASE_PARTITION != 0 {
+            return 1.0;
+        }
+        if self.every != 0 {
+            return 1.0 / f64::from(self.every);
+        }
+        let outside = share(self.loss);
+        let (enter, leave) = (share(self.enter_burst), share(self.leave_burst));
+        if self.flags & PHASE_BURSTS == 0 || enter == 0.0 {
+            return outside;
+        }
+        // The stationary distribution of a chain of two states.
+        let in_burst = enter / (enter + leave);
+        in_burst * share(self.loss_in_burst) + (1.0 - in_burst) * outside
+    }
 }
 
 impl Rule {
+    /// A rule of one phase, which lasts as long as the rule.
+    #[must_use]
+    pub fn of(phase: Phase) -> Self {
+        let mut rule = Self { phase_count: 1, ..Self::default() };
+        rule.phases[0] = Phase { until_ns: u64::MAX, ..phase };
+        rule
+    }
+
+    /// The number of the phase at `now_ns` (CLOCK_BOOTTIME): how many of them are over, found by halving. Behind the
+    /// last one's end it is still the last.
+    #[inline(always)]
+    #[must_use]
+    pub fn phase_at(&self, now_ns: u64) -> usize {
+        if self.phase_count <= 1 {
+            return 0;
+        }
+        let elapsed = self.length_ns.saturating_sub(self.deadline_ns.saturating_sub(now_ns));
+        let last = self.phase_count as usize - 1;
+        let mut over = 0;
+        let mut step = MAX_PHASES / 2;
+        while step > 0 {
+            let next = over + step;
+            if next <= last && self.phases[(next - 1) & (MAX_PHASES - 1)].until_ns <= elapsed {
+                over = next;
+            }
+            step /= 2;
+        }
+        over & (MAX_PHASES - 1)
+    }
+
     /// Whether the rule acts at `now_ns` (CLOCK_BOOTTIME).
     #[inline(always)]
     #[must_use]
     pub const fn is_active(&self, now_ns: u64) -> bool {
-        self.generation != 0 && self.start_ns <= now_ns && now_ns < self.deadline_ns
+        self.generation != 0 && now_ns < self.deadline_ns
     }
 
     /// Whether the rule acts in this direction.
@@ -140,7 +239,7 @@ pub struct Config {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Binding, Config, Entry, PortRange, Rule};
+    use super::{Binding, Config, Entry, Phase, PortRange, Rule};
 
     // SAFETY: `repr(C)`, integers only, no padding (tests/layout.rs), every bit pattern valid.
     unsafe impl aya::Pod for Binding {}
@@ -148,6 +247,8 @@ mod user {
     unsafe impl aya::Pod for Entry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for PortRange {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Phase {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Rule {}
     // SAFETY: as above.

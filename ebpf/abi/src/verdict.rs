@@ -19,6 +19,18 @@ impl Verdict {
     /// All verdicts, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Pass, Self::Loss, Self::Partition];
 
+    /// The verdict of this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Pass),
+            1 => Some(Self::Loss),
+            2 => Some(Self::Partition),
+            _ => None,
+        }
+    }
+
     /// Whether the packet ends here.
     #[inline(always)]
     #[must_use]

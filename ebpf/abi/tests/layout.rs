@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use fault_abi::counter::{Counter, Flow, TargetState};
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
-use fault_abi::rule::{Binding, Config, Entry, PortRange, Rule};
+use fault_abi::rule::{Binding, Config, Entry, Phase, PortRange, Rule};
 
 /// Asserts a type's size, its fields' offsets, and that the fields fill it without padding.
 macro_rules! layout {
@@ -36,10 +36,14 @@ fn entries_and_rules_have_their_layout_and_no_padding() {
         flags: u16 = 28, count: u16 = 30, bindings: [Binding; 8] = 32, generation_again: u64 = 224,
     });
     layout!(PortRange, 4, { first: u16 = 0, last: u16 = 2 });
-    layout!(Rule, 112, {
-        generation: u64 = 0, start_ns: u64 = 8, deadline_ns: u64 = 16, loss: u64 = 24, flags: u32 = 32,
-        peer_set: u32 = 36, protocol: u8 = 40, port_ranges: u8 = 41, zero: [u8; 6] = 42,
-        ports: [PortRange; 16] = 48,
+    layout!(Phase, 48, {
+        until_ns: u64 = 0, loss: u64 = 8, loss_in_burst: u64 = 16, enter_burst: u64 = 24, leave_burst: u64 = 32,
+        every: u32 = 40, flags: u32 = 44,
+    });
+    layout!(Rule, 3176, {
+        generation: u64 = 0, deadline_ns: u64 = 8, length_ns: u64 = 16, flags: u32 = 24, peer_set: u32 = 28,
+        protocol: u8 = 32, port_ranges: u8 = 33, phase_count: u8 = 34, zero: [u8; 5] = 35,
+        ports: [PortRange; 16] = 40, phases: [Phase; 64] = 104,
     });
     layout!(Config, 8, { flags: u32 = 0, kubelet_port: u16 = 4, zero: u16 = 6 });
 }
@@ -49,6 +53,6 @@ fn counters_and_states_have_their_layout_and_no_padding() {
     layout!(Counter, 272, {
         last_seen_ns: u64 = 0, gso_frames: u64 = 8, packets: [u64; 16] = 16, bytes: [u64; 16] = 144,
     });
-    layout!(TargetState, 24, { next_ordinal: u64 = 0, untracked: [u64; 2] = 8 });
-    layout!(Flow, 24, { ordinal: u64 = 0, index: [u64; 2] = 8 });
+    layout!(TargetState, 40, { next_ordinal: u64 = 0, untracked: [u64; 2] = 8, all: [u64; 2] = 24 });
+    layout!(Flow, 24, { ordinal: u64 = 0, channel: [u64; 2] = 8 });
 }

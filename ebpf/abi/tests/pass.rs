@@ -1,17 +1,18 @@
 //! A packet's way through its bindings, on plain collections instead of maps.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use fault_abi::counter::Global;
 use fault_abi::decide::{Packet, applies};
-use fault_abi::draw::Position;
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::packet;
-use fault_abi::pass::{Bindings, World, is_entry_of, is_link_upkeep, protection, run};
+use fault_abi::pass::{Channel, Track, World, bind, is_entry_of, is_link_upkeep, protection, run};
 use fault_abi::rule::{
-    ALWAYS, Binding, Entry, MAX_BINDINGS, PROTECTED_NODE, PROTECTED_PROBE, PortRange, RULE_FROM_DEVICE,
-    RULE_LIFTS_PROBES, RULE_PARTITION, RULE_TO_DEVICE, Rule,
+    ALWAYS, Binding, Entry, PHASE_PARTITION, PROTECTED_NODE, PROTECTED_PROBE, Phase, PortRange,
+    RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
 };
 use fault_abi::verdict::Verdict;
 use proptest::prelude::*;
@@ -21,12 +22,31 @@ use proptest::prelude::*;
 struct Model<'r> {
     rules: &'r [Rule],
     peers: BTreeSet<(u32, Address)>,
-    index: u64,
+    channel: Rc<Cell<u64>>,
     counts: BTreeMap<(u32, Verdict), u64>,
     globals: Vec<Global>,
 }
 
+/// A channel that nobody else changes.
+struct Word(Rc<Cell<u64>>);
+
+impl Channel for Word {
+    fn load(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn add(&self, n: u64) -> u64 {
+        self.0.replace(self.0.get() + n)
+    }
+
+    fn replace(&self, old: u64, new: u64) -> bool {
+        self.0.replace(new) == old
+    }
+}
+
 impl<'r> World<'r> for Model<'r> {
+    type Channel = Word;
+
     fn rule(&self, slot: u32) -> Option<&'r Rule> {
         self.rules.get(slot as usize)
     }
@@ -35,9 +55,8 @@ impl<'r> World<'r> for Model<'r> {
         self.peers.contains(&(set, *peer))
     }
 
-    fn position(&mut self, _: &Binding, _: &Packet) -> Option<Position> {
-        self.index += 1;
-        Some(Position { ordinal: 0, index: self.index - 1 })
+    fn track(&mut self, _: &Binding, _: &Packet, _: bool) -> Option<Track<Word>> {
+        Some(Track { ordinal: 0, channel: Word(Rc::clone(&self.channel)) })
     }
 
     fn count(&mut self, binding: &Binding, _: &Packet, verdict: Verdict, _: u64) -> bool {
@@ -66,20 +85,20 @@ fn packet() -> Packet {
 
 fn rule() -> Rule {
     let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
-    Rule { generation: 1, start_ns: 10, deadline_ns: 20, flags, ..Rule::default() }
+    Rule { generation: 1, deadline_ns: 20, flags, ..Rule::of(Phase::default()) }
 }
 
-fn bindings(count: u16) -> Bindings {
-    let mut bindings = [Binding::default(); MAX_BINDINGS];
-    for (slot, binding) in (0..).zip(bindings.iter_mut()) {
-        *binding = Binding { rule: slot, state: slot, key: [3, 4] };
-    }
-    Bindings { count, bindings }
+/// Takes a packet through the rules in the first `count` slots.
+fn through(model: &mut Model<'_>, count: u16, packet: &Packet, protection: u32, now_ns: u64) -> Verdict {
+    run(model, count, |model, i| {
+        let slot = u32::try_from(i).unwrap_or(u32::MAX);
+        bind(model, &Binding { rule: slot, state: slot, key: [3, 4] }, packet, protection, now_ns)
+    })
 }
 
 #[test]
-fn a_rule_acts_from_its_start_until_just_before_its_deadline() {
-    for (now, acts) in [(9, false), (10, true), (19, true), (20, false)] {
+fn a_rule_acts_until_just_before_its_deadline() {
+    for (now, acts) in [(0, true), (19, true), (20, false)] {
         assert_eq!(applies(&rule(), &packet(), now), acts, "at {now}");
     }
     assert!(!applies(&Rule { generation: 0, ..rule() }, &packet(), 15), "an empty slot");
@@ -87,12 +106,13 @@ fn a_rule_acts_from_its_start_until_just_before_its_deadline() {
 
 #[test]
 fn a_probe_passes_unless_the_rule_lifts_it() {
-    let partition = Rule { flags: rule().flags | RULE_PARTITION, ..rule() };
+    let mut partition = rule();
+    partition.phases[0].flags = PHASE_PARTITION;
     let lifting = Rule { flags: partition.flags | RULE_LIFTS_PROBES, ..partition };
     for (rule, verdict, globals) in [(partition, Verdict::Pass, 1), (lifting, Verdict::Partition, 0)] {
         let rules = [rule; 2];
         let mut model = Model { rules: &rules, ..Model::default() };
-        assert_eq!(run(&mut model, &bindings(2), &packet(), PROTECTED_PROBE, 15), verdict);
+        assert_eq!(through(&mut model, 2, &packet(), PROTECTED_PROBE, 15), verdict);
         assert_eq!(model.globals.len(), globals, "a packet is spared once, however many rules spare it");
     }
 }
@@ -137,28 +157,47 @@ fn all_of_ipv6_contains_nothing_of_ipv4_and_the_other_way_round() {
     assert!(is_entry_of(&all4, &v4) && !is_entry_of(&all4, &v6));
 }
 
+fn any_phase() -> impl Strategy<Value = Phase> {
+    let share = || prop_oneof![Just(0), Just(ALWAYS), 0..=ALWAYS];
+    let burst = (share(), share(), share());
+    (0..30_u64, share(), burst, 0..4_u32, 0..8_u32).prop_map(
+        |(until_ns, loss, (loss_in_burst, enter_burst, leave_burst), every, flags)| Phase {
+            until_ns,
+            loss,
+            loss_in_burst,
+            enter_burst,
+            leave_burst,
+            every,
+            flags,
+        },
+    )
+}
+
 fn any_rule() -> impl Strategy<Value = Rule> {
     let window = (0..3_u64, 0..30_u64, 0..30_u64);
-    let what = (0..16_u32, prop_oneof![Just(0), Just(ALWAYS), 0..=ALWAYS]);
-    let whom = (0..3_u32, prop_oneof![Just(0), Just(6), Just(17)], 0..4_u8, any::<[(u16, u16); 3]>());
-    (window, what, whom).prop_map(
-        |((generation, start_ns, deadline_ns), (flags, loss), (peer_set, protocol, n, ranges))| {
-            let mut ports = [PortRange::default(); 16];
-            for (port, (first, last)) in ports.iter_mut().zip(ranges) {
-                *port = PortRange { first, last };
-            }
-            Rule {
+    let phases = prop::collection::vec(any_phase(), 1..4);
+    let whom =
+        (0..8_u32, 0..3_u32, prop_oneof![Just(0), Just(6), Just(17)], 0..4_u8, any::<[(u16, u16); 3]>());
+    (window, phases, whom).prop_map(
+        |((generation, deadline_ns, length_ns), phases, (flags, peer_set, protocol, port_ranges, ranges))| {
+            let mut rule = Rule {
                 generation,
-                start_ns,
                 deadline_ns,
-                loss,
+                length_ns,
                 flags,
                 peer_set,
                 protocol,
-                port_ranges: n,
-                zero: [0; 6],
-                ports,
+                port_ranges,
+                ..Rule::default()
+            };
+            for (port, (first, last)) in rule.ports.iter_mut().zip(ranges) {
+                *port = PortRange { first, last };
             }
+            for (slot, phase) in rule.phases.iter_mut().zip(phases) {
+                *slot = phase;
+                rule.phase_count += 1;
+            }
+            rule
         },
     )
 }
@@ -171,7 +210,7 @@ proptest! {
         let mut model = Model { rules: &rules, peers, ..Model::default() };
         let packet = Packet { target_port: port, ..packet() };
         let count = u16::try_from(rules.len()).unwrap();
-        let verdict = run(&mut model, &bindings(count), &packet, 0, now);
+        let verdict = through(&mut model, count, &packet, 0, now);
         let drops: Vec<_> = model.counts.keys().filter(|(_, verdict)| verdict.drops()).collect();
         prop_assert_eq!(drops.len(), usize::from(verdict.drops()));
         let last = model.counts.keys().map(|(slot, _)| *slot).max();

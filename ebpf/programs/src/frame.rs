@@ -83,7 +83,7 @@ impl Frame for Forgetful<'_> {
     fn forget(&self, offset: usize) -> usize {
         // SAFETY: this CPU's own memory; see `Scratch`.
         let offset = unsafe {
-            let at = &raw mut (*self.scratch).offset;
+            let at = &raw mut (*self.scratch).forgotten;
             at.write_volatile(offset as u64);
             at.read_volatile()
         };

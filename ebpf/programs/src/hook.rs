@@ -10,7 +10,7 @@ use fault_abi::pass::{self, Bindings, World};
 use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS};
 use fault_abi::verdict::Verdict;
 
-use crate::frame::{Forgetful, Linear};
+use crate::frame::{Forgetful, Linear, within};
 use crate::maps::{
     CIDRS, CONFIG, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS, SCRATCH, TARGETS,
 };
@@ -81,7 +81,29 @@ fn held(
     }
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    pass::run(&mut Maps, bindings, packet, protection, now_ns)
+    pass::run(&mut Maps, bindings.count, |_, i| match bind(i as u32, protection, now_ns) {
+        SPARED => None,
+        number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
+    })
+}
+
+/// What [`bind`] returns for a conversation that the rule leaves alone; else a verdict's number.
+const SPARED: u32 = u32::MAX;
+
+/// Takes the packet in `SCRATCH` through one binding.
+///
+/// A global function: its arguments are numbers and it has its own entry in BTF, so the verifier walks it once, and not
+/// again for each binding and each way on which a packet comes to it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn bind(index: u32, protection: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Verdict::Pass as u32 };
+    // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
+    let (packet, bindings) = unsafe { (&(*scratch).packet, &(*scratch).bindings) };
+    // SAFETY: below MAX_BINDINGS, the length.
+    let binding =
+        unsafe { bindings.bindings.get_unchecked(within::<{ MAX_BINDINGS as u64 - 1 }>(u64::from(index))) };
+    pass::bind(&mut Maps, binding, packet, protection, now_ns).map_or(SPARED, |verdict| verdict as u32)
 }
 
 /// The entry of an address, or of the CIDR around it.

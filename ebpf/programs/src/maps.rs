@@ -55,7 +55,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_2")]
+#[map(name = "CONFIG_3")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
@@ -79,8 +79,8 @@ pub struct Scratch {
     pub packet: Packet,
     /// Its target's bindings.
     pub bindings: Bindings,
-    /// See [`crate::frame::Forgetful`].
-    pub offset: u64,
+    /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
+    pub forgotten: u64,
 }
 
 /// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.

@@ -4,19 +4,21 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
 use fault_abi::counter::{Flow, Global, TargetState};
 use fault_abi::decide::Packet;
-use fault_abi::draw::{Position, UNTRACKED};
+use fault_abi::draw::{OF_TARGET, UNTRACKED};
 use fault_abi::key::{Address, CounterKey, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
-use fault_abi::pass::World;
-use fault_abi::rule::{Binding, Rule};
+use fault_abi::pass::{Channel, Track, World};
+use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{VERDICTS, Verdict};
 
 use crate::frame::within;
-use crate::maps::{COUNTERS, FLOWS, GLOBAL, PEERS, RULES, STATE};
+use crate::maps::{COUNTERS, FLOWS, GLOBAL, PEERS, RULES, SCRATCH, STATE};
 
 /// The kernel's maps.
 pub struct Maps;
 
 impl World<'static> for Maps {
+    type Channel = Word;
+
     #[inline(always)]
     fn rule(&self, slot: u32) -> Option<&'static Rule> {
         RULES.get(slot)
@@ -29,7 +31,14 @@ impl World<'static> for Maps {
     }
 
     #[inline(always)]
-    fn position(&mut self, binding: &Binding, packet: &Packet) -> Option<Position> {
+    fn track(&mut self, binding: &Binding, packet: &Packet, of_target: bool) -> Option<Track<Word>> {
+        let way = within::<1>(packet.direction as u64);
+        if of_target {
+            let state = STATE.get_ptr_mut(binding.state)?;
+            // SAFETY: a field of a live map value; see `Word`.
+            let channel = Word(unsafe { (&raw mut (*state).all).cast::<u64>().add(way) });
+            return Some(Track { ordinal: OF_TARGET, channel });
+        }
         let key = FlowKey {
             peer: packet.peer,
             state: binding.state,
@@ -38,19 +47,18 @@ impl World<'static> for Maps {
             protocol: packet.protocol,
             zero: [0; 3],
         };
-        if let Some(position) = next_of_flow(&key, packet) {
-            return Some(position);
+        if let Some(track) = of_flow(&key, way) {
+            return Some(track);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
         begin_flow(&key, state);
-        if let Some(position) = next_of_flow(&key, packet) {
-            return Some(position);
+        if let Some(track) = of_flow(&key, way) {
+            return Some(track);
         }
         self.count_global(Global::Untracked);
-        let way = within::<1>(packet.direction as u64);
         // SAFETY: as above.
-        let index = add(unsafe { (&raw mut (*state).untracked).cast::<u64>().add(way) }, 1);
-        Some(Position { ordinal: UNTRACKED, index })
+        let channel = Word(unsafe { (&raw mut (*state).untracked).cast::<u64>().add(way) });
+        Some(Track { ordinal: UNTRACKED, channel })
     }
 
     #[inline(always)]
@@ -80,6 +88,18 @@ impl World<'static> for Maps {
             unsafe { *count += 1 };
         }
     }
+
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return number };
+        // SAFETY: this CPU's own memory; volatile, so that it is really written and read again.
+        let number = unsafe {
+            let at = &raw mut (*scratch).forgotten;
+            at.write_volatile(number as u64);
+            at.read_volatile()
+        };
+        within::<{ MAX_PHASES as u64 - 1 }>(number)
+    }
 }
 
 /// Begins a flow with the target's next ordinal. Another CPU may have begun it, or the table be full: only who
@@ -90,7 +110,7 @@ fn begin_flow(key: &FlowKey, state: *mut TargetState) {
     let next = unsafe { &raw mut (*state).next_ordinal };
     // SAFETY: as above.
     let likely = unsafe { next.read_volatile() };
-    if FLOWS.insert(key, Flow { ordinal: likely, index: [0; 2] }, u64::from(BPF_NOEXIST)).is_err() {
+    if FLOWS.insert(key, Flow { ordinal: likely, channel: [0; 2] }, u64::from(BPF_NOEXIST)).is_err() {
         return;
     }
     let ordinal = add(next, 1);
@@ -104,14 +124,46 @@ fn begin_flow(key: &FlowKey, state: *mut TargetState) {
 }
 
 #[inline(always)]
-fn next_of_flow(key: &FlowKey, packet: &Packet) -> Option<Position> {
+fn of_flow(key: &FlowKey, way: usize) -> Option<Track<Word>> {
     let flow = FLOWS.get_ptr_mut(key)?;
-    let way = within::<1>(packet.direction as u64);
-    // SAFETY: a live map value; concurrent writers add atomically.
-    let index = add(unsafe { (&raw mut (*flow).index).cast::<u64>().add(way) }, 1);
-    // SAFETY: as above; an ordinal changes at most once, when two flows begin at the same moment.
-    let ordinal = unsafe { (*flow).ordinal };
-    Some(Position { ordinal, index })
+    // SAFETY: a live map value; concurrent writers change channels atomically. An ordinal changes at most once,
+    // when two flows begin at the same moment.
+    unsafe {
+        let channel = Word((&raw mut (*flow).channel).cast::<u64>().add(way));
+        Some(Track { ordinal: (*flow).ordinal, channel })
+    }
+}
+
+/// A word in a live map value, aligned to 8 by the map's layout, which other CPUs change at the same time.
+pub struct Word(*mut u64);
+
+impl Channel for Word {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: see `Word`; the machine reads an aligned word at once.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn add(&self, n: u64) -> u64 {
+        add(self.0, n)
+    }
+
+    #[inline(always)]
+    fn replace(&self, old: u64, new: u64) -> bool {
+        let mut found = old;
+        // SAFETY: see `Word`. The instruction compares with r0 and leaves there what it found (BPF_CMPXCHG).
+        unsafe {
+            core::arch::asm!(
+                "r0 = cmpxchg_64({at} + 0, r0, {new})",
+                at = in(reg) self.0,
+                new = in(reg) new,
+                inout("r0") found,
+                options(nostack)
+            );
+        }
+        found == old
+    }
 }
 
 /// Adds atomically and returns what was there before. (The BPF target has no compare-and-swap on older CPU

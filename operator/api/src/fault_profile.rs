@@ -1,12 +1,15 @@
 //! `FaultProfile`: which packets of which targets meet which faults, and until when.
 //! Users write `spec`, the operator alone writes `status`, agents act on accepted profiles.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, MicroTime};
 use kube::CustomResource;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{Cidr, DurationString, Percent, PortRange};
+pub use crate::faults::{Faults, GilbertElliott, Loss, Partition, PartitionMode, Scope, TimelinePhase};
+use crate::quantity::{Cidr, DurationString, Percent, PortRange, QuantityError};
 use crate::{rules, schema};
 
 /// One experiment: faults on the real packets of chosen targets, for a limited time.
@@ -50,18 +53,51 @@ pub struct FaultProfileSpec {
     /// Which way, seen from the target.
     #[serde(default)]
     pub direction: Direction,
-    /// What happens to them, in this order.
-    pub faults: Faults,
+    /// What happens to them, in this order. Write it or a timeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Faults>,
+    /// What happens to them in one phase after the other; the kernel goes from phase to phase by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64))]
+    pub timeline: Vec<TimelinePhase>,
     /// Same seed, same packets, same fate; 0 to 9007199254740991.
     #[serde(default)]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: u64,
-    /// How long from startedAt on, such as 10m; the end is in the kernel and needs nobody alive.
+    /// How long from startedAt on, such as 10m; the end is in the kernel and needs nobody alive. A timeline has the
+    /// length of its phases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = rules::PROFILE_DURATION))]
-    pub duration: DurationString,
+    pub duration: Option<DurationString>,
     /// True lifts the faults. The clock goes on. The only field that may change once started.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// A part of a profile's time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Phase<'a> {
+    /// How long it lasts.
+    pub lasts: Duration,
+    /// What happens in it.
+    pub faults: &'a Faults,
+}
+
+impl FaultProfileSpec {
+    /// What happens when: the timeline, or one phase with the faults. None where neither is written, which the API
+    /// server refuses.
+    ///
+    /// # Errors
+    /// With a duration that is none.
+    pub fn phases(&self) -> Result<Vec<Phase<'_>>, QuantityError> {
+        if let (Some(faults), Some(duration)) = (&self.faults, &self.duration) {
+            return Ok(vec![Phase { lasts: duration.parse()?, faults }]);
+        }
+        self.timeline
+            .iter()
+            .map(|phase| Ok(Phase { lasts: phase.lasts.parse()?, faults: &phase.faults }))
+            .collect()
+    }
 }
 
 /// Whose packets: exactly one of `devices`, `pods` and `cidrs`.
@@ -169,52 +205,6 @@ impl Direction {
     pub const fn from_device(self) -> bool {
         matches!(self, Self::Both | Self::FromDevice)
     }
-}
-
-/// What happens to a packet, in this order, each fault once. At least one is there.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = rules::FAULTS))]
-pub struct Faults {
-    /// Every packet is lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partition: Option<Partition>,
-    /// Some packets are lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss: Option<Loss>,
-}
-
-/// Every packet is lost.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Partition {
-    /// What the sender learns of it.
-    #[serde(default)]
-    #[schemars(schema_with = "mode_schema")]
-    pub mode: PartitionMode,
-}
-
-/// What the sender of a partitioned packet learns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum PartitionMode {
-    /// Nothing: the packet is gone.
-    #[default]
-    Drop,
-}
-
-/// Not an enum, so that a mode which comes later is refused by a sentence.
-fn mode_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "maxLength": 16, "x-kubernetes-validations": rules::PARTITION_MODE})
-}
-
-/// Some packets are lost, each for itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = rules::LOSS))]
-pub struct Loss {
-    /// Each packet is lost with this probability, independently of all others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub percent: Option<Percent>,
 }
 
 /// What became of a profile. Written by the operator alone, out of the FaultNodes.

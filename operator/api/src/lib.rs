@@ -17,6 +17,7 @@ pub mod condition;
 pub mod device;
 pub mod fault_node;
 pub mod fault_profile;
+pub mod faults;
 pub mod quantity;
 pub mod rules;
 pub mod schema;

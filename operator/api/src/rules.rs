@@ -23,6 +23,25 @@ macro_rules! is_duration {
     };
 }
 
+/// Is this optional field of `spec` as it was? (Of `?` the API server cannot tell the cost.)
+macro_rules! is_kept {
+    ($field:literal) => {
+        concat!(
+            "has(self.spec.",
+            $field,
+            ") == has(oldSelf.spec.",
+            $field,
+            ") && (!has(self.spec.",
+            $field,
+            ") || self.spec.",
+            $field,
+            " == oldSelf.spec.",
+            $field,
+            ")"
+        )
+    };
+}
+
 /// A name or an address that can be one device's. Link-local ones need an interface and are nobody's for sure.
 pub(crate) const HOST: &[Rule] = &[
     rule(
@@ -75,6 +94,28 @@ pub(crate) const LIVENESS: &[Rule] = &[rule(
     ),
     "liveness: write probeInterval shorter than suspectAfter and suspectAfter shorter than lostAfter, such as 10s, 30s, 2m",
 )];
+
+/// As long as a profile, or shorter.
+pub(crate) const PHASE_DURATION: &[Rule] = &[
+    DURATION,
+    rule(
+        concat!(
+            "!",
+            is_duration!("self"),
+            " || (duration(self) >= duration('100ms') && duration(self) <= duration('720h'))"
+        ),
+        "for: write how long the phase lasts, from 100ms to 720h (30 days)",
+    ),
+];
+
+/// Never empty: a misspelt field is pruned, and a phase would be calm that is not meant to be.
+pub(crate) const TIMELINE_PHASE: &[Rule] = &[
+    rule("has(self.__for__)", "timeline: write in each phase how long it lasts, such as for: 60s"),
+    rule(
+        "has(self.faults)",
+        "timeline: write in each phase what happens to the packets, such as faults: {loss: {percent: \"20%\"}}; for a calm phase, 0%",
+    ),
+];
 
 const DURATION: Rule = rule(
     is_duration!("self"),
@@ -170,9 +211,29 @@ pub(crate) const FAULTS: &[Rule] = &[rule(
     "faults: write at least one of partition and loss, such as loss: {percent: \"20%\"}",
 )];
 
-/// So far only independent loss.
-pub(crate) const LOSS: &[Rule] =
-    &[rule("has(self.percent)", "loss: write how much is lost, such as percent: \"20%\"")];
+/// Exactly one model.
+pub(crate) const LOSS: &[Rule] = &[
+    rule(
+        "[has(self.percent), has(self.gilbertElliott), has(self.every)].filter(is, is).size() == 1",
+        "loss: write exactly one of percent, gilbertElliott and every, such as percent: \"20%\"",
+    ),
+    rule(
+        "!has(self.percent) || !has(self.scope)",
+        "loss: with percent each packet is lost for itself; write scope with gilbertElliott or every only",
+    ),
+];
+
+/// What has no default.
+pub(crate) const GILBERT_ELLIOTT: &[Rule] = &[
+    rule(
+        "has(self.enterBurst)",
+        "gilbertElliott: write how likely a burst begins behind a packet, such as enterBurst: \"1%\"",
+    ),
+    rule(
+        "has(self.leaveBurst)",
+        "gilbertElliott: write how likely a burst ends behind a packet, such as leaveBurst: \"25%\" for bursts of 4 packets on average",
+    ),
+];
 
 /// So far only Drop.
 pub(crate) const PARTITION_MODE: &[Rule] = &[rule(
@@ -186,14 +247,44 @@ pub(crate) const PROFILE_SPEC: &[Rule] = &[
         "has(self.targets)",
         "targets: write whose packets are meant, such as devices: {selector: {matchLabels: {site: berlin}}}",
     ),
-    rule("has(self.faults)", "faults: write what happens to the packets, such as loss: {percent: \"20%\"}"),
-    rule("has(self.duration)", "duration: write how long the faults last, such as 10m"),
+    rule(
+        "has(self.faults) || has(self.timeline)",
+        "faults: write what happens to the packets, such as loss: {percent: \"20%\"}, or a timeline of phases",
+    ),
+    rule(
+        "!has(self.faults) || !has(self.timeline)",
+        "timeline: write faults or a timeline, not both; each phase of a timeline has its own faults",
+    ),
+    rule("has(self.duration) || has(self.timeline)", "duration: write how long the faults last, such as 10m"),
+    rule(
+        "!has(self.duration) || !has(self.timeline)",
+        "duration: write none with a timeline, which is as long as its phases together",
+    ),
+    rule(
+        concat!(
+            "!has(self.timeline) || self.timeline.exists(phase, !has(phase.__for__) || !",
+            is_duration!("phase.__for__"),
+            ") || self.timeline.map(phase, duration(phase.__for__)).sum() <= duration('720h')"
+        ),
+        "timeline: its phases may last 720h (30 days) together; write shorter ones",
+    ),
 ];
 
 /// What was started stays what it was; what a leader wrote no former leader overwrites.
 pub(crate) const PROFILE: &[Rule] = &[
     rule(
-        "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (self.spec.targets == oldSelf.spec.targets && has(self.spec.match) == has(oldSelf.spec.match) && (!has(self.spec.match) || self.spec.match == oldSelf.spec.match) && self.spec.direction == oldSelf.spec.direction && self.spec.faults == oldSelf.spec.faults && self.spec.seed == oldSelf.spec.seed && self.spec.duration == oldSelf.spec.duration)",
+        concat!(
+            "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (",
+            "self.spec.targets == oldSelf.spec.targets && self.spec.direction == oldSelf.spec.direction && self.spec.seed == oldSelf.spec.seed && ",
+            is_kept!("match"),
+            " && ",
+            is_kept!("faults"),
+            " && ",
+            is_kept!("timeline"),
+            " && ",
+            is_kept!("duration"),
+            ")"
+        ),
         "spec: this profile has started, and only paused can change; to run something else, delete it and apply another",
     ),
     rule(

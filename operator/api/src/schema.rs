@@ -80,7 +80,11 @@ fn leave_required_to_rules(schema: &mut Value) {
     let rules = object.get("x-kubernetes-validations").map(Value::to_string).unwrap_or_default();
     if let Some(Value::Array(required)) = object.get_mut("required") {
         required.retain(|field| {
-            field.as_str().is_none_or(|field| !rules.contains(&format!("\"has(self.{field})\"")))
+            field.as_str().is_none_or(|field| {
+                // A reserved word in CEL.
+                let name = if field == "for" { "__for__" } else { field };
+                !rules.contains(&format!("\"has(self.{name})\""))
+            })
         });
         if required.is_empty() {
             object.remove("required");

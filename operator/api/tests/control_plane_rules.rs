@@ -8,7 +8,7 @@ mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cases::{Case, device, profile, with};
+use cases::{Case, device, profile, timeline, with};
 use control_plane::{Space, space};
 use edge_api::{Device, DeviceSpec, FaultProfile};
 use edge_protocol::{MAX_CONFIG, config_encoded_len};
@@ -110,6 +110,18 @@ async fn good_objects_are_accepted() {
         with(profile(), "/spec/faults/loss/percent", Some(json!("0.0001%"))),
         with(profile(), "/spec/faults/loss/percent", Some(json!("100.0000%"))),
         with(profile(), "/spec/match/ports", Some(json!(["1", "65535", "1-65535", "80-80"]))),
+        with(profile(), "/spec/faults/loss", Some(json!({"every": 10, "scope": "Flow"}))),
+        with(
+            profile(),
+            "/spec/faults/loss",
+            Some(json!({"gilbertElliott": {"enterBurst": "1%", "leaveBurst": "25%", "lossOutside": "0.5%"}})),
+        ),
+        timeline(),
+        with(
+            timeline(),
+            "/spec/timeline",
+            Some(json!(vec![json!({"for": "11h15m", "faults": {"loss": {"percent": "0%"}}}); 64])),
+        ),
     ];
     for (number, mut object) in good.into_iter().enumerate() {
         object["metadata"]["name"] = json!(format!("good-{number}"));

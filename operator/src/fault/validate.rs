@@ -2,10 +2,11 @@
 //! The API server refuses malformed ones; what is judged here beyond that is reach.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use edge_api::FaultProfileSpec;
 use edge_api::choose::Amount;
-use edge_api::fault_profile::Targets;
+use edge_api::fault_profile::{Faults, Targets};
 use edge_api::quantity::{Network, QuantityError};
 use jiff::SignedDuration;
 use kube::core::Selector;
@@ -57,8 +58,7 @@ pub(crate) fn plan(
     spec: &FaultProfileSpec,
     reach: &dyn Fn(Network) -> Result<(), String>,
 ) -> Result<Plan, Refusal> {
-    check_faults(spec)?;
-    let duration = spec.duration.parse().map_err(invalid)?;
+    let duration = check_faults(spec)?;
     Ok(Plan {
         targets: wanted(&spec.targets, reach)?,
         amount: amount(&spec.targets)?,
@@ -104,17 +104,39 @@ fn amount(targets: &Targets) -> Result<Amount, Refusal> {
     }
 }
 
-/// The quantities that agents will parse: better rejected here than ignored there.
-fn check_faults(spec: &FaultProfileSpec) -> Result<(), Refusal> {
-    let loss = spec.faults.loss.as_ref();
-    if spec.faults.partition.is_none() && loss.is_none() {
-        return Err(malformed("spec.faults is empty: write loss or partition"));
+/// The quantities that agents will parse: better rejected here than ignored there. Returns how long all phases last.
+fn check_faults(spec: &FaultProfileSpec) -> Result<Duration, Refusal> {
+    let phases = spec.phases().map_err(invalid)?;
+    if phases.is_empty() {
+        return Err(malformed("spec needs faults with a duration, or a timeline"));
     }
-    match loss.map(|loss| &loss.percent) {
-        Some(None) => return Err(malformed("spec.faults.loss needs percent, such as \"20%\"")),
-        Some(Some(percent)) => drop(percent.parse().map_err(invalid)?),
-        None => {}
+    for phase in &phases {
+        check_phase(phase.faults)?;
     }
+    check_match(spec)?;
+    Ok(phases.iter().map(|phase| phase.lasts).sum())
+}
+
+fn check_phase(faults: &Faults) -> Result<(), Refusal> {
+    if faults.partition.is_none() && faults.loss.is_none() {
+        return Err(malformed("faults are empty: write loss or partition"));
+    }
+    let Some(loss) = &faults.loss else { return Ok(()) };
+    match (&loss.percent, &loss.gilbert_elliott, loss.every) {
+        (Some(percent), None, None) => percent.parse().map(drop).map_err(invalid),
+        (None, Some(bursts), None) => {
+            [&bursts.enter_burst, &bursts.leave_burst, &bursts.loss_in_burst, &bursts.loss_outside]
+                .into_iter()
+                .try_for_each(|percent| percent.parse().map(drop).map_err(invalid))
+        }
+        (None, None, Some(1..)) => Ok(()),
+        _ => {
+            Err(malformed("loss needs exactly one of percent, gilbertElliott and every, which is 1 or more"))
+        }
+    }
+}
+
+fn check_match(spec: &FaultProfileSpec) -> Result<(), Refusal> {
     let Some(matching) = &spec.matching else { return Ok(()) };
     for ports in &matching.ports {
         ports.parse().map_err(invalid)?;
@@ -186,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_went_around_the_schema_is_rejected_with_a_sentence() {
-        let table: [(&str, &str, Value, &str); 9] = [
+        let table: [(&str, &str, Value, &str); 11] = [
             (
                 "/targets",
                 "two kinds",
@@ -198,7 +220,9 @@ mod tests {
             ("/targets/choose", "both", json!({"percent": "5%", "count": 1}), "exactly one of percent"),
             ("/targets/choose", "none of them", json!({"count": 0}), "1 or more"),
             ("/faults", "no fault", json!({}), "loss or partition"),
-            ("/faults/loss", "no percent", json!({}), "percent"),
+            ("/faults/loss", "no model", json!({}), "exactly one"),
+            ("/faults/loss", "two models", json!({"percent": "1%", "every": 3}), "exactly one"),
+            ("/faults/loss", "every zeroth", json!({"every": 0}), "1 or more"),
             ("/faults/loss", "a bare number", json!({"percent": "20"}), "\"20\""),
             ("/duration", "no unit", json!("10"), "\"10\""),
         ];
@@ -211,6 +235,26 @@ mod tests {
             assert_eq!(refusal.reason, INVALID, "{case}");
             assert!(refusal.message.contains(sentence), "{case}: {}", refusal.message);
         }
+    }
+
+    #[test]
+    fn a_timeline_is_as_long_as_its_phases_together() {
+        let timeline = |phases: Value| {
+            spec(|spec| {
+                let spec = spec.as_object_mut().unwrap();
+                spec.remove("faults");
+                spec.remove("duration");
+                spec.insert("timeline".to_owned(), phases);
+            })
+        };
+        let two = timeline(json!([
+            {"for": "90s", "faults": {"loss": {"percent": "5%"}}},
+            {"for": "500ms", "faults": {"partition": {}}},
+        ]));
+        assert_eq!(plan(&two, &everywhere).unwrap().duration, SignedDuration::from_millis(90_500));
+        let bad = timeline(json!([{"for": "1s", "faults": {}}]));
+        assert!(plan(&bad, &everywhere).unwrap_err().message.contains("loss or partition"));
+        assert!(plan(&timeline(json!([])), &everywhere).unwrap_err().message.contains("or a timeline"));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use fault_abi::key::{Address, IPV4_PREFIX};
 use fault_abi::names::{TC_EGRESS, TC_EGRESS_DISPATCH, XDP_DISPATCH, XDP_INGRESS};
 use fault_abi::rule::{
-    ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, RULE_FROM_DEVICE, RULE_PARTITION, RULE_TO_DEVICE, Rule,
+    ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, PHASE_BURSTS, PHASE_PARTITION, Phase, RULE_FROM_DEVICE,
+    RULE_TO_DEVICE, Rule,
 };
 use fault_rig::Rig;
 use fault_rig::frame::Spec;
@@ -22,6 +23,8 @@ const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 99));
 const LOSSY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17));
 /// Under a rule that drops everything.
 const PARTITIONED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 18));
+/// Its packets are lost in bursts.
+const BURSTY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 19));
 /// The other targets have addresses from here on.
 const CROWD: u32 = 0x0a80_0000;
 
@@ -48,6 +51,8 @@ pub(super) enum Kind {
     MissWithCidrs(u32),
     /// A packet under 20 % loss: flow, draw and counters.
     Loss,
+    /// A packet under loss in bursts: two draws, and a state that changes.
+    Bursts,
     /// A packet under a partition: counters alone.
     Partition,
     /// A dispatcher with nothing behind it: all that is left when the agent is dead.
@@ -118,6 +123,7 @@ impl Bench {
             Kind::MissWithCidrs(1),
             Kind::MissWithCidrs(65_536),
             Kind::Loss,
+            Kind::Bursts,
             Kind::Partition,
             Kind::Dispatcher,
             Kind::DispatchedMiss,
@@ -132,6 +138,7 @@ impl Bench {
     pub(super) fn run(&self, case: &Case, repeat: u32) -> Result<u64> {
         let device = match case.kind {
             Kind::Loss => LOSSY,
+            Kind::Bursts => BURSTY,
             Kind::Partition => PARTITIONED,
             _ => STRANGER,
         };
@@ -157,7 +164,7 @@ impl Bench {
             Kind::MissWithCidrs(n) => {
                 sized(&self.with_cidrs, n).map(|i| &self.with_cidrs[i].1).context("no such rig")
             }
-            Kind::Loss | Kind::Partition => Ok(&self.crowds[1].1),
+            Kind::Loss | Kind::Bursts | Kind::Partition => Ok(&self.crowds[1].1),
             Kind::DispatchedMiss => Ok(&self.dispatched),
         }
     }
@@ -187,10 +194,10 @@ const fn expected(case: Case) -> &'static [u32] {
     const PASS: u32 = 2;
     match (case.hook, case.kind) {
         (Hook::Tc, Kind::Partition) => &[REDIRECT],
-        (Hook::Tc, Kind::Loss) => &[REDIRECT, NEXT],
+        (Hook::Tc, Kind::Loss | Kind::Bursts) => &[REDIRECT, NEXT],
         (Hook::Tc, _) => &[NEXT],
         (Hook::Xdp, Kind::Partition | Kind::Baseline) => &[DROP],
-        (Hook::Xdp, Kind::Loss) => &[DROP, PASS],
+        (Hook::Xdp, Kind::Loss | Kind::Bursts) => &[DROP, PASS],
         (Hook::Xdp, _) => &[PASS],
     }
 }
@@ -198,21 +205,39 @@ const fn expected(case: Case) -> &'static [u32] {
 /// A rig with so many targets, those with faults among them where they fit.
 fn crowd(object: &[u8], targets: u32) -> Result<Rig> {
     let mut rig = Rig::load(object)?;
-    let both = RULE_FROM_DEVICE | RULE_TO_DEVICE;
-    let rule = Rule { generation: 1, start_ns: 1, deadline_ns: u64::MAX, flags: both, ..Rule::default() };
-    rig.rule(0, &Rule { loss: ALWAYS / 5, ..rule })?;
-    rig.rule(1, &Rule { flags: both | RULE_PARTITION, ..rule })?;
-    rig.state(0)?;
-    rig.state(1)?;
-    let faulty = if targets > 2 { 2 } else { 0 };
-    if faulty == 2 {
-        rig.target(LOSSY.into(), 0, &[binding(0)])?;
-        rig.target(PARTITIONED.into(), 0, &[binding(1)])?;
+    let all = [(LOSSY, loss()), (PARTITIONED, partition()), (BURSTY, bursts())];
+    for (slot, (_, phase)) in (0..).zip(&all) {
+        let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
+        let rule = Rule { generation: 1, deadline_ns: u64::MAX, flags, ..Rule::of(*phase) };
+        rig.rule(slot, &rule)?;
+        rig.state(slot)?;
+    }
+    let faulty = if targets > 3 { 3 } else { 0 };
+    for (slot, (address, _)) in (0..faulty).zip(&all) {
+        rig.target((*address).into(), 0, &[binding(slot)])?;
     }
     for i in 0..targets - faulty {
         rig.target(Ipv4Addr::from(CROWD + i).into(), 0, &[binding(0)])?;
     }
     Ok(rig)
+}
+
+fn loss() -> Phase {
+    Phase { loss: ALWAYS / 5, ..Phase::default() }
+}
+
+fn partition() -> Phase {
+    Phase { flags: PHASE_PARTITION, ..Phase::default() }
+}
+
+fn bursts() -> Phase {
+    Phase {
+        flags: PHASE_BURSTS,
+        loss_in_burst: ALWAYS,
+        enter_burst: ALWAYS / 20,
+        leave_burst: ALWAYS / 5,
+        ..Phase::default()
+    }
 }
 
 const fn binding(slot: u32) -> Binding {

@@ -138,6 +138,7 @@ fn name(case: Case) -> String {
         (Kind::MissWithCidrs(n), _) => format!("miss among {n} and a CIDR"),
         (Kind::Loss, _) => "hit, 20 % loss".to_owned(),
         (Kind::Partition, _) => "hit, partition".to_owned(),
+        (Kind::Bursts, _) => "hit, loss in bursts".to_owned(),
         (Kind::Dispatcher, _) => "dispatcher with nothing behind it".to_owned(),
         (Kind::DispatchedMiss, _) => "miss among 1, by the dispatcher".to_owned(),
     }

@@ -100,7 +100,7 @@ impl Phase {
         let faults = match fault {
             Fault::Loss(percent) => {
                 let percent = Some(Percent::new(format!("{percent}%")));
-                Faults { loss: Some(Loss { percent }), ..Faults::default() }
+                Faults { loss: Some(Loss { percent, ..Loss::default() }), ..Faults::default() }
             }
             Fault::Partition => Faults { partition: Some(Partition::default()), ..Faults::default() },
         };
@@ -108,9 +108,10 @@ impl Phase {
             targets: Targets { devices: Some(TargetSelector { selector: everyone() }), ..Targets::default() },
             matching: None,
             direction: Direction::Both,
-            faults,
+            faults: Some(faults),
+            timeline: Vec::new(),
             seed,
-            duration: DurationString::new(format!("{}s", length.as_secs())),
+            duration: Some(DurationString::new(format!("{}s", length.as_secs()))),
             paused: false,
         };
         Some(FaultProfile::new(self.name, spec))

@@ -178,6 +178,12 @@ pub(crate) fn sweep(node: &Namespace) -> (Vec<Leftover>, Vec<Leftover>) {
     })
 }
 
+/// Key of the draws of the profile "loss" on a target.
+pub(crate) fn key_of(seed: u64, target: &str) -> [u64; 2] {
+    let profile = ObjectName { namespace: NAMESPACE.to_owned(), name: "loss".to_owned() };
+    draw_key(seed, &profile, NAMESPACE, target)
+}
+
 /// Whether a packet of a target's first flow is lost, as the host computes it.
 pub(crate) fn is_lost(
     seed: u64,
@@ -187,8 +193,7 @@ pub(crate) fn is_lost(
     index: u32,
     threshold: u64,
 ) -> bool {
-    let profile = ObjectName { namespace: NAMESPACE.to_owned(), name: "loss".to_owned() };
-    let key = draw_key(seed, &profile, NAMESPACE, target);
+    let key = key_of(seed, target);
     let position = Position { ordinal: 0, index: index.into() };
     Draw { direction, protocol: PROTOCOL_UDP, target_port, position }.happens(key, Kind::Loss, threshold)
 }

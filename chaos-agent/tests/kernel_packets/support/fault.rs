@@ -23,6 +23,11 @@ impl Fault {
         Self::new("loss", json!({"loss": {"percent": percent}}))
     }
 
+    /// Loss by another model.
+    pub(crate) fn loss_by(model: Value) -> Self {
+        Self::new("loss", json!({"loss": model}))
+    }
+
     /// Loss of everything.
     pub(crate) fn partition() -> Self {
         Self::new("partition", json!({"partition": {}}))

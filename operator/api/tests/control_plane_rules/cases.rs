@@ -38,6 +38,16 @@ pub(crate) fn profile() -> Value {
     })
 }
 
+/// A profile that is accepted, with phases instead of one set of faults.
+pub(crate) fn timeline() -> Value {
+    let phases = json!([
+        {"for": "60s", "faults": {"loss": {"percent": "5%"}}},
+        {"for": "30s", "faults": {"partition": {}}},
+    ]);
+    let plain = with(with(profile(), "/spec/faults", None), "/spec/duration", None);
+    with(plain, "/spec/timeline", Some(phases))
+}
+
 /// A bad object and part of the answer to it.
 pub(crate) struct Case {
     /// What is bad, in words.
@@ -50,6 +60,10 @@ pub(crate) struct Case {
 
 /// The object with the value at `path` replaced or added, or removed when there is none.
 pub(crate) fn with(mut object: Value, path: &str, value: Option<Value>) -> Value {
+    if let (Some(value), Some(place)) = (&value, object.pointer_mut(path)) {
+        *place = value.clone();
+        return object;
+    }
     let (parent, field) = path.rsplit_once('/').unwrap();
     let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("{path} is in no object"));
     match value {
@@ -84,6 +98,7 @@ const EXPRESSION: &str =
     "matchExpressions: write operator In or NotIn with values, or Exists or DoesNotExist without";
 const CHOOSE: &str = "choose: write exactly one of percent and count";
 const MATCH: &str = "match: write at least one of protocol, ports and peers";
+const LOSS: &str = "loss: write exactly one of percent, gilbertElliott and every";
 const FAULTS: &str = "faults: write at least one of partition and loss";
 
 /// Bad devices.
@@ -163,6 +178,7 @@ pub(crate) fn devices() -> Vec<Case> {
 pub(crate) fn profiles() -> Vec<Case> {
     let mut cases = targets();
     cases.extend(matches_and_faults());
+    cases.extend(timelines());
     cases
 }
 
@@ -233,6 +249,7 @@ fn targets() -> Vec<Case> {
 
 fn matches_and_faults() -> Vec<Case> {
     let ports = "/spec/match/ports";
+    let loss = "/spec/faults/loss";
     let percent = "/spec/faults/loss/percent";
     let duration = "/spec/duration";
     bad(
@@ -286,17 +303,45 @@ fn matches_and_faults() -> Vec<Case> {
                 Some(json!("Reject")),
                 "mode: write Drop (packets vanish)",
             ),
+            ("a loss without an amount", loss, Some(json!({})), LOSS),
+            ("two models of loss", loss, Some(json!({"every": 10, "percent": "1%"})), LOSS),
+            ("a misspelt model", loss, Some(json!({"gilbertEliot": {"enterBurst": "1%"}})), LOSS),
             (
-                "a loss without an amount",
-                "/spec/faults/loss",
-                Some(json!({})),
-                "loss: write how much is lost",
+                "a scope of independent losses",
+                loss,
+                Some(json!({"percent": "1%", "scope": "Flow"})),
+                "loss: with percent each packet is lost for itself",
+            ),
+            ("every zeroth packet", loss, Some(json!({"every": 0})), "should be greater than or equal to 1"),
+            (
+                "a scope that is none",
+                loss,
+                Some(json!({"every": 2, "scope": "Link"})),
+                "supported values: \"Target\", \"Flow\"",
             ),
             (
-                "a loss that is not there yet",
-                "/spec/faults/loss",
-                Some(json!({"every": 10})),
-                "loss: write how much is lost",
+                "bursts that never begin",
+                loss,
+                Some(json!({"gilbertElliott": {"leaveBurst": "25%"}})),
+                "gilbertElliott: write how likely a burst begins",
+            ),
+            (
+                "bursts that never end",
+                loss,
+                Some(json!({"gilbertElliott": {"enterBurst": "1%"}})),
+                "gilbertElliott: write how likely a burst ends",
+            ),
+            (
+                "a bare number in bursts",
+                loss,
+                Some(json!({"gilbertElliott": {"enterBurst": 1, "leaveBurst": "25%"}})),
+                PERCENT,
+            ),
+            (
+                "faults and a timeline",
+                "/spec/timeline",
+                Some(json!([{"for": "1s", "faults": {"partition": {}}}])),
+                "timeline: write faults or a timeline, not both",
             ),
             ("a fraction for a percentage", percent, Some(json!(0.2)), "percent"),
             ("a bare number for a loss", percent, Some(json!(20)), PERCENT),
@@ -319,6 +364,57 @@ fn matches_and_faults() -> Vec<Case> {
             ),
             ("a duration without unit", duration, Some(json!("600")), DURATION),
             ("a duration with a sign", duration, Some(json!("+10m")), DURATION),
+        ],
+    )
+}
+
+fn timelines() -> Vec<Case> {
+    let all = "/spec/timeline";
+    let first = "/spec/timeline/0";
+    let lasts = "/spec/timeline/0/for";
+    let days = |n: usize| json!(vec![json!({"for": "720h", "faults": {"partition": {}}}); n]);
+    bad(
+        timeline,
+        [
+            ("no phases", all, Some(json!([])), "should have at least 1 items"),
+            (
+                "65 phases",
+                all,
+                Some(json!(vec![json!({"for": "1s", "faults": {"partition": {}}}); 65])),
+                "must have at most 64 items",
+            ),
+            (
+                "a timeline with a duration",
+                "/spec/duration",
+                Some(json!("10m")),
+                "duration: write none with a timeline, which is as long as its phases together",
+            ),
+            (
+                "a phase without a length",
+                first,
+                Some(json!({"faults": {"partition": {}}})),
+                "timeline: write in each phase how long it lasts",
+            ),
+            (
+                "a phase in which nothing is said to happen",
+                first,
+                Some(json!({"for": "1s"})),
+                "timeline: write in each phase what happens to the packets",
+            ),
+            ("a phase with empty faults", first, Some(json!({"for": "1s", "faults": {}})), FAULTS),
+            ("a length without a unit", lasts, Some(json!("60")), DURATION),
+            (
+                "a phase of a microsecond",
+                lasts,
+                Some(json!("1us")),
+                "for: write how long the phase lasts, from 100ms to 720h",
+            ),
+            (
+                "two months of phases",
+                all,
+                Some(days(2)),
+                "timeline: its phases may last 720h (30 days) together",
+            ),
         ],
     )
 }
