@@ -210,20 +210,8 @@ fn begin_lookup(controls: &Arc<Controls>, key: &Key, device: &Device, name: Stri
     let (key, shared) = (key.clone(), controls.clone());
     spawn(controls, async move {
         let found = look_up(&shared, &name).await;
-        let now = Instant::now();
-        let ttl = shared.policy().dns_ttl;
-        shared.if_known(&key, &uid, |memory| {
-            memory.lookup.busy = false;
-            memory.lookup.due = Some(now + ttl);
-            match found {
-                Ok(addresses) => {
-                    memory.lookup.error = None;
-                    memory.lookup.found = Some((addresses, now));
-                }
-                // What was found before stays in use.
-                Err(error) => memory.lookup.error = Some(error),
-            }
-        });
+        let next = Instant::now() + shared.policy().dns_ttl;
+        shared.if_known(&key, &uid, |memory| memory.looked_up(&name, found, next));
         if shared.outcomes.send(key.reference()).await.is_err() {
             tracing::debug!(device = %key, "the controller has ended");
         }

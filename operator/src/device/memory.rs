@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use edge_api::condition::{find_condition, types};
 use edge_api::{Device, DevicePhase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
@@ -15,15 +16,32 @@ use super::evidence::{Contradiction, Evidence, Foreign};
 use super::validate::{Host, Target};
 use crate::budget::Bucket;
 
-/// Why a target is not tried again until it changes.
+/// Why a target is not tried again until it changes. The condition Synced keeps it over a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// What failed.
     pub target: Target,
-    /// `Refused` or `InstallFailed`.
-    pub reason: String,
+    /// One of [`Self::REASONS`].
+    pub reason: &'static str,
     /// A sentence.
     pub message: String,
+}
+
+impl Verdict {
+    /// The device refuses it.
+    pub const REFUSED: &'static str = "Refused";
+    /// The device gave its install up.
+    pub const INSTALL_FAILED: &'static str = "InstallFailed";
+    /// It does not fit into a command.
+    pub const NOT_SENDABLE: &'static str = "NotSendable";
+    /// All reasons: no other reason of Synced is one of these.
+    const REASONS: [&'static str; 3] = [Self::REFUSED, Self::INSTALL_FAILED, Self::NOT_SENDABLE];
+
+    /// What the process before this one wrote.
+    fn restored(target: Target, synced: &Condition) -> Option<Self> {
+        let reason = Self::REASONS.into_iter().find(|reason| *reason == synced.reason)?;
+        Some(Self { target, reason, message: synced.message.clone() })
+    }
 }
 
 /// Why a device is not believed.
@@ -70,8 +88,8 @@ pub struct Busy {
 /// Addresses of a DNS name.
 #[derive(Clone, Debug, Default)]
 pub struct Lookup {
-    /// What came last, and when.
-    pub found: Option<(Vec<IpAddr>, Instant)>,
+    /// What came last; none before the first.
+    pub found: Vec<IpAddr>,
     /// Why nothing came.
     pub error: Option<String>,
     /// Under way.
@@ -151,14 +169,14 @@ impl Memory {
         let status = device.status.clone().unwrap_or_default();
         let current =
             status.observed_generation.is_some() && status.observed_generation == device.metadata.generation;
-        let target = super::validate::validate(device).ok().and_then(|spec| spec.target);
+        let spec = super::validate::validate(device).ok();
+        // One that was lost stays so until there is news: it is not silent since this process began.
+        let lost = spec.as_ref().filter(|_| status.phase == DevicePhase::Unreachable);
+        let since = lost.and_then(|spec| now.checked_sub(spec.patience.lost)).unwrap_or(now);
+        let target = spec.and_then(|spec| spec.target);
         let synced = find_condition(&status.conditions, types::SYNCED);
-        let verdict =
-            target.clone().filter(|_| current && status.phase == DevicePhase::Failed).map(|target| {
-                let (reason, message) =
-                    synced.map(|c| (c.reason.clone(), c.message.clone())).unwrap_or_default();
-                Verdict { target, reason, message }
-            });
+        let verdict = target.clone().filter(|_| current).zip(synced);
+        let verdict = verdict.and_then(|(target, synced)| Verdict::restored(target, synced));
         let sync = status.sync.clone().filter(|_| current);
         // A command of the process before this one, for the same target; whether it was acknowledged is unknown.
         let put = sync.as_ref().zip(target.clone()).map(|(sync, target)| Put {
@@ -171,7 +189,7 @@ impl Memory {
         Self {
             uid: device.uid().unwrap_or_default(),
             endpoint: None,
-            since: now,
+            since,
             heard: None,
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
@@ -249,6 +267,23 @@ impl Memory {
     pub fn meets(&self, target: &Target) -> bool {
         let believed = self.evidence.believed();
         !self.recommand && !self.in_doubt(target) && believed.is_some_and(|believed| believed.runs(target))
+    }
+
+    /// A lookup of this name ended. That of another host, which was the endpoint before, says nothing.
+    pub fn looked_up(&mut self, name: &str, found: Result<Vec<IpAddr>, String>, next: Instant) {
+        if !matches!(&self.endpoint, Some((Host::Name(host), _)) if host == name) {
+            return;
+        }
+        self.lookup.busy = false;
+        self.lookup.due = Some(next);
+        match found {
+            Ok(addresses) => {
+                self.lookup.error = None;
+                self.lookup.found = addresses;
+            }
+            // What was found before stays in use.
+            Err(error) => self.lookup.error = Some(error),
+        }
     }
 
     /// What failed before does not count any more.

@@ -30,6 +30,8 @@ pub struct DeviceMetrics {
     round_trip: HistogramVec,
     reboots: IntCounterVec,
     reports: IntCounterVec,
+    retries: IntCounterVec,
+    exhausted: IntCounterVec,
     transitions: IntCounterVec,
     /// Events that were not told, since too many were.
     pub events_dropped: IntCounter,
@@ -79,6 +81,12 @@ impl DeviceMetrics {
                 "edge_device_reports_total",
                 "Reports of devices, by what they turned out to be.",
                 &["namespace", "disposition"],
+            )?,
+            retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
+            exhausted: count(
+                "edge_device_budget_exhausted_total",
+                "Looks at a command that was due again and found no token, by whose budget had none.",
+                &["namespace", "budget"],
             )?,
             transitions: count(
                 "edge_device_transitions_total",
@@ -144,6 +152,8 @@ impl DeviceMetrics {
             match note {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
                 Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
+                Note::Retry => self.retries.with_label_values(&[namespace]).inc(),
+                Note::BudgetExhausted(whose) => self.exhausted.with_label_values(&[namespace, whose]).inc(),
             }
         }
     }

@@ -255,7 +255,7 @@ impl Controls {
         let found = match &spec.host {
             Host::Address(address) => vec![*address],
             Host::Name(_) if memory.endpoint.as_ref() != Some(&(spec.host.clone(), spec.port)) => Vec::new(),
-            Host::Name(_) => memory.lookup.found.clone().map(|(found, _)| found).unwrap_or_default(),
+            Host::Name(_) => memory.lookup.found.clone(),
         };
         if found.is_empty() {
             return memory.lookup.error.clone().map_or(Place::Unknown, Place::Unresolved);
