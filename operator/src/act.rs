@@ -1,8 +1,6 @@
 //! The one interpreter of actions. No choice is made here: what is to be done was decided before.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use edge_api::{Device, DeviceStatus};
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -19,11 +17,6 @@ use crate::epoch::NAME;
 use crate::error::{ApiError, call};
 use crate::link::{Method, Request};
 use crate::runtime;
-
-/// How long one DNS lookup may take.
-const LOOKUP: Duration = Duration::from_secs(5);
-/// Addresses of one name that are used.
-const MAX_ADDRESSES: usize = 8;
 
 /// Does what was decided for one device.
 ///
@@ -134,8 +127,9 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
 async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.metrics.waiting.inc();
     let waiting = scopeguard(|| controls.metrics.waiting.dec());
-    let Ok(_slot) = controls.slots.acquire().await else { return Answer::Abandoned };
+    let Some(_slot) = controls.slots.acquire(ask.doubtful).await else { return Answer::Abandoned };
     drop(waiting);
+    controls.if_known(key, uid, |memory| memory.leaves_queue(ask.number, Instant::now()));
     // The wait may have been long. What was decided on is no longer so: decide again.
     let current = controls.shared.devices.store().get(&key.reference());
     let still = |device: &Device| {
@@ -177,6 +171,7 @@ impl Delivery {
         let outcome = Outcome { number: self.number, command: self.command, answer };
         self.controls.if_known(&self.key, &self.uid, |memory| {
             if memory.busy.as_ref().is_some_and(|busy| busy.number == outcome.number) {
+                memory.leaves_queue(outcome.number, Instant::now());
                 memory.busy = None;
                 memory.inbox = Some(outcome);
             }
@@ -209,28 +204,13 @@ fn begin_lookup(controls: &Arc<Controls>, key: &Key, device: &Device, name: Stri
     let uid = device.uid().unwrap_or_default();
     let (key, shared) = (key.clone(), controls.clone());
     spawn(controls, async move {
-        let found = look_up(&shared, &name).await;
+        let found = shared.dns.look_up(&name).await;
         let next = Instant::now() + shared.policy().dns_ttl;
         shared.if_known(&key, &uid, |memory| memory.looked_up(&name, found, next));
         if shared.outcomes.send(key.reference()).await.is_err() {
             tracing::debug!(device = %key, "the controller has ended");
         }
     });
-}
-
-async fn look_up(controls: &Controls, name: &str) -> Result<Vec<IpAddr>, String> {
-    let Ok(_slot) = controls.lookups.acquire().await else { return Err("shutting down".to_owned()) };
-    let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, 0))).await;
-    let found = match found {
-        Err(_elapsed) => return Err(format!("no answer within {LOOKUP:?}")),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(found)) => found,
-    };
-    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_ADDRESSES);
-    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
 }
 
 /// Starts a task that shutdown ends; at most two a device are alive. Those that ended are taken out here.

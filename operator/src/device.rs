@@ -88,10 +88,8 @@ fn named(
 
 /// Devices whose address is that of a pod that came, went or moved.
 fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
-    controls.shared.pods.subscribe().flat_map({
-        let controls = controls.clone();
-        move |pod| stream::iter(controls.devices_at(&pod))
-    })
+    let moves = controls.shared.reach.moves();
+    moves.flat_map(move |moved| stream::iter(controls.devices_at(moved.as_deref())))
 }
 
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
@@ -103,7 +101,10 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         return Ok(Action::await_change());
     };
     let key = Key::of(&name);
-    let sight = controls.observe(&key, &device).await?;
+    let Some(sight) = controls.observe(&key, &device).await? else {
+        permit.finish("requeue");
+        return Ok(Action::requeue(CATCH_UP));
+    };
     let decision = controls.with_memory(&key, &device, |memory, budget| {
         let decision = decide(&sight.observed(&device, controls.policy()), memory, budget);
         controls.metrics.note(&key.namespace, &decision.notes);

@@ -13,6 +13,7 @@
 //! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
 //! * [`client`]: calls to the API server, counted.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
+//! * [`dns`]: addresses of names.
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
 //! * [`device`], [`fault`]: the controllers.
@@ -27,6 +28,7 @@ pub mod budget;
 pub mod cache;
 pub mod client;
 pub mod device;
+pub mod dns;
 pub mod epoch;
 pub mod error;
 pub mod fault;

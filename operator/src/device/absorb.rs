@@ -125,6 +125,9 @@ impl Memory {
     /// Takes in the outcome of the last exchange.
     pub fn absorb(&mut self, outcome: Outcome, around: &Surroundings<'_>) -> Vec<Note> {
         self.next_probe = around.now + around.policy.probe_delay(around.spec.patience.probe, around.draw);
+        if outcome.answer != Answer::Abandoned {
+            self.doubtful = outcome.answer == Answer::Silence;
+        }
         match outcome.answer {
             Answer::Report(report) => self.absorb_report(&report, around),
             Answer::Stored => {
@@ -174,6 +177,7 @@ impl Memory {
 
     fn alive(&mut self, now: Instant) {
         self.heard = Some(now);
+        self.queued = std::time::Duration::ZERO;
         self.inherited = false;
         if self.lost_touch {
             self.settle();

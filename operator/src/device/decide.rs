@@ -24,6 +24,9 @@ const RESYNC: Duration = Duration::from_secs(300);
 /// How soon an endpoint that is not allowed is judged again.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
 
+/// While its question waits here a device's silence stands still, so it is looked at no more often than this.
+const QUEUE_LOOK: Duration = Duration::from_secs(1);
+
 /// Where a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -47,7 +50,7 @@ pub struct Observed<'a> {
     pub spec: &'a Result<Spec, Invalid>,
     /// Where it is.
     pub place: &'a Place,
-    /// The latest generation known, freshly read where the cached one is in doubt.
+    /// Its generation: the latest, freshly read where the cached one is in doubt.
     pub generation: i64,
     /// This operator's epoch.
     pub epoch: u64,
@@ -88,7 +91,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
         }
         Ok(spec) => {
             memory.move_to((spec.host.clone(), spec.port), seen.now);
-            memory.aim(spec.target.as_ref());
+            memory.aim(spec.target.as_ref(), seen.now);
             look_up(seen, spec, memory, &mut decision);
             match blocked(seen, spec) {
                 Some(standing) => {
@@ -130,8 +133,7 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
 fn hold_still(memory: &mut Memory, now: Instant) {
     memory.busy = None;
     memory.inbox = None;
-    memory.heard = None;
-    memory.since = now;
+    memory.begin_anew(now);
     memory.next_probe = now;
     memory.evidence.outdated();
 }
@@ -180,6 +182,8 @@ fn act(
     let silence = memory.silence(seen.now);
     let waits = [spec.patience.suspect, spec.patience.lost].map(|limit| limit.saturating_sub(silence));
     let next = waits.into_iter().filter(|wait| !wait.is_zero()).min();
+    let waiting = memory.waits(seen.now).is_some();
+    let next = next.map(|wait| if waiting { wait.max(QUEUE_LOOK) } else { wait });
     decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
     status::assess(memory, spec, seen.now)
 }
@@ -277,7 +281,7 @@ fn command(seen: &Observed<'_>, memory: &mut Memory, target: &Target) -> Result<
     })?;
     memory.attempts = memory.attempts.saturating_add(1);
     memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
-    Ok(Command { command, payload, target: target.clone() })
+    Ok(Command { command, payload })
 }
 
 /// The same for the same attempt, also after a restart: a device that has seen it does nothing twice.
@@ -302,12 +306,9 @@ fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<A
     memory.next_number += 1;
     let message_id = memory.next_message_id;
     memory.next_message_id = message_id.wrapping_add(1);
-    let target = match &question {
-        Question::Command(command) => Some(command.target.clone()),
-        Question::Report => None,
-    };
-    memory.busy = Some(Busy { number, target, guard: None });
-    Some(Action::Exchange(Ask { number, peer: SocketAddr::new(*address, port), message_id, question }))
+    memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
+    let peer = SocketAddr::new(*address, port);
+    Some(Action::Exchange(Ask { number, peer, doubtful: memory.doubtful, message_id, question }))
 }
 
 /// Writes the status if it says something new, and tells a person what a person would act on.

@@ -1,6 +1,7 @@
 //! What this process keeps in memory of one device: freshness, order, what is under way, and what went wrong. All
 //! of it can be lost: status and the device itself give back what matters.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -79,8 +80,10 @@ pub struct Put {
 pub struct Busy {
     /// Its number.
     pub number: u64,
-    /// What is commanded with it, if it is a command.
-    pub target: Option<Target>,
+    /// When it was decided on.
+    pub asked: Instant,
+    /// It has left the queue: the device can know of it.
+    pub sent: bool,
     /// Ends its task; none in tests and until it is started.
     pub guard: Option<DropGuard>,
 }
@@ -109,6 +112,10 @@ pub struct Memory {
     pub since: Instant,
     /// Last sign of life.
     pub heard: Option<Instant>,
+    /// Time since then that questions waited here before they were sent: no fault of the device.
+    pub queued: Duration,
+    /// The last exchange ended in silence.
+    pub doubtful: bool,
     /// Nothing was learnt since this process began: the status of the one before stands.
     pub inherited: bool,
     /// Reports.
@@ -191,6 +198,8 @@ impl Memory {
             endpoint: None,
             since,
             heard: None,
+            queued: Duration::ZERO,
+            doubtful: false,
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
             conflict: None,
@@ -217,9 +226,33 @@ impl Memory {
         }
     }
 
-    /// How long nothing was heard.
+    /// How long nothing was heard, without the time that questions waited here.
     pub fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard.unwrap_or(self.since))
+        let queued = self.queued + self.waits(now).unwrap_or_default();
+        now.saturating_duration_since(self.heard.unwrap_or(self.since)).saturating_sub(queued)
+    }
+
+    /// How long a question has been waiting to be sent, if one is.
+    pub fn waits(&self, now: Instant) -> Option<Duration> {
+        let busy = self.busy.as_ref().filter(|busy| !busy.sent)?;
+        Some(now.saturating_duration_since(busy.asked))
+    }
+
+    /// This exchange begins, or ends unsent.
+    pub fn leaves_queue(&mut self, number: u64, now: Instant) {
+        let waited = self.waits(now);
+        if let Some(busy) = self.busy.as_mut().filter(|busy| busy.number == number) {
+            busy.sent = true;
+            self.queued += waited.unwrap_or_default();
+        }
+    }
+
+    /// Silence is counted from now.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.heard = None;
+        self.since = now;
+        self.queued = Duration::ZERO;
+        self.doubtful = false;
     }
 
     /// Another endpoint: what was learnt of the old one says nothing of this one.
@@ -229,8 +262,7 @@ impl Memory {
         }
         if self.endpoint.replace(endpoint).is_some() {
             self.busy = None;
-            self.heard = None;
-            self.since = now;
+            self.begin_anew(now);
             self.next_probe = now;
             self.conflict = None;
             self.address_index = 0;
@@ -241,7 +273,7 @@ impl Memory {
 
     /// Another target: a verdict on the old one says nothing of it, and an exchange about the old one is
     /// a waste of time.
-    pub fn aim(&mut self, target: Option<&Target>) {
+    pub fn aim(&mut self, target: Option<&Target>, now: Instant) {
         if self.target.as_ref() == target {
             return;
         }
@@ -251,6 +283,7 @@ impl Memory {
         self.recommands = 0;
         self.settle();
         if target.is_some() {
+            self.queued += self.waits(now).unwrap_or_default();
             self.busy = None;
         }
     }
@@ -267,6 +300,15 @@ impl Memory {
     pub fn meets(&self, target: &Target) -> bool {
         let believed = self.evidence.believed();
         !self.recommand && !self.in_doubt(target) && believed.is_some_and(|believed| believed.runs(target))
+    }
+
+    /// Is its endpoint one of these addresses? It may be while nothing was decided about it yet.
+    pub fn may_be_at(&self, addresses: &HashSet<IpAddr>) -> bool {
+        match &self.endpoint {
+            None => true,
+            Some((Host::Address(address), _)) => addresses.contains(address),
+            Some((Host::Name(_), _)) => self.lookup.found.iter().any(|found| addresses.contains(found)),
+        }
     }
 
     /// A lookup of this name ended. That of another host, which was the endpoint before, says nothing.

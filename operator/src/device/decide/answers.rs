@@ -1,6 +1,6 @@
 //! Answers that are hard to make sense of, told as stories.
 
-use edge_api::DevicePhase::{Conflicted, Failed, InSync, Syncing};
+use edge_api::DevicePhase::{Conflicted, Failed, InSync, Syncing, Unreachable};
 use edge_protocol::BootId;
 
 use super::super::absorb::Answer;
@@ -71,4 +71,37 @@ fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
     assert!(story.memory.lookup.busy && story.memory.lookup.found.is_empty());
     story.memory.looked_up("new.pumps", Ok(vec![address(2)]), next);
     assert_eq!((story.memory.lookup.busy, &story.memory.lookup.found), (false, &vec![address(2)]));
+}
+
+#[test]
+fn the_time_for_which_a_question_waits_here_is_no_silence_of_the_device() {
+    let mut story = Story::in_sync();
+    story.queues = true;
+    story.pass(10);
+    assert_eq!(story.decide(), Asked::Report);
+    for _ in 0..60 {
+        story.pass(10);
+        assert_eq!(story.decide(), Asked::Nothing);
+        assert!(story.wake >= Duration::from_secs(1), "{:?}", story.wake);
+    }
+    assert_eq!((story.phase(), story.condition("Reachable").as_str()), (InSync, "True/Answering"));
+    let number = story.memory.busy.as_ref().unwrap().number;
+    story.memory.leaves_queue(number, story.now);
+    story.pass(25);
+    story.decide();
+    assert_eq!(story.condition("Reachable"), "Unknown/Silent");
+    story.pass(90);
+    story.decide();
+    assert_eq!(story.phase(), Unreachable);
+}
+
+#[test]
+fn a_device_that_was_silent_is_asked_as_a_doubtful_one_until_it_answers() {
+    let mut story = Story::in_sync();
+    story.hears(Answer::Silence);
+    assert!(story.memory.doubtful);
+    story.hears(Answer::Abandoned);
+    assert!(story.memory.doubtful, "nothing was learnt");
+    story.reports("2.0.0", 1, 1, IDLE);
+    assert!(!story.memory.doubtful);
 }
