@@ -33,7 +33,6 @@ use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -49,7 +48,7 @@ use crate::epoch::NAME;
 use crate::error::ApiError;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::runtime::Shared;
+use crate::runtime::{self, Shared};
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
 /// which no watch of this controller follows.
@@ -70,18 +69,17 @@ struct Controls {
     recorder: Recorder,
 }
 
-/// Runs until `shared.shutdown`.
+/// A fault controller whose caches are filled.
+pub struct Filled(Arc<Controls>);
+
+/// Fills the caches that no other controller has, by `tasks`. What it gives is to be run.
 ///
 /// # Errors
-/// When it cannot start.
-pub async fn run(shared: Arc<Shared>) -> Result<()> {
-    let mut tasks = JoinSet::new();
-    let every = watcher::Config::default();
-    let shutdown = shared.shutdown.clone();
-    let (profiles, fill) = Cache::new(shared.watched(), every.clone(), shutdown.clone(), |_| {});
-    tasks.spawn(fill);
-    let (nodes, fill) = Cache::new(Api::all(shared.client.clone()), every, shutdown.clone(), |_| {});
-    tasks.spawn(fill);
+/// When a metric is registered twice.
+pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Result<Filled> {
+    let profiles = runtime::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
+    let all_nodes = Api::all(shared.client.clone());
+    let nodes = runtime::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
     let phases = metrics::Phases::new(profiles.store().clone())?;
     shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
     let reporter = Reporter { controller: NAME.into(), instance: Some(shared.args.cluster.identity.clone()) };
@@ -99,6 +97,15 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     });
     controls.measure_clock().await;
     tokio::join!(controls.profiles.ready(), controls.nodes.ready());
+    Ok(Filled(controls))
+}
+
+/// Runs until shutdown.
+///
+/// # Errors
+/// None so far.
+pub async fn run(Filled(controls): Filled) -> Result<()> {
+    let mut tasks = JoinSet::new();
     // Complete before the first decision: a choice among some of the targets would be another choice.
     controls.refill();
     tasks.spawn(keep_time(controls.clone()));
@@ -259,3 +266,6 @@ fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) 
     tracing::warn!(profile = profile.name_any(), namespace = profile.namespace(), %error, ?delay, "trying again");
     Action::requeue(delay)
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,9 @@ async fn start(
                 tasks.spawn(device::run(shared.clone()));
             }
             ControllerName::Fault => {
-                tasks.spawn(fault::run(shared.clone()));
+                // Ready means that every cache is filled, these two as well.
+                let filled = fault::fill(shared.clone(), tasks).await?;
+                tasks.spawn(fault::run(filled));
             }
         }
     }
@@ -168,7 +170,7 @@ async fn start(
 }
 
 /// Starts a watch as a task of this process.
-fn watch<K: Cached>(
+pub(crate) fn watch<K: Cached>(
     api: Api<K>,
     tasks: &mut JoinSet<Result<()>>,
     shutdown: &CancellationToken,
