@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use edge_api::{Device, DeviceStatus};
-use kube::api::{Patch, PatchParams, ValidationDirective};
-use kube::runtime::events::{Event, EventType};
-use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Ask, Notice, Question};
 use crate::device::absorb::{Answer, Outcome};
 use crate::device::observe::{Controls, Key, Sight, Written, lock};
-use crate::epoch::NAME;
-use crate::error::{ApiError, call};
+use crate::error::ApiError;
 use crate::link::{Method, Request};
+use crate::record::apply_status;
 use crate::runtime;
 
 /// Does what was decided for one device.
@@ -33,7 +31,7 @@ pub async fn perform(
         match action {
             Action::Exchange(ask) => begin_exchange(controls, key, device, ask),
             Action::Resolve(name) => begin_lookup(controls, key, device, name),
-            Action::Notify(notice) => notify(controls, device, notice).await,
+            Action::Notify(notice) => notify(controls, device, &notice),
             Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
         }
     }
@@ -47,25 +45,8 @@ async fn write(
     sight: &Sight,
     status: DeviceStatus,
 ) -> Result<(), ApiError> {
-    let devices: Api<Device> = Api::namespaced(controls.shared.client.clone(), &key.namespace);
-    let patch = json!({
-        "apiVersion": Device::api_version(&()),
-        "kind": Device::kind(&()),
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "uid": device.metadata.uid,
-            "resourceVersion": sight.version,
-        },
-        "status": status,
-    });
-    let params = PatchParams {
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply(NAME).force()
-    };
-    let patch = Patch::Apply(&patch);
-    let applied = devices.patch_status(&key.name, &params, &patch);
-    let applied = call(|| format!("apply status of Device {key}"), applied).await?;
+    let client = &controls.shared.client;
+    let applied = apply_status(client, device, sight.version.as_deref(), &status).await?;
     controls.metrics.transition(sight.status.phase, status.phase);
     let written =
         Written { on: device.metadata.resource_version.clone(), version: applied.resource_version(), status };
@@ -73,24 +54,8 @@ async fn write(
     Ok(())
 }
 
-async fn notify(controls: &Controls, device: &Device, notice: Notice) {
-    if lock(&controls.events).take(Instant::now()).is_err() {
-        controls.metrics.events_dropped.inc();
-        return;
-    }
-    let event = Event {
-        type_: EventType::Warning,
-        reason: notice.reason.to_owned(),
-        note: Some(notice.note),
-        action: "Sync".to_owned(),
-        secondary: None,
-    };
-    let reference = device.object_ref(&());
-    let published = controls.recorder.publish(&event, &reference);
-    if let Err(error) = call(|| format!("Event of Device {}", device.name_any()), published).await {
-        // The status says the same; an Event is a courtesy.
-        tracing::debug!(%error, "Event not told");
-    }
+fn notify(controls: &Controls, device: &Device, notice: &Notice) {
+    controls.shared.events.tell(device, EventType::Warning, "Sync", notice.reason, &notice.note);
 }
 
 fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask) {

@@ -17,7 +17,6 @@ mod memory;
 mod metrics;
 mod notice;
 mod population;
-mod record;
 mod rollup;
 mod validate;
 mod world;
@@ -31,7 +30,7 @@ use edge_api::{FaultNode, FaultProfile};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
@@ -44,10 +43,10 @@ use self::memory::Memory;
 use self::world::{Concerned, World};
 use crate::budget::Backoff;
 use crate::cache::Cache;
-use crate::epoch::NAME;
 use crate::error::ApiError;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
+use crate::record::apply_status;
 use crate::runtime::{self, Shared};
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
@@ -66,7 +65,6 @@ struct Controls {
     clock: ServerClock,
     permits: Permits,
     metrics: Arc<ControllerMetrics>,
-    recorder: Recorder,
 }
 
 /// A fault controller whose caches are filled.
@@ -82,12 +80,10 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Resul
     let nodes = runtime::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
     let phases = metrics::Phases::new(profiles.store().clone())?;
     shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
-    let reporter = Reporter { controller: NAME.into(), instance: Some(shared.args.cluster.identity.clone()) };
     let metrics = shared.metrics.controller("fault");
     let controls = Arc::new(Controls {
         permits: Permits::new(shared.args.work.workers, metrics.clone()),
         metrics,
-        recorder: Recorder::new(shared.client.clone(), reporter),
         world: World::default(),
         memory: Memory::default(),
         clock: ServerClock::default(),
@@ -219,10 +215,14 @@ impl Controls {
             }
             Decision::Keep { wake } => Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC))),
             Decision::Write { status, notices, wake } => {
-                record::write_status(&self.shared.client, profile, &status).await?;
+                let version = profile.metadata.resource_version.as_deref();
+                apply_status(&self.shared.client, profile, version, &status).await?;
                 let moved = profile.status.as_ref().map(|old| old.cutoff) != Some(status.cutoff);
                 self.memory.wrote(profile, moved, self.clock.now().own);
-                record::publish(&self.recorder, profile, &notices).await;
+                for notice in &notices {
+                    let type_ = if notice.warning { EventType::Warning } else { EventType::Normal };
+                    self.shared.events.tell(profile, type_, "Reconcile", notice.reason, &notice.note);
+                }
                 Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC)))
             }
         }

@@ -16,6 +16,7 @@
 //! * [`dns`]: addresses of names.
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
+//! * [`record`]: how statuses and Events are written.
 //! * [`device`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
@@ -36,6 +37,7 @@ pub mod http;
 pub mod link;
 pub mod metrics;
 pub mod queue;
+pub mod record;
 pub mod resolve;
 pub mod runtime;
 pub mod telemetry;

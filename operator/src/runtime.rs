@@ -19,6 +19,7 @@ use crate::args::{Args, ControllerName};
 use crate::cache::{Cache, Cached};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
+use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
 use crate::{client, device, epoch, fault};
 
@@ -36,6 +37,8 @@ pub struct Shared {
     pub pods: Cache<Pod>,
     /// Which addresses may be reached, and where they are.
     pub reach: Arc<Reach>,
+    /// Tells people.
+    pub events: Events,
     /// The registry, and the metrics of controllers.
     pub metrics: Arc<Metrics>,
     /// Ends everything.
@@ -153,7 +156,10 @@ async fn start(
     tokio::join!(devices.ready(), pods.ready());
     reach.set_pods(&pods.store().state());
     tasks.spawn(follow_pods(pods.clone(), reach.clone(), shutdown.clone()));
-    let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, metrics, shutdown });
+    let (events, waiting) = Events::new(&metrics).context("metrics of Events")?;
+    let instance = args.cluster.identity.clone();
+    tasks.spawn(finish(record::tell_all(waiting, client.clone(), instance, shutdown.clone())));
+    let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, events, metrics, shutdown });
     for controller in &shared.args.controllers {
         match controller {
             ControllerName::Device => {

@@ -9,7 +9,7 @@ use kube::runtime::reflector::Store;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::absorb::Note;
@@ -33,8 +33,6 @@ pub struct DeviceMetrics {
     retries: IntCounterVec,
     exhausted: IntCounterVec,
     transitions: IntCounterVec,
-    /// Events that were not told, since too many were.
-    pub events_dropped: IntCounter,
     /// Datagrams that came in, by what they turned out to be.
     pub datagrams: IntCounterVec,
     /// Exchanges under way.
@@ -92,10 +90,6 @@ impl DeviceMetrics {
                 "edge_device_transitions_total",
                 "Changes of phase written to status.",
                 &["from", "to"],
-            )?,
-            events_dropped: register(
-                registry,
-                IntCounter::new("edge_events_dropped_total", "Events not told, since too many were.")?,
             )?,
             datagrams: count(
                 "edge_link_datagrams_total",
@@ -164,8 +158,7 @@ impl DeviceMetrics {
         for outcome in ["answered", "unanswered"] {
             let _absent = self.sends.remove_label_values(&[namespace, device, outcome]);
         }
-        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout", "abandoned"]
-        {
+        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout"] {
             let _absent = self.exchanges.remove_label_values(&[namespace, device, outcome]);
         }
         let _absent = self.retransmissions.remove_label_values(&[namespace, device]);

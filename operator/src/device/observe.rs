@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DeviceStatus};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
@@ -22,7 +21,6 @@ use super::policy::Policy;
 use super::validate::{Host, Invalid, Spec, validate};
 use crate::budget::Bucket;
 use crate::dns::Dns;
-use crate::epoch::NAME;
 use crate::error::{ApiError, call};
 use crate::link::slots::Slots;
 use crate::link::socket::{self, Sockets};
@@ -30,9 +28,6 @@ use crate::link::{Link, Timing};
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::runtime::{self, Shared};
-
-/// Events that may be told at once, and how many a second after that.
-const EVENTS: (u32, f64) = (50, 5.0);
 
 /// Names a Device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,10 +91,6 @@ pub struct Controls {
     pub tasks: Mutex<JoinSet<()>>,
     /// Names of devices whose exchange or lookup ended.
     pub outcomes: mpsc::Sender<ObjectRef<Device>>,
-    /// Tells Events.
-    pub recorder: Recorder,
-    /// Bounds them.
-    pub events: Mutex<Bucket>,
     controller: Arc<ControllerMetrics>,
     sockets: Arc<Sockets>,
     policy: Policy,
@@ -170,7 +161,6 @@ impl Controls {
         let in_flight = usize::from(args.work.max_in_flight);
         let link = Link::new(sockets.clone(), timing, in_flight, metrics.datagrams.clone());
         let controller = shared.metrics.controller("device");
-        let reporter = Reporter { controller: NAME.into(), instance: Some(args.cluster.identity.clone()) };
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
             controller,
@@ -180,8 +170,6 @@ impl Controls {
             dns: Dns::new(usize::from(args.work.max_lookups)),
             tasks: Mutex::default(),
             outcomes,
-            recorder: Recorder::new(shared.client.clone(), reporter),
-            events: Mutex::new(Bucket::new(EVENTS.0, EVENTS.1)),
             sockets,
             policy: Policy::of(args),
             table,

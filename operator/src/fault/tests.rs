@@ -12,6 +12,7 @@ use tower::service_fn;
 use super::*;
 use crate::args::Args;
 use crate::metrics::Metrics;
+use crate::record::Events;
 use crate::resolve::Reach;
 
 /// An API server without objects. The list of FaultProfiles takes a permit of `lists`; each one asked for adds one to `asked`.
@@ -43,6 +44,7 @@ async fn it_is_not_ready_before_it_has_all_profiles() {
     let client = server(asked.clone(), lists.clone());
     let mut tasks = JoinSet::new();
     let shutdown = CancellationToken::new();
+    let metrics = Metrics::new().unwrap();
     let shared = Arc::new(Shared {
         devices: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
         pods: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
@@ -50,7 +52,8 @@ async fn it_is_not_ready_before_it_has_all_profiles() {
         args: Args::parse_from(["edge-operator"]),
         epoch: 1,
         reach: Arc::new(Reach::new(None)),
-        metrics: Metrics::new().unwrap(),
+        events: Events::new(&metrics).unwrap().0,
+        metrics,
         shutdown,
     });
     let mut filling = Box::pin(fill(shared, &mut tasks));

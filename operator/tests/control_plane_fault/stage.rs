@@ -209,6 +209,11 @@ pub(crate) fn condition(status: &FaultProfileStatus, type_: &str) -> String {
     }
 }
 
+/// When a condition changed last; whole seconds.
+pub(crate) fn transition(status: &FaultProfileStatus, type_: &str) -> Timestamp {
+    find_condition(&status.conditions, type_).unwrap().last_transition_time.0
+}
+
 pub(crate) fn message(status: &FaultProfileStatus, type_: &str) -> String {
     find_condition(&status.conditions, type_).map(|condition| condition.message.clone()).unwrap_or_default()
 }
