@@ -31,15 +31,12 @@ use tokio::task::JoinSet;
 
 use self::decide::decide;
 use self::observe::{Controls, Key};
-use crate::budget::Backoff;
 use crate::error::ApiError;
 use crate::runtime::Shared;
 use crate::{act, runtime};
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
-/// Delays after calls to the API server that failed.
-const API_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(30) };
 
 /// Runs until `shared.shutdown`.
 ///
@@ -133,5 +130,5 @@ fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Acti
     let name = ObjectRef::from_obj(device.as_ref());
     let failures = controls.blame(&Key::of(&name));
     tracing::warn!(device = %name, %error, failures, "device: to be tried again");
-    Action::requeue(API_BACKOFF.delay(failures, runtime::draw()).max(CATCH_UP))
+    Action::requeue(controls.policy().backoff.delay(failures, runtime::draw()).max(CATCH_UP))
 }

@@ -78,15 +78,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
     run_with_metrics(client, args, metrics, shutdown).await
 }
 
-/// As [`run`], with a client of one's own.
-///
-/// # Errors
-/// When it cannot start, or when one of its parts ends by itself.
-pub async fn run_with(client: Client, args: Args, shutdown: CancellationToken) -> Result<()> {
-    run_with_metrics(client, args, Metrics::new().context("metrics")?, shutdown).await
-}
-
-/// As [`run_with`], with metrics that the caller can read.
+/// As [`run`], with a client of one's own and metrics that the caller can read.
 ///
 /// # Errors
 /// When it cannot start, or when one of its parts ends by itself.

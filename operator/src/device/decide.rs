@@ -5,6 +5,7 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
 use edge_protocol::{CommandId, DesiredCommand, Install};
 use kube::ResourceExt;
@@ -124,7 +125,7 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
         Place::Unresolved(error) => {
             ("NotResolved", format!("spec.endpoint.host cannot be looked up: {error}"))
         }
-        Place::NotAllowed(sentence) => ("EndpointNotAllowed", sentence.clone()),
+        Place::NotAllowed(sentence) => (ENDPOINT_NOT_ALLOWED, sentence.clone()),
     };
     Some(Standing::Pending { reason, message })
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use edge_api::condition::{ConditionStatus, find_condition, is_true, types};
+use edge_api::condition::{ConditionStatus, find_condition, is_true, reasons::ENDPOINT_NOT_ALLOWED, types};
 use edge_api::{FaultPhase, FaultProfileStatus, TargetCounts, set_condition};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -14,7 +14,7 @@ use super::choice::{Chosen, Found};
 use super::notice::{Notice, notices};
 use super::population::NoTarget;
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
-use super::validate::{ENDPOINT_NOT_ALLOWED, Plan, Refusal};
+use super::validate::{Plan, Refusal};
 
 /// For so long agents may be silent about a new generation or target before that is a problem.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -385,9 +385,7 @@ fn nobody(found: &Found) -> (&'static str, String) {
                 "is on the host network, where its packets are its node's: select pods with a network of their own",
             ),
         ),
-        Some((NoTarget::NotAllowed, found)) => {
-            (ENDPOINT_NOT_ALLOWED, (found, "has an endpoint out of reach"))
-        }
+        Some((NoTarget::NotAllowed, it)) => (ENDPOINT_NOT_ALLOWED, (it, "has an endpoint out of reach")),
     };
     let ((count, first), what) = why;
     (reason, format!("{count} match and none is a target: {first} {what}"))
