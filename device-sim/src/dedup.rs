@@ -28,17 +28,15 @@ impl Dedup {
         self.answers.get(&key).map(Vec::as_slice)
     }
 
-    /// Remembers an answer. Returns true if another had to be forgotten for it before its time.
-    pub fn remember(&mut self, key: Key, answer: Vec<u8>, now: Duration) -> bool {
+    /// Remembers an answer; the oldest is forgotten for it when there are too many.
+    pub fn remember(&mut self, key: Key, answer: Vec<u8>, now: Duration) {
         self.expire(now);
         if self.answers.insert(key, answer).is_none() {
             self.order.push_back((now + LIFETIME, key));
         }
-        let full = self.order.len() > CAPACITY;
-        if full {
+        if self.order.len() > CAPACITY {
             self.forget_oldest();
         }
-        full
     }
 
     /// Messages remembered now.
@@ -90,9 +88,10 @@ mod tests {
     fn above_its_capacity_the_oldest_is_forgotten() {
         let mut dedup = Dedup::default();
         for message in 0..u16::try_from(CAPACITY).unwrap() {
-            assert!(!dedup.remember(key(1, message), vec![], Duration::ZERO));
+            dedup.remember(key(1, message), vec![], Duration::ZERO);
         }
-        assert!(dedup.remember(key(2, 0), vec![], Duration::ZERO));
+        assert!(dedup.answer(key(1, 0), Duration::ZERO).is_some());
+        dedup.remember(key(2, 0), vec![], Duration::ZERO);
         assert_eq!(dedup.len(), CAPACITY);
         assert_eq!(dedup.answer(key(1, 0), Duration::ZERO), None);
         assert!(dedup.answer(key(1, 1), Duration::ZERO).is_some());

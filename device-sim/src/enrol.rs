@@ -82,26 +82,59 @@ impl EnrolError {
 
 /// Keeps a Device for each device, for ever. `done` is called once all are there.
 pub async fn keep(client: Client, enrolment: Enrolment, devices: Vec<DeviceHandle>, done: impl FnOnce()) {
+    let owner = until_owner(&client, &enrolment).await;
     let mut done = Some(done);
-    let owner = match owner(&client, &enrolment).await {
-        Ok(owner) => owner,
-        Err(error) => {
-            warn!(%error, hint = error.hint(), "the pod's owner is not known; its Devices will have none");
-            None
-        }
-    };
     loop {
-        for (number, device) in devices.iter().enumerate() {
-            let object = object(&enrolment, owner.as_ref(), device.name(), device.address().port());
-            until_applied(&client, &enrolment.namespace, device.name(), &object).await;
-            if done.is_some() && ((number + 1) % 25 == 0 || number + 1 == devices.len()) {
-                info!("{} of {} devices are enrolled", number + 1, devices.len());
-            }
-        }
+        until_all_are_applied(&client, &enrolment, owner.as_ref(), &devices).await;
         if let Some(done) = done.take() {
+            info!("{} devices are enrolled", devices.len());
             done();
         }
         tokio::time::sleep(REPEAT).await;
+    }
+}
+
+/// Nothing is applied before the owner is known: without it, this would take the owner of Devices away that an
+/// earlier life of this pod gave them.
+async fn until_owner(client: &Client, enrolment: &Enrolment) -> Option<OwnerReference> {
+    let (mut wait, longest) = RETRY;
+    loop {
+        match owner(client, enrolment).await {
+            Ok(owner) => return owner,
+            Err(error) => {
+                warn!(%error, hint = error.hint(), "the owner is not known yet; next try in {wait:?}");
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}
+
+/// Applies all, then those that failed again and again: none keeps the others waiting.
+async fn until_all_are_applied(
+    client: &Client,
+    enrolment: &Enrolment,
+    owner: Option<&OwnerReference>,
+    devices: &[DeviceHandle],
+) {
+    let (mut wait, longest) = RETRY;
+    let mut left: Vec<&DeviceHandle> = devices.iter().collect();
+    loop {
+        let mut failed = Vec::new();
+        for device in left {
+            let object = object(enrolment, owner, device.name(), device.address().port());
+            if let Err(error) = apply(client, &enrolment.namespace, device.name(), &object).await {
+                warn!(%error, hint = error.hint(), "not enrolled yet");
+                failed.push(device);
+            }
+        }
+        if failed.is_empty() {
+            return;
+        }
+        info!("{} of {} devices are not enrolled yet; next try in {wait:?}", failed.len(), devices.len());
+        left = failed;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(longest);
     }
 }
 
@@ -113,20 +146,12 @@ async fn owner(client: &Client, enrolment: &Enrolment) -> Result<Option<OwnerRef
     Ok(owners.into_iter().find(|owner| owner.kind == "StatefulSet"))
 }
 
-async fn until_applied(client: &Client, namespace: &str, name: &str, object: &Value) {
+async fn apply(client: &Client, namespace: &str, name: &str, object: &Value) -> Result<(), EnrolError> {
     let devices: Api<Device> = Api::namespaced(client.clone(), namespace);
     let mut params = PatchParams::apply(FIELD_MANAGER);
     params.field_validation = Some(kube::api::ValidationDirective::Strict);
-    let (mut wait, longest) = RETRY;
-    loop {
-        let patch = Patch::Apply(object);
-        match call(format!("applying the Device {name}"), devices.patch(name, &params, &patch)).await {
-            Ok(_) => return,
-            Err(error) => warn!(%error, hint = error.hint(), "not enrolled yet; next try in {wait:?}"),
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(longest);
-    }
+    let patch = Patch::Apply(object);
+    call(format!("applying the Device {name}"), devices.patch(name, &params, &patch)).await.map(drop)
 }
 
 async fn call<T>(what: String, answer: impl Future<Output = kube::Result<T>>) -> Result<T, EnrolError> {

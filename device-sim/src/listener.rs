@@ -89,3 +89,27 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_above_the_limit_wait_until_others_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut bounded = Bounded::new(listener, &Metrics::new().unwrap());
+        let (mut clients, mut accepted) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            accepted.push(bounded.accept().await);
+        }
+        clients.push(TcpStream::connect(address).await.unwrap());
+        assert_eq!(bounded.permits.available_permits(), 0);
+        assert!(bounded.accept().now_or_never().is_none());
+        accepted.pop();
+        bounded.accept().await;
+    }
+}

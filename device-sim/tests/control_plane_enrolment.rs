@@ -13,9 +13,11 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective};
 use kube::core::GroupVersionKind;
+use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tokio::sync::oneshot::Receiver;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -109,6 +111,12 @@ async fn make_pod(space: &Space, name: &str) {
 
 /// Enrols `sim` as the pod `sim-0` at this address, and returns once `/readyz` would say yes.
 async fn enrol(space: &Space, sim: &Sim, host: &str) {
+    let (_tasks, enrolled) = begin_to_enrol(space, sim, host);
+    tokio::time::timeout(PATIENCE, enrolled).await.unwrap().unwrap();
+}
+
+/// The same, without waiting: the receiver hears when all are there.
+fn begin_to_enrol(space: &Space, sim: &Sim, host: &str) -> (JoinSet<()>, Receiver<()>) {
     let enrolment = Enrolment {
         namespace: space.namespace.clone(),
         pod: "sim-0".into(),
@@ -121,7 +129,42 @@ async fn enrol(space: &Space, sim: &Sim, host: &str) {
     let mut tasks = JoinSet::new();
     let told = move || done.send(()).unwrap();
     tasks.spawn(enrol::keep(client_as(space, "sim-0"), enrolment, devices, told));
+    (tasks, enrolled)
+}
+
+/// Three devices of the pod `sim-0`.
+async fn three_devices(space: &Space, folder: &Path) -> Sim {
+    let config = SimConfig {
+        namespace: space.namespace.clone(),
+        name_prefix: "sim-0".into(),
+        ..SimConfig::on_loopback(3, folder.into())
+    };
+    Sim::start(config).await.unwrap()
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn nothing_is_enrolled_before_the_owner_is_known_and_one_that_cannot_be_keeps_no_other_waiting() {
+    let space = space("an obstacle").await.unwrap();
+    install(&space).await;
+    let folder = tempfile::tempdir().unwrap();
+    let sim = three_devices(&space, folder.path()).await;
+    let devices: Api<Device> = space.api();
+    // Somebody else owns the endpoint of the first one.
+    let params = PatchParams::apply("a person");
+    devices.patch("sim-0-0", &params, &Patch::Apply(device("sim-0-0"))).await.unwrap();
+    let (_tasks, mut enrolled) = begin_to_enrol(&space, &sim, "10.244.2.9");
+    make_pod(&space, "sim-0").await;
+    let there = |device: Option<&Device>| device.is_some();
+    for name in ["sim-0-1", "sim-0-2"] {
+        let device = tokio::time::timeout(PATIENCE, await_condition(devices.clone(), name, there)).await;
+        let device = device.unwrap().unwrap().unwrap();
+        assert_eq!(device.owner_references().len(), 1, "{name} was applied before its owner was known");
+    }
+    assert!(enrolled.try_recv().is_err(), "not all are there");
+    devices.delete("sim-0-0", &DeleteParams::default()).await.unwrap();
     tokio::time::timeout(PATIENCE, enrolled).await.unwrap().unwrap();
+    assert_eq!(devices.get("sim-0-0").await.unwrap().owner_references().len(), 1);
 }
 
 #[tokio::test]
@@ -131,12 +174,7 @@ async fn a_pod_enrols_its_devices_and_leaves_desired_to_others() {
     install(&space).await;
     make_pod(&space, "sim-0").await;
     let folder = tempfile::tempdir().unwrap();
-    let config = SimConfig {
-        namespace: space.namespace.clone(),
-        name_prefix: "sim-0".into(),
-        ..SimConfig::on_loopback(3, folder.path().into())
-    };
-    let sim = Sim::start(config).await.unwrap();
+    let sim = three_devices(&space, folder.path()).await;
     enrol(&space, &sim, "10.244.1.7").await;
 
     let devices: Api<Device> = space.api();

@@ -1,29 +1,20 @@
 //! The one interpreter of actions. No choice is made here: what is to be done was decided before.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use edge_api::{Device, DeviceStatus};
-use kube::api::{Patch, PatchParams, ValidationDirective};
-use kube::runtime::events::{Event, EventType};
-use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Ask, Notice, Question};
 use crate::device::absorb::{Answer, Outcome};
 use crate::device::observe::{Controls, Key, Sight, Written, lock};
-use crate::epoch::NAME;
-use crate::error::{ApiError, call};
+use crate::error::ApiError;
 use crate::link::{Method, Request};
+use crate::record::apply_status;
 use crate::runtime;
-
-/// How long one DNS lookup may take.
-const LOOKUP: Duration = Duration::from_secs(5);
-/// Addresses of one name that are used.
-const MAX_ADDRESSES: usize = 8;
 
 /// Does what was decided for one device.
 ///
@@ -40,7 +31,7 @@ pub async fn perform(
         match action {
             Action::Exchange(ask) => begin_exchange(controls, key, device, ask),
             Action::Resolve(name) => begin_lookup(controls, key, device, name),
-            Action::Notify(notice) => notify(controls, device, notice).await,
+            Action::Notify(notice) => notify(controls, device, &notice),
             Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
         }
     }
@@ -54,25 +45,8 @@ async fn write(
     sight: &Sight,
     status: DeviceStatus,
 ) -> Result<(), ApiError> {
-    let devices: Api<Device> = Api::namespaced(controls.shared.client.clone(), &key.namespace);
-    let patch = json!({
-        "apiVersion": Device::api_version(&()),
-        "kind": Device::kind(&()),
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "uid": device.metadata.uid,
-            "resourceVersion": sight.version,
-        },
-        "status": status,
-    });
-    let params = PatchParams {
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply(NAME).force()
-    };
-    let patch = Patch::Apply(&patch);
-    let applied = devices.patch_status(&key.name, &params, &patch);
-    let applied = call(|| format!("apply status of Device {key}"), applied).await?;
+    let client = &controls.shared.client;
+    let applied = apply_status(client, device, sight.version.as_deref(), &status).await?;
     controls.metrics.transition(sight.status.phase, status.phase);
     let written =
         Written { on: device.metadata.resource_version.clone(), version: applied.resource_version(), status };
@@ -80,24 +54,8 @@ async fn write(
     Ok(())
 }
 
-async fn notify(controls: &Controls, device: &Device, notice: Notice) {
-    if lock(&controls.events).take(Instant::now()).is_err() {
-        controls.metrics.events_dropped.inc();
-        return;
-    }
-    let event = Event {
-        type_: EventType::Warning,
-        reason: notice.reason.to_owned(),
-        note: Some(notice.note),
-        action: "Sync".to_owned(),
-        secondary: None,
-    };
-    let reference = device.object_ref(&());
-    let published = controls.recorder.publish(&event, &reference);
-    if let Err(error) = call(|| format!("Event of Device {}", device.name_any()), published).await {
-        // The status says the same; an Event is a courtesy.
-        tracing::debug!(%error, "Event not told");
-    }
+fn notify(controls: &Controls, device: &Device, notice: &Notice) {
+    controls.shared.events.tell(device, EventType::Warning, "Sync", notice.reason, &notice.note);
 }
 
 fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask) {
@@ -134,8 +92,9 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
 async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.metrics.waiting.inc();
     let waiting = scopeguard(|| controls.metrics.waiting.dec());
-    let Ok(_slot) = controls.slots.acquire().await else { return Answer::Abandoned };
+    let Some(_slot) = controls.slots.acquire(ask.doubtful).await else { return Answer::Abandoned };
     drop(waiting);
+    controls.if_known(key, uid, |memory| memory.leaves_queue(ask.number, Instant::now()));
     // The wait may have been long. What was decided on is no longer so: decide again.
     let current = controls.shared.devices.store().get(&key.reference());
     let still = |device: &Device| {
@@ -177,6 +136,7 @@ impl Delivery {
         let outcome = Outcome { number: self.number, command: self.command, answer };
         self.controls.if_known(&self.key, &self.uid, |memory| {
             if memory.busy.as_ref().is_some_and(|busy| busy.number == outcome.number) {
+                memory.leaves_queue(outcome.number, Instant::now());
                 memory.busy = None;
                 memory.inbox = Some(outcome);
             }
@@ -209,40 +169,13 @@ fn begin_lookup(controls: &Arc<Controls>, key: &Key, device: &Device, name: Stri
     let uid = device.uid().unwrap_or_default();
     let (key, shared) = (key.clone(), controls.clone());
     spawn(controls, async move {
-        let found = look_up(&shared, &name).await;
-        let now = Instant::now();
-        let ttl = shared.policy().dns_ttl;
-        shared.if_known(&key, &uid, |memory| {
-            memory.lookup.busy = false;
-            memory.lookup.due = Some(now + ttl);
-            match found {
-                Ok(addresses) => {
-                    memory.lookup.error = None;
-                    memory.lookup.found = Some((addresses, now));
-                }
-                // What was found before stays in use.
-                Err(error) => memory.lookup.error = Some(error),
-            }
-        });
+        let found = shared.dns.look_up(&name).await;
+        let next = Instant::now() + shared.policy().dns_ttl;
+        shared.if_known(&key, &uid, |memory| memory.looked_up(&name, found, next));
         if shared.outcomes.send(key.reference()).await.is_err() {
             tracing::debug!(device = %key, "the controller has ended");
         }
     });
-}
-
-async fn look_up(controls: &Controls, name: &str) -> Result<Vec<IpAddr>, String> {
-    let Ok(_slot) = controls.lookups.acquire().await else { return Err("shutting down".to_owned()) };
-    let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name, 0))).await;
-    let found = match found {
-        Err(_elapsed) => return Err(format!("no answer within {LOOKUP:?}")),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(found)) => found,
-    };
-    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_ADDRESSES);
-    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
 }
 
 /// Starts a task that shutdown ends; at most two a device are alive. Those that ended are taken out here.

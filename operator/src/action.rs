@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use edge_api::DeviceStatus;
 use edge_protocol::DesiredCommand;
 
-use crate::device::validate::Target;
-
 /// Something to do for one Device.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -27,6 +25,8 @@ pub struct Ask {
     pub number: u64,
     /// Where to.
     pub peer: SocketAddr,
+    /// The last exchange ended in silence: this one is likely to take long.
+    pub doubtful: bool,
     /// CoAP message id.
     pub message_id: u16,
     /// What is asked.
@@ -49,8 +49,6 @@ pub struct Command {
     pub command: DesiredCommand,
     /// The same as bytes.
     pub payload: Vec<u8>,
-    /// What it is to reach.
-    pub target: Target,
 }
 
 /// An Event for `kubectl describe`.

@@ -3,6 +3,7 @@
 //! kube's own shared streams are not used: a `ReflectHandle` whose object is gone by the time it is polled
 //! returns `Pending` without a waker and sleeps for ever, and it says nothing of deletions.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::future::Future;
 
@@ -14,7 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
-/// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again.
+/// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again, and
+/// those that it knows and that are gone.
 const CHANGES: usize = 1024;
 
 /// What a cache needs of a kind.
@@ -96,20 +98,45 @@ where
     /// twice, and its object may be gone when it comes: look it up.
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + use<K> {
         let receiver = self.changes.subscribe();
-        let store = self.store.clone();
-        let present = everything(&store);
-        let news = stream::unfold((receiver, store), |(mut receiver, store)| async move {
-            let names = match receiver.recv().await {
-                Ok(name) => vec![name],
-                Err(RecvError::Lagged(missed)) => {
-                    tracing::debug!(kind = %K::kind(&()), missed, "subscriber fell behind: all objects again");
-                    everything(&store)
-                }
-                Err(RecvError::Closed) => return None,
-            };
-            Some((stream::iter(names), (receiver, store)))
+        let present = everything(&self.store);
+        let known = present.iter().cloned().collect();
+        let subscriber = Subscriber { receiver, store: self.store.clone(), known };
+        let news = stream::unfold(subscriber, |mut subscriber| async move {
+            let names = subscriber.next().await?;
+            Some((stream::iter(names), subscriber))
         });
         stream::iter(present).chain(news.flatten())
+    }
+}
+
+/// One that follows a cache.
+struct Subscriber<K: Cached> {
+    receiver: broadcast::Receiver<ObjectRef<K>>,
+    store: Store<K>,
+    /// What it was told of and not told that it is gone: the only trace of a deletion whose news was lost.
+    known: HashSet<ObjectRef<K>>,
+}
+
+impl<K: Cached> Subscriber<K> {
+    async fn next(&mut self) -> Option<Vec<ObjectRef<K>>> {
+        match self.receiver.recv().await {
+            Ok(name) => {
+                if self.store.get(&name).is_some() {
+                    self.known.insert(name.clone());
+                } else {
+                    self.known.remove(&name);
+                }
+                Some(vec![name])
+            }
+            Err(RecvError::Lagged(missed)) => {
+                tracing::debug!(kind = %K::kind(&()), missed, "subscriber fell behind: all objects again");
+                let present = everything(&self.store);
+                let known = std::mem::replace(&mut self.known, present.iter().cloned().collect());
+                let gone = known.into_iter().filter(|name| !self.known.contains(name));
+                Some(gone.chain(present).collect())
+            }
+            Err(RecvError::Closed) => None,
+        }
     }
 }
 
@@ -152,6 +179,31 @@ mod tests {
 
     fn pod(name: &str) -> Pod {
         Pod { metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() }, ..Pod::default() }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_falls_behind_is_told_of_all_that_is_and_of_all_that_is_gone() {
+        let (store, mut writer) = reflector::store();
+        let (changes, _) = broadcast::channel(16);
+        let cache = Cache { store, changes };
+        let mut before = Vec::new();
+        let mut list = |names: std::ops::Range<u32>| {
+            let objects = names.map(|number| Event::InitApply(pod(&number.to_string())));
+            for event in [Event::Init].into_iter().chain(objects).chain([Event::InitDone]) {
+                writer.apply_watcher_event(&event);
+                announce(&event, &mut before, &cache.store, &cache.changes);
+            }
+        };
+        list(0..100);
+        let mut told = std::pin::pin!(cache.subscribe());
+        for _ in 0..100 {
+            told.next().await;
+        }
+        list(90..150);
+        let mut missing: HashSet<String> = (0..150).map(|number| number.to_string()).collect();
+        while !missing.is_empty() {
+            missing.remove(&told.next().await.unwrap().name);
+        }
     }
 
     #[test]

@@ -31,15 +31,12 @@ use tokio::task::JoinSet;
 
 use self::decide::decide;
 use self::observe::{Controls, Key};
-use crate::budget::Backoff;
 use crate::error::ApiError;
 use crate::runtime::Shared;
 use crate::{act, runtime};
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
-/// Delays after calls to the API server that failed.
-const API_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(30) };
 
 /// Runs until `shared.shutdown`.
 ///
@@ -88,10 +85,8 @@ fn named(
 
 /// Devices whose address is that of a pod that came, went or moved.
 fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
-    controls.shared.pods.subscribe().flat_map({
-        let controls = controls.clone();
-        move |pod| stream::iter(controls.devices_at(&pod))
-    })
+    let moves = controls.shared.reach.moves();
+    moves.flat_map(move |moved| stream::iter(controls.devices_at(moved.as_deref())))
 }
 
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
@@ -103,7 +98,10 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         return Ok(Action::await_change());
     };
     let key = Key::of(&name);
-    let sight = controls.observe(&key, &device).await?;
+    let Some(sight) = controls.observe(&key, &device).await? else {
+        permit.finish("requeue");
+        return Ok(Action::requeue(CATCH_UP));
+    };
     let decision = controls.with_memory(&key, &device, |memory, budget| {
         let decision = decide(&sight.observed(&device, controls.policy()), memory, budget);
         controls.metrics.note(&key.namespace, &decision.notes);
@@ -132,5 +130,5 @@ fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Acti
     let name = ObjectRef::from_obj(device.as_ref());
     let failures = controls.blame(&Key::of(&name));
     tracing::warn!(device = %name, %error, failures, "device: to be tried again");
-    Action::requeue(API_BACKOFF.delay(failures, runtime::draw()).max(CATCH_UP))
+    Action::requeue(controls.policy().backoff.delay(failures, runtime::draw()).max(CATCH_UP))
 }

@@ -17,7 +17,6 @@ mod memory;
 mod metrics;
 mod notice;
 mod population;
-mod record;
 mod rollup;
 mod validate;
 mod world;
@@ -31,9 +30,8 @@ use edge_api::{FaultNode, FaultProfile};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -45,11 +43,11 @@ use self::memory::Memory;
 use self::world::{Concerned, World};
 use crate::budget::Backoff;
 use crate::cache::Cache;
-use crate::epoch::NAME;
 use crate::error::ApiError;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::runtime::Shared;
+use crate::record::apply_status;
+use crate::runtime::{self, Shared};
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
 /// which no watch of this controller follows.
@@ -67,29 +65,25 @@ struct Controls {
     clock: ServerClock,
     permits: Permits,
     metrics: Arc<ControllerMetrics>,
-    recorder: Recorder,
 }
 
-/// Runs until `shared.shutdown`.
+/// A fault controller whose caches are filled.
+pub struct Filled(Arc<Controls>);
+
+/// Fills the caches that no other controller has, by `tasks`. What it gives is to be run.
 ///
 /// # Errors
-/// When it cannot start.
-pub async fn run(shared: Arc<Shared>) -> Result<()> {
-    let mut tasks = JoinSet::new();
-    let every = watcher::Config::default();
-    let shutdown = shared.shutdown.clone();
-    let (profiles, fill) = Cache::new(shared.watched(), every.clone(), shutdown.clone(), |_| {});
-    tasks.spawn(fill);
-    let (nodes, fill) = Cache::new(Api::all(shared.client.clone()), every, shutdown.clone(), |_| {});
-    tasks.spawn(fill);
+/// When a metric is registered twice.
+pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Result<Filled> {
+    let profiles = runtime::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
+    let all_nodes = Api::all(shared.client.clone());
+    let nodes = runtime::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
     let phases = metrics::Phases::new(profiles.store().clone())?;
     shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
-    let reporter = Reporter { controller: NAME.into(), instance: Some(shared.args.cluster.identity.clone()) };
     let metrics = shared.metrics.controller("fault");
     let controls = Arc::new(Controls {
         permits: Permits::new(shared.args.work.workers, metrics.clone()),
         metrics,
-        recorder: Recorder::new(shared.client.clone(), reporter),
         world: World::default(),
         memory: Memory::default(),
         clock: ServerClock::default(),
@@ -99,6 +93,15 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     });
     controls.measure_clock().await;
     tokio::join!(controls.profiles.ready(), controls.nodes.ready());
+    Ok(Filled(controls))
+}
+
+/// Runs until shutdown.
+///
+/// # Errors
+/// None so far.
+pub async fn run(Filled(controls): Filled) -> Result<()> {
+    let mut tasks = JoinSet::new();
     // Complete before the first decision: a choice among some of the targets would be another choice.
     controls.refill();
     tasks.spawn(keep_time(controls.clone()));
@@ -212,10 +215,14 @@ impl Controls {
             }
             Decision::Keep { wake } => Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC))),
             Decision::Write { status, notices, wake } => {
-                record::write_status(&self.shared.client, profile, &status).await?;
+                let version = profile.metadata.resource_version.as_deref();
+                apply_status(&self.shared.client, profile, version, &status).await?;
                 let moved = profile.status.as_ref().map(|old| old.cutoff) != Some(status.cutoff);
                 self.memory.wrote(profile, moved, self.clock.now().own);
-                record::publish(&self.recorder, profile, &notices).await;
+                for notice in &notices {
+                    let type_ = if notice.warning { EventType::Warning } else { EventType::Normal };
+                    self.shared.events.tell(profile, type_, "Reconcile", notice.reason, &notice.note);
+                }
                 Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC)))
             }
         }
@@ -259,3 +266,6 @@ fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) 
     tracing::warn!(profile = profile.name_any(), namespace = profile.namespace(), %error, ?delay, "trying again");
     Action::requeue(delay)
 }
+
+#[cfg(test)]
+mod tests;

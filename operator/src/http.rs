@@ -1,5 +1,7 @@
 //! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Says nothing that is secret and takes no input.
 
+mod bounded;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +15,11 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::bounded::Bounded;
 use crate::metrics::Metrics;
+
+/// Connections that are open at once; others wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
 
 /// True once every cache has its first list.
 #[derive(Clone, Default)]
@@ -57,7 +63,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let router = router(Served { metrics, readiness });
-    axum::serve(listener, router)
+    axum::serve(Bounded::new(listener, CONNECTIONS), router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("HTTP server")

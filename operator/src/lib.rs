@@ -13,8 +13,10 @@
 //! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
 //! * [`client`]: calls to the API server, counted.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
+//! * [`dns`]: addresses of names.
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
+//! * [`record`]: how statuses and Events are written.
 //! * [`device`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
@@ -27,6 +29,7 @@ pub mod budget;
 pub mod cache;
 pub mod client;
 pub mod device;
+pub mod dns;
 pub mod epoch;
 pub mod error;
 pub mod fault;
@@ -34,6 +37,7 @@ pub mod http;
 pub mod link;
 pub mod metrics;
 pub mod queue;
+pub mod record;
 pub mod resolve;
 pub mod runtime;
 pub mod telemetry;

@@ -3,10 +3,12 @@
 //!
 //! * [`wire`]: bytes to messages and back; whatever arrives, it ends and allocates little.
 //! * [`exchange`]: when to send again and when to give up, as a pure state machine.
+//! * [`slots`]: how many at once.
 //! * [`window`]: which exchange a datagram belongs to; bounded.
 //! * [`socket`]: the sockets, and the driver of one exchange.
 
 pub mod exchange;
+pub mod slots;
 pub mod socket;
 pub mod window;
 pub mod wire;

@@ -1,14 +1,19 @@
 //! Which addresses may be reached, and on which node an address is. The rules are pure; [`Reach`] keeps the
 //! cluster's own ranges up to date for them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use edge_api::quantity::Network;
+use futures::{Stream, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use thiserror::Error;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// Batches of moved addresses kept for a slow subscriber.
+const MOVES: usize = 64;
 
 /// Why an address or network may not be reached. The texts are for people, in conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -115,12 +120,14 @@ pub struct Reach {
     allowed: Option<Vec<Network>>,
     ranges: RwLock<Arc<Ranges>>,
     pods: RwLock<HashMap<IpAddr, PodPlace>>,
+    moved: broadcast::Sender<Arc<HashSet<IpAddr>>>,
 }
 
 impl Reach {
     /// Nothing known yet but `--allow-cidrs`.
     pub fn new(allowed: Option<Vec<Network>>) -> Self {
-        Self { allowed, ranges: RwLock::default(), pods: RwLock::default() }
+        let (moved, _) = broadcast::channel(MOVES);
+        Self { allowed, ranges: RwLock::default(), pods: RwLock::default(), moved }
     }
 
     /// Does the answer depend on the cluster's own ranges?
@@ -135,13 +142,29 @@ impl Reach {
 
     /// Replaces what is known of pods.
     pub fn set_pods(&self, pods: &[Arc<Pod>]) {
-        let places: HashMap<_, _> = pods.iter().flat_map(|pod| places(pod)).collect();
-        *self.pods.write().unwrap_or_else(PoisonError::into_inner) = places;
+        let next: HashMap<_, _> = pods.iter().flat_map(|pod| places(pod)).collect();
+        let mut known = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        let either = known.keys().chain(next.keys());
+        let moved: HashSet<IpAddr> = either.filter(|ip| known.get(*ip) != next.get(*ip)).copied().collect();
+        *known = next;
+        drop(known);
+        if !moved.is_empty() {
+            // A send fails only when nobody listens.
+            let _nobody = self.moved.send(Arc::new(moved));
+        }
     }
 
-    /// Adds what is new of one pod, ahead of the next [`Self::set_pods`].
-    pub fn learn(&self, pod: &Pod) {
-        self.pods.write().unwrap_or_else(PoisonError::into_inner).extend(places(pod));
+    /// From now on, each time the addresses that came to a pod, left one or changed hands; none when some were
+    /// missed, so that it may be any.
+    pub fn moves(&self) -> impl Stream<Item = Option<Arc<HashSet<IpAddr>>>> + Send + use<> {
+        stream::unfold(self.moved.subscribe(), |mut receiver| async move {
+            let moved = match receiver.recv().await {
+                Ok(moved) => Some(moved),
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return None,
+            };
+            Some((moved, receiver))
+        })
     }
 
     /// The pod that has this address now. Pods on the host network have none of their own.
@@ -163,6 +186,8 @@ impl Reach {
     /// # Errors
     /// When it may not, with the sentence for the user.
     pub fn address(&self, namespace: &str, address: IpAddr) -> Result<Option<String>, NotAllowed> {
+        // `::ffff:10.244.1.5` is the pod, and no address outside of the cluster's ranges.
+        let address = address.to_canonical();
         match self.pod(address) {
             Some(pod) if pod.namespace == namespace => Ok(Some(pod.node)),
             Some(pod) if self.allowed.is_none() => Err(NotAllowed::ForeignPod(address, pod.namespace)),
@@ -186,7 +211,8 @@ pub fn places(pod: &Pod) -> impl Iterator<Item = (IpAddr, PodPlace)> + use<> {
     let ips = status.and_then(|status| status.pod_ips.clone()).unwrap_or_default();
     place.filter(|_| !host && !ended).into_iter().flat_map(move |place| {
         let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect();
-        parsed.into_iter().map(move |ip| (ip, place.clone()))
+        let parsed = parsed.into_iter().map(|ip| ip.to_canonical());
+        parsed.map(move |ip| (ip, place.clone()))
     })
 }
 
@@ -224,6 +250,7 @@ pub fn prune_node(node: &mut Node) {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
     use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus, PodIP, PodSpec, PodStatus};
     use k8s_openapi::api::networking::v1::ServiceCIDRSpec;
     use kube::api::ObjectMeta;
@@ -282,6 +309,34 @@ mod tests {
         for own in ["10.244.1.0/25", "10.0.0.0/8", "10.240.0.11/32", "10.0.0.7/32", "0.0.0.0/0"] {
             let refused = reach.network(network(own)).unwrap_err();
             assert!(matches!(refused, NotAllowed::OwnRange(..)), "{own}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_the_clothes_of_ipv6_is_judged_as_what_it_is() {
+        let reach = reach(None);
+        let judged = |text: &str| reach.address("default", text.parse().unwrap());
+        assert!(matches!(judged("::ffff:10.244.1.9"), Err(NotAllowed::OwnRange(..))));
+        assert!(matches!(judged("::ffff:10.244.1.5"), Err(NotAllowed::ForeignPod(..))));
+        assert!(matches!(judged("::ffff:169.254.169.254"), Err(NotAllowed::Special(..))));
+        assert_eq!(
+            reach.address("edge-demo", "::ffff:10.244.1.5".parse().unwrap()),
+            Ok(Some("node1".to_owned()))
+        );
+    }
+
+    #[tokio::test]
+    async fn addresses_that_come_go_or_change_hands_are_told_and_no_others() {
+        let reach = reach(None);
+        let mut moves = std::pin::pin!(reach.moves());
+        let stays = pod("edge-demo", "10.244.1.5", false, "Running");
+        reach.set_pods(&[stays.clone(), pod("edge-demo", "10.244.1.7", false, "Running")]);
+        reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")]);
+        reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")]);
+        reach.set_pods(&[stays]);
+        drop(reach);
+        while let Some(moved) = moves.next().await {
+            assert_eq!(*moved.unwrap(), HashSet::from(["10.244.1.7".parse().unwrap()]));
         }
     }
 

@@ -19,6 +19,7 @@ use crate::args::{Args, ControllerName};
 use crate::cache::{Cache, Cached};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
+use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
 use crate::{client, device, epoch, fault};
 
@@ -36,6 +37,8 @@ pub struct Shared {
     pub pods: Cache<Pod>,
     /// Which addresses may be reached, and where they are.
     pub reach: Arc<Reach>,
+    /// Tells people.
+    pub events: Events,
     /// The registry, and the metrics of controllers.
     pub metrics: Arc<Metrics>,
     /// Ends everything.
@@ -75,15 +78,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
     run_with_metrics(client, args, metrics, shutdown).await
 }
 
-/// As [`run`], with a client of one's own.
-///
-/// # Errors
-/// When it cannot start, or when one of its parts ends by itself.
-pub async fn run_with(client: Client, args: Args, shutdown: CancellationToken) -> Result<()> {
-    run_with_metrics(client, args, Metrics::new().context("metrics")?, shutdown).await
-}
-
-/// As [`run_with`], with metrics that the caller can read.
+/// As [`run`], with a client of one's own and metrics that the caller can read.
 ///
 /// # Errors
 /// When it cannot start, or when one of its parts ends by itself.
@@ -153,14 +148,19 @@ async fn start(
     tokio::join!(devices.ready(), pods.ready());
     reach.set_pods(&pods.store().state());
     tasks.spawn(follow_pods(pods.clone(), reach.clone(), shutdown.clone()));
-    let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, metrics, shutdown });
+    let (events, waiting) = Events::new(&metrics).context("metrics of Events")?;
+    let instance = args.cluster.identity.clone();
+    tasks.spawn(finish(record::tell_all(waiting, client.clone(), instance, shutdown.clone())));
+    let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, events, metrics, shutdown });
     for controller in &shared.args.controllers {
         match controller {
             ControllerName::Device => {
                 tasks.spawn(device::run(shared.clone()));
             }
             ControllerName::Fault => {
-                tasks.spawn(fault::run(shared.clone()));
+                // Ready means that every cache is filled, these two as well.
+                let filled = fault::fill(shared.clone(), tasks).await?;
+                tasks.spawn(fault::run(filled));
             }
         }
     }
@@ -168,7 +168,7 @@ async fn start(
 }
 
 /// Starts a watch as a task of this process.
-fn watch<K: Cached>(
+pub(crate) fn watch<K: Cached>(
     api: Api<K>,
     tasks: &mut JoinSet<Result<()>>,
     shutdown: &CancellationToken,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use device_sim::behaviour::{Span, share};
 use device_sim::history::What;
-use device_sim::{Behaviour, DeviceHandle};
+use device_sim::{Behaviour, DeviceHandle, Sim, SimConfig};
 use edge_api::DevicePhase;
 use edge_protocol::Install;
 use k8s_openapi::api::core::v1::Pod;
@@ -222,10 +222,19 @@ async fn what_is_no_change_of_desired_state_sends_nothing() {
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn an_endpoint_out_of_reach_is_pending_with_the_sentence_and_gets_no_packet() {
-    let stage = Stage::set_with("reach", 1, &[]).await;
+    let stage = Stage::set("reach", 1).await;
     stage.declare(0, Some("2.0.0")).await;
     stage.until_phase("device-0", DevicePhase::InSync).await;
-    stage.edit("device-0", json!({"endpoint": {"host": "192.0.2.1"}})).await;
+    // It could be reached, and may not.
+    let states = tempfile::tempdir().unwrap();
+    let outside = SimConfig {
+        namespace: stage.space.namespace.clone(),
+        listen: vec!["127.0.0.2:0".parse().unwrap()],
+        ..SimConfig::on_loopback(1, states.path().to_owned())
+    };
+    let outside = Sim::start(outside).await.unwrap();
+    let port = outside.devices()[0].address().port();
+    stage.edit("device-0", json!({"endpoint": {"host": "127.0.0.2", "port": port}})).await;
     let status = stage
         .until("device-0", "not allowed", |status| {
             condition(status, "Ready") == "Ready=False/EndpointNotAllowed"
@@ -235,6 +244,9 @@ async fn an_endpoint_out_of_reach_is_pending_with_the_sentence_and_gets_no_packe
     assert!(status.addresses.is_empty());
     let event = stage.until_event("EndpointNotAllowed").await;
     assert!(event.note.unwrap_or_default().contains("--allow-cidrs"));
+    let counted = outside.metrics().text().unwrap();
+    let mut datagrams = counted.lines().filter(|line| line.starts_with("device_sim_datagrams_total"));
+    assert!(datagrams.all(|line| line.ends_with(" 0")), "{counted}");
 }
 
 #[tokio::test]

@@ -54,10 +54,11 @@ impl<'a> Step<'a> {
             return;
         }
         self.plan.reply = Some(Reply::Stored);
-        if self.durable().held.as_ref() == Some(command) {
-            return;
+        match &self.durable().held {
+            Some(held) if held == command => {}
+            Some(held) if is_same_attempt(held, command) => self.obey(command.epoch),
+            _ => self.store(command),
         }
-        self.store(command);
     }
 
     /// The order matters: who is asked comes before what is asked.
@@ -79,6 +80,13 @@ impl<'a> Step<'a> {
         }
         (self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware))
             .then_some(RefusalReason::Unsupported)
+    }
+
+    /// The same command from a later leader: it is obeyed from now on, and nothing is done twice.
+    fn obey(&mut self, epoch: u64) {
+        if let Some(held) = &mut self.durable_mut().held {
+            held.epoch = epoch;
+        }
     }
 
     fn store(&mut self, command: &DesiredCommand) {
@@ -286,4 +294,9 @@ impl<'a> Step<'a> {
             Progress { gave_up: false, .. } => Install::Idle,
         }
     }
+}
+
+/// The same but for the leader that sends it.
+fn is_same_attempt(held: &DesiredCommand, command: &DesiredCommand) -> bool {
+    *command == DesiredCommand { epoch: command.epoch, ..held.clone() }
 }

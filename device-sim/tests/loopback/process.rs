@@ -97,23 +97,6 @@ async fn its_pages_show_metrics_readiness_and_the_true_history() {
 }
 
 #[tokio::test]
-async fn connections_above_the_limit_wait_until_others_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &[]).await;
-    let mut idle = Vec::new();
-    for _ in 0..device_sim::listener::CONNECTIONS {
-        idle.push(TcpStream::connect(&process.pages).await.unwrap());
-    }
-    let waiting = process.page("/healthz");
-    tokio::pin!(waiting);
-    let soon = Duration::from_millis(200);
-    assert!(tokio::time::timeout(soon, &mut waiting).await.is_err(), "the limit does not hold");
-    idle.clear();
-    let (status, _) = tokio::time::timeout(PATIENCE, waiting).await.expect("it makes room");
-    assert_eq!(status, 200);
-}
-
-#[tokio::test]
 async fn it_ends_cleanly_on_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(folder.path(), &[]).await;

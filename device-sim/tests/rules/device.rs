@@ -271,6 +271,24 @@ fn go_through(happenings: &[Happening]) -> World {
     world
 }
 
+#[test]
+fn the_same_command_from_a_later_leader_is_obeyed_and_not_carried_out_again() {
+    let mut world = World::new(Behaviour::default());
+    let first = command(1, 1, "2.0.0");
+    assert_eq!(world.put(&first), Some(Reply::Stored));
+    world.wait(Duration::from_secs(3600));
+    let done = world.device.durable().history.clone();
+    let again = DesiredCommand { epoch: 2, ..first.clone() };
+    assert_eq!(world.put(&again), Some(Reply::Stored));
+    world.wait(Duration::from_secs(3600));
+    assert_eq!(world.device.durable().history, done);
+    assert_eq!(world.report().epoch, 2);
+    assert!(
+        matches!(world.put(&first), Some(Reply::Refused(_))),
+        "the leader before it is not obeyed any more"
+    );
+}
+
 proptest! {
     #[test]
     fn whatever_happens_no_old_command_wins_and_the_history_is_complete(

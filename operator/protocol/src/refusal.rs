@@ -35,18 +35,6 @@ impl RefusalReason {
             Self::Unsupported => (4, 22),
         }
     }
-
-    /// A short name for metrics and events.
-    #[must_use]
-    pub fn category(self) -> &'static str {
-        match self {
-            Self::LowerGeneration => "lower_generation",
-            Self::LowerEpoch => "lower_epoch",
-            Self::WrongName => "wrong_name",
-            Self::ForeignUid => "foreign_uid",
-            Self::Unsupported => "unsupported",
-        }
-    }
 }
 
 /// A refusal and what the device holds, so that the operator need not ask again.

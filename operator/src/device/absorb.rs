@@ -27,7 +27,7 @@ pub enum Answer {
     Report(Box<Report>),
     /// 2.04: the command is stored.
     Stored,
-    /// A refusal, as far as it can be read.
+    /// One of the three codes of a refusal, and its reason as far as that can be read.
     Refused(Code, Option<Refusal>),
     /// Something that cannot be read as an answer.
     Malformed(DecodeError),
@@ -41,8 +41,12 @@ pub enum Answer {
     Abandoned,
 }
 
-/// Too many requests: no refusal of what was asked.
-const TOO_MANY_REQUESTS: Code = Code(4, 29);
+/// Precondition Failed: the device holds something later.
+const PRECONDITION_FAILED: Code = Code(4, 12);
+/// Forbidden: the device is not ours.
+const FORBIDDEN: Code = Code(4, 3);
+/// Unprocessable Entity: the device can never run this.
+const UNPROCESSABLE: Code = Code(4, 22);
 
 impl Answer {
     /// Reads the end of a `GET /state`.
@@ -62,8 +66,7 @@ impl Answer {
     pub fn to_command(end: End) -> Self {
         match end {
             End::Response(Code::CHANGED, _) => Self::Stored,
-            End::Response(TOO_MANY_REQUESTS, _) => Self::Unable(TOO_MANY_REQUESTS),
-            End::Response(code @ Code(4, _), payload) => {
+            End::Response(code @ (PRECONDITION_FAILED | FORBIDDEN | UNPROCESSABLE), payload) => {
                 Self::Refused(code, edge_protocol::decode(&payload).ok())
             }
             End::Response(code, _) => Self::Unable(code),
@@ -94,6 +97,10 @@ pub enum Note {
     Report(&'static str),
     /// A new boot.
     Reboot,
+    /// A command that may be sent again.
+    Retry,
+    /// A command that was due again and found no token; whose budget has none: `device` or `process`.
+    BudgetExhausted(&'static str),
 }
 
 /// What an outcome is held against.
@@ -118,6 +125,9 @@ impl Memory {
     /// Takes in the outcome of the last exchange.
     pub fn absorb(&mut self, outcome: Outcome, around: &Surroundings<'_>) -> Vec<Note> {
         self.next_probe = around.now + around.policy.probe_delay(around.spec.patience.probe, around.draw);
+        if outcome.answer != Answer::Abandoned {
+            self.doubtful = outcome.answer == Answer::Silence;
+        }
         match outcome.answer {
             Answer::Report(report) => self.absorb_report(&report, around),
             Answer::Stored => {
@@ -167,6 +177,7 @@ impl Memory {
 
     fn alive(&mut self, now: Instant) {
         self.heard = Some(now);
+        self.queued = std::time::Duration::ZERO;
         self.inherited = false;
         if self.lost_touch {
             self.settle();
@@ -209,6 +220,14 @@ impl Memory {
                 self.next_probe = around.now;
                 notes.push(Note::Reboot);
             }
+            Disposition::Restless => {
+                self.alive(around.now);
+                let usual = self.next_probe;
+                self.fail("it reports another boot each time".to_owned(), around);
+                self.ask_again(around);
+                self.next_probe = self.next_probe.max(self.not_before.unwrap_or(around.now)).min(usual);
+                notes.push(Note::Reboot);
+            }
             Disposition::Foreign(foreign) => {
                 // Another device at this address says nothing of how ours is.
                 if foreign == Foreign::Owner {
@@ -240,7 +259,7 @@ impl Memory {
                         "the device gave up after {} attempts: {error}",
                         around.policy.install_attempts
                     );
-                    self.verdict = Some(Verdict { target, reason: "InstallFailed".to_owned(), message });
+                    self.verdict = Some(Verdict { target, reason: Verdict::INSTALL_FAILED, message });
                 }
                 self.failures = attempts.saturating_sub(1);
                 self.fail(error, around);
@@ -283,7 +302,12 @@ impl Memory {
         match reason {
             Some(RefusalReason::WrongName) => self.conflict = Some(Conflict::Foreign(Foreign::Name)),
             Some(RefusalReason::ForeignUid) => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),
+            None if code == FORBIDDEN => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),
             Some(RefusalReason::LowerEpoch) => self.contradict(Contradiction::EpochAhead, around),
+            None if code == PRECONDITION_FAILED => {
+                self.fail("it holds something later".to_owned(), around);
+                self.next_probe = around.now;
+            }
             // Ours was old, or the device is ahead of the object: its next report tells which.
             Some(RefusalReason::LowerGeneration) => {
                 self.fail("it holds a later generation".to_owned(), around);
@@ -297,7 +321,7 @@ impl Memory {
                 };
                 self.verdict = self.put.as_ref().map(|put| Verdict {
                     target: put.target.clone(),
-                    reason: "Refused".to_owned(),
+                    reason: Verdict::REFUSED,
                     message: message.clone(),
                 });
                 self.last_error = Some(message);

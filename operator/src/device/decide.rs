@@ -5,7 +5,8 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use edge_api::{Device, DeviceAddress, DeviceStatus};
+use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
+use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
 use edge_protocol::{CommandId, DesiredCommand, Install};
 use kube::ResourceExt;
 use siphasher::sip::SipHasher13;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::absorb::{Note, Surroundings};
 use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
-use super::status::{self, Standing};
+use super::status::{self, RESOLVING, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
 use crate::action::{Action, Ask, Command, Notice, Question};
 use crate::budget::Bucket;
@@ -23,6 +24,9 @@ use crate::budget::Bucket;
 const RESYNC: Duration = Duration::from_secs(300);
 /// How soon an endpoint that is not allowed is judged again.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
+
+/// While its question waits here a device's silence stands still, so it is looked at no more often than this.
+const QUEUE_LOOK: Duration = Duration::from_secs(1);
 
 /// Where a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ pub struct Observed<'a> {
     pub spec: &'a Result<Spec, Invalid>,
     /// Where it is.
     pub place: &'a Place,
-    /// The latest generation known, freshly read where the cached one is in doubt.
+    /// Its generation: the latest, freshly read where the cached one is in doubt.
     pub generation: i64,
     /// This operator's epoch.
     pub epoch: u64,
@@ -88,11 +92,14 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
         }
         Ok(spec) => {
             memory.move_to((spec.host.clone(), spec.port), seen.now);
-            memory.aim(spec.target.as_ref());
+            memory.aim(spec.target.as_ref(), seen.now);
             look_up(seen, spec, memory, &mut decision);
             match blocked(seen, spec) {
                 Some(standing) => {
-                    hold_still(memory, seen.now);
+                    // A lookup after a restart is no news: what the process before this one wrote stands.
+                    if !(memory.inherited && standing.is_resolving()) {
+                        hold_still(memory, seen.now);
+                    }
                     decision.wake = decision.wake.min(JUDGE_AGAIN);
                     standing
                 }
@@ -114,11 +121,11 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
     }
     let (reason, message) = match seen.place {
         Place::At(_) => return None,
-        Place::Unknown => ("Resolving", "spec.endpoint.host is being looked up".to_owned()),
+        Place::Unknown => (RESOLVING, "spec.endpoint.host is being looked up".to_owned()),
         Place::Unresolved(error) => {
             ("NotResolved", format!("spec.endpoint.host cannot be looked up: {error}"))
         }
-        Place::NotAllowed(sentence) => ("EndpointNotAllowed", sentence.clone()),
+        Place::NotAllowed(sentence) => (ENDPOINT_NOT_ALLOWED, sentence.clone()),
     };
     Some(Standing::Pending { reason, message })
 }
@@ -127,8 +134,7 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
 fn hold_still(memory: &mut Memory, now: Instant) {
     memory.busy = None;
     memory.inbox = None;
-    memory.heard = None;
-    memory.since = now;
+    memory.begin_anew(now);
     memory.next_probe = now;
     memory.evidence.outdated();
 }
@@ -169,7 +175,7 @@ fn act(
         decision.notes = memory.absorb(outcome, &around);
     }
     if memory.busy.is_none() {
-        match next_question(seen, spec, memory, budget) {
+        match next_question(seen, spec, memory, budget, &mut decision.notes) {
             Ok(question) => decision.actions.extend(ask(seen, memory, question)),
             Err(wait) => decision.wake = decision.wake.min(wait),
         }
@@ -177,6 +183,8 @@ fn act(
     let silence = memory.silence(seen.now);
     let waits = [spec.patience.suspect, spec.patience.lost].map(|limit| limit.saturating_sub(silence));
     let next = waits.into_iter().filter(|wait| !wait.is_zero()).min();
+    let waiting = memory.waits(seen.now).is_some();
+    let next = next.map(|wait| if waiting { wait.max(QUEUE_LOOK) } else { wait });
     decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
     status::assess(memory, spec, seen.now)
 }
@@ -187,13 +195,14 @@ fn next_question(
     spec: &Spec,
     memory: &mut Memory,
     budget: &mut Bucket,
+    notes: &mut Vec<Note>,
 ) -> Result<Question, Duration> {
     let until_probe = memory.next_probe.saturating_duration_since(seen.now);
     let mut until_command = RESYNC;
     if let Some(target) = &spec.target
         && wants_command(memory, target, seen.generation())
     {
-        match permission(memory, budget, seen.now) {
+        match permission(memory, budget, seen.now, notes) {
             Ok(()) => match command(seen, memory, target) {
                 Ok(command) => return Ok(Question::Command(Box::new(command))),
                 Err(verdict) => memory.verdict = Some(*verdict),
@@ -232,7 +241,12 @@ fn wants_command(memory: &Memory, target: &Target, generation: u64) -> bool {
 }
 
 /// A first command needs none. A retry waits for its backoff, and for a token of its device and of the process.
-fn permission(memory: &mut Memory, budget: &mut Bucket, now: Instant) -> Result<(), Duration> {
+fn permission(
+    memory: &mut Memory,
+    budget: &mut Bucket,
+    now: Instant,
+    notes: &mut Vec<Note>,
+) -> Result<(), Duration> {
     if memory.attempts == 0 && memory.failures == 0 {
         return Ok(());
     }
@@ -240,8 +254,13 @@ fn permission(memory: &mut Memory, budget: &mut Bucket, now: Instant) -> Result<
     if !wait.is_zero() {
         return Err(wait);
     }
-    memory.bucket.take(now)?;
-    budget.take(now).inspect_err(|_| memory.bucket.give_back())
+    memory.bucket.take(now).inspect_err(|_| notes.push(Note::BudgetExhausted("device")))?;
+    budget.take(now).inspect_err(|_| {
+        memory.bucket.give_back();
+        notes.push(Note::BudgetExhausted("process"));
+    })?;
+    notes.push(Note::Retry);
+    Ok(())
 }
 
 /// The command for this target; or the verdict that it cannot be sent.
@@ -259,11 +278,11 @@ fn command(seen: &Observed<'_>, memory: &mut Memory, target: &Target) -> Result<
     };
     let payload = edge_protocol::encode(&command).map_err(|error| {
         let message = format!("the desired state cannot be sent: {error}");
-        Box::new(Verdict { target: target.clone(), reason: "NotSendable".to_owned(), message })
+        Box::new(Verdict { target: target.clone(), reason: Verdict::NOT_SENDABLE, message })
     })?;
     memory.attempts = memory.attempts.saturating_add(1);
     memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
-    Ok(Command { command, payload, target: target.clone() })
+    Ok(Command { command, payload })
 }
 
 /// The same for the same attempt, also after a restart: a device that has seen it does nothing twice.
@@ -288,27 +307,34 @@ fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<A
     memory.next_number += 1;
     let message_id = memory.next_message_id;
     memory.next_message_id = message_id.wrapping_add(1);
-    let target = match &question {
-        Question::Command(command) => Some(command.target.clone()),
-        Question::Report => None,
-    };
-    memory.busy = Some(Busy { number, target, guard: None });
-    Some(Action::Exchange(Ask { number, peer: SocketAddr::new(*address, port), message_id, question }))
+    memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
+    let peer = SocketAddr::new(*address, port);
+    Some(Action::Exchange(Ask { number, peer, doubtful: memory.doubtful, message_id, question }))
 }
 
 /// Writes the status if it says something new, and tells a person what a person would act on.
 fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decision: &mut Decision) {
+    let current = seen.status.observed_generation == Some(seen.generation);
     let stands = memory.inherited
-        && memory.silence(seen.now) < patience(seen).unwrap_or_default()
-        && seen.status.observed_generation == Some(seen.generation)
-        && !matches!(standing, Standing::Pending { .. } | Standing::Paused);
+        && current
+        && match standing {
+            Standing::Paused => false,
+            Standing::Pending { .. } => standing.is_resolving(),
+            Standing::Unreachable if seen.status.phase == DevicePhase::Unreachable => true,
+            _ => memory.silence(seen.now) < patience(seen).unwrap_or_default(),
+        };
     let mut next =
         if stands { seen.status.clone() } else { status::build(seen.status, memory, standing, seen) };
-    if let Place::At(addresses) = seen.place {
-        let shown =
-            addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
-        next.addresses = shown.collect();
-    }
+    next.addresses = match seen.place {
+        Place::At(addresses) => {
+            let shown =
+                addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
+            shown.collect()
+        }
+        // Not known yet, and it was known of this spec before: faults that run there go on.
+        Place::Unknown if current => seen.status.addresses.clone(),
+        _ => Vec::new(),
+    };
     if !status::is_transition(seen.status, &next) {
         return;
     }
@@ -327,6 +353,10 @@ fn patience(seen: &Observed<'_>) -> Option<Duration> {
     seen.spec.as_ref().ok().map(|spec| spec.patience.suspect)
 }
 
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod restarts;
 #[cfg(test)]
 mod story;
 #[cfg(test)]

@@ -82,6 +82,8 @@ pub enum Disposition {
     Stale,
     /// The first of a new boot: the device is asked again before it is believed.
     Rebooted,
+    /// Of yet another boot, before the last new one was confirmed: to be asked again, but not at once.
+    Restless,
     /// Another device's, or another owner's.
     Foreign(Foreign),
     /// Not to be believed.
@@ -94,7 +96,7 @@ impl Disposition {
         match self {
             Self::Accepted => "accepted",
             Self::Stale => "stale",
-            Self::Rebooted => "unconfirmed",
+            Self::Rebooted | Self::Restless => "unconfirmed",
             Self::Foreign(_) => "foreign",
             Self::Contradictory(_) => "contradictory",
         }
@@ -247,9 +249,9 @@ impl Evidence {
                 self.forget_current_boot();
             }
             (Some(_), _) => {
-                self.candidate = Some((boot, sequence));
+                let first = self.candidate.replace((boot, sequence)).is_none();
                 self.outdated();
-                return Some(Disposition::Rebooted);
+                return Some(if first { Disposition::Rebooted } else { Disposition::Restless });
             }
             (None, _) => {}
         }

@@ -1,11 +1,13 @@
 //! What this process keeps in memory of one device: freshness, order, what is under way, and what went wrong. All
 //! of it can be lost: status and the device itself give back what matters.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use edge_api::condition::{find_condition, types};
 use edge_api::{Device, DevicePhase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
@@ -15,15 +17,32 @@ use super::evidence::{Contradiction, Evidence, Foreign};
 use super::validate::{Host, Target};
 use crate::budget::Bucket;
 
-/// Why a target is not tried again until it changes.
+/// Why a target is not tried again until it changes. The condition Synced keeps it over a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// What failed.
     pub target: Target,
-    /// `Refused` or `InstallFailed`.
-    pub reason: String,
+    /// One of [`Self::REASONS`].
+    pub reason: &'static str,
     /// A sentence.
     pub message: String,
+}
+
+impl Verdict {
+    /// The device refuses it.
+    pub const REFUSED: &'static str = "Refused";
+    /// The device gave its install up.
+    pub const INSTALL_FAILED: &'static str = "InstallFailed";
+    /// It does not fit into a command.
+    pub const NOT_SENDABLE: &'static str = "NotSendable";
+    /// All reasons: no other reason of Synced is one of these.
+    const REASONS: [&'static str; 3] = [Self::REFUSED, Self::INSTALL_FAILED, Self::NOT_SENDABLE];
+
+    /// What the process before this one wrote.
+    fn restored(target: Target, synced: &Condition) -> Option<Self> {
+        let reason = Self::REASONS.into_iter().find(|reason| *reason == synced.reason)?;
+        Some(Self { target, reason, message: synced.message.clone() })
+    }
 }
 
 /// Why a device is not believed.
@@ -61,8 +80,10 @@ pub struct Put {
 pub struct Busy {
     /// Its number.
     pub number: u64,
-    /// What is commanded with it, if it is a command.
-    pub target: Option<Target>,
+    /// When it was decided on.
+    pub asked: Instant,
+    /// It has left the queue: the device can know of it.
+    pub sent: bool,
     /// Ends its task; none in tests and until it is started.
     pub guard: Option<DropGuard>,
 }
@@ -70,8 +91,8 @@ pub struct Busy {
 /// Addresses of a DNS name.
 #[derive(Clone, Debug, Default)]
 pub struct Lookup {
-    /// What came last, and when.
-    pub found: Option<(Vec<IpAddr>, Instant)>,
+    /// What came last; none before the first.
+    pub found: Vec<IpAddr>,
     /// Why nothing came.
     pub error: Option<String>,
     /// Under way.
@@ -91,6 +112,10 @@ pub struct Memory {
     pub since: Instant,
     /// Last sign of life.
     pub heard: Option<Instant>,
+    /// Time since then that questions waited here before they were sent: no fault of the device.
+    pub queued: Duration,
+    /// The last exchange ended in silence.
+    pub doubtful: bool,
     /// Nothing was learnt since this process began: the status of the one before stands.
     pub inherited: bool,
     /// Reports.
@@ -151,14 +176,14 @@ impl Memory {
         let status = device.status.clone().unwrap_or_default();
         let current =
             status.observed_generation.is_some() && status.observed_generation == device.metadata.generation;
-        let target = super::validate::validate(device).ok().and_then(|spec| spec.target);
+        let spec = super::validate::validate(device).ok();
+        // One that was lost stays so until there is news: it is not silent since this process began.
+        let lost = spec.as_ref().filter(|_| status.phase == DevicePhase::Unreachable);
+        let since = lost.and_then(|spec| now.checked_sub(spec.patience.lost)).unwrap_or(now);
+        let target = spec.and_then(|spec| spec.target);
         let synced = find_condition(&status.conditions, types::SYNCED);
-        let verdict =
-            target.clone().filter(|_| current && status.phase == DevicePhase::Failed).map(|target| {
-                let (reason, message) =
-                    synced.map(|c| (c.reason.clone(), c.message.clone())).unwrap_or_default();
-                Verdict { target, reason, message }
-            });
+        let verdict = target.clone().filter(|_| current).zip(synced);
+        let verdict = verdict.and_then(|(target, synced)| Verdict::restored(target, synced));
         let sync = status.sync.clone().filter(|_| current);
         // A command of the process before this one, for the same target; whether it was acknowledged is unknown.
         let put = sync.as_ref().zip(target.clone()).map(|(sync, target)| Put {
@@ -171,8 +196,10 @@ impl Memory {
         Self {
             uid: device.uid().unwrap_or_default(),
             endpoint: None,
-            since: now,
+            since,
             heard: None,
+            queued: Duration::ZERO,
+            doubtful: false,
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
             conflict: None,
@@ -199,9 +226,33 @@ impl Memory {
         }
     }
 
-    /// How long nothing was heard.
+    /// How long nothing was heard, without the time that questions waited here.
     pub fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard.unwrap_or(self.since))
+        let queued = self.queued + self.waits(now).unwrap_or_default();
+        now.saturating_duration_since(self.heard.unwrap_or(self.since)).saturating_sub(queued)
+    }
+
+    /// How long a question has been waiting to be sent, if one is.
+    pub fn waits(&self, now: Instant) -> Option<Duration> {
+        let busy = self.busy.as_ref().filter(|busy| !busy.sent)?;
+        Some(now.saturating_duration_since(busy.asked))
+    }
+
+    /// This exchange begins, or ends unsent.
+    pub fn leaves_queue(&mut self, number: u64, now: Instant) {
+        let waited = self.waits(now);
+        if let Some(busy) = self.busy.as_mut().filter(|busy| busy.number == number) {
+            busy.sent = true;
+            self.queued += waited.unwrap_or_default();
+        }
+    }
+
+    /// Silence is counted from now.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.heard = None;
+        self.since = now;
+        self.queued = Duration::ZERO;
+        self.doubtful = false;
     }
 
     /// Another endpoint: what was learnt of the old one says nothing of this one.
@@ -211,8 +262,7 @@ impl Memory {
         }
         if self.endpoint.replace(endpoint).is_some() {
             self.busy = None;
-            self.heard = None;
-            self.since = now;
+            self.begin_anew(now);
             self.next_probe = now;
             self.conflict = None;
             self.address_index = 0;
@@ -223,7 +273,7 @@ impl Memory {
 
     /// Another target: a verdict on the old one says nothing of it, and an exchange about the old one is
     /// a waste of time.
-    pub fn aim(&mut self, target: Option<&Target>) {
+    pub fn aim(&mut self, target: Option<&Target>, now: Instant) {
         if self.target.as_ref() == target {
             return;
         }
@@ -233,6 +283,7 @@ impl Memory {
         self.recommands = 0;
         self.settle();
         if target.is_some() {
+            self.queued += self.waits(now).unwrap_or_default();
             self.busy = None;
         }
     }
@@ -249,6 +300,32 @@ impl Memory {
     pub fn meets(&self, target: &Target) -> bool {
         let believed = self.evidence.believed();
         !self.recommand && !self.in_doubt(target) && believed.is_some_and(|believed| believed.runs(target))
+    }
+
+    /// Is its endpoint one of these addresses? It may be while nothing was decided about it yet.
+    pub fn may_be_at(&self, addresses: &HashSet<IpAddr>) -> bool {
+        match &self.endpoint {
+            None => true,
+            Some((Host::Address(address), _)) => addresses.contains(address),
+            Some((Host::Name(_), _)) => self.lookup.found.iter().any(|found| addresses.contains(found)),
+        }
+    }
+
+    /// A lookup of this name ended. That of another host, which was the endpoint before, says nothing.
+    pub fn looked_up(&mut self, name: &str, found: Result<Vec<IpAddr>, String>, next: Instant) {
+        if !matches!(&self.endpoint, Some((Host::Name(host), _)) if host == name) {
+            return;
+        }
+        self.lookup.busy = false;
+        self.lookup.due = Some(next);
+        match found {
+            Ok(addresses) => {
+                self.lookup.error = None;
+                self.lookup.found = addresses;
+            }
+            // What was found before stays in use.
+            Err(error) => self.lookup.error = Some(error),
+        }
     }
 
     /// What failed before does not count any more.

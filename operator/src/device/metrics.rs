@@ -9,7 +9,7 @@ use kube::runtime::reflector::Store;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::absorb::Note;
@@ -30,9 +30,9 @@ pub struct DeviceMetrics {
     round_trip: HistogramVec,
     reboots: IntCounterVec,
     reports: IntCounterVec,
+    retries: IntCounterVec,
+    exhausted: IntCounterVec,
     transitions: IntCounterVec,
-    /// Events that were not told, since too many were.
-    pub events_dropped: IntCounter,
     /// Datagrams that came in, by what they turned out to be.
     pub datagrams: IntCounterVec,
     /// Exchanges under way.
@@ -80,14 +80,16 @@ impl DeviceMetrics {
                 "Reports of devices, by what they turned out to be.",
                 &["namespace", "disposition"],
             )?,
+            retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
+            exhausted: count(
+                "edge_device_budget_exhausted_total",
+                "Looks at a command that was due again and found no token, by whose budget had none.",
+                &["namespace", "budget"],
+            )?,
             transitions: count(
                 "edge_device_transitions_total",
                 "Changes of phase written to status.",
                 &["from", "to"],
-            )?,
-            events_dropped: register(
-                registry,
-                IntCounter::new("edge_events_dropped_total", "Events not told, since too many were.")?,
             )?,
             datagrams: count(
                 "edge_link_datagrams_total",
@@ -144,6 +146,8 @@ impl DeviceMetrics {
             match note {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
                 Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
+                Note::Retry => self.retries.with_label_values(&[namespace]).inc(),
+                Note::BudgetExhausted(whose) => self.exhausted.with_label_values(&[namespace, whose]).inc(),
             }
         }
     }
@@ -154,8 +158,7 @@ impl DeviceMetrics {
         for outcome in ["answered", "unanswered"] {
             let _absent = self.sends.remove_label_values(&[namespace, device, outcome]);
         }
-        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout", "abandoned"]
-        {
+        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout"] {
             let _absent = self.exchanges.remove_label_values(&[namespace, device, outcome]);
         }
         let _absent = self.retransmissions.remove_label_values(&[namespace, device]);

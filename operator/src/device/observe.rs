@@ -1,17 +1,15 @@
 //! What a decision is made on, and the table of what is remembered. The first step of a reconcile; the only one
 //! before the last that may call the API server.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DeviceStatus};
-use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -22,17 +20,14 @@ use super::metrics::{Census, DeviceMetrics};
 use super::policy::Policy;
 use super::validate::{Host, Invalid, Spec, validate};
 use crate::budget::Bucket;
-use crate::epoch::NAME;
+use crate::dns::Dns;
 use crate::error::{ApiError, call};
+use crate::link::slots::Slots;
 use crate::link::socket::{self, Sockets};
 use crate::link::{Link, Timing};
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::resolve::places;
 use crate::runtime::{self, Shared};
-
-/// Events that may be told at once, and how many a second after that.
-const EVENTS: (u32, f64) = (50, 5.0);
 
 /// Names a Device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,17 +84,13 @@ pub struct Controls {
     /// Exchanges.
     pub link: Arc<Link<Arc<Sockets>>>,
     /// Exchanges at once.
-    pub slots: Semaphore,
-    /// DNS lookups at once.
-    pub lookups: Semaphore,
+    pub slots: Slots,
+    /// Looks names up.
+    pub dns: Dns,
     /// Tasks of exchanges and lookups; at most one of each for a device.
     pub tasks: Mutex<JoinSet<()>>,
     /// Names of devices whose exchange or lookup ended.
     pub outcomes: mpsc::Sender<ObjectRef<Device>>,
-    /// Tells Events.
-    pub recorder: Recorder,
-    /// Bounds them.
-    pub events: Mutex<Bucket>,
     controller: Arc<ControllerMetrics>,
     sockets: Arc<Sockets>,
     policy: Policy,
@@ -115,7 +106,6 @@ pub struct Sight {
     pub version: Option<String>,
     spec: Result<Spec, Invalid>,
     place: Place,
-    generation: i64,
     epoch: u64,
     now: Instant,
     wall: jiff::Timestamp,
@@ -130,7 +120,7 @@ impl Sight {
             status: &self.status,
             spec: &self.spec,
             place: &self.place,
-            generation: self.generation,
+            generation: device.metadata.generation.unwrap_or(0),
             epoch: self.epoch,
             policy,
             now: self.now,
@@ -171,18 +161,15 @@ impl Controls {
         let in_flight = usize::from(args.work.max_in_flight);
         let link = Link::new(sockets.clone(), timing, in_flight, metrics.datagrams.clone());
         let controller = shared.metrics.controller("device");
-        let reporter = Reporter { controller: NAME.into(), instance: Some(args.cluster.identity.clone()) };
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
             controller,
             metrics,
             link: Arc::new(link),
-            slots: Semaphore::new(in_flight),
-            lookups: Semaphore::new(usize::from(args.work.max_lookups)),
+            slots: Slots::new(in_flight),
+            dns: Dns::new(usize::from(args.work.max_lookups)),
             tasks: Mutex::default(),
             outcomes,
-            recorder: Recorder::new(shared.client.clone(), reporter),
-            events: Mutex::new(Bucket::new(EVENTS.0, EVENTS.1)),
             sockets,
             policy: Policy::of(args),
             table,
@@ -207,14 +194,14 @@ impl Controls {
         &self.policy
     }
 
-    /// Looks at a device: where it is, what the server holds, and what is the latest generation.
+    /// Looks at a device: where it is and what the server holds. None when the object in the cache is older than one
+    /// that the device has a command of: then its successor is to be decided on, not a mixture of the two.
     ///
     /// # Errors
     /// When a fresh read was due and failed.
-    pub async fn observe(&self, key: &Key, device: &Device) -> Result<Sight, ApiError> {
+    pub async fn observe(&self, key: &Key, device: &Device) -> Result<Option<Sight>, ApiError> {
         let now = Instant::now();
         let spec = validate(device);
-        let cached = device.metadata.generation.unwrap_or(0);
         let (status, version, place, reported) = self.with_entry(key, device, |entry| {
             let current =
                 entry.written.as_ref().filter(|written| written.on == device.metadata.resource_version);
@@ -226,23 +213,21 @@ impl Controls {
                 spec.as_ref().map_or(Place::Unknown, |spec| self.place(&key.namespace, spec, &entry.memory));
             (status, version, place, reported_generation(entry.memory.inbox.as_ref()))
         });
-        let generation = match reported {
-            Some(reported) if reported > u64::try_from(cached).unwrap_or(0) => {
-                self.fresh_generation(key).await?
-            }
-            _ => cached,
-        };
-        Ok(Sight {
+        let cached = device.metadata.generation.unwrap_or(0);
+        let ahead = reported.is_some_and(|reported| reported > u64::try_from(cached).unwrap_or(0));
+        if ahead && self.fresh_generation(key).await? > cached {
+            return Ok(None);
+        }
+        Ok(Some(Sight {
             status,
             version,
             spec,
             place,
-            generation: generation.max(cached),
             epoch: self.shared.epoch,
             now,
             wall: runtime::wall_clock(),
             draw: runtime::draw(),
-        })
+        }))
     }
 
     async fn fresh_generation(&self, key: &Key) -> Result<i64, ApiError> {
@@ -255,7 +240,7 @@ impl Controls {
         let found = match &spec.host {
             Host::Address(address) => vec![*address],
             Host::Name(_) if memory.endpoint.as_ref() != Some(&(spec.host.clone(), spec.port)) => Vec::new(),
-            Host::Name(_) => memory.lookup.found.clone().map(|(found, _)| found).unwrap_or_default(),
+            Host::Name(_) => memory.lookup.found.clone(),
         };
         if found.is_empty() {
             return memory.lookup.error.clone().map_or(Place::Unknown, Place::Unresolved);
@@ -327,17 +312,11 @@ impl Controls {
         }
     }
 
-    /// The devices whose endpoint is an address of this pod; from now on they are known to be there.
-    pub fn devices_at(&self, pod: &ObjectRef<Pod>) -> Vec<ObjectRef<Device>> {
-        let Some(pod) = self.shared.pods.store().get(pod) else { return Vec::new() };
-        // What follows all pods may not have come to this one yet.
-        self.shared.reach.learn(&pod);
-        let addresses: Vec<IpAddr> = places(&pod).map(|(address, _)| address).collect();
-        let there = |device: &Device| {
-            device.spec.endpoint.host.parse::<IpAddr>().is_ok_and(|address| addresses.contains(&address))
-        };
-        let devices = self.shared.devices.store().state_filter(there);
-        devices.iter().map(|device| ObjectRef::from_obj(device.as_ref())).collect()
+    /// The devices that are at one of these addresses, or may be; without any, all of them.
+    pub fn devices_at(&self, moved: Option<&HashSet<IpAddr>>) -> Vec<ObjectRef<Device>> {
+        let table = lock(&self.table);
+        let there = table.iter().filter(|(_, entry)| moved.is_none_or(|moved| entry.memory.may_be_at(moved)));
+        there.map(|(key, _)| key.reference()).collect()
     }
 }
 

@@ -36,7 +36,15 @@ pub enum Standing {
     Syncing,
 }
 
+/// Reason of a device whose name is being looked up.
+pub const RESOLVING: &str = "Resolving";
+
 impl Standing {
+    /// Is its name being looked up?
+    pub fn is_resolving(&self) -> bool {
+        matches!(self, Self::Pending { reason: RESOLVING, .. })
+    }
+
     /// As a phase.
     pub fn phase(&self) -> DevicePhase {
         match self {
@@ -53,7 +61,7 @@ impl Standing {
     /// What a person would act on.
     pub fn notice(&self) -> Option<Notice> {
         let (reason, note) = match self {
-            Self::Pending { reason: "Resolving", .. }
+            Self::Pending { reason: RESOLVING, .. }
             | Self::Paused
             | Self::NotContacted
             | Self::InSync
@@ -191,8 +199,11 @@ fn synced(memory: &Memory, standing: &Standing) -> Word {
     let Some(target) = &memory.target else {
         return word(True, "NothingDesired", "spec.desired is not set");
     };
+    // Whatever else is true of the device: this is what a restart knows it by.
+    if let Some(verdict) = memory.verdict.as_ref().filter(|verdict| verdict.target == *target) {
+        return word(False, verdict.reason, &verdict.message);
+    }
     match standing {
-        Standing::Failed(verdict) => word(False, &verdict.reason, &verdict.message),
         Standing::InSync => word(True, "InSync", "the device reports what is desired"),
         Standing::Pending { reason, message } => word(Unknown, reason, message),
         _ => match memory.evidence.believed() {
@@ -232,7 +243,7 @@ fn ready(standing: &Standing, reach: &Word) -> Word {
         Standing::Conflicted(conflict) => {
             word(False, conflict_reason(*conflict), conflict_sentence(*conflict))
         }
-        Standing::Failed(verdict) => word(False, &verdict.reason, &verdict.message),
+        Standing::Failed(verdict) => word(False, verdict.reason, &verdict.message),
         Standing::Syncing => word(False, "Syncing", "not yet as desired"),
         Standing::InSync if reach.status == True => word(True, "Ready", "as desired, and it answers"),
         Standing::InSync => word(ConditionStatus::Unknown, &reach.reason, &reach.message),

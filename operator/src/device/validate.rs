@@ -34,7 +34,8 @@ pub enum Host {
 impl Host {
     /// Reads what a user wrote.
     pub fn of(text: &str) -> Self {
-        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Address)
+        let address = |address: IpAddr| Self::Address(address.to_canonical());
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), address)
     }
 }
 
@@ -128,8 +129,8 @@ mod tests {
 
     #[test]
     fn a_host_is_an_address_or_a_name() {
-        let hosts =
-            ["10.20.0.17", "2001:db8::17", "pump-0.pumps"].map(|host| validate(&device(host)).unwrap().host);
+        let hosts = ["::ffff:10.20.0.17", "2001:db8::17", "pump-0.pumps"]
+            .map(|host| validate(&device(host)).unwrap().host);
         let [Host::Address(v4), Host::Address(v6), Host::Name(name)] = hosts else { panic!("{hosts:?}") };
         assert!(v4.is_ipv4() && v6.is_ipv6());
         assert_eq!(name, "pump-0.pumps");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use edge_api::condition::{ConditionStatus, find_condition, types};
+use edge_api::condition::{ConditionStatus, find_condition, is_true, reasons::ENDPOINT_NOT_ALLOWED, types};
 use edge_api::{FaultPhase, FaultProfileStatus, TargetCounts, set_condition};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -14,7 +14,7 @@ use super::choice::{Chosen, Found};
 use super::notice::{Notice, notices};
 use super::population::NoTarget;
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
-use super::validate::{ENDPOINT_NOT_ALLOWED, Plan, Refusal};
+use super::validate::{Plan, Refusal};
 
 /// For so long agents may be silent about a new generation or target before that is a problem.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -22,6 +22,10 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const MAX_NODES: usize = 256;
 /// … each with a message of at most so many characters.
 const MAX_MESSAGE: usize = 1024;
+/// Reason of Effective once a kernel counter said so …
+const ACTED: &str = "ActedOnPackets";
+/// … and its message when none says so any more: its agent was started again, say.
+const ACTED_BEFORE: &str = "kernel counters showed since the start that the rules acted on packets";
 
 /// A profile and everything that its status depends on.
 #[derive(Debug)]
@@ -132,10 +136,7 @@ impl<'a> Draft<'a> {
         if self.next.started_at.is_none() && chosen.total > 0 {
             self.start(plan);
         }
-        if let Some(end) = &self.next.expires_at {
-            let left = Duration::try_from(end.0.duration_since(now)).unwrap_or_default();
-            self.wake_in(left);
-        }
+        self.wake_at_end();
         self.report(plan, &chosen);
     }
 
@@ -157,14 +158,16 @@ impl<'a> Draft<'a> {
     }
 
     fn reject(&mut self, refusal: &Refusal) {
-        let nobody = Chosen::default();
         self.next.phase = FaultPhase::Rejected;
         self.next.nodes.clear();
-        self.next.targets = TargetCounts { selected: 0, enforced: self.roll_up(&nobody, None).enforced };
+        let enforced = self.roll_up(&Chosen::default(), None).enforced;
+        self.next.targets = TargetCounts { selected: 0, enforced };
         self.set(types::ACCEPTED, ConditionStatus::False, refusal.reason, &refusal.message);
-        for condition in [types::INSTALLED, types::EFFECTIVE] {
-            self.set(condition, ConditionStatus::False, "Rejected", "the profile is rejected, see Accepted");
-        }
+        self.hit_nobody("Rejected", "the profile is rejected, see Accepted");
+        self.wake_at_end();
+    }
+
+    fn wake_at_end(&mut self) {
         if let Some(end) = &self.next.expires_at {
             let left = end.0.duration_since(self.observed.clock.wall);
             self.wake_in(Duration::try_from(left).unwrap_or_default());
@@ -203,14 +206,7 @@ impl<'a> Draft<'a> {
             self.report_nobody();
         } else if plan.paused {
             self.next.phase = FaultPhase::Paused;
-            for condition in [types::INSTALLED, types::EFFECTIVE] {
-                self.set(
-                    condition,
-                    ConditionStatus::False,
-                    "Paused",
-                    "spec.paused lifts the faults; the clock goes on",
-                );
-            }
+            self.hit_nobody("Paused", "spec.paused lifts the faults; the clock goes on");
         } else {
             self.report_installed(&roll);
             self.report_effective(&roll);
@@ -222,9 +218,22 @@ impl<'a> Draft<'a> {
         let started = self.next.started_at.is_some();
         self.next.phase = if started { FaultPhase::Degraded } else { FaultPhase::Pending };
         let (reason, message) = nobody(self.observed.found);
-        for condition in [types::INSTALLED, types::EFFECTIVE] {
-            self.set(condition, ConditionStatus::False, reason, &message);
+        self.hit_nobody(reason, &message);
+    }
+
+    /// Nothing is enforced now. That something was stays true.
+    fn hit_nobody(&mut self, reason: &str, message: &str) {
+        self.set(types::INSTALLED, ConditionStatus::False, reason, message);
+        if self.was_effective() {
+            self.set(types::EFFECTIVE, ConditionStatus::True, ACTED, ACTED_BEFORE);
+        } else {
+            self.set(types::EFFECTIVE, ConditionStatus::False, reason, message);
         }
+    }
+
+    /// Did a kernel act on a packet since the start, as far as that was written?
+    fn was_effective(&self) -> bool {
+        self.next.started_at.is_some() && is_true(&self.old.conditions, types::EFFECTIVE)
     }
 
     fn report_installed(&mut self, roll: &RollUp) {
@@ -269,7 +278,10 @@ impl<'a> Draft<'a> {
 
     fn report_effective(&mut self, roll: &RollUp) {
         let (status, reason, message) = if roll.effective {
-            (ConditionStatus::True, "ActedOnPackets", "kernel counters show that the rules acted on packets")
+            (ConditionStatus::True, ACTED, "kernel counters show that the rules acted on packets")
+        } else if self.was_effective() {
+            // An agent that was started again counts from nothing: what was once shown stays true.
+            (ConditionStatus::True, ACTED, ACTED_BEFORE)
         } else if roll.lost {
             (ConditionStatus::Unknown, AGENT_LOST, "an agent that should know is lost, see status.nodes")
         } else {
@@ -280,9 +292,8 @@ impl<'a> Draft<'a> {
 
     /// Past its end kernels pass everything, whatever else is true. What it did stays readable.
     fn expire(&mut self) {
-        let written = edge_api::condition::is_true(&self.old.conditions, types::EFFECTIVE);
         // The last word may still wait for its turn to be written.
-        let acted = written || self.roll_up(&Chosen::default(), None).effective;
+        let acted = self.was_effective() || self.roll_up(&Chosen::default(), None).effective;
         self.next.phase = FaultPhase::Expired;
         self.next.targets.enforced = 0;
         self.next.nodes.clear();
@@ -293,7 +304,7 @@ impl<'a> Draft<'a> {
             "its time is over; to run it again, delete and apply it",
         );
         let message = if acted {
-            "its rules acted on packets until its time was over"
+            "its rules acted on packets before its time was over"
         } else {
             "its rules were not seen to act on packets before its time was over"
         };
@@ -331,8 +342,7 @@ impl<'a> Draft<'a> {
 
 /// Must it be written at once? Counts and messages can wait until the pace allows.
 fn is_urgent(old: &FaultProfileStatus, new: &FaultProfileStatus) -> bool {
-    let accepted =
-        |status: &FaultProfileStatus| edge_api::condition::is_true(&status.conditions, types::ACCEPTED);
+    let accepted = |status: &FaultProfileStatus| is_true(&status.conditions, types::ACCEPTED);
     old.phase != new.phase
         || old.observed_generation != new.observed_generation
         || old.epoch != new.epoch
@@ -375,9 +385,7 @@ fn nobody(found: &Found) -> (&'static str, String) {
                 "is on the host network, where its packets are its node's: select pods with a network of their own",
             ),
         ),
-        Some((NoTarget::NotAllowed, found)) => {
-            (ENDPOINT_NOT_ALLOWED, (found, "has an endpoint out of reach"))
-        }
+        Some((NoTarget::NotAllowed, it)) => (ENDPOINT_NOT_ALLOWED, (it, "has an endpoint out of reach")),
     };
     let ((count, first), what) = why;
     (reason, format!("{count} match and none is a target: {first} {what}"))

@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use edge_api::Device;
+use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::core::{Selector, SelectorExt as _};
-
-/// Reason of a Device's condition whose endpoint the operator may not reach.
-const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
 
 /// What kind of object a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

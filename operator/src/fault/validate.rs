@@ -50,8 +50,6 @@ pub(crate) struct Refusal {
 pub(crate) const INVALID: &str = "Invalid";
 /// A network lies where faults may not reach.
 pub(crate) const CIDR_NOT_ALLOWED: &str = "CidrNotAllowed";
-/// A selected device's endpoint lies where faults may not reach.
-pub(crate) const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
 
 /// Parses a spec and judges its networks by `reach`, which answers with the sentence why one may not be reached.
 pub(crate) fn plan(

@@ -101,11 +101,6 @@ impl<D: Datagrams> Link<D> {
         Self { datagrams, window: Mutex::new(Window::new(limit)), timing, datagrams_total }
     }
 
-    /// The transmission parameters.
-    pub fn timing(&self) -> Timing {
-        self.timing
-    }
-
     /// Exchanges under way.
     pub fn in_flight(&self) -> usize {
         self.window().len()

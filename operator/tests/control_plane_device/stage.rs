@@ -67,7 +67,7 @@ impl Stage {
             "edge-operator",
             "--controllers=device",
             "--listen=127.0.0.1:0",
-            "--allow-cidrs=127.0.0.0/8",
+            "--allow-cidrs=127.0.0.1/32",
             "--ack-timeout=100ms",
             "--max-retransmit=3",
             "--poll-interval=100ms",

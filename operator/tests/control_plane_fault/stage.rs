@@ -15,6 +15,7 @@ use clap::Parser as _;
 use control_plane::{Space, space};
 use edge_api::condition::find_condition;
 use edge_api::{Device, FaultNode, FaultPhase, FaultProfile, FaultProfileStatus};
+use edge_operator::metrics::Metrics;
 use edge_operator::{args::Args, runtime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -57,7 +58,8 @@ impl Stage {
         let shutdown = CancellationToken::new();
         let mut task = JoinSet::new();
         let client = self.space.server.client_as(&rights::operator()).unwrap();
-        task.spawn(runtime::run_with(client, args, shutdown.clone()));
+        let metrics = Metrics::new().unwrap();
+        task.spawn(runtime::run_with_metrics(client, args, metrics, shutdown.clone()));
         self.operator = Some((shutdown, task));
     }
 
@@ -200,13 +202,17 @@ impl Stage {
     }
 }
 
-/// Applies the operator's manifest of rights.
 /// `Type=Status/Reason` of a condition.
 pub(crate) fn condition(status: &FaultProfileStatus, type_: &str) -> String {
     match find_condition(&status.conditions, type_) {
         Some(condition) => format!("{type_}={}/{}", condition.status, condition.reason),
         None => format!("{type_} is not there"),
     }
+}
+
+/// When a condition changed last; whole seconds.
+pub(crate) fn transition(status: &FaultProfileStatus, type_: &str) -> Timestamp {
+    find_condition(&status.conditions, type_).unwrap().last_transition_time.0
 }
 
 pub(crate) fn message(status: &FaultProfileStatus, type_: &str) -> String {

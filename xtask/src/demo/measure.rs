@@ -37,6 +37,11 @@ pub fn retransmissions() -> String {
     format!(r#"edge_device_retransmissions_total{{namespace="{DEVICES}"}}"#)
 }
 
+/// Commands that were sent to devices again.
+pub fn repeated() -> String {
+    format!(r#"edge_device_command_retries_total{{namespace="{DEVICES}"}}"#)
+}
+
 /// Packets that met a profile's rule in one direction; `lost` picks those that it took.
 pub fn packets(profile: &str, direction: &str, lost: bool) -> String {
     let verdict = if lost { r#",verdict!="pass""# } else { "" };
@@ -76,7 +81,7 @@ pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) 
         counted,
         unanswered: Share::counted(unanswered, unanswered + answered),
         retransmissions: whole(risen(prometheus, &retransmissions(), span).await?),
-        requeues: whole(risen(prometheus, "workqueue_retries_total", span).await?),
+        requeues: whole(risen(prometheus, &repeated(), span).await?),
         in_sync: span.in_sync,
         converged_after: span.converged_after,
     })

@@ -66,7 +66,7 @@ pub struct Phase {
     pub predicted: f64,
     /// Retransmissions in this phase (RFC 7252 §4.2).
     pub retransmissions: u64,
-    /// Work queue retries in this phase.
+    /// Commands that were sent again in this phase.
     pub requeues: u64,
     /// Devices in sync when it ended.
     pub in_sync: u32,

@@ -27,7 +27,9 @@ pub(super) struct Story {
     pub(super) notes: Vec<Note>,
     pub(super) policy: Policy,
     pub(super) wake: Duration,
-    now: Instant,
+    pub(super) now: Instant,
+    /// Questions wait for a slot instead of being sent at once.
+    pub(super) queues: bool,
     sequence: u64,
     number: u64,
     command: bool,
@@ -87,6 +89,7 @@ impl Story {
             policy,
             wake: Duration::ZERO,
             now,
+            queues: false,
             sequence: 0,
             number: 0,
             command: false,
@@ -134,6 +137,9 @@ impl Story {
                 Action::Exchange(ask) => {
                     assert_eq!(asked, Asked::Nothing, "one exchange at a time");
                     self.number = ask.number;
+                    if !self.queues {
+                        self.memory.leaves_queue(ask.number, self.now);
+                    }
                     self.command = matches!(ask.question, Question::Command(_));
                     asked = match ask.question {
                         Question::Report => Asked::Report,

@@ -118,6 +118,7 @@ fn an_unanswered_command_is_repeated_with_the_same_id_after_its_backoff_and_with
         }
     }
     assert_eq!(commands, [1, 3, 7, 15, 31, 63, 123, 183]);
+    assert_eq!(story.notes.iter().filter(|note| **note == Note::Retry).count(), commands.len());
     story.memory.bucket = Bucket::new(1, 0.001);
     for _ in 0..100 {
         story.pass(100);
@@ -154,8 +155,10 @@ fn without_a_token_of_the_process_no_device_retries_but_first_commands_go_out() 
     story.hears(Answer::Unable(Code(5, 3)));
     story.pass(5);
     assert_eq!(story.decide(), Asked::Nothing);
+    assert_eq!(story.notes.last(), Some(&Note::BudgetExhausted("process")));
     story.pass(5);
     assert_eq!(story.decide(), Asked::Report, "probes are no retries");
+    assert!(!story.notes.contains(&Note::Retry));
 }
 
 #[test]

@@ -116,11 +116,10 @@ fn check(status: &FaultProfileStatus, before: &FaultProfileStatus, count: u32) -
         status.phase == FaultPhase::Active && status.targets.enforced == status.targets.selected
     );
     if holds(types::EFFECTIVE) {
-        prop_assert!(matches!(
-            status.phase,
-            FaultPhase::Active | FaultPhase::Degraded | FaultPhase::Pending | FaultPhase::Expired
-        ));
-        prop_assert!(holds(types::ACCEPTED));
+        prop_assert!(status.started_at.is_some());
+    }
+    if is_true(&before.conditions, types::EFFECTIVE) {
+        prop_assert!(holds(types::EFFECTIVE), "what was seen was forgotten");
     }
     prop_assert_eq!(
         status.phase == FaultPhase::Rejected,

@@ -107,6 +107,24 @@ async fn what_an_agent_saw_last_is_not_lost_when_it_expires_before_that_is_writt
 }
 
 #[tokio::test]
+async fn what_was_effective_once_stays_so_whatever_becomes_of_the_agent_and_the_profile() {
+    let mut story = active();
+    story.agent("n1", acts(1)).look();
+    story.agent("n1", holds(1)).look();
+    assert_eq!(
+        story.condition("Effective"),
+        "Effective=True/ActedOnPackets",
+        "a new agent counts from nothing"
+    );
+    assert!(story.message("Effective").contains("showed since the start"), "{}", story.message("Effective"));
+    story.paused(true).look();
+    assert_eq!(story.condition("Effective"), "Effective=True/ActedOnPackets");
+    story.after(SECOND * 600).look();
+    assert_eq!(story.condition("Effective"), "Effective=True/Expired");
+    assert_eq!(story.message("Effective"), "its rules acted on packets before its time was over");
+}
+
+#[tokio::test]
 async fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
     let mut story = active();
     story.epoch += 1;
@@ -238,7 +256,7 @@ async fn a_dead_agent_makes_it_degraded_and_unknown_until_it_is_back() {
     assert_eq!(story.condition("Installed"), "Installed=Unknown/AgentLost");
     assert_eq!(story.condition("Effective"), "Effective=True/ActedOnPackets", "n1's kernel still counts");
     story.after(SECOND * 40).look();
-    assert_eq!(story.condition("Effective"), "Effective=Unknown/AgentLost", "nobody knows now");
+    assert_eq!(story.condition("Effective"), "Effective=True/ActedOnPackets", "nobody counts, and it was so");
     story.agent("n1", acts(1)).agent("n2", acts(1)).look();
     assert_eq!(
         (story.phase(), story.condition("Effective").as_str()),

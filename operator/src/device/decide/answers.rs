@@ -1,0 +1,107 @@
+//! Answers that are hard to make sense of, told as stories.
+
+use edge_api::DevicePhase::{Conflicted, Failed, InSync, Syncing, Unreachable};
+use edge_protocol::BootId;
+
+use super::super::absorb::Answer;
+use super::story::{Asked, Story, desired};
+use super::*;
+use crate::link::{Code, End};
+
+const IDLE: Install = Install::Idle;
+
+#[test]
+fn a_device_that_is_of_another_boot_in_each_report_is_asked_no_faster_than_others() {
+    let mut story = Story::in_sync();
+    story.pass(10);
+    assert_eq!(story.decide(), Asked::Report);
+    let mut at_once = 0;
+    for boot in 100..200 {
+        let mut report = story.report("2.0.0", 1, 1, IDLE);
+        report.boot_id = BootId(boot);
+        let mut asked = story.hears(Answer::Report(Box::new(report)));
+        if asked == Asked::Report {
+            at_once += 1;
+        }
+        while asked == Asked::Nothing {
+            story.pass(1);
+            asked = story.decide();
+        }
+        assert_eq!(asked, Asked::Report);
+    }
+    assert_eq!(at_once, 1, "the first one is to be confirmed, the others are a pattern");
+    let mut settled = story.report("2.0.0", 1, 1, IDLE);
+    settled.boot_id = BootId(199);
+    story.hears(Answer::Report(Box::new(settled)));
+    assert_eq!(story.phase(), InSync);
+}
+
+#[test]
+fn a_refusal_without_a_reason_means_what_its_code_means() {
+    let refused = |detail| Answer::to_command(End::Response(Code(4, detail), b"no".to_vec()));
+    let after = |answer| {
+        let mut story = Story::in_sync();
+        story.edit(|spec| spec.desired = desired("3.0.0"));
+        story.decide().command();
+        let asked = story.hears(answer);
+        (asked, story.phase(), story.condition("Consistent"))
+    };
+    assert_eq!(after(refused(12)), (Asked::Report, Syncing, "True/Consistent".to_owned()));
+    assert_eq!(after(refused(3)), (Asked::Nothing, Conflicted, "False/ForeignOwner".to_owned()));
+    assert_eq!(after(refused(22)), (Asked::Nothing, Failed, "True/Consistent".to_owned()));
+    for other in [0, 4, 8, 13, 29] {
+        assert_eq!(
+            after(refused(other)),
+            (Asked::Nothing, Syncing, "True/Consistent".to_owned()),
+            "4.{other}"
+        );
+    }
+}
+
+#[test]
+fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
+    let mut story = Story::in_sync();
+    let address = |last| IpAddr::from([10, 20, 0, last]);
+    let next = Instant::now();
+    story.edit(|spec| spec.endpoint.host = "old.pumps".into());
+    story.decide();
+    story.edit(|spec| spec.endpoint.host = "new.pumps".into());
+    story.decide();
+    story.memory.looked_up("old.pumps", Ok(vec![address(1)]), next);
+    assert!(story.memory.lookup.busy && story.memory.lookup.found.is_empty());
+    story.memory.looked_up("new.pumps", Ok(vec![address(2)]), next);
+    assert_eq!((story.memory.lookup.busy, &story.memory.lookup.found), (false, &vec![address(2)]));
+}
+
+#[test]
+fn the_time_for_which_a_question_waits_here_is_no_silence_of_the_device() {
+    let mut story = Story::in_sync();
+    story.queues = true;
+    story.pass(10);
+    assert_eq!(story.decide(), Asked::Report);
+    for _ in 0..60 {
+        story.pass(10);
+        assert_eq!(story.decide(), Asked::Nothing);
+        assert!(story.wake >= Duration::from_secs(1), "{:?}", story.wake);
+    }
+    assert_eq!((story.phase(), story.condition("Reachable").as_str()), (InSync, "True/Answering"));
+    let number = story.memory.busy.as_ref().unwrap().number;
+    story.memory.leaves_queue(number, story.now);
+    story.pass(25);
+    story.decide();
+    assert_eq!(story.condition("Reachable"), "Unknown/Silent");
+    story.pass(90);
+    story.decide();
+    assert_eq!(story.phase(), Unreachable);
+}
+
+#[test]
+fn a_device_that_was_silent_is_asked_as_a_doubtful_one_until_it_answers() {
+    let mut story = Story::in_sync();
+    story.hears(Answer::Silence);
+    assert!(story.memory.doubtful);
+    story.hears(Answer::Abandoned);
+    assert!(story.memory.doubtful, "nothing was learnt");
+    story.reports("2.0.0", 1, 1, IDLE);
+    assert!(!story.memory.doubtful);
+}

@@ -1,0 +1,67 @@
+//! The controller's start, against an API server that answers when it is told to.
+
+use clap::Parser as _;
+use futures::FutureExt as _;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::service_fn;
+
+use super::*;
+use crate::args::Args;
+use crate::metrics::Metrics;
+use crate::record::Events;
+use crate::resolve::Reach;
+
+/// An API server without objects. The list of FaultProfiles takes a permit of `lists`; each one asked for adds one to `asked`.
+fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
+    let service = service_fn(move |request: http::Request<Body>| {
+        let (asked, lists) = (asked.clone(), lists.clone());
+        async move {
+            let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+            if query.contains("watch=true") {
+                std::future::pending::<()>().await;
+            }
+            let is_profiles = path.ends_with("/faultprofiles");
+            if is_profiles {
+                asked.add_permits(1);
+                lists.acquire().await.unwrap().forget();
+            }
+            let kind = if is_profiles { "FaultProfileList" } else { "FaultNodeList" };
+            let list = json!({"apiVersion": "edge-operator.dev/v1alpha1", "kind": kind,
+                "metadata": {"resourceVersion": "1"}, "items": Value::Array(Vec::new())});
+            Ok::<_, std::io::Error>(http::Response::new(Body::from(list.to_string().into_bytes())))
+        }
+    });
+    Client::new(service, "default")
+}
+
+#[tokio::test]
+async fn it_is_not_ready_before_it_has_all_profiles() {
+    let (asked, lists) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let client = server(asked.clone(), lists.clone());
+    let mut tasks = JoinSet::new();
+    let shutdown = CancellationToken::new();
+    let metrics = Metrics::new().unwrap();
+    let shared = Arc::new(Shared {
+        devices: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
+        pods: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
+        client,
+        args: Args::parse_from(["edge-operator"]),
+        epoch: 1,
+        reach: Arc::new(Reach::new(None)),
+        events: Events::new(&metrics).unwrap().0,
+        metrics,
+        shutdown,
+    });
+    let mut filling = Box::pin(fill(shared, &mut tasks));
+    tokio::select! {
+        _ = &mut filling => panic!("it did not wait for its caches"),
+        permit = asked.acquire() => permit.unwrap().forget(),
+    }
+    assert!(filling.as_mut().now_or_never().is_none(), "the list was not answered yet");
+    lists.add_permits(1);
+    filling.await.unwrap();
+}
