@@ -81,7 +81,7 @@ pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) 
         counted,
         unanswered: Share::counted(unanswered, unanswered + answered),
         retransmissions: whole(risen(prometheus, &retransmissions(), span).await?),
-        requeues: whole(risen(prometheus, &repeated(), span).await?),
+        repeated: whole(risen(prometheus, &repeated(), span).await?),
         in_sync: span.in_sync,
         converged_after: span.converged_after,
     })

@@ -67,7 +67,7 @@ pub struct Phase {
     /// Retransmissions in this phase (RFC 7252 §4.2).
     pub retransmissions: u64,
     /// Commands that were sent again in this phase.
-    pub requeues: u64,
+    pub repeated: u64,
     /// Devices in sync when it ended.
     pub in_sync: u32,
     /// Seconds until all devices were in sync with what is declared for the first time; absent when they were not within the
@@ -204,7 +204,7 @@ pub(super) mod tests {
             unanswered: Share::counted(357, 1000),
             predicted: 0.357,
             retransmissions: 340,
-            requeues: 3,
+            repeated: 3,
             converged_after: Some(17.5),
             ..phase("loss", 8.0, 38.0)
         };

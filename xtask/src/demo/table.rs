@@ -63,7 +63,7 @@ pub fn render(report: &Report) -> String {
             "share",
             "predicted",
             "retransmitted",
-            "requeued",
+            "repeated",
             "in sync",
             "converged after",
         ],
@@ -113,7 +113,7 @@ fn handled(phase: &Phase, devices: u32) -> Vec<String> {
         if of == 0 { "–".to_owned() } else { percent(share) },
         percent(phase.predicted),
         phase.retransmissions.to_string(),
-        phase.requeues.to_string(),
+        phase.repeated.to_string(),
         format!("{}/{devices}", phase.in_sync),
         phase.converged_after.map_or_else(|| "–".to_owned(), |after| format!("{after:.1} s")),
     ]
