@@ -117,9 +117,14 @@ impl DeviceMetrics {
         if above { "" } else { &key.name }
     }
 
-    /// The counters of a device's exchanges.
+    /// The counters of a device's exchanges. What seldom happens in its namespace is there from now on, at 0: a rate of
+    /// nothing would show nothing.
     pub fn of(&self, key: &Key) -> Counters {
         let (namespace, device) = (key.namespace.as_str(), self.label(key));
+        self.retries.with_label_values(&[namespace]);
+        for whose in ["device", "process"] {
+            self.exhausted.with_label_values(&[namespace, whose]);
+        }
         Counters {
             answered: self.sends.with_label_values(&[namespace, device, "answered"]),
             unanswered: self.sends.with_label_values(&[namespace, device, "unanswered"]),
@@ -275,6 +280,18 @@ mod tests {
         let text = scrape(&registry);
         assert!(!text.contains("pump-0") && text.contains(r#"device="""#), "{text}");
         assert!(text.contains("edge_per_device_series 0"));
+    }
+
+    #[test]
+    fn what_has_not_happened_yet_is_zero_and_not_absent() {
+        let (store, _writer) = reflector::store();
+        let registry = Registry::new();
+        let metrics = DeviceMetrics::new(&registry, store, 10).unwrap();
+        metrics.of(&Key { namespace: "edge-demo".into(), name: "pump-0".into() });
+        let text = scrape(&registry);
+        assert!(text.contains(r#"edge_device_command_retries_total{namespace="edge-demo"} 0"#), "{text}");
+        let exhausted = r#"edge_device_budget_exhausted_total{budget="device",namespace="edge-demo"} 0"#;
+        assert!(text.contains(exhausted), "{text}");
     }
 
     #[test]
