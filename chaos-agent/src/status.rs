@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use crate::kernel::hooks;
 use crate::kernel::{Counters, KernelError};
 use crate::table::Uid;
-use crate::view::{ProfileView, View};
+use crate::view::{MAX_PROFILES, ProfileView, View};
 
 /// What the kernel's counters show of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,9 +100,6 @@ pub struct Facts {
     /// The clock, where known.
     pub clock_offset: Option<ClockOffset>,
 }
-
-/// Profiles that a status has room for, those that act first; `edge_agent_usage` counts all.
-pub const MAX_PROFILES: u32 = 1024;
 
 /// Makes the status.
 #[must_use]

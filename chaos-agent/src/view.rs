@@ -13,8 +13,10 @@ use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
 use crate::locate::{Topology, Way};
 use crate::profile::ObjectName;
-use crate::status;
 use crate::table::{Capacity, Place, TargetName, Uid};
+
+/// Profiles that a status has room for, those that act first; `edge_agent_usage` counts all.
+pub const MAX_PROFILES: u32 = 1024;
 
 /// A picture of the kernel at one moment.
 #[derive(Clone, Debug, Default)]
@@ -261,7 +263,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("protected", capacity.protected, ledger.protected.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),
-        ("profiles", status::MAX_PROFILES, profiles),
+        ("profiles", MAX_PROFILES, profiles),
     ];
     let row = |(name, limit, used): (&str, u32, usize)| LimitStatus {
         name: name.to_owned(),

@@ -71,7 +71,7 @@ impl Behaviour {
     /// When the next spontaneous reboot comes, counted from now.
     pub fn next_reboot(&self, dice: &mut Dice) -> Option<Duration> {
         let every = self.reboot_every?;
-        Some(dice.within(Span { min: every / 2, max: every + every / 2 }))
+        Some(dice.between(every / 2, every + every / 2))
     }
 }
 
@@ -95,6 +95,11 @@ impl Span {
     #[must_use]
     pub fn exactly(duration: Duration) -> Self {
         Self { min: duration, max: duration }
+    }
+
+    /// One of them.
+    pub fn draw(self, dice: &mut Dice) -> Duration {
+        dice.between(self.min, self.max)
     }
 
     /// The shortest.
@@ -137,7 +142,7 @@ pub struct Delayed {
 
 impl Delayed {
     fn draw(self, dice: &mut Dice) -> Option<Duration> {
-        dice.happens(self.share).then(|| dice.within(self.by))
+        dice.happens(self.share).then(|| self.by.draw(dice))
     }
 }
 

@@ -12,7 +12,7 @@
 //! * [`durable`], [`history`]: what survives a power cut, with the record of what truly happened.
 //! * [`wire`], [`dedup`]: CoAP messages, and those that were answered already.
 //! * [`transport`]: sockets, files and timers around one device.
-//! * [`sim`]: all devices of a process; the way in for tests: [`Sim::start`].
+//! * [`sim`], [`view`]: all devices of a process; the way in for tests: [`Sim::start`].
 //! * [`http`], [`listener`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
 
 pub mod args;
@@ -28,7 +28,9 @@ pub mod metrics;
 pub mod random;
 pub mod sim;
 pub mod transport;
+pub mod view;
 pub mod wire;
 
 pub use behaviour::Behaviour;
-pub use sim::{DeviceHandle, Sim, SimConfig, StartError, View};
+pub use sim::{DeviceHandle, Sim, SimConfig, StartError};
+pub use view::View;

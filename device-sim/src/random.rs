@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use edge_api::quantity::Share;
 
-use crate::behaviour::Span;
-
 /// One device's sequence of draws during one boot (SplitMix64, Steele, Lea and Flood 2014).
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
@@ -28,12 +26,12 @@ impl Dice {
         self.draw() % 1_000_000 < u64::from(share.ppm())
     }
 
-    /// A duration within the span, evenly distributed, in whole microseconds.
-    pub fn within(&mut self, span: Span) -> Duration {
-        let width = span.max().saturating_sub(span.min()).as_micros();
+    /// A duration from `min` to `max`, evenly distributed, in whole microseconds.
+    pub fn between(&mut self, min: Duration, max: Duration) -> Duration {
+        let width = max.saturating_sub(min).as_micros();
         // 64 random bits times the width, divided by 2^64: even, and without a division.
         let extra = (u128::from(self.draw()) * (width + 1)) >> 64;
-        span.min() + Duration::from_micros(u64::try_from(extra).unwrap_or(u64::MAX))
+        min + Duration::from_micros(u64::try_from(extra).unwrap_or(u64::MAX))
     }
 }
 
@@ -75,13 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn durations_stay_within_their_span_and_reach_both_halves() {
+    fn durations_stay_between_their_ends_and_reach_both_halves() {
         let mut dice = Dice::new(1, "pump", 1);
-        let span: Span = "1s..3s".parse().unwrap();
-        let drawn: Vec<_> = (0..1_000).map(|_| dice.within(span)).collect();
-        assert!(drawn.iter().all(|d| (span.min()..=span.max()).contains(d)));
-        let middle = Duration::from_secs(2);
+        let [min, middle, max] = [1, 2, 3].map(Duration::from_secs);
+        let drawn: Vec<_> = (0..1_000).map(|_| dice.between(min, max)).collect();
+        assert!(drawn.iter().all(|d| (min..=max).contains(d)));
         assert!(drawn.iter().any(|d| *d < middle) && drawn.iter().any(|d| *d > middle));
-        assert_eq!(dice.within(Span::exactly(middle)), middle);
+        assert_eq!(dice.between(middle, middle), middle);
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use edge_protocol::BootId;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
 use tokio::net::UdpSocket;
@@ -22,6 +21,7 @@ use crate::history::History;
 use crate::metrics::Metrics;
 use crate::random::Dice;
 use crate::transport::{Control, DELAYED_ANSWERS, DURABLE_WRITES, Outbox, Runner, Shared};
+use crate::view::View;
 
 /// The most devices of one process: a socket and a task each.
 pub const MAX_DEVICES: usize = 4096;
@@ -87,30 +87,6 @@ pub enum StartError {
     /// The metrics are wrong, which a test would have shown.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-}
-
-/// What a device is just now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct View {
-    /// It hears requests: it neither boots nor is off.
-    pub up: bool,
-    /// This boot.
-    pub boot_id: BootId,
-    /// A firmware is being installed.
-    pub installing: bool,
-    /// What it keeps, with its history.
-    pub durable: Arc<Durable>,
-}
-
-impl View {
-    pub(crate) fn of(device: &Device) -> Self {
-        Self {
-            up: device.is_up(),
-            boot_id: device.boot_id(),
-            installing: device.is_installing(),
-            durable: Arc::clone(device.durable()),
-        }
-    }
 }
 
 /// A device as others handle it. Cheap to clone; the device lives as long as its [`Sim`].

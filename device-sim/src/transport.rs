@@ -19,7 +19,7 @@ use crate::device::{Device, Input, Notice, Now, Plan, Reply};
 use crate::durable::{DurableError, StateFile};
 use crate::metrics::Metrics;
 use crate::random::Dice;
-use crate::sim::View;
+use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
 /// Late and repeated answers that one device may have waiting; above, they are discarded and counted.

@@ -10,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Ask, Notice, Question};
 use crate::device::absorb::{Answer, Outcome};
-use crate::device::observe::{Controls, Key, Sight, Written, lock};
+use crate::device::controls::{Controls, Written};
+use crate::device::key::Key;
+use crate::device::observe::Sight;
 use crate::error::ApiError;
 use crate::link::{Method, Request};
+use crate::lock::lock;
 use crate::record::apply_status;
-use crate::runtime;
+use crate::shared;
 
 /// Does what was decided for one device.
 ///
@@ -111,7 +114,7 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
     };
     let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id };
     let counters = controls.metrics.of(key);
-    let end = controls.link.exchange(request, rand::random(), runtime::draw(), &counters).await;
+    let end = controls.link.exchange(request, rand::random(), shared::draw(), &counters).await;
     let answer = match ask.question {
         Question::Report => Answer::to_report(end),
         Question::Command(_) => Answer::to_command(end),

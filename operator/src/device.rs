@@ -9,8 +9,10 @@
 //! ```
 
 pub mod absorb;
+pub mod controls;
 pub mod decide;
 pub mod evidence;
+pub mod key;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
@@ -29,11 +31,13 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::controls::Controls;
 use self::decide::decide;
-use self::observe::{Controls, Key};
+use self::key::Key;
+use self::observe::observe;
+use crate::act;
 use crate::error::ApiError;
-use crate::runtime::Shared;
-use crate::{act, runtime};
+use crate::shared::{Shared, draw};
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
@@ -98,7 +102,7 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         return Ok(Action::await_change());
     };
     let key = Key::of(&name);
-    let Some(sight) = controls.observe(&key, &device).await? else {
+    let Some(sight) = observe(&controls, &key, &device).await? else {
         permit.finish("requeue");
         return Ok(Action::requeue(CATCH_UP));
     };
@@ -130,5 +134,5 @@ fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Acti
     let name = ObjectRef::from_obj(device.as_ref());
     let failures = controls.blame(&Key::of(&name));
     tracing::warn!(device = %name, %error, failures, "device: to be tried again");
-    Action::requeue(controls.policy().backoff.delay(failures, runtime::draw()).max(CATCH_UP))
+    Action::requeue(controls.policy().backoff.delay(failures, draw()).max(CATCH_UP))
 }

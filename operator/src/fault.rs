@@ -47,7 +47,7 @@ use crate::error::ApiError;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::record::apply_status;
-use crate::runtime::{self, Shared};
+use crate::shared::{self, Shared};
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
 /// which no watch of this controller follows.
@@ -75,9 +75,9 @@ pub struct Filled(Arc<Controls>);
 /// # Errors
 /// When a metric is registered twice.
 pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Result<Filled> {
-    let profiles = runtime::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
+    let profiles = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
     let all_nodes = Api::all(shared.client.clone());
-    let nodes = runtime::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
+    let nodes = shared::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
     let phases = metrics::Phases::new(profiles.store().clone())?;
     shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
     let metrics = shared.metrics.controller("fault");

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
+//! * [`shared`]: what all controllers share.
 //! * [`client`]: calls to the API server, counted.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
 //! * [`dns`]: addresses of names.
@@ -35,9 +36,11 @@ pub mod error;
 pub mod fault;
 pub mod http;
 pub mod link;
+pub(crate) mod lock;
 pub mod metrics;
 pub mod queue;
 pub mod record;
 pub mod resolve;
 pub mod runtime;
+pub mod shared;
 pub mod telemetry;

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Bucket;
-use crate::device::observe::lock;
 use crate::epoch::NAME;
 use crate::error::{ApiError, call};
+use crate::lock::lock;
 use crate::metrics::{Metrics, register};
 
 /// Events that may be told at once, and how many a second after that.

@@ -1,69 +1,25 @@
 //! Wiring: client, epoch, caches, controllers, HTTP server; start in this order, end together.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use edge_api::Device;
 use futures::StreamExt;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, ControllerName};
-use crate::cache::{Cache, Cached};
+use crate::cache::Cache;
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
+use crate::shared::{Shared, finish, wall_clock, watch, watched};
 use crate::{client, device, epoch, fault};
-
-/// What all controllers share.
-pub struct Shared {
-    /// The API server; each call goes through [`crate::error::call`], for its deadline.
-    pub client: Client,
-    /// The flags.
-    pub args: Args,
-    /// Orders this process's commands after those of the ones before it.
-    pub epoch: u64,
-    /// Every Device of the watched namespaces, without managed fields.
-    pub devices: Cache<Device>,
-    /// Every pod of the watched namespaces, pruned to what [`resolve::prune_pod`] leaves.
-    pub pods: Cache<Pod>,
-    /// Which addresses may be reached, and where they are.
-    pub reach: Arc<Reach>,
-    /// Tells people.
-    pub events: Events,
-    /// The registry, and the metrics of controllers.
-    pub metrics: Arc<Metrics>,
-    /// Ends everything.
-    pub shutdown: CancellationToken,
-}
-
-impl Shared {
-    /// The objects of a kind in the namespaces that are watched.
-    pub fn watched<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        watched(&self.client, &self.args)
-    }
-}
-
-fn watched<K>(client: &Client, args: &Args) -> Api<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match &args.cluster.watch_namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
 
 /// Runs the operator against the cluster that the environment names, until `shutdown`.
 ///
@@ -167,23 +123,6 @@ async fn start(
     Ok(())
 }
 
-/// Starts a watch as a task of this process.
-pub(crate) fn watch<K: Cached>(
-    api: Api<K>,
-    tasks: &mut JoinSet<Result<()>>,
-    shutdown: &CancellationToken,
-    prune: impl Fn(&mut K) + Send + Sync + 'static,
-) -> Cache<K> {
-    let (cache, fill) = Cache::new(api, watcher::Config::default(), shutdown.clone(), prune);
-    tasks.spawn(finish(fill));
-    cache
-}
-
-async fn finish(future: impl Future<Output = ()>) -> Result<()> {
-    future.await;
-    Ok(())
-}
-
 async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: CancellationToken) -> Result<()> {
     let mut changes =
         std::pin::pin!(pods.subscribe().ready_chunks(256).take_until(shutdown.cancelled_owned()));
@@ -223,14 +162,4 @@ pub fn cancel_on_signal(shutdown: CancellationToken) -> Result<JoinSet<()>> {
         shutdown.cancel();
     });
     Ok(task)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the shell reads the clock; decisions take it as an argument")]
-pub(crate) fn wall_clock() -> jiff::Timestamp {
-    jiff::Timestamp::now()
-}
-
-/// A draw in `0.0..1.0`, for spreading what would else happen at once.
-pub(crate) fn draw() -> f64 {
-    rand::random()
 }

@@ -147,7 +147,7 @@ impl<'a> Step<'a> {
         };
         self.durable_mut().history.record(entry);
         let boot_id = BootId(Dice::new(incarnation, &self.device.identity.name, boots).draw());
-        let until = self.now.elapsed + self.dice.within(self.behaviour.boot_time);
+        let until = self.now.elapsed + self.behaviour.boot_time.draw(self.dice);
         let next_reboot = self.behaviour.next_reboot(self.dice).map(|after| until + after);
         let power = Power::Booting { until };
         self.plan.volatile = Volatile { power, boot_id, sequence: 0, install: None, next_reboot };
@@ -165,7 +165,7 @@ impl<'a> Step<'a> {
 
     fn begin_install(&mut self) {
         let started = self.now.elapsed;
-        let ends = started + self.dice.within(self.behaviour.install_time);
+        let ends = started + self.behaviour.install_time.draw(self.dice);
         let fails = self.dice.happens(self.behaviour.install_fail);
         self.plan.volatile.install = Some(Ongoing { started, ends, fails });
         self.plan.notices.push(Notice::InstallStarted);

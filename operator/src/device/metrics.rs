@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 use super::absorb::Note;
-use super::observe::Key;
+use super::key::Key;
 use crate::link::Counters;
 use crate::metrics::{counters, register};
 

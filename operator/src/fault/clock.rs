@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::decide::Clock;
 use crate::error::{ApiError, call};
-use crate::runtime::wall_clock;
+use crate::shared::wall_clock;
 
 /// How often the offset is measured.
 pub(crate) const MEASURE_EVERY: Duration = Duration::from_secs(60);

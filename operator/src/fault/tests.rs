@@ -46,8 +46,8 @@ async fn it_is_not_ready_before_it_has_all_profiles() {
     let shutdown = CancellationToken::new();
     let metrics = Metrics::new().unwrap();
     let shared = Arc::new(Shared {
-        devices: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
-        pods: runtime::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
+        devices: shared::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
+        pods: shared::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
         client,
         args: Args::parse_from(["edge-operator"]),
         epoch: 1,

@@ -9,7 +9,6 @@ use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp};
 use fault_abi::names;
 
 use super::chain;
-use super::read::map_data;
 use crate::kernel::{KernelError, fds};
 
 /// Loads all programs, and puts those that decide where the dispatchers find them.
@@ -102,4 +101,12 @@ pub(super) fn typed<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, KernelError> {
     let map = take(programs, name)?;
     convert(name, map)
+}
+
+/// The descriptor behind a map of one of the kinds that are asked for.
+pub(super) fn map_data<'a>(name: &'static str, map: &'a Map) -> Result<&'a MapData, KernelError> {
+    match map {
+        Map::PerCpuHashMap(data) | Map::ProgramArray(data) => Ok(data),
+        _ => Err(KernelError::Missing(name)),
+    }
 }

@@ -7,7 +7,7 @@ use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{CounterKey, Direction};
 use fault_abi::names;
 
-use super::load::convert;
+use super::load::{convert, map_data};
 use super::{chain, counter_key};
 use crate::kernel::{Counters, KernelError};
 
@@ -47,13 +47,5 @@ impl Counters for Reader {
             Ok(values) => Ok(values.iter().fold(0_u64, |sum, one| sum.wrapping_add(*one))),
             Err(error) => Err(KernelError::Read { map: names::GLOBAL, reason: chain(&error) }),
         }
-    }
-}
-
-/// The descriptor behind a map of one of the kinds that are asked for.
-pub(super) fn map_data<'a>(name: &'static str, map: &'a Map) -> Result<&'a MapData, KernelError> {
-    match map {
-        Map::PerCpuHashMap(data) | Map::ProgramArray(data) => Ok(data),
-        _ => Err(KernelError::Missing(name)),
     }
 }

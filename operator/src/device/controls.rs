@@ -1,0 +1,209 @@
+//! What reconciles of devices share: sockets, slots and budgets, and the table of what is remembered of each device.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result};
+use edge_api::{Device, DeviceStatus};
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::key::Key;
+use super::memory::Memory;
+use super::metrics::{Census, DeviceMetrics};
+use super::policy::Policy;
+use crate::budget::Bucket;
+use crate::dns::Dns;
+use crate::link::slots::Slots;
+use crate::link::socket::{self, Sockets};
+use crate::link::{Link, Timing};
+use crate::lock::lock;
+use crate::metrics::ControllerMetrics;
+use crate::queue::Permits;
+use crate::shared::{self, Shared};
+
+/// A status that was written, and is perhaps not yet in the cache.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// resourceVersion that it was written on.
+    pub on: Option<String>,
+    /// resourceVersion that the write made.
+    pub version: Option<String>,
+    /// What was written.
+    pub status: DeviceStatus,
+}
+
+/// What is remembered of a device.
+pub(super) struct Entry {
+    pub(super) memory: Memory,
+    pub(super) written: Option<Written>,
+    failures: u32,
+}
+
+/// What reconciles of devices share.
+pub struct Controls {
+    /// What all controllers share.
+    pub shared: Arc<Shared>,
+    /// Reconciles at once.
+    pub permits: Permits,
+    /// What is counted of devices.
+    pub metrics: DeviceMetrics,
+    /// Exchanges.
+    pub link: Arc<Link<Arc<Sockets>>>,
+    /// Exchanges at once.
+    pub slots: Slots,
+    /// Looks names up.
+    pub dns: Dns,
+    /// Tasks of exchanges and lookups; at most one of each for a device.
+    pub tasks: Mutex<JoinSet<()>>,
+    /// Names of devices whose exchange or lookup ended.
+    pub outcomes: mpsc::Sender<ObjectRef<Device>>,
+    controller: Arc<ControllerMetrics>,
+    sockets: Arc<Sockets>,
+    policy: Policy,
+    table: Arc<Mutex<HashMap<Key, Entry>>>,
+    budget: Mutex<Bucket>,
+}
+
+impl Controls {
+    /// # Errors
+    /// When there is no socket, or a metric is registered twice.
+    pub async fn new(shared: Arc<Shared>, outcomes: mpsc::Sender<ObjectRef<Device>>) -> Result<Self> {
+        let args = &shared.args;
+        let registry = shared.metrics.registry();
+        let devices = shared.devices.store();
+        let metrics = DeviceMetrics::new(registry, devices.clone(), args.work.per_device_series)?;
+        let table: Arc<Mutex<HashMap<Key, Entry>>> = Arc::default();
+        Census::register(registry, devices.clone(), {
+            let table = table.clone();
+            move || ages(&lock(&table), Instant::now())
+        })?;
+        for (name, limit) in [
+            ("in_flight_exchanges", f64::from(args.work.max_in_flight)),
+            ("workers", f64::from(args.work.workers)),
+            ("lookups", f64::from(args.work.max_lookups)),
+            ("retries_per_second", args.retry.retry_rate),
+        ] {
+            shared.metrics.limit.with_label_values(&[name]).set(limit);
+        }
+        let sockets = Arc::new(Sockets::bind().await.context("UDP socket")?);
+        let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
+        let in_flight = usize::from(args.work.max_in_flight);
+        let link = Link::new(sockets.clone(), timing, in_flight, metrics.datagrams.clone());
+        let controller = shared.metrics.controller("device");
+        Ok(Self {
+            permits: Permits::new(args.work.workers, controller.clone()),
+            controller,
+            metrics,
+            link: Arc::new(link),
+            slots: Slots::new(in_flight),
+            dns: Dns::new(usize::from(args.work.max_lookups)),
+            tasks: Mutex::default(),
+            outcomes,
+            sockets,
+            policy: Policy::of(args),
+            table,
+            budget: Mutex::new(Bucket::new(args.retry.retry_burst, args.retry.retry_rate)),
+            shared,
+        })
+    }
+
+    /// Reads the sockets until shutdown.
+    pub async fn receive(self: Arc<Self>) {
+        socket::receive(self.link.clone(), self.sockets.clone(), self.shared.shutdown.clone()).await;
+    }
+
+    /// Ends all exchanges and lookups.
+    pub async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+    }
+
+    /// How patient.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Works on all that is remembered of a device; of a new one that is nothing yet.
+    pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut table = lock(&self.table);
+        let uid = device.uid().unwrap_or_default();
+        if table.get(key).is_some_and(|entry| entry.memory.uid != uid) {
+            table.remove(key);
+        }
+        let entry = table.entry(key.clone()).or_insert_with(|| {
+            let (now, wall) = (Instant::now(), shared::wall_clock());
+            let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
+            Entry { memory, written: None, failures: 0 }
+        });
+        act(entry)
+    }
+
+    /// Works on what is remembered of a device, and on the retries that all devices share.
+    pub fn with_memory<T>(
+        &self,
+        key: &Key,
+        device: &Device,
+        act: impl FnOnce(&mut Memory, &mut Bucket) -> T,
+    ) -> T {
+        self.with_entry(key, device, |entry| act(&mut entry.memory, &mut lock(&self.budget)))
+    }
+
+    /// Works on what is remembered of a device, if it is still this one.
+    pub fn if_known<T>(&self, key: &Key, uid: &str, act: impl FnOnce(&mut Memory) -> T) -> Option<T> {
+        let mut table = lock(&self.table);
+        let entry = table.get_mut(key).filter(|entry| entry.memory.uid == uid)?;
+        Some(act(&mut entry.memory))
+    }
+
+    /// Remembers a write until the cache has it.
+    pub fn wrote(&self, key: &Key, written: Written) {
+        if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.written = Some(written);
+        }
+    }
+
+    /// Forgets a device that is gone; ends its exchange.
+    pub fn forget(&self, key: &Key) {
+        lock(&self.table).remove(key);
+        self.metrics.forget(key);
+    }
+
+    /// Counts a failed reconcile of a device; gives how many there were in a row.
+    pub fn blame(&self, key: &Key) -> u32 {
+        self.controller.retries.inc();
+        let mut table = lock(&self.table);
+        let Some(entry) = table.get_mut(key) else { return 1 };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.failures
+    }
+
+    /// A reconcile went well.
+    pub fn forgive(&self, key: &Key) {
+        if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.failures = 0;
+        }
+    }
+
+    /// The devices that are at one of these addresses, or may be; without any, all of them.
+    pub fn devices_at(&self, moved: Option<&HashSet<IpAddr>>) -> Vec<ObjectRef<Device>> {
+        let table = lock(&self.table);
+        let there = table.iter().filter(|(_, entry)| moved.is_none_or(|moved| entry.memory.may_be_at(moved)));
+        there.map(|(key, _)| key.reference()).collect()
+    }
+}
+
+fn ages(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, f64> {
+    let mut oldest = BTreeMap::new();
+    for (key, entry) in table {
+        let Some(since) = entry.memory.unmet_since else { continue };
+        let age = now.saturating_duration_since(since).as_secs_f64();
+        let known: &mut f64 = oldest.entry(key.namespace.clone()).or_default();
+        *known = known.max(age);
+    }
+    oldest
+}
