@@ -8,8 +8,10 @@
 //!  stage.rs     what a rung needs: installed, built, set up, removed again
 //!  program.rs   the test programs that cargo builds
 //!  outcome.rs   what a test program said
+//!  kernels.rs   test programs under other kernels
 //! ```
 
+mod kernels;
 mod outcome;
 mod program;
 mod rung;
@@ -33,6 +35,9 @@ pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
+    /// In the rung `kernels`: the newest kernel of each series that the package archive offers, not only of the oldest and the newest
+    #[arg(long)]
+    pub all: bool,
     /// Run only tests whose names contain this
     pub filter: Option<String>,
 }
@@ -84,6 +89,9 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn run_rung(rung: Rung, args: &Args, programs: &[Program]) -> Result<Outcome> {
+    if rung == Rung::Kernels {
+        return kernels::run(args, programs);
+    }
     let mut sum = Outcome::default();
     for program in programs.iter().filter(|program| rung.has(program)) {
         let ran = run_program(rung, args, program);
@@ -140,7 +148,7 @@ impl Totals {
     fn skip(&mut self, rung: Rung, programs: &[Program], reason: &str) -> Result<()> {
         let mut tests = 0;
         for program in programs.iter().filter(|program| rung.has(program)) {
-            tests += program.count(rung.arguments())?;
+            tests += program.tests(rung.arguments())?.len();
         }
         println!("{rung}: {tests} skipped: {reason}");
         self.skipped += tests;
