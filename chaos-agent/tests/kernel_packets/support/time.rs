@@ -22,6 +22,11 @@ fn slower() -> u64 {
     slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
 }
 
+/// Whether times say nothing about a real machine.
+pub(crate) fn is_emulated() -> bool {
+    slower() > 1
+}
+
 /// How long a story waits for anything, in nanoseconds.
 pub(crate) fn patience() -> u64 {
     ms_here(10_000)
