@@ -109,8 +109,13 @@ pub(crate) fn build(root: &Path, kept: &Path) -> Result<()> {
     let built = root.join("target/ebpf-build");
     cargo(&chosen.toolchain, "build", &linker, root, &built).step("building the kernel programs").run()?;
     let folder = built.join(TARGET).join("release");
+    let objcopy = linker::objcopy(&chosen.toolchain)?;
     for name in OBJECTS {
-        replace(&folder.join(name), &kept.join(format!("{name}.o")))?;
+        let (whole, bare) = (folder.join(name), folder.join(format!("{name}.o")));
+        // What a debugger would read names places and, by way of cargo's hashes of them, the folder that this was built in.
+        // The kernel's own types and line numbers (BTF) stay.
+        Cmd::new(&objcopy).arg("--strip-debug").arg(&whole).arg(&bare).run()?;
+        replace(&bare, &kept.join(format!("{name}.o")))?;
     }
     Ok(())
 }

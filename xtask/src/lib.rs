@@ -2,7 +2,8 @@
 //!
 //! * verbs, a file each: [`build_ebpf`], [`crds`], [`cluster`], [`images`], [`test`], [`check`], [`bench`], [`demo`]
 //! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`cleanup`] joins errors, [`digest`] makes keys of caches, [`lock`] keeps processes
-//!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`tools`] sees to programs and packages of the machine
+//!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`tools`] sees to programs and packages of the machine, [`vm`] runs a
+//!   program under another kernel
 
 pub mod args;
 pub mod binaries;
@@ -14,6 +15,7 @@ pub mod lock;
 pub mod paths;
 pub mod progress;
 pub mod tools;
+pub mod vm;
 pub mod wait;
 
 pub mod bench;

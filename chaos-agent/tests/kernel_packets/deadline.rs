@@ -9,11 +9,11 @@ use crate::support::agent::{Agent, Hooks};
 use crate::support::child::{AgentProcess, play};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
-use crate::support::time::{Beat, boot_ns, eventually, ms};
+use crate::support::time::{Beat, boot_ns, eventually, ms, ms_here};
 use crate::support::traffic::End;
 
 /// A packet that was sent long before the deadline has met its hook by then, however busy the machine.
-const SLACK: u64 = ms(100);
+const SLACK_MS: u64 = 100;
 
 /// When each packet was sent: before and after the call, in CLOCK_BOOTTIME.
 type Sent = Vec<(u64, u64)>;
@@ -43,7 +43,7 @@ fn missing(end: &End, sent: &Sent, deadline_ns: u64) -> u64 {
     };
     eventually(all, || "packets sent after the deadline are missing".to_owned());
     for (number, (_, after)) in (0..).zip(sent) {
-        let is_early = after + SLACK < deadline_ns;
+        let is_early = after + ms_here(SLACK_MS) < deadline_ns;
         assert!(!(is_early && came.contains(&number)), "packet {number} escaped before the deadline");
     }
     (sent.len() - came.len()) as u64
@@ -54,10 +54,10 @@ fn the_deadline_holds_while_the_agent_is_stopped(story: impl Fn(), hooks: Hooks)
     let mut agent = AgentProcess::start(story, &stage.node, hooks);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
     device.reaches(&peer, 10);
-    let deadline_ns = boot_ns() + ms(1_500);
+    let deadline_ns = boot_ns() + ms_here(1_500);
     agent.set(&[Fault::partition().on(&[Family::V4.host(1, 2)]).until(deadline_ns)]);
     agent.stop();
-    assert!(boot_ns() + 4 * SLACK < deadline_ns, "the agent took too long");
+    assert!(boot_ns() + 4 * ms_here(SLACK_MS) < deadline_ns, "the agent took too long");
     let sent = send_until(deadline_ns + ms(300), &device, &peer);
     let lost = [missing(&peer, &sent, deadline_ns), missing(&device, &sent, deadline_ns)];
     agent.go_on();
@@ -89,7 +89,7 @@ fn an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline(
     let story = an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline;
     let stage = Stage::new();
     let mut first = AgentProcess::start(story, &stage.node, Hooks::Tcx);
-    let deadline_ns = boot_ns() + ms(4_000);
+    let deadline_ns = boot_ns() + ms_here(4_000);
     let fault = Fault::partition().on(&[Family::V4.host(1, 2)]).until(deadline_ns);
     first.set(std::slice::from_ref(&fault));
     drop(first);
@@ -98,7 +98,7 @@ fn an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline(
     let mut second = Agent::start(&stage.node, Hooks::Tcx);
     second.set(std::slice::from_ref(&fault));
     let start_ns = boot_ns();
-    assert!(start_ns + 4 * SLACK < deadline_ns, "the second agent took too long to start");
+    assert!(start_ns + 4 * ms_here(SLACK_MS) < deadline_ns, "the second agent took too long to start");
     let sent = send_until(deadline_ns + ms(300), &device, &peer);
     for (direction, end) in [(Direction::FromDevice, &peer), (Direction::ToDevice, &device)] {
         let lost = missing(end, &sent, deadline_ns);

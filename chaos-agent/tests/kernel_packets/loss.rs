@@ -129,7 +129,7 @@ fn packets_missing_between_captures_are_those_counted_on_generic_xdp() {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn each_tenth_packet_of_a_target_is_missing_on_tcx_and_native_xdp() {
+fn each_tenth_packet_of_a_target_is_missing_on_tc_and_native_xdp() {
     let stage = Stage::new();
     let tenth: BTreeSet<u32> = (9..COUNT).step_by(10).collect();
     for hooks in [Hooks::Tcx, Hooks::XdpNative] {

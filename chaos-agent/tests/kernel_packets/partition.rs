@@ -97,7 +97,7 @@ fn know_each_other(stage: &Stage) {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_program_behind_ours_sees_what_passes_and_decides_and_only_its_drops_are_told_to_the_sender() {
+fn a_program_behind_ours_on_tcx_sees_what_passes_and_decides_and_only_its_drops_are_told_to_the_sender() {
     let stage = Stage::new();
     know_each_other(&stage);
     // It was there first; the agent still goes before it.
@@ -127,7 +127,7 @@ fn a_program_behind_ours_sees_what_passes_and_decides_and_only_its_drops_are_tol
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_program_behind_ours_decides_on_what_comes_in() {
+fn a_program_behind_ours_on_tcx_decides_on_what_comes_in() {
     let stage = Stage::new();
     know_each_other(&stage);
     let behind = Shooter::new(&stage.node, TO_DEVICE, Direction::FromDevice);

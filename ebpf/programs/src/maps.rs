@@ -72,8 +72,9 @@ pub static PROGRAMS_XDP: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// Working memory of a program that holds a packet of a target.
 ///
-/// It is a map and not the stack for two reasons: the stack has 512 bytes, and the verifier keeps apart all that it
-/// knows about values on the stack, but nothing about values in a map.
+/// It is a map and not the stack for two reasons: the stack has 512 bytes (before Linux 6.8 each call takes a multiple of 32
+/// of them, and zeroing a few bytes can be a call of `memset`), and the verifier keeps apart all that it knows about values on the stack, but
+/// nothing about values in a map.
 pub struct Scratch {
     /// The packet.
     pub packet: Packet,
@@ -81,6 +82,10 @@ pub struct Scratch {
     pub bindings: Bindings,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
     pub forgotten: u64,
+    /// The key of its flow; what is always zero in it is never written.
+    pub flow_key: FlowKey,
+    /// The flow that begins with it. Its channels are never written, and so are zero.
+    pub flow: Flow,
 }
 
 /// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.

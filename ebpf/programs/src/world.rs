@@ -39,20 +39,26 @@ impl World<'static> for Maps {
             let channel = Word(unsafe { (&raw mut (*state).all).cast::<u64>().add(way) });
             return Some(Track { ordinal: OF_TARGET, channel });
         }
-        let key = FlowKey {
-            peer: packet.peer,
-            state: binding.state,
-            target_port: packet.target_port,
-            peer_port: packet.peer_port,
-            protocol: packet.protocol,
-            zero: [0; 3],
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own memory; see `Scratch` for what is not written.
+        let (key, flow) = unsafe {
+            let key = &raw mut (*scratch).flow_key;
+            for (i, word) in packet.peer.words.into_iter().enumerate() {
+                // Volatile: as one, the words would be a call of `memmove`.
+                (&raw mut (*key).peer.words[i]).write_volatile(word);
+            }
+            (*key).state = binding.state;
+            (*key).target_port = packet.target_port;
+            (*key).peer_port = packet.peer_port;
+            (*key).protocol = packet.protocol;
+            (&*key, &mut (*scratch).flow)
         };
-        if let Some(track) = of_flow(&key, way) {
+        if let Some(track) = of_flow(key, way) {
             return Some(track);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
-        begin_flow(&key, state);
-        if let Some(track) = of_flow(&key, way) {
+        begin_flow(key, flow, state);
+        if let Some(track) = of_flow(key, way) {
             return Some(track);
         }
         self.count_global(Global::Untracked);
@@ -105,12 +111,13 @@ impl World<'static> for Maps {
 /// Begins a flow with the target's next ordinal. Another CPU may have begun it, or the table be full: only who
 /// inserts takes an ordinal, so that neither leaves a hole.
 #[inline(always)]
-fn begin_flow(key: &FlowKey, state: *mut TargetState) {
+fn begin_flow(key: &FlowKey, flow: &mut Flow, state: *mut TargetState) {
     // SAFETY: a live map value; concurrent writers add atomically.
     let next = unsafe { &raw mut (*state).next_ordinal };
     // SAFETY: as above.
     let likely = unsafe { next.read_volatile() };
-    if FLOWS.insert(key, Flow { ordinal: likely, channel: [0; 2] }, u64::from(BPF_NOEXIST)).is_err() {
+    flow.ordinal = likely;
+    if FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_err() {
         return;
     }
     let ordinal = add(next, 1);

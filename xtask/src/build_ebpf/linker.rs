@@ -43,6 +43,14 @@ pub(super) fn ensure(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// LLVM's program that changes objects.
+///
+/// # Errors
+/// When LLVM is missing and cannot be installed.
+pub(super) fn objcopy(toolchain: &Toolchain) -> Result<PathBuf> {
+    Ok(llvm_prefix(toolchain.llvm)?.join("bin/llvm-objcopy"))
+}
+
 /// `cargo install` into `root`, and run there: no configuration of this repository's reaches it.
 fn installing(root: &Path, feature: &str) -> Result<Cmd> {
     fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
@@ -61,7 +69,7 @@ fn llvm_prefix(major: u32) -> Result<PathBuf> {
     let package = format!("llvm-{major}-dev");
     tools::ensure(
         &format!("LLVM {major} with its headers"),
-        Need { purpose: "to build bpf-linker", packages: &[&package] },
+        Need { purpose: "to build bpf-linker and to strip what it links", packages: &[&package] },
         || find_llvm(major).is_some(),
     )?;
     match find_llvm(major) {

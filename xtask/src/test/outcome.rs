@@ -1,9 +1,11 @@
 //! What a test program said: real counts, out of its own closing line.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -60,17 +62,33 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// When it cannot be started.
 pub(super) fn of_process(command: &Cmd, name: &str, limit: Duration) -> Result<Outcome> {
+    of(command, name, limit, |_| {}, |_, ended| ended)
+}
+
+/// As [`of_process`], for a program in a machine: `look` is told again and again how many tests are through, and `end` finds how
+/// the program ended, out of what was printed and the end of the process.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) fn of(
+    command: &Cmd,
+    name: &str,
+    limit: Duration,
+    mut look: impl FnMut(usize),
+    end: impl FnOnce(&str, Result<ExitStatus>) -> Result<ExitStatus>,
+) -> Result<Outcome> {
     let mut process = command.command();
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own: Ctrl-C reaches it once, from us, and what it started with it.
     process.process_group(0);
     let mut child = process.spawn().with_context(|| format!("starting `{command}`"))?;
-    let stdout = child.stdout.take().map(collect);
+    let through = Arc::new(AtomicUsize::new(0));
+    let stdout = child.stdout.take().map(|pipe| collect_tests(pipe, Arc::clone(&through)));
     let stderr = child.stderr.take().map(collect);
-    let ended = end_of(&mut child, name, limit);
+    let ended = end_of(&mut child, name, limit, || look(through.load(Ordering::Relaxed)));
     let stdout = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let stderr = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    let (outcome, trouble) = judge(&stdout, ended);
+    let (outcome, trouble) = judge(&stdout, end(&stdout, ended));
     if outcome.failed > 0 {
         eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}");
     }
@@ -86,9 +104,25 @@ pub(super) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String
     })
 }
 
+/// As [`collect`], and counts lines about tests, each of which is written to its end when the test is through.
+fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            text.push_str(&String::from_utf8_lossy(&line));
+            text.push('\n');
+            if line.starts_with(b"test ") {
+                through.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        text
+    })
+}
+
 /// Waits for its end; a program that hangs, or that Ctrl-C ends, is interrupted, may clean up, and is killed after that.
-fn end_of(child: &mut Child, name: &str, limit: Duration) -> Result<ExitStatus> {
+fn end_of(child: &mut Child, name: &str, limit: Duration, mut look: impl FnMut()) -> Result<ExitStatus> {
     let waited = wait::until(&format!("{name} to end"), limit, LOOK_EVERY, || {
+        look();
         child.try_wait().context("waiting for a test program")
     });
     if waited.is_err() {
@@ -189,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_sees_how_many_tests_are_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = folder.path().join("seen");
+        let tests = "echo 'running 2 tests'; echo 'test a ... ok'; echo 'test b ... ok'";
+        let script = format!("{tests}; until [ -e {} ]; do :; done", seen.display());
+        let look = |through| {
+            if through == 2 {
+                std::fs::write(&seen, "").unwrap();
+            }
+        };
+        let command = Cmd::new("sh").args(["-c", &script]);
+        of(&command, "a script", GRACE, look, |_, ended| ended).unwrap();
+        assert!(seen.exists());
+    }
+
+    #[test]
     fn a_program_that_hangs_is_killed_and_has_failed() {
         let command = Cmd::new("sleep").arg("600");
         let outcome = of_process(&command, "a sleeper", Duration::from_millis(50)).unwrap();
@@ -207,7 +257,7 @@ mod tests {
         let mut child = Cmd::new("sh").args(["-c", &script]).command();
         let mut child = child.process_group(0).spawn().unwrap();
         wait::until("its start", GRACE, LOOK_EVERY, || Ok(ready.exists().then_some(()))).unwrap();
-        end_of(&mut child, "a script", Duration::ZERO).unwrap_err();
+        end_of(&mut child, "a script", Duration::ZERO, || {}).unwrap_err();
         assert!(cleaned.exists());
     }
 

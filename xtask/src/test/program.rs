@@ -95,14 +95,14 @@ impl Program {
         outcome::of_process(&command, &self.to_string(), limit)
     }
 
-    /// How many tests it would run.
+    /// The names of the tests that it would run.
     ///
     /// # Errors
     /// When it cannot list them.
-    pub(super) fn count(&self, arguments: &[&str]) -> Result<usize> {
+    pub(super) fn tests(&self, arguments: &[&str]) -> Result<Vec<String>> {
         let listed = self.command().args(arguments).args(["--list", "--format=terse"]).read();
         let listed = listed.with_context(|| format!("listing the tests of {self}"))?;
-        Ok(listed.lines().filter(|line| line.ends_with(": test")).count())
+        Ok(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
 
     fn command(&self) -> Cmd {

@@ -14,7 +14,7 @@ use super::rung::Rung;
 use crate::binaries::{self, Binaries, Module};
 use crate::cluster::{self, Cluster, Options, Use};
 use crate::images::{self, Image};
-use crate::{build_ebpf, cleanup, digest, paths, tools};
+use crate::{build_ebpf, cleanup, digest, paths, tools, vm};
 
 /// Programs of the node rung that find a cluster with our images, named by EDGE_CLUSTER.
 const ON_A_CLUSTER: &str = "node_installation";
@@ -51,6 +51,11 @@ pub(super) fn prepare(rung: Rung) -> Ability {
             (lack_of(ASSETS), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop))
         }
         Rung::Kernel => (lack_of_root().and_then(|()| build_ebpf::check_machine()), build_programs),
+        // A machine that cannot fetch a kernel lacks it.
+        Rung::Kernels => {
+            let lack = build_ebpf::check_machine().and_then(|()| vm::ensure_tools());
+            (lack.and_then(|()| fetch_kernels()), build_programs)
+        }
         Rung::Node => {
             let programs = Module::ALL.into_iter().flat_map(Module::names);
             let lack = lack_of_root().and_then(|()| lack_of(programs));
@@ -67,6 +72,11 @@ pub(super) fn prepare(rung: Rung) -> Ability {
 
 fn build_programs() -> Result<()> {
     build_ebpf::run(&build_ebpf::Args::default())
+}
+
+fn fetch_kernels() -> Result<()> {
+    let ends = vm::kernel::ends(&vm::kernel::offered()?);
+    ends.iter().try_for_each(|release| vm::kernel::ensure(release).map(drop))
 }
 
 /// All that nodes and an installation consist of, so that no test of the rung waits for a build.
@@ -100,7 +110,7 @@ impl Stage {
             Rung::Node if program.target.starts_with(ON_A_CLUSTER) => own_cluster(),
             // The others of the node rung make clusters themselves.
             Rung::Node => Ok(Self { _held: Some(Use::begin(CLUSTER)?), ..Self::default() }),
-            Rung::Pure | Rung::Kernel => Ok(Self::default()),
+            Rung::Pure | Rung::Kernel | Rung::Kernels => Ok(Self::default()),
         }
     }
 

@@ -8,6 +8,7 @@ use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
+use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
 use chaos_agent::table::Capacity;
@@ -23,9 +24,10 @@ use tokio::task::JoinSet;
 
 use super::fault::{Fault, NAMESPACE, server_time};
 use super::space::{Inside, Namespace};
-use super::time::boot_ns;
+use super::time::{boot_ns, patience};
 
-/// Which hooks the agent uses.
+/// Which hooks the agent uses. Before Linux 6.6 there is no TCX, and the agent takes clsact in its place, as it does for users; stories
+/// that are about TCX itself have it in their names, and are skipped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Hooks {
     Tcx,
@@ -36,13 +38,22 @@ pub(crate) enum Hooks {
 
 impl Hooks {
     /// What an interface then has.
-    pub(crate) const fn kinds(self) -> [HookKind; 2] {
+    pub(crate) fn kinds(self) -> [HookKind; 2] {
+        let [ingress, egress] = if self.has_tcx() {
+            [HookKind::TcxIngress, HookKind::TcxEgress]
+        } else {
+            [HookKind::ClsactIngress, HookKind::ClsactEgress]
+        };
         match self {
-            Self::Tcx => [HookKind::TcxIngress, HookKind::TcxEgress],
-            Self::XdpNative => [HookKind::XdpNative, HookKind::TcxEgress],
-            Self::XdpGeneric => [HookKind::XdpGeneric, HookKind::TcxEgress],
-            Self::Clsact => [HookKind::ClsactIngress, HookKind::ClsactEgress],
+            Self::Tcx | Self::Clsact => [ingress, egress],
+            Self::XdpNative => [HookKind::XdpNative, egress],
+            Self::XdpGeneric => [HookKind::XdpGeneric, egress],
         }
+    }
+
+    fn has_tcx(self) -> bool {
+        let release = preflight::parse_release(&preflight::kernel_release());
+        self != Self::Clsact && release.unwrap() >= preflight::TCX
     }
 
     fn settings(self) -> Settings {
@@ -51,7 +62,7 @@ impl Hooks {
             Self::XdpGeneric => XdpMode::Generic,
             Self::Tcx | Self::Clsact => XdpMode::Off,
         };
-        Settings { capacity: CAPACITY, xdp, has_tcx: self != Self::Clsact }
+        Settings { capacity: CAPACITY, xdp, has_tcx: self.has_tcx() }
     }
 }
 
@@ -104,7 +115,7 @@ impl Agent {
     /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
     pub(crate) fn follow(&mut self, interfaces: &[&str]) {
         let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
-        let wait = std::time::Duration::from_secs(10);
+        let wait = std::time::Duration::from_nanos(patience());
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);

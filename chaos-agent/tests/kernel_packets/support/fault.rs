@@ -4,7 +4,7 @@ use edge_api::fault_profile::FaultProfile;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::time::{boot_ns, ms};
+use super::time::{boot_ns, ms_here};
 
 /// Namespace of all profiles.
 pub(crate) const NAMESPACE: &str = "demo";
@@ -35,7 +35,7 @@ impl Fault {
 
     fn new(name: &str, faults: Value) -> Self {
         let spec = json!({"targets": {}, "faults": faults, "duration": "1m", "seed": 7});
-        Self { name: name.to_owned(), spec, ends_ns: boot_ns() + ms(60_000) }
+        Self { name: name.to_owned(), spec, ends_ns: boot_ns() + ms_here(60_000) }
     }
 
     fn with(mut self, path: &str, value: Value) -> Self {

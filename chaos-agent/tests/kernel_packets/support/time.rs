@@ -15,6 +15,28 @@ pub(crate) const fn ms(milliseconds: u64) -> u64 {
     milliseconds * 1_000_000
 }
 
+/// So many times slower than a real machine is this one, where it is emulated: times that a story allows, and those that it
+/// asserts, are that much longer. The one place that reads the variable.
+fn slower() -> u64 {
+    let slower = std::env::var("EDGE_TEST_SLOWER").ok();
+    slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
+}
+
+/// Whether times say nothing about a real machine.
+pub(crate) fn is_emulated() -> bool {
+    slower() > 1
+}
+
+/// How long a story waits for anything, in nanoseconds.
+pub(crate) fn patience() -> u64 {
+    ms_here(10_000)
+}
+
+/// Milliseconds of a real machine in nanoseconds of this one.
+pub(crate) fn ms_here(milliseconds: u64) -> u64 {
+    ms(milliseconds) * slower()
+}
+
 /// A steady beat, so that a sender does not run faster than receivers are scheduled.
 pub(crate) struct Beat {
     every_ns: u64,
@@ -36,15 +58,15 @@ impl Beat {
     }
 }
 
-/// Waits until `condition` gives something, looking every millisecond for ten seconds; then panics with `state`.
+/// Waits until `condition` gives something, looking every millisecond, ten seconds on a real machine; then panics with `state`.
 pub(crate) fn eventually<T>(mut condition: impl FnMut() -> Option<T>, state: impl FnOnce() -> String) -> T {
-    let end = monotonic_ns() + ms(10_000);
+    let end = monotonic_ns() + patience();
     let mut beat = Beat::new(Duration::from_millis(1));
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(monotonic_ns() < end, "not within ten seconds: {}", state());
+        assert!(monotonic_ns() < end, "not in time: {}", state());
         beat.wait();
     }
 }

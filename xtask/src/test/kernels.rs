@@ -1,0 +1,103 @@
+//! The kernel rung's programs under other kernels, each in a machine of its own.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::Args;
+use super::outcome::{self, Outcome};
+use super::program::Program;
+use super::rung::Rung;
+use crate::interrupt;
+use crate::progress::Step;
+use crate::vm::initramfs::Job;
+use crate::vm::kernel::{self, Kernel};
+use crate::vm::{boot, initramfs};
+
+/// So many times slower than a real machine is an emulated one; `support/time.rs` of the tests reads it.
+const SLOWER: (&str, &str) = ("EDGE_TEST_SLOWER", "5");
+
+/// The first release with TCX. Before it, tests that have it in their names are skipped.
+const TCX: (u64, u64) = (6, 6);
+
+/// Runs all programs under each kernel.
+///
+/// # Errors
+/// When apt cannot be asked for kernels.
+pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
+    let offered = kernel::offered()?;
+    let chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
+    println!("kernels: {} (apt's sources here offer {})", chosen.join(", "), offered.join(", "));
+    let mut sum = Outcome::default();
+    for release in chosen {
+        let kernel = kernel::ensure(&release);
+        for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
+            interrupt::check()?;
+            let name = format!("{program} under {release}");
+            let ran = kernel.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
+            let ran = ran.and_then(|kernel| run_program(args, kernel, program, &name));
+            // Ctrl-C is no failure of the program.
+            interrupt::check()?;
+            sum.add(ran.unwrap_or_else(|error| {
+                println!("{}: {name}: FAILED before its tests: {error:#}", Rung::Kernels);
+                Outcome { failed: 1, ..Outcome::default() }
+            }));
+        }
+    }
+    Ok(sum)
+}
+
+fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> Result<Outcome> {
+    let mut arguments = Rung::Kernels.arguments().to_vec();
+    arguments.extend(args.filter.as_deref());
+    let chosen = program.tests(&arguments)?;
+    let lacking: Vec<_> =
+        chosen.iter().filter(|test| !has_tcx(&kernel.release) && test.contains("tcx")).collect();
+    if chosen.len() == lacking.len() {
+        return Ok(skipped(Outcome::default(), &lacking, name));
+    }
+    if !lacking.is_empty() {
+        arguments.extend(["--skip", "tcx"]);
+    }
+    let count = (chosen.len() - lacking.len()) as u64;
+    let folder = tempfile::tempdir().context("making a folder for a machine")?;
+    let (packed, console) = (folder.path().join("initramfs"), folder.path().join("console"));
+    let mut step = Step::of(format!("{}: {name}", Rung::Kernels), count);
+    let others = agent_beside(program);
+    let job = Job { program: &program.path, arguments: &arguments, environment: &[SLOWER], others: &others };
+    initramfs::write(&packed, kernel, &job)?;
+    let machine = boot::machine(kernel, &packed, &console);
+    let look = |through| step.at(through as u64, "tests");
+    let end = |stdout: &str, ended| boot::end_of_program(stdout, ended, &console);
+    let outcome = skipped(outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?, &lacking, name);
+    step.done(&outcome.to_string());
+    Ok(outcome)
+}
+
+fn has_tcx(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= TCX
+}
+
+fn skipped(mut outcome: Outcome, lacking: &[&String], name: &str) -> Outcome {
+    let reason = format!("{name}: TCX came with Linux {}.{}", TCX.0, TCX.1);
+    outcome.ignored.extend(lacking.iter().map(|test| ((*test).clone(), reason.clone())));
+    outcome
+}
+
+/// The agent, which tests start by the path at which cargo built it.
+fn agent_beside(program: &Program) -> Vec<PathBuf> {
+    let built = program.path.ancestors().nth(2).map(|folder| folder.join("chaos-agent"));
+    built.into_iter().filter(|path| path.is_file()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcx_is_there_from_its_release_on() {
+        let all = ["6.1.0-56-cloud-amd64", "6.6.1", "6.12.117+deb12-cloud-amd64", "7.0.1"].map(has_tcx);
+        assert_eq!(all, [false, true, true, true]);
+    }
+}

@@ -1,0 +1,92 @@
+//! One boot: qemu without KVM. The kernel's messages go to a file; what the test program says comes on qemu's own stdout,
+//! and behind it the program's exit code.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::kernel::Kernel;
+use crate::cmd::Cmd;
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// What `init.sh` says before the exit code.
+const ENDED: &str = "the test program ended: ";
+
+/// How many of the console's last lines a failure shows.
+const TAIL: usize = 40;
+
+/// The machine as a command, which ends when the machine is off. Its stdout is the test program's.
+#[must_use]
+pub fn machine(kernel: &Kernel, initramfs: &Path, console: &Path) -> Cmd {
+    // A panic ends the machine, and so does an oops: neither is a state to go on testing in.
+    let line = "console=ttyS0 quiet oops=panic panic=-1 mitigations=off";
+    let qemu = ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"];
+    let nothing_else = ["-nodefaults", "-display", "none", "-no-user-config", "-no-reboot", "-nic", "none"];
+    // It dies with us, however we end.
+    Cmd::new("setpriv")
+        .args(["--pdeathsig", "TERM", QEMU])
+        .args(qemu)
+        .args(nothing_else)
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-chardev", "stdio,id=tests,signal=off", "-serial", "chardev:tests"])
+        .arg("-kernel")
+        .arg(kernel.image())
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", line])
+}
+
+/// How the test program ended, out of all that came on the machine's stdout.
+///
+/// # Errors
+/// When the machine ended (or hung) before its test program did: with the end of its console.
+pub fn end_of_program(stdout: &str, machine: Result<ExitStatus>, console: &Path) -> Result<ExitStatus> {
+    let code = stdout.lines().rev().find_map(|line| line.strip_prefix(ENDED)?.trim().parse::<u8>().ok());
+    let shown = |error: anyhow::Error| {
+        let said = fs::read(console).unwrap_or_default();
+        error.context(format!("the kernel's last words:\n{}", tail(&String::from_utf8_lossy(&said))))
+    };
+    let ended = machine.map_err(shown)?;
+    code.map(|code| ExitStatus::from_raw(i32::from(code) << 8))
+        .with_context(|| format!("the machine ended ({ended}) before its test program"))
+        .map_err(|error| shown(anyhow!("{error:#}")))
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(stdout: &str, machine: Result<ExitStatus>) -> Result<ExitStatus> {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        fs::write(console.path(), "booting\nKernel panic - not syncing\n").unwrap();
+        end_of_program(stdout, machine, console.path())
+    }
+
+    #[test]
+    fn the_exit_code_is_the_programs() {
+        let ok = ExitStatus::from_raw(0);
+        assert!(end("test result: ok.\r\nthe test program ended: 0\r\n", Ok(ok)).unwrap().success());
+        assert_eq!(end("the test program ended: 101\n", Ok(ok)).unwrap().code(), Some(101));
+    }
+
+    #[test]
+    fn a_machine_that_dies_or_hangs_shows_its_console() {
+        let dead = end("running 3 tests\n", Ok(ExitStatus::from_raw(0)));
+        let hung = end("test result: ok.\nthe test program ended: 0\n", Err(anyhow!("not within 5 s")));
+        for (failed, why) in [(dead, "before its test program"), (hung, "not within 5 s")] {
+            let said = format!("{:#}", failed.unwrap_err());
+            assert!(said.contains("Kernel panic") && said.contains(why), "{said}");
+        }
+    }
+}
