@@ -23,12 +23,12 @@ pub fn cache() -> PathBuf {
     })
 }
 
-/// Where cargo keeps what it downloads: `$CARGO_HOME`, else `~/.cargo`.
+/// Where cargo keeps what it downloads: `$CARGO_HOME`, else `~/.cargo`; without a home, where cargo itself would not look.
 #[must_use]
 pub fn cargo_home() -> PathBuf {
     absolute("CARGO_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cargo")))
-        .unwrap_or_else(|| PathBuf::from("/root/.cargo"))
+        .unwrap_or_else(|| PathBuf::from("/nonexistent/.cargo"))
 }
 
 /// Programs that xtask installs for itself, such as bpf-linker: `<cache>/tools/<name>`.

@@ -8,7 +8,8 @@ mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cases::{Case, device, profile, timeline, with};
+use cases::timelines::timeline;
+use cases::{Case, device, profile, with};
 use control_plane::{Space, space};
 use edge_api::{Device, DeviceSpec, FaultProfile};
 use edge_protocol::{MAX_CONFIG, config_encoded_len};
