@@ -1,0 +1,180 @@
+//! Any sequence of profiles and devices: compiling neither panics nor exceeds its limits, and the operations bring an
+//! in-memory kernel to exactly what was compiled, after which there is nothing more to do.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use arbitrary::Arbitrary;
+use chaos_agent::compile::{Plan, compile};
+use chaos_agent::diff::{QUARANTINE_NS, diff};
+use chaos_agent::kernel::Kernel as _;
+use chaos_agent::kernel::fake::FakeKernel;
+use chaos_agent::ledger::{Ledger, bindings};
+use chaos_agent::profile::{ObjectName, Profile};
+use chaos_agent::table::{Capacity, Op};
+use chaos_agent::world::{DeviceTarget, World};
+use fault_abi::rule::MAX_BINDINGS;
+use libfuzzer_sys::fuzz_target;
+use serde_json::{Value, json};
+
+/// Small, so that limits are met.
+const CAPACITY: Capacity =
+    Capacity { targets: 12, rules: 6, flows: 16, peers: 8, protected: 4, node_addresses: 2 };
+
+#[derive(Arbitrary, Debug)]
+struct Scene {
+    profiles: Vec<Wish>,
+    devices: Vec<(u8, u8, bool)>,
+    node_addresses: Vec<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Wish {
+    name: u8,
+    selects_devices: bool,
+    networks: Vec<(u8, u8, bool)>,
+    peers: Vec<(u8, u8, bool)>,
+    ports: Vec<(u16, u16)>,
+    phases: Vec<(u16, u8, u8)>,
+    cutoff: Option<u64>,
+    paused: bool,
+}
+
+/// An address of a few, so that targets meet.
+fn address(host: u8, is_v6: bool) -> IpAddr {
+    if is_v6 {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, u16::from(host >> 6), u16::from(host)).into()
+    } else {
+        Ipv4Addr::new(10, 20, host >> 6, host).into()
+    }
+}
+
+/// A network around such an address, without bits behind its prefix.
+fn network((host, bits, is_v6): (u8, u8, bool)) -> String {
+    match address(host, is_v6) {
+        IpAddr::V4(ip) => {
+            let bits = u32::from(bits % 33);
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            format!("{}/{bits}", Ipv4Addr::from(u32::from(ip) & mask))
+        }
+        IpAddr::V6(ip) => {
+            let bits = u32::from(bits) % 129;
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            format!("{}/{bits}", Ipv6Addr::from(u128::from(ip) & mask))
+        }
+    }
+}
+
+fn profile(wish: &Wish) -> Option<Profile> {
+    let name = format!("p{}", wish.name % 8);
+    let cidrs: Vec<String> = wish.networks.iter().take(6).map(|one| network(*one)).collect();
+    let targets = if wish.selects_devices || cidrs.is_empty() {
+        json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}})
+    } else {
+        json!({"cidrs": cidrs})
+    };
+    let peers: Vec<Value> = wish.peers.iter().take(4).map(|one| json!({"cidr": network(*one)})).collect();
+    let ports: Vec<String> =
+        wish.ports.iter().take(20).map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))).collect();
+    let phases: Vec<Value> = wish.phases.iter().take(70).map(|phase| self::phase(*phase)).collect();
+    let mut spec = json!({"targets": targets, "timeline": phases, "paused": wish.paused});
+    if !peers.is_empty() || !ports.is_empty() {
+        spec["match"] = json!({"peers": peers, "ports": ports});
+    }
+    let object = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
+        "metadata": {"namespace": "demo", "name": name, "uid": format!("uid-{name}-{}", wish.name / 128), "generation": 1},
+        "spec": spec,
+        "status": {
+            "phase": "Active", "startedAt": "2026-01-01T00:00:00.000000Z", "expiresAt": "2026-01-01T00:10:00.000000Z",
+            "cutoff": wish.cutoff.map_or((1_u64 << 53) - 1, |cutoff| cutoff >> 11),
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}],
+        },
+    });
+    let object = serde_json::from_value(object).ok()?;
+    Profile::parse(&object).ok()
+}
+
+fn phase((milliseconds, percent, every): (u16, u8, u8)) -> Value {
+    let faults = match percent {
+        0..=100 => json!({"loss": {"percent": format!("{percent}%")}}),
+        101..=180 => json!({"partition": {}}),
+        181..=220 => json!({"loss": {"every": u32::from(every) + 1, "scope": "Flow"}}),
+        _ => {
+            json!({"loss": {"gilbertElliott": {"enterBurst": "1%", "leaveBurst": format!("{}%", every % 101)}}})
+        }
+    };
+    json!({"for": format!("{milliseconds}ms"), "faults": faults})
+}
+
+fn world(scene: &Scene) -> World {
+    let mut world = World { node: "n".to_owned(), ..World::default() };
+    for profile in scene.profiles.iter().take(12).filter_map(profile) {
+        world.profiles.insert(profile.name.clone(), profile);
+    }
+    for (host, port, is_v6) in scene.devices.iter().take(24) {
+        let name = ObjectName { namespace: "demo".to_owned(), name: format!("d{host}-{port}") };
+        let device = DeviceTarget {
+            labels: BTreeMap::from([("site".to_owned(), "berlin".to_owned())]),
+            port: 5683 + u16::from(*port % 3),
+            addresses: vec![(address(*host, *is_v6), (port % 2 == 0).then(|| "n".to_owned()))],
+        };
+        world.devices.insert(name, device);
+    }
+    world.node_addresses = scene.node_addresses.iter().take(4).map(|host| address(*host, false)).collect();
+    world
+}
+
+struct Node {
+    kernel: FakeKernel,
+    ledger: Ledger,
+    now_ns: u64,
+}
+
+impl Node {
+    fn reach(&mut self, plan: &Plan) -> usize {
+        let ops = diff(&self.ledger, plan, CAPACITY, self.now_ns);
+        for op in &ops {
+            assert!(self.kernel.perform(op).is_ok(), "{op:?}");
+            self.ledger.record(op, self.now_ns);
+        }
+        ops.len()
+    }
+}
+
+fn holds_together(plan: &Plan, node: &Node) {
+    assert!(plan.entries.len() <= 3 * CAPACITY.targets as usize);
+    assert!(plan.rules.len() <= CAPACITY.rules as usize);
+    for (place, spec) in &plan.entries {
+        assert!(spec.bindings.len() <= MAX_BINDINGS);
+        let Some(entry) = node.kernel.entries.get(place) else { panic!("{place:?} is not in the kernel") };
+        assert_eq!(bindings(entry).len(), spec.bindings.len(), "{place:?}");
+        for (binding, bound) in bindings(entry).iter().zip(&spec.bindings) {
+            assert_eq!(binding.key, bound.key);
+            let Some(rule) = node.kernel.rules.get(&binding.rule) else { panic!("a slot without a rule") };
+            assert_eq!(rule.phases, plan.rules[&bound.uid].rule.phases);
+            assert!(node.kernel.states.contains(&binding.state), "counters for each binding");
+        }
+    }
+    assert_eq!(node.kernel.entries.len(), plan.entries.len(), "nothing else is in the kernel");
+}
+
+fuzz_target!(|scenes: Vec<Scene>| {
+    let mut node = Node { kernel: FakeKernel::default(), ledger: Ledger::default(), now_ns: 1 };
+    let mut last = Plan::default();
+    for scene in scenes.iter().take(6) {
+        last = compile(&world(scene), CAPACITY, node.now_ns, |_| u64::MAX);
+        node.reach(&last);
+        // Later than any quarantine: slots are free again, whatever was there before.
+        node.now_ns += QUARANTINE_NS;
+        node.reach(&last);
+    }
+    holds_together(&last, &node);
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&last);
+    let rest: Vec<Op> = diff(&node.ledger, &last, CAPACITY, node.now_ns);
+    assert!(rest.is_empty(), "there is still something to do: {rest:?}");
+});
