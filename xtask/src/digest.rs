@@ -35,7 +35,8 @@ pub fn add_files(hasher: &mut Sha256, root: &Path, mut files: Vec<PathBuf>) -> R
     Ok(())
 }
 
-/// All files below a folder, but for what cargo builds into `target`.
+/// All files below a folder, but for what cargo builds into `target` and for a crate's `fuzz`, which is in no program and where
+/// fuzzing leaves what it found.
 ///
 /// # Errors
 /// When a folder cannot be read.
@@ -45,7 +46,7 @@ pub fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
         let path = entry?.path();
         if !path.is_dir() {
             files.push(path);
-        } else if !path.ends_with("target") {
+        } else if !path.ends_with("target") && !path.ends_with("fuzz") {
             files.extend(files_below(&path)?);
         }
     }
@@ -68,11 +69,13 @@ mod tests {
         let [one, other] = folders.each_ref().map(|folder| folder.path());
         for root in [one, other] {
             fs::create_dir_all(root.join("src/target")).unwrap();
+            fs::create_dir_all(root.join("fuzz")).unwrap();
             fs::write(root.join("src/a"), "a").unwrap();
         }
         assert_eq!(of(one), of(other));
         assert_eq!(of(one).len(), 16);
         fs::write(other.join("src/target/built"), "b").unwrap();
+        fs::write(other.join("fuzz/found"), "c").unwrap();
         assert_eq!(of(one), of(other), "what is built is no source");
         fs::write(other.join("src/a"), "b").unwrap();
         assert_ne!(of(one), of(other), "other content");
