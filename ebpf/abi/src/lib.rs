@@ -19,6 +19,7 @@
 //! * [`draw`]: the keyed hash behind each draw
 //! * [`decide`]: the decision on one packet under one rule
 //! * [`pass`]: a packet's way through all bindings of its target
+//! * [`ticket`]: what a packet carries through the delay line
 //! * [`packet`]: where a frame's addresses and ports are
 //! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
 #![no_std]
@@ -32,6 +33,7 @@ pub mod names;
 pub mod packet;
 pub mod pass;
 pub mod rule;
+pub mod ticket;
 pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.

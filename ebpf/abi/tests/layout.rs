@@ -5,6 +5,7 @@ use std::mem::{offset_of, size_of};
 use fault_abi::counter::{Counter, Flow, TargetState};
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 use fault_abi::rule::{Binding, Config, Entry, Phase, PortRange, Rule};
+use fault_abi::ticket::Ticket;
 
 /// Asserts a type's size, its fields' offsets, and that the fields fill it without padding.
 macro_rules! layout {
@@ -55,4 +56,12 @@ fn counters_and_states_have_their_layout_and_no_padding() {
     });
     layout!(TargetState, 40, { next_ordinal: u64 = 0, untracked: [u64; 2] = 8, all: [u64; 2] = 24 });
     layout!(Flow, 24, { ordinal: u64 = 0, channel: [u64; 2] = 8 });
+}
+
+#[test]
+fn tickets_have_their_layout_and_no_padding() {
+    layout!(Ticket, 40, {
+        magic: u64 = 0, interface: u32 = 8, guard: u32 = 12, release_ns: u64 = 16, state: u32 = 24, mark: u32 = 28,
+        priority: u32 = 32, flags: u32 = 36,
+    });
 }

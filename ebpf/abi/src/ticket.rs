@@ -1,0 +1,50 @@
+//! What a packet carries through the delay line: where it goes on, and when.
+//!
+//! Into the line it stands before the frame, since what the kernel knows of a packet beside its bytes does not survive
+//! a TAP; out of the line it stands behind the frame, where it is cut off without moving anything:
+//!
+//! ```text
+//! hook ──[Ticket][Ethernet frame]──▶ TAP ──▶ engine ──[Ethernet frame][Ticket]──▶ TAP ──▶ far end ──▶ interface
+//! ```
+//!
+//! Where the kernel keeps a packet's VLAN tag beside the frame, a TAP puts it behind the first 12 bytes of what it hands
+//! out. Those are not the frame's here but the ticket's; [`GUARD`] stands behind them, so that a tag is told apart.
+
+/// [`Ticket::guard`]: the first two bytes are no VLAN tag's (IEEE 802.1Q: 0x8100, 0x88a8).
+pub const GUARD: u32 = u32::from_ne_bytes([0xff, 0xff, 0xed, 0x0d]);
+
+/// [`Ticket::flags`]: the packet goes on as one that came in by the interface; else as one that goes out.
+pub const TICKET_INGRESS: u32 = 1;
+
+/// A packet's way out of the line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// A random number of this load, so that nobody else's frames go anywhere.
+    pub magic: u64,
+    /// Index of the interface that it goes on at.
+    pub interface: u32,
+    /// Always [`GUARD`].
+    pub guard: u32,
+    /// When it leaves the line: CLOCK_BOOTTIME in nanoseconds.
+    pub release_ns: u64,
+    /// The state slot that has counted it into the line.
+    pub state: u32,
+    /// Its `skb->mark`.
+    pub mark: u32,
+    /// Its `skb->priority`.
+    pub priority: u32,
+    /// `TICKET_*`.
+    pub flags: u32,
+}
+
+/// Length of a ticket, in bytes.
+pub const TICKET: usize = size_of::<Ticket>();
+
+#[cfg(feature = "user")]
+mod user {
+    use super::Ticket;
+
+    // SAFETY: `repr(C)`, integers only, no padding (tests/layout.rs), every bit pattern valid.
+    unsafe impl aya::Pod for Ticket {}
+}
