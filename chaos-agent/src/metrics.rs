@@ -189,6 +189,11 @@ const fn event_name(what: Global) -> Option<&'static str> {
         Global::Reread => Some("reread"),
         Global::Malformed => Some("malformed"),
         Global::GsoFrames => Some("gso_frame"),
+        Global::EngineStalled => Some("engine_stalled"),
+        Global::LineFull => Some("line_full"),
+        Global::Unduplicated => Some("unduplicated"),
+        Global::Stray => Some("stray"),
+        Global::Unsplit => Some("unsplit"),
         Global::Contended => Some("contended"),
     }
 }

@@ -157,6 +157,7 @@ fn bursts_on_host(family: Family, enter: u64, leave: u64) -> Fates {
                 protocol: PROTOCOL_UDP,
                 target_port,
                 position: Position { ordinal: OF_TARGET, index: channel::index(word) },
+                copy: 0,
             };
             let before = channel::in_burst(word, 0);
             let (verdict, burst) = decide(&phase, key, &draw, before);

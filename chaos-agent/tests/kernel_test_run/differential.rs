@@ -6,17 +6,17 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
-use fault_abi::counter::{Counter, Global};
+use fault_abi::counter::{Counter, Global, delay_bucket};
 use fault_abi::decide::Packet;
 use fault_abi::draw::OF_TARGET;
 use fault_abi::key::{Address, Direction, FlowKey, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
 use fault_abi::packet::{self, Link};
-use fault_abi::pass::{self, Channel, Track, World};
+use fault_abi::pass::{self, Channel, Sequence, Stage, Track, World};
 use fault_abi::rule::{
     ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, PHASE_BURSTS, PHASE_PARTITION,
     PHASE_PER_FLOW, Phase, PortRange, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule,
 };
-use fault_abi::verdict::Verdict;
+use fault_abi::verdict::{Effect, Verdict};
 use fault_rig::Rig;
 use fault_rig::frame::{Extension, SERVICE_TAG, Spec, TAG};
 use rand::rngs::StdRng;
@@ -30,8 +30,8 @@ const PACKETS: usize = 1_000_000;
 const PACKETS_EMULATED: usize = 20_000;
 const KUBELET: u16 = 10_250;
 
-/// The words of a flow, by direction.
-type Channels = [Rc<Cell<u64>>; 2];
+/// The words of a flow, by sequence and direction.
+type Channels = [[Rc<Cell<u64>>; 2]; 2];
 
 /// A channel on the host.
 struct Word(Rc<Cell<u64>>);
@@ -60,7 +60,7 @@ struct Host {
     network: Vec<Binding>,
     flows: HashMap<FlowKey, (u64, Channels)>,
     ordinals: HashMap<u32, u64>,
-    all: HashMap<(u32, Direction), Rc<Cell<u64>>>,
+    all: HashMap<(u32, Direction, Sequence), Rc<Cell<u64>>>,
     counters: HashMap<(u32, Direction), Counter>,
     globals: HashMap<Global, u64>,
     node: Vec<Address>,
@@ -77,9 +77,15 @@ impl World<'static> for Host {
         *peer == address(PEER)
     }
 
-    fn track(&mut self, binding: &Binding, packet: &Packet, of_target: bool) -> Option<Track<Word>> {
+    fn track(
+        &mut self,
+        binding: &Binding,
+        packet: &Packet,
+        sequence: Sequence,
+        of_target: bool,
+    ) -> Option<Track<Word>> {
         if of_target {
-            let word = self.all.entry((binding.state, packet.direction)).or_default();
+            let word = self.all.entry((binding.state, packet.direction, sequence)).or_default();
             return Some(Track { ordinal: OF_TARGET, channel: Word(Rc::clone(word)) });
         }
         let key = FlowKey {
@@ -96,13 +102,35 @@ impl World<'static> for Host {
             *next += 1;
             (*next - 1, Default::default())
         });
-        Some(Track { ordinal: *ordinal, channel: Word(Rc::clone(&words[packet.direction as usize])) })
+        let word = &words[sequence as usize][packet.direction as usize];
+        Some(Track { ordinal: *ordinal, channel: Word(Rc::clone(word)) })
     }
 
     fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, _: u64) -> bool {
         let counter = self.counters.entry((binding.state, packet.direction)).or_default();
         counter.packets[verdict as usize] += 1;
         counter.bytes[verdict as usize] += packet.bytes;
+        true
+    }
+
+    fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64) {
+        let counter = self.counters.entry((binding.state, packet.direction)).or_default();
+        for effect in Effect::ALL {
+            counter.effects[effect as usize] += u64::from(effects & effect.bit() != 0);
+        }
+        counter.delay_ns += delay_ns;
+        counter.delays[delay_bucket(delay_ns)] += u64::from(delay_ns != 0);
+    }
+
+    fn departure(&mut self, _: &Binding, _: Direction) -> Option<Word> {
+        None
+    }
+
+    fn is_line_alive(&self, _: u64) -> bool {
+        true
+    }
+
+    fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }
 
@@ -149,7 +177,7 @@ impl Host {
             bindings = self.ports.get(&key).cloned().unwrap_or(bindings);
         }
         let count = u16::try_from(bindings.len()).unwrap();
-        pass::run(self, count, |host, i| pass::bind(host, &bindings[i], &packet, protection, 1))
+        pass::run(self, count, |host, i| pass::bind(host, &bindings[i], &packet, protection, Stage::Whole, 1))
     }
 }
 

@@ -27,7 +27,7 @@ fn is_plausible(lost: u64, of: u32, ratio: f64) -> bool {
 /// What the host decides on the n-th packet of the n-th flow.
 fn on_host(rule: &Rule, direction: Direction, ordinal: u64, index: u64) -> Verdict {
     let position = Position { ordinal, index };
-    let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: 5683, position };
+    let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: 5683, position, copy: 0 };
     decide(&rule.phases[0], KEY, &draw, false).0
 }
 

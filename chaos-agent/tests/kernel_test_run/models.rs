@@ -34,7 +34,7 @@ fn per_flow(phase: Phase) -> Phase {
 /// What the host says of the next packet of a sequence, whose state is `word`.
 fn next(phase: &Phase, direction: Direction, ordinal: u64, word: &mut u64) -> bool {
     let position = Position { ordinal, index: index(*word) };
-    let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: 5683, position };
+    let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: 5683, position, copy: 0 };
     let (verdict, burst) = decide(phase, KEY, &draw, in_burst(*word, 0));
     *word = after(*word, 0, burst);
     verdict.drops()

@@ -1,6 +1,26 @@
 //! What the kernel counts, and the state of targets and flows that draws are taken from.
 
-use crate::verdict::VERDICTS;
+use crate::verdict::{EFFECTS, VERDICTS};
+
+/// Buckets of [`Counter::delays`].
+pub const DELAY_BUCKETS: usize = 32;
+
+/// The bucket of a delay: bucket n has those from 2ⁿ × 1.024 µs up, bucket 0 shorter ones too.
+#[inline(always)]
+#[must_use]
+pub const fn delay_bucket(delay_ns: u64) -> usize {
+    let mut units = delay_ns >> 10;
+    let mut bucket = 0;
+    let mut step = DELAY_BUCKETS / 2;
+    while step > 0 {
+        if units >> step != 0 {
+            units >>= step;
+            bucket += step;
+        }
+        step /= 2;
+    }
+    bucket
+}
 
 /// Per CPU, target under a profile, and direction. What was seen is the sum over all verdicts.
 ///
@@ -16,6 +36,12 @@ pub struct Counter {
     pub packets: [u64; VERDICTS],
     /// Bytes of those packets, the link header included, by verdict.
     pub bytes: [u64; VERDICTS],
+    /// Packets by [`Effect`](crate::verdict::Effect); duplicates meet some of their own.
+    pub effects: [u64; EFFECTS],
+    /// Packets (and duplicates) that went into the delay line, by [`delay_bucket`] of the time that this profile gave them.
+    pub delays: [u64; DELAY_BUCKETS],
+    /// The sum of those times, in nanoseconds.
+    pub delay_ns: u64,
 }
 
 impl Counter {
@@ -29,6 +55,13 @@ impl Counter {
         for (sum, n) in self.bytes.iter_mut().zip(other.bytes) {
             *sum = sum.wrapping_add(n);
         }
+        for (sum, n) in self.effects.iter_mut().zip(other.effects) {
+            *sum = sum.wrapping_add(n);
+        }
+        for (sum, n) in self.delays.iter_mut().zip(other.delays) {
+            *sum = sum.wrapping_add(n);
+        }
+        self.delay_ns = self.delay_ns.wrapping_add(other.delay_ns);
     }
 
     /// Packets seen, whatever became of them.
@@ -49,6 +82,16 @@ pub struct TargetState {
     pub untracked: [u64; 2],
     /// By direction: the channel of all packets, for faults whose `scope` is `Target`.
     pub all: [u64; 2],
+    /// As `untracked`, of those that met later faults than loss.
+    pub untracked_later: [u64; 2],
+    /// As `all`, of those that met later faults than loss.
+    pub all_later: [u64; 2],
+    /// By direction: when the last packet that `faults.rate` let go has left, CLOCK_BOOTTIME in nanoseconds.
+    pub departure: [u64; 2],
+    /// Packets of the target in the delay line.
+    pub line_packets: u64,
+    /// And their bytes.
+    pub line_bytes: u64,
 }
 
 /// A flow of a target under a profile, changed atomically.
@@ -59,6 +102,8 @@ pub struct Flow {
     pub ordinal: u64,
     /// By direction: its [`channel`](crate::channel).
     pub channel: [u64; 2],
+    /// As `channel`, of those packets that met later faults than loss.
+    pub later: [u64; 2],
 }
 
 /// Index into the per-CPU array `GLOBAL`.
@@ -80,11 +125,22 @@ pub enum Global {
     /// Packets whose draw left no trace in their channel, since other CPUs changed it each time: the next packet drew
     /// from the same state.
     Contended = 6,
+    /// Packets that passed without their delay, since the line is missing or its engine has stopped.
+    EngineStalled = 7,
+    /// Packets dropped since the line held as many, or as many bytes, as it may.
+    LineFull = 8,
+    /// Duplicates that were not made, since a packet has four at most, or the kernel had no memory for one.
+    Unduplicated = 9,
+    /// Packets lost on their way into or out of the line, or to or from the splitter: the kernel refused a step of it, or
+    /// a ticket was not ours.
+    Stray = 10,
+    /// Super-packets, or packets to be corrupted or rejected, that were not split, since there is no splitter.
+    Unsplit = 11,
 }
 
 impl Global {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Protected,
         Self::Untracked,
         Self::Orphaned,
@@ -92,6 +148,11 @@ impl Global {
         Self::Malformed,
         Self::GsoFrames,
         Self::Contended,
+        Self::EngineStalled,
+        Self::LineFull,
+        Self::Unduplicated,
+        Self::Stray,
+        Self::Unsplit,
     ];
 }
 

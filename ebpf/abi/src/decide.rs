@@ -6,7 +6,7 @@
 
 use crate::draw::{Draw, Kind};
 use crate::key::{Address, Direction};
-use crate::rule::{MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, Phase, Rule};
+use crate::rule::{MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, PHASE_REJECT, Phase, Rule};
 use crate::verdict::Verdict;
 
 /// What a rule may look at, seen from the target.
@@ -74,7 +74,8 @@ pub const fn draws(phase: &Phase) -> bool {
 #[must_use]
 pub fn decide(phase: &Phase, key: [u64; 2], draw: &Draw, in_burst: bool) -> (Verdict, bool) {
     if phase.flags & PHASE_PARTITION != 0 {
-        return (Verdict::Partition, false);
+        let is_told = phase.flags & PHASE_REJECT != 0;
+        return (if is_told { Verdict::Reject } else { Verdict::Partition }, false);
     }
     if phase.every != 0 {
         let is_nth = (draw.position.index + 1).is_multiple_of(u64::from(phase.every));

@@ -11,6 +11,16 @@ pub enum Kind {
     Loss = 1,
     /// `faults.loss.gilbertElliott`: whether a burst begins or ends behind the packet.
     Burst = 2,
+    /// `faults.corrupt`: whether a bit is flipped.
+    Corrupt = 3,
+    /// `faults.corrupt`: which one.
+    Bit = 4,
+    /// `faults.duplicate`: whether a second packet goes out.
+    Duplicate = 5,
+    /// `faults.delay`: how long.
+    Delay = 6,
+    /// `faults.reorder`: whether the packet is later than the rest.
+    Reorder = 7,
 }
 
 /// Where a packet stands: which flow of its target, and which packet of the flow.
@@ -39,18 +49,21 @@ pub struct Draw {
     pub target_port: u16,
     /// Which flow and packet.
     pub position: Position,
+    /// 0 for the packet itself, else the number of its duplicate.
+    pub copy: u8,
 }
 
 impl Draw {
     /// 64 bits, uniformly distributed: SipHash-1-3 under `key` of three words, each little-endian:
-    /// `kind | direction << 8 | protocol << 16 | target port << 32`, the ordinal, the index.
+    /// `kind | direction << 8 | protocol << 16 | target port << 32 | copy << 48`, the ordinal, the index.
     #[inline(always)]
     #[must_use]
     pub fn bits(&self, key: [u64; 2], kind: Kind) -> u64 {
         let head = kind as u64
             | (self.direction as u64) << 8
             | (self.protocol as u64) << 16
-            | (self.target_port as u64) << 32;
+            | (self.target_port as u64) << 32
+            | (self.copy as u64) << 48;
         siphash13(key, [head, self.position.ordinal, self.position.index])
     }
 

@@ -18,27 +18,35 @@
 //! * [`verdict`]: the fate of a packet
 //! * [`draw`]: the keyed hash behind each draw
 //! * [`decide`]: the decision on one packet under one rule
-//! * [`pass`]: a packet's way through all bindings of its target
+//! * [`pass`]: a packet's way through partition and loss of all bindings of its target
+//! * [`later`]: the way of those that are not lost through all other faults
+//! * [`delay`]: how long a packet is held; [`quantile`], [`correlation`]: by which distribution
+//! * [`line`]: the delay line and the splitter
 //! * [`ticket`]: what a packet carries through the delay line
 //! * [`packet`]: where a frame's addresses and ports are
 //! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
 #![no_std]
 
 pub mod channel;
+pub mod correlation;
 pub mod counter;
 pub mod decide;
+pub mod delay;
 pub mod draw;
 pub mod key;
+pub mod later;
+pub mod line;
 pub mod names;
 pub mod packet;
 pub mod pass;
+pub mod quantile;
 pub mod rule;
 pub mod ticket;
 pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 #[cfg(test)]
 mod tests {

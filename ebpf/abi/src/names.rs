@@ -26,7 +26,13 @@ pub const PROTECTED: &str = "PROTECTED";
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
 /// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
 /// object of another version has no map of this name.
-pub const CONFIG: &str = "CONFIG_3";
+pub const CONFIG: &str = "CONFIG_4";
+/// Array of one: [`Line`](crate::line::Line).
+pub const LINE: &str = "LINE";
+/// Array of one: [`Held`](crate::line::Held).
+pub const HELD: &str = "HELD";
+/// Array of one `u64`: the line's engine writes CLOCK_BOOTTIME there while it lives; see [`crate::line::is_alive`].
+pub const ENGINE: &str = "ENGINE";
 /// Per-CPU array: [`Global`](crate::counter::Global) → `u64`.
 pub const GLOBAL: &str = "GLOBAL";
 /// Program array of the TC dispatchers; see [`SLOT_TC_INGRESS`] and [`SLOT_TC_EGRESS`].
@@ -47,9 +53,45 @@ pub const TC_EGRESS: &str = "tc_egress";
 /// Decides on what comes from a device, before the kernel has made an skb.
 pub const XDP_INGRESS: &str = "xdp_ingress";
 
+/// As [`TC_INGRESS_DISPATCH`], where [`XDP_DISPATCH`] is attached too: calls [`TC_REST`].
+pub const TC_REST_DISPATCH: &str = "tc_rest_dispatch";
+/// Decides on what comes from a device as far as [`XDP_INGRESS`] did not.
+pub const TC_REST: &str = "tc_rest";
+/// Carries out the plan of a packet that came in.
+pub const TC_ACT_INGRESS: &str = "tc_act_ingress";
+/// Carries out the plan of a packet that goes out.
+pub const TC_ACT_EGRESS: &str = "tc_act_egress";
+/// Answers in the stead of a packet that came in.
+pub const TC_REJECT_INGRESS: &str = "tc_reject_ingress";
+/// Answers in the stead of a packet that goes out.
+pub const TC_REJECT_EGRESS: &str = "tc_reject_egress";
+/// Attached to ingress of the delay line: sends packets where their tickets say.
+pub const LINE_END: &str = "line_end";
+/// Attached to ingress of the splitter's far end: sends packets back to their hook.
+pub const SPLITTER_END: &str = "splitter_end";
+
 /// Slot of [`TC_INGRESS`] in [`PROGRAMS_TC`].
 pub const SLOT_TC_INGRESS: u32 = 0;
 /// Slot of [`TC_EGRESS`] in [`PROGRAMS_TC`].
 pub const SLOT_TC_EGRESS: u32 = 1;
 /// Slot of [`XDP_INGRESS`] in [`PROGRAMS_XDP`].
 pub const SLOT_XDP_INGRESS: u32 = 0;
+/// Slot of [`TC_REST`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_REST: u32 = 2;
+/// Slot of [`TC_ACT_INGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_ACT_INGRESS: u32 = 3;
+/// Slot of [`TC_ACT_EGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_ACT_EGRESS: u32 = 4;
+/// Slot of [`TC_REJECT_INGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_REJECT_INGRESS: u32 = 5;
+/// Slot of [`TC_REJECT_EGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_REJECT_EGRESS: u32 = 6;
+
+/// What is in [`PROGRAMS_TC`].
+pub const TC_SLOTS: [(u32, &str); 5] = [
+    (SLOT_TC_INGRESS, TC_INGRESS),
+    (SLOT_TC_EGRESS, TC_EGRESS),
+    (SLOT_TC_REST, TC_REST),
+    (SLOT_TC_ACT_INGRESS, TC_ACT_INGRESS),
+    (SLOT_TC_ACT_EGRESS, TC_ACT_EGRESS),
+];

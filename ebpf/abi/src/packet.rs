@@ -143,6 +143,11 @@ pub struct Transport {
     pub destination_port: u16,
     /// Of ICMP and ICMPv6, else 0.
     pub icmp_type: u8,
+    /// Where in the frame that begins which stands behind IP and its extension headers, at most [`MAX_OFFSET`]; 0 if
+    /// malformed.
+    pub payload: usize,
+    /// A fragment but not the first one.
+    pub is_later_fragment: bool,
     /// Too short for what it says to be, or too many extension headers. Such a packet is one without ports.
     pub malformed: bool,
 }
@@ -154,6 +159,8 @@ impl Transport {
         source_port: 0,
         destination_port: 0,
         icmp_type: 0,
+        payload: 0,
+        is_later_fragment: false,
         malformed: true,
     };
 
@@ -177,15 +184,17 @@ pub fn transport<F: Frame + ?Sized>(frame: &F, link: Link) -> Transport {
         Link::Ipv6(offset) => behind_ipv6(frame, offset),
     };
     match found {
-        Some((protocol, Some(offset))) => ports(frame, protocol, offset),
-        Some((protocol, None)) => Transport { protocol, ..Transport::default() },
+        Some((protocol, offset, false)) => ports(frame, protocol, offset),
+        Some((protocol, offset, true)) => {
+            Transport { protocol, payload: offset, is_later_fragment: true, ..Transport::default() }
+        }
         None => Transport::MALFORMED,
     }
 }
 
-/// Protocol, and where it starts (`None` in a later fragment).
+/// Protocol, where it starts, and whether this is a later fragment.
 #[inline(always)]
-fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Option<usize>)> {
+fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize, bool)> {
     let first = frame.byte(offset)?;
     let length = (first & 0xf) as usize * 4;
     if first >> 4 != 4 || length < 20 {
@@ -193,12 +202,12 @@ fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Optio
     }
     let fragment = u16::from_be(frame.word16(offset + 6)?) & 0x1fff;
     let protocol = frame.byte(offset + 9)?;
-    Some((protocol, (fragment == 0).then_some(offset + length)))
+    Some((protocol, offset + length, fragment != 0))
 }
 
 /// As [`behind_ipv4`]; walks the extension headers (RFC 8200 §4).
 #[inline(always)]
-fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Option<usize>)> {
+fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize, bool)> {
     if frame.byte(offset)? >> 4 != 6 {
         return None;
     }
@@ -211,10 +220,10 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Optio
             FRAGMENT => {
                 let later = u16::from_be(frame.word16(at + 2)?) >> 3 != 0;
                 next = frame.byte(at)?;
-                if later {
-                    return Some((next, None));
-                }
                 at += 8;
+                if later {
+                    return Some((next, at, true));
+                }
             }
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                 next = frame.byte(at)?;
@@ -224,19 +233,19 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, Optio
                 next = frame.byte(at)?;
                 at += (frame.byte(at + 1)? as usize + 2) * 4;
             }
-            _ => return Some((next, Some(at))),
+            _ => return Some((next, at, false)),
         }
         i += 1;
     }
     match next {
         FRAGMENT | HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => None,
-        _ => Some((next, Some(at))),
+        _ => Some((next, at, false)),
     }
 }
 
 #[inline(always)]
 fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, offset: usize) -> Transport {
-    let plain = Transport { protocol, ..Transport::default() };
+    let plain = Transport { protocol, payload: offset, ..Transport::default() };
     let malformed = Transport { protocol, ..Transport::MALFORMED };
     match protocol {
         PROTOCOL_TCP | PROTOCOL_UDP => match (frame.word16(offset), frame.word16(offset + 2)) {

@@ -5,10 +5,10 @@ use crate::channel;
 use crate::counter::Global;
 use crate::decide::{self, Packet};
 use crate::draw::{Draw, Position};
-use crate::key::{Address, IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::key::{Address, Direction, IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::rule::{
-    Binding, Entry, MAX_BINDINGS, MAX_PHASES, PHASE_BURSTS, PHASE_PER_FLOW, PROTECTED_NODE, PROTECTED_PROBE,
-    Phase, RULE_LIFTS_PROBES, Rule,
+    Binding, Entry, MAX_BINDINGS, MAX_PHASES, PHASE_BURSTS, PHASE_PER_FLOW, PHASE_REJECT, PROTECTED_NODE,
+    PROTECTED_PROBE, Phase, RULE_LIFTS_PROBES, Rule,
 };
 use crate::verdict::Verdict;
 
@@ -34,6 +34,41 @@ pub struct Track<C> {
     pub channel: C,
 }
 
+/// Packets are counted apart by what they met, so that their draws do not depend on whether one program decides about all
+/// faults of a packet or two, of which the second does not see what the first has dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sequence {
+    /// All that met loss.
+    Loss,
+    /// All that met later faults.
+    Later,
+}
+
+/// Which faults a program decides about.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// All of them.
+    Whole = 0,
+    /// Partition and loss, and no answers in the packet's stead: XDP.
+    Early = 1,
+    /// What [`Stage::Early`] has left: TC behind XDP.
+    Rest = 2,
+}
+
+impl Stage {
+    /// The stage of this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Early,
+            2 => Self::Rest,
+            _ => Self::Whole,
+        }
+    }
+}
+
 /// What a pass reads and changes. Rules live for `'r`, longer than a pass: they never change while a program
 /// can see them.
 pub trait World<'r> {
@@ -45,9 +80,23 @@ pub trait World<'r> {
     fn is_peer(&self, set: u32, peer: &Address) -> bool;
     /// The sequence that a packet belongs to: its flow, or all packets of its target (`of_target`); `None`: the
     /// binding has no state.
-    fn track(&mut self, binding: &Binding, packet: &Packet, of_target: bool) -> Option<Track<Self::Channel>>;
+    fn track(
+        &mut self,
+        binding: &Binding,
+        packet: &Packet,
+        sequence: Sequence,
+        of_target: bool,
+    ) -> Option<Track<Self::Channel>>;
     /// Counts the packet under its verdict; `false`: the binding has no counter.
     fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, now_ns: u64) -> bool;
+    /// Counts a set of [`Effect`](crate::verdict::Effect)s, and the delay given, where there is one.
+    fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64);
+    /// The word of [`turn`](crate::delay::turn); `None`: the binding has no state.
+    fn departure(&mut self, binding: &Binding, direction: Direction) -> Option<Self::Channel>;
+    /// Whether there is a delay line, and its engine lives.
+    fn is_line_alive(&self, now_ns: u64) -> bool;
+    /// Counts a packet into the line; `false`: it is full, and nothing was counted.
+    fn enter_line(&mut self, state: u32, bytes: u64) -> bool;
     /// Counts one in a counter of the whole node.
     fn count_global(&mut self, what: Global);
     /// The same number: a kernel program makes the verifier forget how it came about, which would else walk all that
@@ -141,37 +190,79 @@ pub fn run<'r, W: World<'r>>(
     Verdict::Pass
 }
 
-/// One binding; `None`: the rule would act, but leaves the conversation alone.
+/// The rule of a binding, if it acts on this packet; `Err(true)`: it would, but leaves the conversation alone.
+#[inline(always)]
+pub(crate) fn acting<'r, W: World<'r>>(
+    world: &W,
+    binding: &Binding,
+    packet: &Packet,
+    protection: u32,
+    now_ns: u64,
+) -> Result<&'r Rule, bool> {
+    let Some(rule) = world.rule(binding.rule) else { return Err(false) };
+    if !decide::applies(rule, packet, now_ns) {
+        return Err(false);
+    }
+    if rule.peer_set != 0 && !world.is_peer(rule.peer_set, &packet.peer) {
+        return Err(false);
+    }
+    if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
+        return Err(true);
+    }
+    Ok(rule)
+}
+
+/// Whether the packet has to pass the splitter before anything is decided: it is a super-packet that a rule acts on, or one
+/// that may be rewritten.
+#[inline(always)]
+pub fn wants_splitter<'r, W: World<'r>>(
+    world: &W,
+    binding: &Binding,
+    packet: &Packet,
+    protection: u32,
+    now_ns: u64,
+) -> bool {
+    match acting(world, binding, packet, protection, now_ns) {
+        Ok(rule) => {
+            packet.gso || rule.phases[world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1)].rewrites()
+        }
+        Err(_) => false,
+    }
+}
+
+/// Partition and loss of one binding; `None`: the rule would act, but leaves the conversation alone.
 #[inline(always)]
 pub fn bind<'r, W: World<'r>>(
     world: &mut W,
     binding: &Binding,
     packet: &Packet,
     protection: u32,
+    stage: Stage,
     now_ns: u64,
 ) -> Option<Verdict> {
-    let Some(rule) = world.rule(binding.rule) else { return Some(Verdict::Pass) };
-    if !decide::applies(rule, packet, now_ns) {
-        return Some(Verdict::Pass);
-    }
-    if rule.peer_set != 0 && !world.is_peer(rule.peer_set, &packet.peer) {
-        return Some(Verdict::Pass);
-    }
-    if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
-        return None;
-    }
+    let rule = match acting(world, binding, packet, protection, now_ns) {
+        Ok(rule) => rule,
+        Err(true) => return None,
+        Err(false) => return Some(Verdict::Pass),
+    };
     let number = world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1);
     let phase = &rule.phases[number];
+    let rejects = phase.flags & PHASE_REJECT != 0;
+    match stage {
+        Stage::Early if rejects => return Some(Verdict::Reject),
+        Stage::Rest if !rejects => return Some(Verdict::Pass),
+        _ => {}
+    }
     let verdict = if decide::draws(phase) {
         let of_target =
             (phase.every != 0 || phase.flags & PHASE_BURSTS != 0) && phase.flags & PHASE_PER_FLOW == 0;
-        let Some(track) = world.track(binding, packet, of_target) else {
+        let Some(track) = world.track(binding, packet, Sequence::Loss, of_target) else {
             world.count_global(Global::Orphaned);
             return Some(Verdict::Pass);
         };
         draw(world, phase, number, binding.key, packet, &track)
     } else {
-        decide::decide(phase, binding.key, &draw_of(packet, Position::default()), false).0
+        decide::decide(phase, binding.key, &draw_of(packet, Position::default(), 0), false).0
     };
     if !world.count(binding, packet, verdict, now_ns) {
         // What is not counted must not happen.
@@ -182,8 +273,9 @@ pub fn bind<'r, W: World<'r>>(
 }
 
 #[inline(always)]
-const fn draw_of(packet: &Packet, position: Position) -> Draw {
-    Draw { direction: packet.direction, protocol: packet.protocol, target_port: packet.target_port, position }
+pub(crate) const fn draw_of(packet: &Packet, position: Position, copy: u8) -> Draw {
+    let Packet { direction, protocol, target_port, .. } = *packet;
+    Draw { direction, protocol, target_port, position, copy }
 }
 
 /// Decides by the channel's word, and leaves the packet's trace in it. Only bursts need more than the index, which an
@@ -202,7 +294,7 @@ fn draw<'r, W: World<'r>>(
     loop {
         attempt += 1;
         let word = if has_bursts { track.channel.load() } else { track.channel.add(channel::STEP) };
-        let draw = draw_of(packet, Position { ordinal: track.ordinal, index: channel::index(word) });
+        let draw = draw_of(packet, Position { ordinal: track.ordinal, index: channel::index(word) }, 0);
         let in_burst = has_bursts && channel::in_burst(word, number);
         let (verdict, is_burst) = decide::decide(phase, key, &draw, in_burst);
         if !has_bursts || track.channel.replace(word, channel::after(word, number, is_burst)) {

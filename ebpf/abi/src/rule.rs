@@ -26,9 +26,21 @@ pub const PHASE_PARTITION: u32 = 1;
 pub const PHASE_BURSTS: u32 = 2;
 /// [`Phase::flags`]: bursts, and every n-th packet, are those of a flow; else those of the target.
 pub const PHASE_PER_FLOW: u32 = 4;
+/// [`Phase::flags`]: a partition tells the sender: a reset for TCP, else an ICMP error.
+pub const PHASE_REJECT: u32 = 8;
+/// [`Phase::flags`]: `jitter_ns` is that of a uniform distribution; without this or the next, of a normal one.
+pub const PHASE_UNIFORM: u32 = 16;
+/// [`Phase::flags`]: `jitter_ns` is that of a Pareto distribution.
+pub const PHASE_PARETO: u32 = 32;
+/// [`Phase::flags`]: delays are correlated with those of the flow; else with those of the target.
+pub const PHASE_DELAY_PER_FLOW: u32 = 64;
 
 /// [`Config::flags`]: `CIDRS` is not empty.
 pub const CONFIG_HAS_CIDRS: u32 = 1;
+/// [`Config::flags`]: a rule [has later faults](Phase::has_later) in some phase.
+pub const CONFIG_HAS_LATER: u32 = 2;
+/// [`Config::flags`]: a rule [rewrites](Phase::rewrites) in some phase.
+pub const CONFIG_HAS_REWRITES: u32 = 4;
 
 /// Value in `PROTECTED`: this node's own conversation (API server, DNS); nothing lifts it.
 pub const PROTECTED_NODE: u32 = 1;
@@ -37,6 +49,10 @@ pub const PROTECTED_PROBE: u32 = 2;
 
 /// A probability of 100 %.
 pub const ALWAYS: u64 = 1 << 32;
+/// A correlation of 100 %.
+pub const WHOLE: u32 = 1 << 16;
+/// The longest delay that one packet gets, all faults together: one minute.
+pub const MAX_DELAY_NS: u64 = 60_000_000_000;
 
 /// A profile on a target.
 #[repr(C)]
@@ -108,6 +124,29 @@ pub struct Phase {
     pub every: u32,
     /// `PHASE_*`.
     pub flags: u32,
+    /// Probability that a bit is flipped.
+    pub corrupt: u64,
+    /// Probability that a second one goes out.
+    pub duplicate: u64,
+    /// Probability that the packet is `reorder_ns` later than the rest.
+    pub reorder: u64,
+    /// Nanoseconds; 0: none.
+    pub reorder_ns: u64,
+    /// Mean delay in nanoseconds.
+    pub delay_ns: u64,
+    /// Half the width of a uniform distribution, the standard deviation of any other, in nanoseconds; 0: all delays are
+    /// `delay_ns`.
+    pub jitter_ns: u64,
+    /// How much a delay is like the one before it, in 2⁻¹⁶: the coefficient of a first-order autoregressive process.
+    pub correlation: u32,
+    /// What is new in it, in 2⁻¹⁶: √(1 − correlation²).
+    pub innovation: u32,
+    /// Bits a second that leave; 0: as many as come.
+    pub rate: u64,
+    /// The bucket's depth, in nanoseconds at that rate.
+    pub burst_ns: u64,
+    /// Who would wait longer is dropped, in nanoseconds.
+    pub queue_ns: u64,
 }
 
 /// What a profile does. Once an entry refers to it, it never changes: the agent writes a new slot, then the
@@ -158,6 +197,35 @@ impl Default for Rule {
 }
 
 impl Phase {
+    /// Whether a packet that is not lost meets any more faults: corrupt, duplicate, delay, reorder, rate.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_later(&self) -> bool {
+        self.corrupt | self.duplicate | self.delay_ns | self.jitter_ns | self.rate != 0 || self.reorders()
+    }
+
+    /// Whether some packets are later than the rest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reorders(&self) -> bool {
+        self.reorder != 0 && self.reorder_ns != 0
+    }
+
+    /// Whether it needs the delay line.
+    #[inline(always)]
+    #[must_use]
+    pub const fn delays(&self) -> bool {
+        self.delay_ns | self.jitter_ns | self.rate != 0 || self.reorders()
+    }
+
+    /// Whether it needs packets one by one with whole checksums, also those that are no super-packets: a flipped bit must
+    /// show, and an answer in the packet's stead must have a right sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rewrites(&self) -> bool {
+        self.corrupt != 0 || self.flags & PHASE_REJECT != 0
+    }
+
     /// The share of packets that it asks to lose in the long run, 0 to 1.
     #[must_use]
     pub fn asked(&self) -> f64 {

@@ -14,6 +14,7 @@ fn draw(ordinal: u64, index: u64) -> Draw {
         protocol: 17,
         target_port: 5683,
         position: Position { ordinal, index },
+        copy: 0,
     }
 }
 
@@ -49,6 +50,7 @@ proptest! {
             Draw { target_port: 5684, ..one },
             draw(ordinal + 1, index),
             draw(ordinal, index + 1),
+            Draw { copy: 1, ..one },
         ];
         for other in others {
             prop_assert_ne!(one.bits(key, Kind::Loss), other.bits(key, Kind::Loss));

@@ -4,6 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use fault_abi::counter::{Counter, Flow, TargetState};
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
+use fault_abi::line::{Held, Line};
 use fault_abi::rule::{Binding, Config, Entry, Phase, PortRange, Rule};
 use fault_abi::ticket::Ticket;
 
@@ -37,11 +38,13 @@ fn entries_and_rules_have_their_layout_and_no_padding() {
         flags: u16 = 28, count: u16 = 30, bindings: [Binding; 8] = 32, generation_again: u64 = 224,
     });
     layout!(PortRange, 4, { first: u16 = 0, last: u16 = 2 });
-    layout!(Phase, 48, {
+    layout!(Phase, 128, {
         until_ns: u64 = 0, loss: u64 = 8, loss_in_burst: u64 = 16, enter_burst: u64 = 24, leave_burst: u64 = 32,
-        every: u32 = 40, flags: u32 = 44,
+        every: u32 = 40, flags: u32 = 44, corrupt: u64 = 48, duplicate: u64 = 56, reorder: u64 = 64,
+        reorder_ns: u64 = 72, delay_ns: u64 = 80, jitter_ns: u64 = 88, correlation: u32 = 96, innovation: u32 = 100,
+        rate: u64 = 104, burst_ns: u64 = 112, queue_ns: u64 = 120,
     });
-    layout!(Rule, 3176, {
+    layout!(Rule, 8296, {
         generation: u64 = 0, deadline_ns: u64 = 8, length_ns: u64 = 16, flags: u32 = 24, peer_set: u32 = 28,
         protocol: u8 = 32, port_ranges: u8 = 33, phase_count: u8 = 34, zero: [u8; 5] = 35,
         ports: [PortRange; 16] = 40, phases: [Phase; 64] = 104,
@@ -51,11 +54,26 @@ fn entries_and_rules_have_their_layout_and_no_padding() {
 
 #[test]
 fn counters_and_states_have_their_layout_and_no_padding() {
-    layout!(Counter, 272, {
-        last_seen_ns: u64 = 0, gso_frames: u64 = 8, packets: [u64; 16] = 16, bytes: [u64; 16] = 144,
+    layout!(Counter, 536, {
+        last_seen_ns: u64 = 0, gso_frames: u64 = 8, packets: [u64; 8] = 16, bytes: [u64; 8] = 80,
+        effects: [u64; 16] = 144, delays: [u64; 32] = 272, delay_ns: u64 = 528,
     });
-    layout!(TargetState, 40, { next_ordinal: u64 = 0, untracked: [u64; 2] = 8, all: [u64; 2] = 24 });
-    layout!(Flow, 24, { ordinal: u64 = 0, channel: [u64; 2] = 8 });
+    layout!(TargetState, 104, {
+        next_ordinal: u64 = 0, untracked: [u64; 2] = 8, all: [u64; 2] = 24, untracked_later: [u64; 2] = 40,
+        all_later: [u64; 2] = 56, departure: [u64; 2] = 72, line_packets: u64 = 88, line_bytes: u64 = 96,
+    });
+    layout!(Flow, 40, { ordinal: u64 = 0, channel: [u64; 2] = 8, later: [u64; 2] = 24 });
+    layout!(Line, 48, {
+        magic: u64 = 0, entry: u32 = 8, splitter: u32 = 12, packets: u64 = 16, bytes: u64 = 24,
+        target_packets: u64 = 32, target_bytes: u64 = 40,
+    });
+    layout!(Held, 16, { packets: u64 = 0, bytes: u64 = 8 });
+}
+
+/// 80 MiB for 1,000 targets on 64 CPUs, both directions.
+#[test]
+fn counters_of_a_thousand_targets_fit_into_80_mib_on_64_cpus() {
+    assert!(size_of::<Counter>() * 2 * 1_000 * 64 <= 80 << 20);
 }
 
 #[test]

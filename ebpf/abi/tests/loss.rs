@@ -21,8 +21,13 @@ fn fates(phase: &Phase, key: [u64; 2]) -> Vec<(bool, bool)> {
     let fate = |_| {
         let before = in_burst(word, 0);
         let position = Position { ordinal: 0, index: index(word) };
-        let draw =
-            Draw { direction: Direction::ToDevice, protocol: PROTOCOL_UDP, target_port: 5683, position };
+        let draw = Draw {
+            direction: Direction::ToDevice,
+            protocol: PROTOCOL_UDP,
+            target_port: 5683,
+            position,
+            copy: 0,
+        };
         let (verdict, burst) = decide(phase, key, &draw, before);
         word = after(word, 0, burst);
         (verdict == Verdict::Loss, before)

@@ -9,7 +9,9 @@ use fault_abi::counter::Global;
 use fault_abi::decide::{Packet, applies};
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::packet;
-use fault_abi::pass::{Channel, Track, World, bind, is_entry_of, is_link_upkeep, protection, run};
+use fault_abi::pass::{
+    Channel, Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run,
+};
 use fault_abi::rule::{
     ALWAYS, Binding, Entry, PHASE_PARTITION, PROTECTED_NODE, PROTECTED_PROBE, Phase, PortRange,
     RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
@@ -23,7 +25,10 @@ struct Model<'r> {
     rules: &'r [Rule],
     peers: BTreeSet<(u32, Address)>,
     channel: Rc<Cell<u64>>,
+    departure: Rc<Cell<u64>>,
+    is_stalled: bool,
     counts: BTreeMap<(u32, Verdict), u64>,
+    effects: BTreeMap<u32, u32>,
     globals: Vec<Global>,
 }
 
@@ -55,12 +60,28 @@ impl<'r> World<'r> for Model<'r> {
         self.peers.contains(&(set, *peer))
     }
 
-    fn track(&mut self, _: &Binding, _: &Packet, _: bool) -> Option<Track<Word>> {
+    fn track(&mut self, _: &Binding, _: &Packet, _: Sequence, _: bool) -> Option<Track<Word>> {
         Some(Track { ordinal: 0, channel: Word(Rc::clone(&self.channel)) })
     }
 
     fn count(&mut self, binding: &Binding, _: &Packet, verdict: Verdict, _: u64) -> bool {
         *self.counts.entry((binding.state, verdict)).or_default() += 1;
+        true
+    }
+
+    fn effects(&mut self, binding: &Binding, _: &Packet, effects: u32, _: u64) {
+        *self.effects.entry(binding.state).or_default() |= effects;
+    }
+
+    fn departure(&mut self, _: &Binding, _: Direction) -> Option<Word> {
+        Some(Word(Rc::clone(&self.departure)))
+    }
+
+    fn is_line_alive(&self, _: u64) -> bool {
+        !self.is_stalled
+    }
+
+    fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }
 
@@ -92,7 +113,14 @@ fn rule() -> Rule {
 fn through(model: &mut Model<'_>, count: u16, packet: &Packet, protection: u32, now_ns: u64) -> Verdict {
     run(model, count, |model, i| {
         let slot = u32::try_from(i).unwrap_or(u32::MAX);
-        bind(model, &Binding { rule: slot, state: slot, key: [3, 4] }, packet, protection, now_ns)
+        bind(
+            model,
+            &Binding { rule: slot, state: slot, key: [3, 4] },
+            packet,
+            protection,
+            Stage::Whole,
+            now_ns,
+        )
     })
 }
 
@@ -169,6 +197,7 @@ fn any_phase() -> impl Strategy<Value = Phase> {
             leave_burst,
             every,
             flags,
+            ..Phase::default()
         },
     )
 }

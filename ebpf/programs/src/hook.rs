@@ -5,29 +5,60 @@ use aya_ebpf::maps::lpm_trie::Key;
 use fault_abi::counter::Global;
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, Direction, FULL_PREFIX, NetworkKey, PortKey, SPACE_BITS};
+use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
 use fault_abi::packet::{self, Link};
-use fault_abi::pass::{self, Bindings, World};
-use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS};
+use fault_abi::pass::{self, Bindings, Stage, World};
+use fault_abi::rule::{
+    Binding, CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, Config, ENTRY_HAS_PORTS, Entry,
+    MAX_BINDINGS,
+};
 use fault_abi::verdict::Verdict;
 
 use crate::frame::{Forgetful, Linear, within};
 use crate::maps::{
-    CIDRS, CONFIG, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS, SCRATCH, TARGETS,
+    CAN_SPLIT, CIDRS, CONFIG, LATER_FRAGMENT, MALFORMED, NODE_ADDRESSES, PORT_TARGETS, PROTECTED,
+    PROTECTED_CIDRS, SCRATCH, Scratch, TARGETS,
 };
 use crate::world::Maps;
 
 /// How often an entry that was changed while it was read is looked up again.
 const ATTEMPTS: usize = 2;
 
+/// What becomes of a packet at a hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on as it is.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// It is dropped, and its sender is told.
+    Reject,
+    /// It passes the splitter before anything is decided.
+    Split,
+    /// What the plan in `SCRATCH` says.
+    Plan,
+}
+
+/// How a packet came to a hook, beside its bytes.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// What is decided here.
+    pub stage: Stage,
+    /// Whether there is a splitter that it has not passed yet.
+    pub can_split: bool,
+}
+
 /// The fate of a packet. `measure` says its length on the wire and whether it is a super-packet; it is
 /// called for packets of targets only.
 #[inline(always)]
-pub fn decide(frame: &Linear, direction: Direction, measure: impl FnOnce() -> (u64, bool)) -> Verdict {
+pub fn decide(frame: &Linear, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> Outcome {
     let link = packet::link(frame);
-    let Some(target) = packet::target(frame, link, direction) else { return Verdict::Pass };
-    let Some(config) = CONFIG.get(0) else { return Verdict::Pass };
-    let Some(entry) = find(&target, config) else { return Verdict::Pass };
-    held(frame, link, direction, target, entry, config, measure)
+    let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
+    let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
+    let Some(entry) = find(&target, config) else { return Outcome::Pass };
+    held(frame, link, arrival, target, entry, config, measure)
 }
 
 /// A packet of a target.
@@ -35,75 +66,282 @@ pub fn decide(frame: &Linear, direction: Direction, measure: impl FnOnce() -> (u
 fn held(
     frame: &Linear,
     link: Link,
-    direction: Direction,
+    arrival: Arrival,
     target: Address,
     entry: *const Entry,
     config: &Config,
     measure: impl FnOnce() -> (u64, bool),
-) -> Verdict {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Verdict::Pass };
+) -> Outcome {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
     let transport = packet::transport(&Forgetful::new(frame, scratch), link);
+    let direction = arrival.direction;
     let peer = packet::peer(frame, link, direction).unwrap_or_default();
     let (target_port, peer_port) = transport.ports(direction);
     let (bytes, gso) = measure();
-    let packet = Packet {
-        direction,
-        target,
-        peer,
-        protocol: transport.protocol,
-        has_ports: transport.has_ports,
-        target_port,
-        peer_port,
-        bytes,
-        gso,
+    let network = match link {
+        Link::Ipv4(offset) | Link::Ipv6(offset) => offset as u32,
+        Link::Other => 0,
     };
-    // SAFETY: this CPU's own memory; volatile, so that it is really written and read again.
-    unsafe { (&raw mut (*scratch).packet).write_volatile(packet) };
-    // SAFETY: as above, and nobody else writes to it from here on.
-    let (packet, bindings) = unsafe { (&(*scratch).packet, &mut (*scratch).bindings) };
-    if transport.malformed {
+    let later = if transport.is_later_fragment { LATER_FRAGMENT } else { 0 };
+    let can_split = if arrival.can_split { CAN_SPLIT } else { 0 };
+    let malformed = if transport.malformed { MALFORMED } else { 0 };
+    // SAFETY: this CPU's own memory; volatile, so that it is really written, and below really read again: the verifier
+    // would else walk all that follows once for each way on which the values came about.
+    unsafe {
+        // Field by field: as a whole it would take the stack's room first.
+        let packet = &raw mut (*scratch).packet;
+        (&raw mut (*packet).direction).write_volatile(direction);
+        let mut i = 0;
+        while i < 4 {
+            (&raw mut (*packet).target.words[i]).write_volatile(target.words[i]);
+            (&raw mut (*packet).peer.words[i]).write_volatile(peer.words[i]);
+            i += 1;
+        }
+        (&raw mut (*packet).protocol).write_volatile(transport.protocol);
+        (&raw mut (*packet).has_ports).write_volatile(transport.has_ports);
+        (&raw mut (*packet).target_port).write_volatile(target_port);
+        (&raw mut (*packet).peer_port).write_volatile(peer_port);
+        (&raw mut (*packet).bytes).write_volatile(bytes);
+        (&raw mut (*packet).gso).write_volatile(gso);
+        (&raw mut (*scratch).network).write_volatile(network);
+        (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
+        (&raw mut (*scratch).notes)
+            .write_volatile(transport.icmp_type as u32 | later | can_split | malformed);
+    }
+    met(scratch, arrival.stage, entry, config)
+}
+
+/// A packet of a target, as it is in `SCRATCH`.
+#[inline(always)]
+fn met(scratch: *mut Scratch, stage: Stage, entry: *const Entry, config: &Config) -> Outcome {
+    // SAFETY: this CPU's own memory, and nobody else writes to it from here on.
+    let (packet, bindings, notes) = unsafe {
+        let notes = (&raw const (*scratch).notes).read_volatile();
+        (&(*scratch).packet, &mut (*scratch).bindings, notes)
+    };
+    if notes & MALFORMED != 0 {
         Maps.count_global(Global::Malformed);
     }
-    if gso {
-        Maps.count_global(Global::GsoFrames);
-    }
-    if pass::is_link_upkeep(packet, transport.icmp_type) {
+    if pass::is_link_upkeep(packet, notes as u8) {
         Maps.count_global(Global::Protected);
-        return Verdict::Pass;
+        return Outcome::Pass;
     }
     let protection = protection(packet, config);
     if pass::is_untouchable(protection) {
         Maps.count_global(Global::Protected);
-        return Verdict::Pass;
+        return Outcome::Pass;
+    }
+    // SAFETY: as above; the helper has no arguments.
+    unsafe {
+        (*scratch).protection = protection;
+        (*scratch).now_ns = bpf_ktime_get_boot_ns();
     }
     if !read(packet, entry, config, bindings) {
-        return Verdict::Pass;
+        return Outcome::Pass;
     }
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    pass::run(&mut Maps, bindings.count, |_, i| match bind(i as u32, protection, now_ns) {
+    // SAFETY: as above.
+    let count = unsafe { (&raw const (*scratch).bindings.count).read_volatile() };
+    judge(u32::from(count), stage, config)
+}
+
+/// What becomes of the packet in `SCRATCH` by its first `count` bindings.
+#[inline(always)]
+fn judge(count: u32, stage: Stage, config: &Config) -> Outcome {
+    let is_early = stage as u32 == Stage::Early as u32;
+    if !is_early {
+        match split(count, config.flags & CONFIG_HAS_REWRITES) {
+            0 => {}
+            _ => return Outcome::Split,
+        }
+    }
+    let verdict = pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage as u32) {
         SPARED => None,
         number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
-    })
+    });
+    match verdict {
+        Verdict::Pass if is_early || config.flags & CONFIG_HAS_LATER == 0 => Outcome::Pass,
+        Verdict::Pass => later(count),
+        Verdict::Reject if is_early => Outcome::Pass,
+        Verdict::Reject => Outcome::Reject,
+        Verdict::Loss | Verdict::Partition => Outcome::Drop,
+    }
 }
 
 /// What [`bind`] returns for a conversation that the rule leaves alone; else a verdict's number.
 const SPARED: u32 = u32::MAX;
 
-/// Takes the packet in `SCRATCH` through one binding.
+/// What all global functions here need: the packet's working memory, and its binding of this number.
 ///
-/// A global function: its arguments are numbers and it has its own entry in BTF, so the verifier walks it once, and not
-/// again for each binding and each way on which a packet comes to it.
+/// Global functions: their arguments are numbers and they have their own entries in BTF, so the verifier walks each once, and
+/// not again for each binding and each way on which a packet comes to it.
+#[inline(always)]
+fn at_hand(index: u32) -> Option<(&'static mut Scratch, Binding)> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
+    let scratch = unsafe { &mut *scratch };
+    let i = within::<{ MAX_BINDINGS as u64 - 1 }>(u64::from(index));
+    // SAFETY: below MAX_BINDINGS, the length.
+    let binding = unsafe { *scratch.bindings.bindings.get_unchecked(i) };
+    Some((scratch, binding))
+}
+
+/// Takes the packet in `SCRATCH` through partition and loss of one binding.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn bind(index: u32, protection: u32, now_ns: u64) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Verdict::Pass as u32 };
+pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
+    let Some((scratch, binding)) = at_hand(index) else { return Verdict::Pass as u32 };
+    let (packet, protection, now_ns) = (&scratch.packet, scratch.protection, scratch.now_ns);
+    pass::bind(&mut Maps, &binding, packet, protection, Stage::of(stage), now_ns)
+        .map_or(SPARED, |verdict| verdict as u32)
+}
+
+/// Whether the packet in `SCRATCH` goes to the splitter before its first `count` bindings decide: one of them wants it, and it
+/// has not been there.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn split(count: u32, has_rewrites: u32) -> u32 {
+    let Some((scratch, _)) = at_hand(0) else { return 0 };
+    let is_gso = scratch.packet.gso;
+    if !is_gso && has_rewrites == 0 {
+        return 0;
+    }
+    let mut i = 0;
+    while i < MAX_BINDINGS as u32 {
+        if i >= count {
+            return 0;
+        }
+        if one_wants_splitter(i) != 0 {
+            if scratch.notes & CAN_SPLIT != 0 {
+                return 1;
+            }
+            Maps.count_global(if is_gso { Global::GsoFrames } else { Global::Unsplit });
+            return 0;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// Whether one binding wants it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn one_wants_splitter(index: u32) -> u32 {
+    let Some((scratch, binding)) = at_hand(index) else { return 0 };
+    pass::wants_splitter(&Maps, &binding, &scratch.packet, scratch.protection, scratch.now_ns) as u32
+}
+
+/// The later faults of all bindings.
+#[inline(always)]
+fn later(count: u32) -> Outcome {
+    reset();
+    let mut i = 0;
+    while i < MAX_BINDINGS as u32 {
+        if i >= count {
+            break;
+        }
+        if meet(i) != 0 {
+            shape_all(i);
+        }
+        i += 1;
+    }
+    match settle() {
+        AS_IT_IS => Outcome::Pass,
+        ALL_DROPPED => Outcome::Drop,
+        _ => Outcome::Plan,
+    }
+}
+
+/// Makes the plan one that does nothing.
+#[inline(always)]
+fn reset() {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own memory. Word by word and volatile: as one it would be a call of `memset`.
+    unsafe {
+        let words = (&raw mut (*scratch).plan).cast::<u64>();
+        let mut i = 1;
+        while i < size_of::<Plan>() / 8 {
+            words.add(i).write_volatile(0);
+            i += 1;
+        }
+        words.write_volatile(1);
+    }
+}
+
+/// Whether the packet in `SCRATCH` meets later faults of this binding; writes where it stands.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn meet(index: u32) -> u32 {
+    let Some((scratch, binding)) = at_hand(index) else { return 0 };
+    let (protection, now_ns) = (scratch.protection, scratch.now_ns);
+    match later::meet(&mut Maps, &binding, &scratch.packet, protection, now_ns) {
+        Some(met) => {
+            scratch.met = met;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// Takes all copies that there are, and those that it makes, through the later faults of this binding.
+#[inline(always)]
+fn shape_all(index: u32) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own memory.
+    let before = unsafe { (&raw const (*scratch).plan.count).read_volatile() };
+    let mut number = 0;
+    while number < MAX_COPIES as u32 {
+        // SAFETY: as above; the function below adds to it.
+        if number >= unsafe { (&raw const (*scratch).plan.count).read_volatile() } {
+            break;
+        }
+        shape(index, number, u32::from(number >= before));
+        number += 1;
+    }
+}
+
+/// Takes one copy through the later faults of one binding.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn shape(index: u32, number: u32, is_new: u32) -> u32 {
+    let Some((scratch, binding)) = at_hand(index) else { return 0 };
+    let Scratch { packet, plan, met, now_ns, .. } = scratch;
+    let moment = Moment { packet, now_ns: *now_ns };
+    later::shape(&mut Maps, &binding, met, moment, plan, number as usize, is_new != 0);
+    0
+}
+
+/// What [`settle`] returns.
+const AS_IT_IS: u32 = 0;
+/// What [`settle`] returns.
+const ALL_DROPPED: u32 = 1;
+/// What [`settle`] returns.
+const TO_BE_CARRIED_OUT: u32 = 2;
+
+/// Counts into the line what is to be held, and says what is left to do.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn settle() -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return AS_IT_IS };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let (packet, bindings) = unsafe { (&(*scratch).packet, &(*scratch).bindings) };
-    // SAFETY: below MAX_BINDINGS, the length.
-    let binding =
-        unsafe { bindings.bindings.get_unchecked(within::<{ MAX_BINDINGS as u64 - 1 }>(u64::from(index))) };
-    pass::bind(&mut Maps, binding, packet, protection, now_ns).map_or(SPARED, |verdict| verdict as u32)
+    let Scratch { packet, plan, .. } = unsafe { &mut *scratch };
+    let (mut number, mut left, mut touched) = (0, 0, 0);
+    while number < MAX_COPIES {
+        if number as u32 >= plan.count {
+            break;
+        }
+        let copy = &mut plan.copies[number];
+        if copy.flags & COPY_DROPPED == 0 && copy.delay_ns != 0 && !later::admit(&mut Maps, copy, packet) {
+            copy.flags |= COPY_DROPPED;
+        }
+        left |= u32::from(copy.flags & COPY_DROPPED == 0);
+        touched |= copy.flags | u32::from(copy.delay_ns != 0);
+        number += 1;
+    }
+    match (left, touched, plan.count) {
+        (0, _, _) => ALL_DROPPED,
+        (_, 0, 1) => AS_IT_IS,
+        _ => TO_BE_CARRIED_OUT,
+    }
 }
 
 /// The entry of an address, or of the CIDR around it.

@@ -13,8 +13,11 @@
 // For the one instruction in `world::add`.
 #![feature(asm_experimental_arch)]
 
+pub mod act;
+pub mod errand;
 pub mod frame;
 pub mod hook;
+pub mod line;
 pub mod maps;
 pub mod tc;
 pub mod world;

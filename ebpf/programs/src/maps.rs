@@ -6,6 +6,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, Progra
 use fault_abi::counter::{Counter, Flow, GLOBALS, TargetState};
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
+use fault_abi::later::{Met, Plan};
+use fault_abi::line::{Held, Line};
 use fault_abi::pass::Bindings;
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -55,12 +57,24 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_3")]
+#[map(name = "CONFIG_4")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
 #[map]
 pub static GLOBAL: PerCpuArray<u64> = PerCpuArray::with_max_entries(GLOBALS, 0);
+
+/// The delay line and the splitter.
+#[map]
+pub static LINE: Array<Line> = Array::with_max_entries(1, 0);
+
+/// What is in the delay line.
+#[map]
+pub static HELD: Array<Held> = Array::with_max_entries(1, 0);
+
+/// The engine's last sign of life.
+#[map]
+pub static ENGINE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What the TC dispatchers call.
 #[map]
@@ -80,6 +94,20 @@ pub struct Scratch {
     pub packet: Packet,
     /// Its target's bindings.
     pub bindings: Bindings,
+    /// What becomes of it.
+    pub plan: Plan,
+    /// Where it stands among those that met the later faults of the binding at hand.
+    pub met: Met,
+    /// When it came: CLOCK_BOOTTIME in nanoseconds.
+    pub now_ns: u64,
+    /// Which of its conversations are protected: `PROTECTED_*`.
+    pub protection: u32,
+    /// Where its IP header begins.
+    pub network: u32,
+    /// Where that begins which stands behind IP.
+    pub payload: u32,
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`CAN_SPLIT`], [`MALFORMED`].
+    pub notes: u32,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
     pub forgotten: u64,
     /// The key of its flow; what is always zero in it is never written.
@@ -87,6 +115,13 @@ pub struct Scratch {
     /// The flow that begins with it. Its channels are never written, and so are zero.
     pub flow: Flow,
 }
+
+/// [`Scratch::notes`]: the packet is a fragment but not the first one.
+pub const LATER_FRAGMENT: u32 = 1 << 8;
+/// [`Scratch::notes`]: there is a splitter that it has not passed yet.
+pub const CAN_SPLIT: u32 = 1 << 9;
+/// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
+pub const MALFORMED: u32 = 1 << 10;
 
 /// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.
 #[map]

@@ -1,19 +1,25 @@
-//! TC: dispatchers, and the programs for ingress and egress. The return codes are decided here.
+//! TC: dispatchers, and the programs that decide on ingress and egress. The return codes are decided here.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use fault_abi::key::{Direction, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-use fault_abi::names::{SLOT_TC_EGRESS, SLOT_TC_INGRESS};
+use fault_abi::names::{
+    SLOT_TC_ACT_EGRESS, SLOT_TC_ACT_INGRESS, SLOT_TC_EGRESS, SLOT_TC_INGRESS, SLOT_TC_REJECT_EGRESS,
+    SLOT_TC_REJECT_INGRESS, SLOT_TC_REST,
+};
 use fault_abi::packet::{self, Frame as _, Link};
+use fault_abi::pass::Stage;
 
+use crate::errand::{self, Errand};
 use crate::frame::{Forgetful, Linear};
-use crate::hook;
-use crate::maps::{PROGRAMS_TC, SCRATCH};
+use crate::hook::{self, Arrival, Outcome};
+use crate::line;
+use crate::maps::{LINE, PROGRAMS_TC, SCRATCH};
 
 /// Go on with the next program: `TCX_NEXT` and `TC_ACT_UNSPEC`. Never `TC_ACT_OK`, which ends the chain and so
 /// hides the packet from the programs behind ours.
-const NEXT: i32 = TC_ACT_UNSPEC;
+pub const NEXT: i32 = TC_ACT_UNSPEC;
 
 /// An interface that cannot exist: a redirect to it drops the packet without telling the sender.
 /// `TC_ACT_SHOT` on egress is told to a local sender, which then retries at once; `TC_ACT_STOLEN` lets the
@@ -30,33 +36,55 @@ const IPV6: usize = 40;
 /// The dispatcher on ingress.
 #[inline(always)]
 pub fn ingress_dispatch(ctx: &TcContext) -> i32 {
-    // SAFETY: nothing here needs to be dropped.
-    unsafe { PROGRAMS_TC.tail_call(ctx, SLOT_TC_INGRESS) };
-    NEXT
+    call(ctx, SLOT_TC_INGRESS, NEXT)
+}
+
+/// The dispatcher on ingress of an interface whose XDP decides about loss.
+#[inline(always)]
+pub fn rest_dispatch(ctx: &TcContext) -> i32 {
+    call(ctx, SLOT_TC_REST, NEXT)
 }
 
 /// The dispatcher on egress.
 #[inline(always)]
 pub fn egress_dispatch(ctx: &TcContext) -> i32 {
-    // SAFETY: nothing here needs to be dropped.
-    unsafe { PROGRAMS_TC.tail_call(ctx, SLOT_TC_EGRESS) };
-    NEXT
+    call(ctx, SLOT_TC_EGRESS, NEXT)
 }
 
 /// What comes from a device.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
-    if drops(ctx, Direction::FromDevice) { TC_ACT_SHOT } else { NEXT }
+    decide(ctx, Direction::FromDevice, Stage::Whole)
+}
+
+/// What comes from a device, where XDP has decided about loss.
+#[inline(always)]
+pub fn rest(ctx: &TcContext) -> i32 {
+    decide(ctx, Direction::FromDevice, Stage::Rest)
 }
 
 /// What goes to a device.
 #[inline(always)]
 pub fn egress(ctx: &TcContext) -> i32 {
-    if drops(ctx, Direction::ToDevice) {
+    decide(ctx, Direction::ToDevice, Stage::Whole)
+}
+
+/// Goes on in another program; `otherwise` where there is none, as the agent has died.
+#[inline(always)]
+fn call(ctx: &TcContext, slot: u32, otherwise: i32) -> i32 {
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { PROGRAMS_TC.tail_call(ctx, slot) };
+    otherwise
+}
+
+/// Drops a packet without a word.
+#[inline(always)]
+pub fn drop(direction: Direction) -> i32 {
+    match direction {
+        Direction::FromDevice => TC_ACT_SHOT,
         // SAFETY: a helper with plain numbers. It returns TC_ACT_REDIRECT.
-        return unsafe { bpf_redirect(NOWHERE, 0) } as i32;
+        Direction::ToDevice => unsafe { bpf_redirect(NOWHERE, 0) as i32 },
     }
-    NEXT
 }
 
 /// How many bytes must be in the linear part to find the ports. A TCP sender's packets have its headers there with
@@ -77,12 +105,18 @@ fn before_payload(frame: &Linear) -> usize {
 }
 
 #[inline(always)]
-fn drops(ctx: &TcContext, direction: Direction) -> bool {
+fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
+    let errand = errand::take(ctx);
+    match errand {
+        Errand::Done => return NEXT,
+        Errand::Hold => return line::enter_copy(ctx, direction),
+        Errand::None | Errand::Split => {}
+    }
     let length = ctx.len();
     if ctx.data() + length as usize > ctx.data_end() {
         // SAFETY: dropped before anything moves the packet.
         let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
         // Forgotten how it came about: the verifier would else walk all that follows once for each way.
         let needed = Forgetful::new(&frame, scratch).forget(before_payload(&frame));
         if ctx.data() + needed > ctx.data_end() {
@@ -96,5 +130,17 @@ fn drops(ctx: &TcContext, direction: Direction) -> bool {
         let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
         (u64::from(length), gso)
     };
-    hook::decide(&frame, direction, measure).drops()
+    let can_split = errand == Errand::None && LINE.get(0).is_some_and(|line| line.splitter != 0);
+    let outcome = hook::decide(&frame, Arrival { direction, stage, can_split }, measure);
+    let (act, reject) = match direction {
+        Direction::FromDevice => (SLOT_TC_ACT_INGRESS, SLOT_TC_REJECT_INGRESS),
+        Direction::ToDevice => (SLOT_TC_ACT_EGRESS, SLOT_TC_REJECT_EGRESS),
+    };
+    match outcome {
+        Outcome::Pass => NEXT,
+        Outcome::Drop => drop(direction),
+        Outcome::Split => line::split(ctx, direction),
+        Outcome::Plan => call(ctx, act, drop(direction)),
+        Outcome::Reject => call(ctx, reject, drop(direction)),
+    }
 }

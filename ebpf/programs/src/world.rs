@@ -2,16 +2,17 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
-use fault_abi::counter::{Flow, Global, TargetState};
+use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket};
 use fault_abi::decide::Packet;
 use fault_abi::draw::{OF_TARGET, UNTRACKED};
-use fault_abi::key::{Address, CounterKey, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
-use fault_abi::pass::{Channel, Track, World};
+use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
+use fault_abi::line::is_alive;
+use fault_abi::pass::{Channel, Sequence, Track, World};
 use fault_abi::rule::{Binding, MAX_PHASES, Rule};
-use fault_abi::verdict::{VERDICTS, Verdict};
+use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
-use crate::maps::{COUNTERS, FLOWS, GLOBAL, PEERS, RULES, SCRATCH, STATE};
+use crate::maps::{COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, STATE};
 
 /// The kernel's maps.
 pub struct Maps;
@@ -31,12 +32,24 @@ impl World<'static> for Maps {
     }
 
     #[inline(always)]
-    fn track(&mut self, binding: &Binding, packet: &Packet, of_target: bool) -> Option<Track<Word>> {
+    fn track(
+        &mut self,
+        binding: &Binding,
+        packet: &Packet,
+        sequence: Sequence,
+        of_target: bool,
+    ) -> Option<Track<Word>> {
         let way = within::<1>(packet.direction as u64);
         if of_target {
             let state = STATE.get_ptr_mut(binding.state)?;
             // SAFETY: a field of a live map value; see `Word`.
-            let channel = Word(unsafe { (&raw mut (*state).all).cast::<u64>().add(way) });
+            let channel = Word(unsafe {
+                let words = match sequence {
+                    Sequence::Loss => &raw mut (*state).all,
+                    Sequence::Later => &raw mut (*state).all_later,
+                };
+                words.cast::<u64>().add(way)
+            });
             return Some(Track { ordinal: OF_TARGET, channel });
         }
         let scratch = SCRATCH.get_ptr_mut(0)?;
@@ -53,17 +66,23 @@ impl World<'static> for Maps {
             (*key).protocol = packet.protocol;
             (&*key, &mut (*scratch).flow)
         };
-        if let Some(track) = of_flow(key, way) {
+        if let Some(track) = of_flow(key, sequence, way) {
             return Some(track);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
         begin_flow(key, flow, state);
-        if let Some(track) = of_flow(key, way) {
+        if let Some(track) = of_flow(key, sequence, way) {
             return Some(track);
         }
         self.count_global(Global::Untracked);
         // SAFETY: as above.
-        let channel = Word(unsafe { (&raw mut (*state).untracked).cast::<u64>().add(way) });
+        let channel = Word(unsafe {
+            let words = match sequence {
+                Sequence::Loss => &raw mut (*state).untracked,
+                Sequence::Later => &raw mut (*state).untracked_later,
+            };
+            words.cast::<u64>().add(way)
+        });
         Some(Track { ordinal: UNTRACKED, channel })
     }
 
@@ -88,6 +107,63 @@ impl World<'static> for Maps {
     }
 
     #[inline(always)]
+    fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64) {
+        if effects == 0 {
+            return;
+        }
+        let key = CounterKey { state: binding.state, direction: packet.direction as u32 };
+        let Some(counter) = COUNTERS.get_ptr_mut(key) else { return };
+        // SAFETY: as in `count`.
+        let counter = unsafe { &mut *counter };
+        for effect in Effect::ALL {
+            if effects & effect.bit() != 0 {
+                counter.effects[effect as usize] += 1;
+            }
+        }
+        if delay_ns != 0 {
+            counter.delay_ns += delay_ns;
+            let i = within::<{ DELAY_BUCKETS as u64 - 1 }>(delay_bucket(delay_ns) as u64);
+            // SAFETY: `i` is below DELAY_BUCKETS, the length.
+            unsafe { *counter.delays.get_unchecked_mut(i) += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn departure(&mut self, binding: &Binding, direction: Direction) -> Option<Word> {
+        let state = STATE.get_ptr_mut(binding.state)?;
+        let way = within::<1>(direction as u64);
+        // SAFETY: a field of a live map value; see `Word`.
+        Some(Word(unsafe { (&raw mut (*state).departure).cast::<u64>().add(way) }))
+    }
+
+    #[inline(always)]
+    fn is_line_alive(&self, now_ns: u64) -> bool {
+        let Some(line) = LINE.get(0) else { return false };
+        let Some(sign) = ENGINE.get_ptr(0) else { return false };
+        // SAFETY: a word, read at once; the engine writes it.
+        line.entry != 0 && is_alive(unsafe { sign.read_volatile() }, now_ns)
+    }
+
+    #[inline(always)]
+    fn enter_line(&mut self, state: u32, bytes: u64) -> bool {
+        let Some(line) = LINE.get(0) else { return false };
+        let Some(held) = HELD.get_ptr_mut(0) else { return false };
+        let Some(target) = STATE.get_ptr_mut(state) else { return false };
+        // SAFETY: words of live map values, changed atomically.
+        let fits = unsafe {
+            let packets = add(&raw mut (*held).packets, 1) < line.packets;
+            let bytes_fit = add(&raw mut (*held).bytes, bytes) + bytes <= line.bytes;
+            let of_target = add(&raw mut (*target).line_packets, 1) < line.target_packets;
+            let of_target_bytes = add(&raw mut (*target).line_bytes, bytes) + bytes <= line.target_bytes;
+            packets & bytes_fit & of_target & of_target_bytes
+        };
+        if !fits {
+            leave_line(state, bytes);
+        }
+        fits
+    }
+
+    #[inline(always)]
     fn count_global(&mut self, what: Global) {
         if let Some(count) = GLOBAL.get_ptr_mut(what as u32) {
             // SAFETY: as in `count`.
@@ -105,6 +181,22 @@ impl World<'static> for Maps {
             at.read_volatile()
         };
         within::<{ MAX_PHASES as u64 - 1 }>(number)
+    }
+}
+
+/// Counts a packet out of the line. The target's state is gone when its profile is.
+#[inline(always)]
+pub fn leave_line(state: u32, bytes: u64) {
+    // SAFETY: words of live map values, changed atomically.
+    unsafe {
+        if let Some(held) = HELD.get_ptr_mut(0) {
+            add(&raw mut (*held).packets, u64::MAX);
+            add(&raw mut (*held).bytes, bytes.wrapping_neg());
+        }
+        if let Some(target) = STATE.get_ptr_mut(state) {
+            add(&raw mut (*target).line_packets, u64::MAX);
+            add(&raw mut (*target).line_bytes, bytes.wrapping_neg());
+        }
     }
 }
 
@@ -131,12 +223,16 @@ fn begin_flow(key: &FlowKey, flow: &mut Flow, state: *mut TargetState) {
 }
 
 #[inline(always)]
-fn of_flow(key: &FlowKey, way: usize) -> Option<Track<Word>> {
+fn of_flow(key: &FlowKey, sequence: Sequence, way: usize) -> Option<Track<Word>> {
     let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: a live map value; concurrent writers change channels atomically. An ordinal changes at most once,
     // when two flows begin at the same moment.
     unsafe {
-        let channel = Word((&raw mut (*flow).channel).cast::<u64>().add(way));
+        let words = match sequence {
+            Sequence::Loss => &raw mut (*flow).channel,
+            Sequence::Later => &raw mut (*flow).later,
+        };
+        let channel = Word(words.cast::<u64>().add(way));
         Some(Track { ordinal: (*flow).ordinal, channel })
     }
 }

@@ -6,9 +6,10 @@ use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use fault_abi::key::Direction;
 use fault_abi::names::SLOT_XDP_INGRESS;
+use fault_abi::pass::Stage;
 
 use crate::frame::Linear;
-use crate::hook;
+use crate::hook::{self, Arrival, Outcome};
 use crate::maps::PROGRAMS_XDP;
 
 /// The dispatcher.
@@ -19,12 +20,13 @@ pub fn dispatch(ctx: &XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// What comes from a device.
+/// What comes from a device: partition and loss. The rest is TC's, which has the means.
 #[inline(always)]
 pub fn ingress(ctx: &XdpContext) -> u32 {
     // SAFETY: no helper called from here on moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
     let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
-    if hook::decide(&frame, Direction::FromDevice, measure).drops() { XDP_DROP } else { XDP_PASS }
+    let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early, can_split: false };
+    if hook::decide(&frame, arrival, measure) == Outcome::Drop { XDP_DROP } else { XDP_PASS }
 }

@@ -100,8 +100,9 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses.
     pub fn connect_all(&mut self) -> Result<(), RigError> {
-        self.connect(names::PROGRAMS_TC, names::SLOT_TC_INGRESS, names::TC_INGRESS)?;
-        self.connect(names::PROGRAMS_TC, names::SLOT_TC_EGRESS, names::TC_EGRESS)?;
+        for (slot, name) in names::TC_SLOTS {
+            self.connect(names::PROGRAMS_TC, slot, name)?;
+        }
         self.connect(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)
     }
 

@@ -206,5 +206,9 @@ pub(crate) fn is_lost(
 ) -> bool {
     let key = key_of(seed, target);
     let position = Position { ordinal: 0, index: index.into() };
-    Draw { direction, protocol: PROTOCOL_UDP, target_port, position }.happens(key, Kind::Loss, threshold)
+    Draw { direction, protocol: PROTOCOL_UDP, target_port, position, copy: 0 }.happens(
+        key,
+        Kind::Loss,
+        threshold,
+    )
 }

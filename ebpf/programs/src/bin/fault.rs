@@ -5,6 +5,7 @@
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use fault_abi::key::Direction;
 
 /// Attached to TC ingress.
 #[classifier]
@@ -34,6 +35,42 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
     fault_ebpf::tc::egress(&ctx)
+}
+
+/// Attached to TC ingress where XDP decides about loss.
+#[classifier]
+pub fn tc_rest_dispatch(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::rest_dispatch(&ctx)
+}
+
+/// Called by that dispatcher.
+#[classifier]
+pub fn tc_rest(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::rest(&ctx)
+}
+
+/// Called on ingress for a packet that has a plan.
+#[classifier]
+pub fn tc_act_ingress(ctx: TcContext) -> i32 {
+    fault_ebpf::act::act(&ctx, Direction::FromDevice)
+}
+
+/// Called on egress for a packet that has a plan.
+#[classifier]
+pub fn tc_act_egress(ctx: TcContext) -> i32 {
+    fault_ebpf::act::act(&ctx, Direction::ToDevice)
+}
+
+/// Attached to ingress of the delay line.
+#[classifier]
+pub fn line_end(ctx: TcContext) -> i32 {
+    fault_ebpf::line::line_end(&ctx)
+}
+
+/// Attached to ingress of the splitter's far end.
+#[classifier]
+pub fn splitter_end(ctx: TcContext) -> i32 {
+    fault_ebpf::line::splitter_end(&ctx)
 }
 
 /// Called by the dispatcher on XDP.
