@@ -28,17 +28,18 @@ fn delays(phase: &Phase) -> Vec<u64> {
         word = after(word, 0, away);
         delay_ns(phase, KEY, &draw, away)
     };
-    (0..PACKETS).map(|i| delay(i)).collect()
+    (0..PACKETS).map(delay).collect()
 }
 
-fn phase(flags: u32, correlation: f64) -> Phase {
-    let correlation = (f64::from(WHOLE) * correlation) as u32;
+/// `correlation` in hundredths.
+fn phase(flags: u32, correlation: u32) -> Phase {
+    let correlation = WHOLE * correlation / 100;
     let innovation = innovation(correlation);
     Phase { flags, delay_ns: 80_000_000, jitter_ns: 10_000_000, correlation, innovation, ..Phase::default() }
 }
 
 fn standard_normal() -> Normal {
-    Normal::new(0.0, 1.0).unwrap()
+    Normal::standard()
 }
 
 /// The share of a distribution below `x` standard deviations.
@@ -93,7 +94,7 @@ fn the_tables_are_the_quantiles_that_they_say_to_be() {
 #[test]
 fn a_million_delays_are_distributed_as_asked_also_when_they_are_correlated() {
     for flags in [0, PHASE_UNIFORM, PHASE_PARETO] {
-        for correlation in [0.0, 0.25] {
+        for correlation in [0, 25] {
             let phase = phase(flags, correlation);
             let found = distance(&delays(&phase), &phase);
             assert!(found <= KOLMOGOROV_SMIRNOV, "flags {flags}, correlation {correlation}: {found}");
@@ -103,12 +104,14 @@ fn a_million_delays_are_distributed_as_asked_also_when_they_are_correlated() {
 
 #[test]
 fn delays_are_as_much_like_those_before_them_as_asked() {
-    for asked in [0.0, 0.25, 0.9] {
-        let values: Vec<f64> = delays(&phase(0, asked)).into_iter().map(|ns| ns as f64).collect();
+    for percent in [0, 25, 90] {
+        let asked = f64::from(percent) / 100.0;
+        let values: Vec<f64> = delays(&phase(0, percent)).into_iter().map(|ns| ns as f64).collect();
         let found = autocorrelation(&values);
         assert!((found - asked).abs() < 0.01, "asked {asked}, found {found}");
         // Of other distributions the ranks are, and so nearly the values.
-        let values: Vec<f64> = delays(&phase(PHASE_UNIFORM, asked)).into_iter().map(|ns| ns as f64).collect();
+        let values: Vec<f64> =
+            delays(&phase(PHASE_UNIFORM, percent)).into_iter().map(|ns| ns as f64).collect();
         let found = autocorrelation(&values);
         assert!((found - asked).abs() < 0.03, "uniform, asked {asked}, found {found}");
     }
