@@ -32,14 +32,22 @@ pub enum QuantityError {
         "{0:?} is no network: write \"192.168.50.0/24\" or \"2001:db8::/64\", with no bits set behind the prefix"
     )]
     Cidr(String),
+    /// Not a rate.
+    #[error(
+        "{0:?} is no rate: write bits a second from 1k to 100G, with at most three decimals, such as \"256k\" or \"1.5M\""
+    )]
+    Rate(String),
+    /// Not a size.
+    #[error("{0:?} is no size: write whole bytes, such as \"1600\", \"16Ki\" or \"1Mi\"")]
+    Size(String),
 }
 
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $(read by $read:literal)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name($(#[serde(deserialize_with = $read)])? String);
 
         impl $name {
             /// Keeps the text as it is; [`Self::parse`] judges it.
@@ -84,6 +92,10 @@ text!(
     Cidr
 );
 
+mod traffic;
+
+pub use traffic::{BitRate, ByteSize};
+
 /// Nanoseconds of each unit, longest names first where one is the start of another.
 const UNITS: [(&str, u64); 5] =
     [("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)];
@@ -117,7 +129,8 @@ fn decimal(number: &str, scale: u64) -> Option<u64> {
         Some(_) => return None,
         None => (number, ""),
     };
-    if whole.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_plain = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > 9 || !is_plain {
         return None;
     }
     let units = whole.parse::<u64>().ok()?.checked_mul(scale)?;

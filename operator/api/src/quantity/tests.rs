@@ -53,7 +53,9 @@ fn percentages_are_exact_to_a_millionth() {
     ] {
         assert_eq!(ppm(text), Some(parts), "{text}");
     }
-    for text in ["", "%", "20", "0.2", "-1%", "100.0001%", "101%", "0.00001%", "1.%", ".5%", "1e1%", "20 %"] {
+    for text in
+        ["", "%", "20", "0.2", "-1%", "+1%", "100.0001%", "101%", "0.00001%", "1.%", ".5%", "1e1%", "20 %"]
+    {
         assert_eq!(ppm(text), None, "{text}");
     }
 }
