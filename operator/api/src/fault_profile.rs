@@ -320,7 +320,8 @@ pub struct NodeProblem {
     /// The node.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// CamelCase, bounded: `AgentLost`, `NoRoute`, `NoHook`, `Limit`, …
+    /// CamelCase, bounded: `AgentLost`, `NoAnswer`, or the `reason` of the node's entry in its FaultNode: `NoRoute`,
+    /// `NoHook`, `Limit`, `EngineMissing`, `EngineStalled`, `LineDrops`, `PeersUnknown`, …
     #[schemars(length(max = 64))]
     pub state: String,
     /// One sentence a person can act on.

@@ -28,8 +28,8 @@ pub use device::{
     Desired, Device, DeviceAddress, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness, Reported, Sync,
 };
 pub use fault_node::{
-    ClockOffset, Engine, FaultNode, FaultNodeSpec, FaultNodeStatus, HookKind, HookStatus, LimitStatus,
-    ProfileOnNode,
+    ClockOffset, Engine, EngineState, EngineStatus, FaultNode, FaultNodeSpec, FaultNodeStatus, HookKind,
+    HookStatus, Lateness, LimitStatus, ProfileOnNode,
 };
 pub use fault_profile::{
     Choose, Corrupt, Delay, Direction, Distribution, Duplicate, FaultPhase, FaultProfile, FaultProfileSpec,

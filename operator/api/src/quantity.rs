@@ -107,6 +107,21 @@ impl DurationString {
     }
 }
 
+/// The text of a duration: exact below a second, above it cut to microseconds.
+impl From<Duration> for DurationString {
+    fn from(duration: Duration) -> Self {
+        let nanos = duration.as_nanos();
+        let (unit, scale, decimals) = match nanos {
+            0..1_000_000 => ("us", 1_000, 3),
+            1_000_000..1_000_000_000 => ("ms", 1_000_000, 6),
+            _ => ("s", 1_000_000_000, 6),
+        };
+        let parts = nanos % scale / (scale / 10u128.pow(decimals));
+        let number = format!("{}.{parts:0width$}", nanos / scale, width = decimals as usize);
+        Self(format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')))
+    }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u64 = 0;
