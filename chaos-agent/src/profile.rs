@@ -16,7 +16,10 @@ use thiserror::Error;
 
 use crate::table::Uid;
 
-/// Why a profile cannot be acted on. The API server refuses such objects; seeing one means a bypassed schema.
+mod unsupported;
+
+/// Why a profile cannot be acted on. But for what is unsupported, the API server refuses such objects; seeing one means a
+/// bypassed schema.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProfileError {
     /// A quantity that is none.
@@ -31,6 +34,9 @@ pub enum ProfileError {
     /// More port ranges than a rule holds.
     #[error("{0} port ranges; at most {MAX_PORT_RANGES} fit into a rule")]
     Ports(usize),
+    /// It asks for what this agent cannot do.
+    #[error("this version of the agent cannot do {0}")]
+    Unsupported(&'static str),
     /// No name, namespace or uid.
     #[error("the object has no name, namespace or uid")]
     Identity,
@@ -116,13 +122,16 @@ impl Profile {
     /// Parses.
     ///
     /// # Errors
-    /// When the schema was bypassed.
+    /// When it asks for what this agent cannot do, or the schema was bypassed.
     pub fn parse(object: &FaultProfile) -> Result<Self, ProfileError> {
         let metadata = &object.metadata;
         let (Some(namespace), Some(name), Some(uid)) = (&metadata.namespace, &metadata.name, &metadata.uid)
         else {
             return Err(ProfileError::Identity);
         };
+        if let Some(what) = unsupported::first(&object.spec)? {
+            return Err(ProfileError::Unsupported(what));
+        }
         Ok(Self {
             name: ObjectName { namespace: namespace.clone(), name: name.clone() },
             uid: uid.as_str().into(),
@@ -212,6 +221,7 @@ fn rule(object: &FaultProfile) -> Result<Rule, ProfileError> {
         rule.protocol = match matching.protocol {
             Some(Protocol::Udp) => PROTOCOL_UDP,
             Some(Protocol::Tcp) => PROTOCOL_TCP,
+            Some(Protocol::Icmp) => return Err(ProfileError::Unsupported(unsupported::ICMP)),
             None => 0,
         };
         let ranges = matching.ports.iter().map(|range| range.parse()).collect::<Result<Vec<_>, _>>()?;

@@ -4,7 +4,7 @@ pub mod publish;
 
 use std::collections::BTreeSet;
 
-use edge_api::fault_node::{ClockOffset, Engine, FaultNodeStatus, HookKind, ProfileOnNode};
+use edge_api::fault_node::{ClockOffset, Engine, EngineStatus, FaultNodeStatus, HookKind, ProfileOnNode};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
@@ -106,7 +106,7 @@ pub struct Facts {
 pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
     FaultNodeStatus {
         renewed_at: Some(MicroTime(facts.server_time)),
-        engine: Engine::None,
+        engine: EngineStatus::default(),
         hooks: hooks::statuses(&view.hooked),
         limits: view.limits.clone(),
         kernel: facts.kernel.clone(),
@@ -173,6 +173,7 @@ pub fn differs(old: &FaultNodeStatus, new: &FaultNodeStatus) -> bool {
         renewed_at: None,
         limits: Vec::new(),
         clock_offset: None,
+        engine: EngineStatus { lateness: None, dropped: 0, ..status.engine.clone() },
         ..status.clone()
     };
     bare(old) != bare(new)
@@ -181,6 +182,8 @@ pub fn differs(old: &FaultNodeStatus, new: &FaultNodeStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use edge_api::fault_node::{EngineState, Lateness};
 
     use super::*;
     use crate::kernel::Kernel as _;
@@ -304,7 +307,12 @@ mod tests {
         let seen = Seen::default();
         let old = make(&view(None), &seen, &facts());
         let later = Facts { server_time: Timestamp::from_second(10).unwrap(), ..facts() };
-        assert!(!differs(&old, &make(&view(None), &seen, &later)));
+        let mut beat = make(&view(None), &seen, &later);
+        let lateness = Lateness { p50: "3us".into(), p99: "40us".into() };
+        beat.engine = EngineStatus { lateness: Some(lateness), dropped: 1, ..beat.engine };
+        assert!(!differs(&old, &beat));
+        beat.engine.state = EngineState::Stalled;
+        assert!(differs(&old, &beat));
         assert!(differs(&old, &make(&view(Some(("NoRoute", String::new()))), &seen, &facts())));
     }
 }

@@ -6,6 +6,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::quantity::DurationString;
+
 /// Nothing is asked of a FaultNode: all of it is status.
 #[expect(clippy::duplicated_attributes, reason = "columns share words such as type_ = \"string\"")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +22,8 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     doc = "What one node's agent holds in its kernel, and what it saw.",
     printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel"),
-    printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine"),
+    printcolumn(name = "Engine", type_ = "string", json_path = ".status.engine.kind"),
+    printcolumn(name = "Line", type_ = "string", json_path = ".status.engine.state"),
     printcolumn(name = "Hooks", type_ = "string", json_path = ".status.hooks[*].hook"),
     printcolumn(name = "Profiles", type_ = "string", json_path = ".status.profiles[*].name", priority = "1"),
     printcolumn(name = "Renewed", type_ = "date", json_path = ".status.renewedAt"),
@@ -41,9 +44,9 @@ pub struct FaultNodeStatus {
     /// The heartbeat, in the API server's time. 40 s old: the entries count as Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed_at: Option<MicroTime>,
-    /// How delays are kept on this node.
+    /// The delay line of this node.
     #[serde(default)]
-    pub engine: Engine,
+    pub engine: EngineStatus,
     /// Where programs sit, by kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -69,12 +72,75 @@ pub struct FaultNodeStatus {
     pub profiles: Vec<ProfileOnNode>,
 }
 
-/// How delays are kept. More come with the delay line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+/// How packets are kept until they are due.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Engine {
-    /// No delay line: partition and loss only.
+    /// Not at all: no delay, reorder or rate.
     #[default]
     None,
+    /// By the kernel's queue `fq`, which lets packets go at their time (EDT).
+    Fq,
+    /// By the agent itself, in a timing wheel.
+    Userspace,
+}
+
+impl Engine {
+    /// The name as the API and the metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Fq => "Fq",
+            Self::Userspace => "Userspace",
+        }
+    }
+}
+
+/// The delay line of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineStatus {
+    /// Which one.
+    #[serde(default)]
+    pub kind: Engine,
+    /// How it is.
+    #[serde(default)]
+    pub state: EngineState,
+    /// Why it is not running, or why it is the second choice; one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// How late packets leave it, where that is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<Lateness>,
+    /// Packets that were lost in it, against all rules: must stay 0.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// Whether packets can be delayed on a node.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum EngineState {
+    /// There is no delay line: what asks for one is not enforced.
+    #[default]
+    Missing,
+    /// Packets leave at their time.
+    Running,
+    /// It has not been heard for 500 ms: packets pass undelayed, and are counted.
+    Stalled,
+}
+
+/// How much later than their time packets leave the delay line, since the agent's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lateness {
+    /// Half of them by no more than this, such as 12us.
+    pub p50: DurationString,
+    /// 99 of a hundred by no more than this.
+    pub p99: DurationString,
 }
 
 /// Programs of one kind on this node. The interfaces are in the agent's metric `edge_agent_hooks`.
@@ -195,8 +261,12 @@ pub struct ProfileOnNode {
     /// The kernel's own counters show that the rules acted on packets.
     #[serde(default)]
     pub effective: bool,
-    /// CamelCase, bounded; absent when all is well: `NoRoute`, `NoHook`, `Limit`, `HostNetwork`, …
-    /// Beside a complete `enforced` it is a remark: the profile shows it in `status.nodes` and stays Active.
+    /// CamelCase, bounded; absent when all is well. Why targets are not enforced: `NoRoute`, `NoHook`, `NotInstalled`,
+    /// `Limit`, `SameAddress`, `HostNetwork`, `NoLinkHeader` (an interface that a delayed packet cannot be put back on),
+    /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (no packet can carry its peers' addresses),
+    /// `PeersUnknown` (its peers have none now).
+    /// Beside a complete `enforced` it is a remark, such as `LineDrops` (the delay line lost packets): the profile shows it
+    /// in `status.nodes` and stays Active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,

@@ -8,7 +8,10 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::faults::{Faults, GilbertElliott, Loss, Partition, PartitionMode, Scope, TimelinePhase};
+pub use crate::faults::{
+    Corrupt, Delay, Distribution, Duplicate, Faults, GilbertElliott, Loss, Partition, PartitionMode, Rate,
+    Reorder, Scope, TimelinePhase,
+};
 use crate::quantity::{Cidr, DurationString, Percent, PortRange, QuantityError};
 use crate::{rules, schema};
 
@@ -38,6 +41,13 @@ use crate::{rules, schema};
     printcolumn(name = "Loss", type_ = "string", json_path = ".spec.faults.loss.percent"),
     printcolumn(name = "Partition", type_ = "string", json_path = ".spec.faults.partition.mode"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Delay", type_ = "string", json_path = ".spec.faults.delay.time", priority = "1"),
+    printcolumn(
+        name = "Rate",
+        type_ = "string",
+        json_path = ".spec.faults.rate.bitsPerSecond",
+        priority = "1"
+    ),
     printcolumn(name = "Duration", type_ = "string", json_path = ".spec.duration", priority = "1"),
     printcolumn(name = "Seed", type_ = "integer", json_path = ".spec.seed", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -151,7 +161,7 @@ pub struct Match {
     /// Only this transport protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Only these ports at the target's end. Empty: any.
+    /// Only these ports at the target's end; none with ICMP. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub ports: Vec<PortRange>,
@@ -169,16 +179,27 @@ pub enum Protocol {
     Udp,
     /// RFC 9293.
     Tcp,
+    /// ICMP on IPv4 (RFC 792), ICMPv6 on IPv6 (RFC 4443).
+    Icmp,
 }
 
-/// The other end of a conversation, as the packet carries it at the hook.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The other end of a conversation, as the packet carries it at the hook: exactly one of `cidr`, `service` and `pods`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::PEER))]
 pub struct Peer {
     /// A network, or one address as /32 or /128.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<Cidr>,
+    /// A Service of the profile's namespace: its cluster, external and load balancer addresses, as its clients see it,
+    /// never the pods behind it; where it is headless, those pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::SERVICE))]
+    pub service: Option<String>,
+    /// Pods of the profile's namespace, by a label selector as in a Deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::selector")]
+    pub pods: Option<LabelSelector>,
 }
 
 /// Which way, seen from the target.
@@ -299,7 +320,8 @@ pub struct NodeProblem {
     /// The node.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// CamelCase, bounded: `AgentLost`, `NoRoute`, `NoHook`, `Limit`, …
+    /// CamelCase, bounded: `AgentLost`, `NoAnswer`, or the `reason` of the node's entry in its FaultNode: `NoRoute`,
+    /// `NoHook`, `Limit`, `EngineMissing`, `EngineStalled`, `LineDrops`, `PeersUnknown`, …
     #[schemars(length(max = 64))]
     pub state: String,
     /// One sentence a person can act on.

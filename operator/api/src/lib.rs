@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! device.rs         Device        what a device shall be, and what is known of it
-//! fault_profile.rs  FaultProfile  which packets of which targets are lost, and until when
+//! fault_profile.rs  FaultProfile  which packets of which targets meet faults, and until when
+//! faults.rs                       what happens to these packets
 //! fault_node.rs     FaultNode     what one node's kernel holds of it (written by that node's agent)
-//! quantity.rs       durations, percentages, ports, CIDRs as users write them, parsed once
+//! quantity.rs       durations, percentages, ports, CIDRs, rates, sizes as users write them, parsed once
 //! choose.rs         which targets `choose` hits: rank and cutoff
 //! condition.rs      building `status.conditions`
 //! rules.rs          the CEL rules, each with the sentence a refused user reads
@@ -27,14 +28,15 @@ pub use device::{
     Desired, Device, DeviceAddress, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness, Reported, Sync,
 };
 pub use fault_node::{
-    ClockOffset, Engine, FaultNode, FaultNodeSpec, FaultNodeStatus, HookKind, HookStatus, LimitStatus,
-    ProfileOnNode,
+    ClockOffset, Engine, EngineState, EngineStatus, FaultNode, FaultNodeSpec, FaultNodeStatus, HookKind,
+    HookStatus, Lateness, LimitStatus, ProfileOnNode,
 };
 pub use fault_profile::{
-    Choose, Direction, FaultPhase, FaultProfile, FaultProfileSpec, FaultProfileStatus, Faults, Loss, Match,
-    NodeProblem, Partition, PartitionMode, Peer, Protocol, TargetCounts, TargetSelector, Targets,
+    Choose, Corrupt, Delay, Direction, Distribution, Duplicate, FaultPhase, FaultProfile, FaultProfileSpec,
+    FaultProfileStatus, Faults, Loss, Match, NodeProblem, Partition, PartitionMode, Peer, Protocol, Rate,
+    Reorder, TargetCounts, TargetSelector, Targets,
 };
-pub use quantity::{Cidr, DurationString, Percent, PortRange};
+pub use quantity::{BitRate, ByteSize, Cidr, DurationString, Percent, PortRange};
 
 /// API group of all resources.
 pub const GROUP: &str = "edge-operator.dev";

@@ -32,14 +32,22 @@ pub enum QuantityError {
         "{0:?} is no network: write \"192.168.50.0/24\" or \"2001:db8::/64\", with no bits set behind the prefix"
     )]
     Cidr(String),
+    /// Not a rate.
+    #[error(
+        "{0:?} is no rate: write bits a second from 1k to 100G, with at most three decimals, such as \"256k\" or \"1.5M\""
+    )]
+    Rate(String),
+    /// Not a size.
+    #[error("{0:?} is no size: write whole bytes, such as \"1600\", \"16Ki\" or \"1Mi\"")]
+    Size(String),
 }
 
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $(read by $read:literal)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name($(#[serde(deserialize_with = $read)])? String);
 
         impl $name {
             /// Keeps the text as it is; [`Self::parse`] judges it.
@@ -84,6 +92,10 @@ text!(
     Cidr
 );
 
+mod traffic;
+
+pub use traffic::{BitRate, ByteSize};
+
 /// Nanoseconds of each unit, longest names first where one is the start of another.
 const UNITS: [(&str, u64); 5] =
     [("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)];
@@ -92,6 +104,21 @@ impl DurationString {
     /// The duration; at most 292 years.
     pub fn parse(&self) -> Result<Duration, QuantityError> {
         parse_duration(&self.0).ok_or_else(|| QuantityError::Duration(self.0.clone()))
+    }
+}
+
+/// The text of a duration: exact below a second, above it cut to microseconds.
+impl From<Duration> for DurationString {
+    fn from(duration: Duration) -> Self {
+        let nanos = duration.as_nanos();
+        let (unit, scale, decimals) = match nanos {
+            0..1_000_000 => ("us", 1_000, 3),
+            1_000_000..1_000_000_000 => ("ms", 1_000_000, 6),
+            _ => ("s", 1_000_000_000, 6),
+        };
+        let parts = nanos % scale / (scale / 10u128.pow(decimals));
+        let number = format!("{}.{parts:0width$}", nanos / scale, width = decimals as usize);
+        Self(format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')))
     }
 }
 
@@ -117,7 +144,8 @@ fn decimal(number: &str, scale: u64) -> Option<u64> {
         Some(_) => return None,
         None => (number, ""),
     };
-    if whole.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_plain = whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > 9 || !is_plain {
         return None;
     }
     let units = whole.parse::<u64>().ok()?.checked_mul(scale)?;

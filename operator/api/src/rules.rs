@@ -42,6 +42,13 @@ macro_rules! is_kept {
     };
 }
 
+mod faults;
+
+pub(crate) use faults::{
+    BIT_RATE, BURST, CORRUPT, DELAY, DELAY_TIME, DUPLICATE, FAULTS, GILBERT_ELLIOTT, JITTER, LOSS, MATCH,
+    PEER, QUEUE, RATE, REORDER, REORDER_BY, SERVICE,
+};
+
 /// A name or an address that can be one device's. Link-local ones need an interface and are nobody's for sure.
 pub(crate) const HOST: &[Rule] = &[
     rule(
@@ -194,52 +201,6 @@ pub(crate) const CHOOSE: &[Rule] = &[
         "choose: 0% chooses nobody; write more than 0%, or pause the profile",
     ),
 ];
-
-/// Never empty.
-pub(crate) const MATCH: &[Rule] = &[rule(
-    "has(self.protocol) || has(self.ports) || has(self.peers)",
-    "match: write at least one of protocol, ports and peers; to match every packet, leave match out",
-)];
-
-/// So far only networks.
-pub(crate) const PEER: &[Rule] =
-    &[rule("has(self.cidr)", "peers: write the network at the other end, such as {cidr: 10.0.0.0/8}")];
-
-/// Never empty.
-pub(crate) const FAULTS: &[Rule] = &[rule(
-    "has(self.partition) || has(self.loss)",
-    "faults: write at least one of partition and loss, such as loss: {percent: \"20%\"}",
-)];
-
-/// Exactly one model.
-pub(crate) const LOSS: &[Rule] = &[
-    rule(
-        "[has(self.percent), has(self.gilbertElliott), has(self.every)].filter(is, is).size() == 1",
-        "loss: write exactly one of percent, gilbertElliott and every, such as percent: \"20%\"",
-    ),
-    rule(
-        "!has(self.percent) || !has(self.scope)",
-        "loss: with percent each packet is lost for itself; write scope with gilbertElliott or every only",
-    ),
-];
-
-/// What has no default.
-pub(crate) const GILBERT_ELLIOTT: &[Rule] = &[
-    rule(
-        "has(self.enterBurst)",
-        "gilbertElliott: write how likely a burst begins behind a packet, such as enterBurst: \"1%\"",
-    ),
-    rule(
-        "has(self.leaveBurst)",
-        "gilbertElliott: write how likely a burst ends behind a packet, such as leaveBurst: \"25%\" for bursts of 4 packets on average",
-    ),
-];
-
-/// So far only Drop.
-pub(crate) const PARTITION_MODE: &[Rule] = &[rule(
-    "self == 'Drop'",
-    "mode: write Drop (packets vanish); it is the only mode so far, Reject does not exist yet",
-)];
 
 /// What must be said and has no default.
 pub(crate) const PROFILE_SPEC: &[Rule] = &[

@@ -7,6 +7,7 @@
 mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cases::timelines::timeline;
 use cases::{Case, device, profile, with};
@@ -84,6 +85,42 @@ async fn every_bad_object_is_refused_with_its_sentence_and_every_sentence_is_hea
     }
 }
 
+/// Every fault at once.
+fn all_faults() -> Value {
+    json!({
+        "partition": {"mode": "Reject"}, "loss": {"percent": "20%"}, "corrupt": {"percent": "0.1%"},
+        "duplicate": {"percent": "1%"},
+        "delay": {"time": "80ms", "jitter": "20ms", "distribution": "Pareto", "correlation": "25%", "scope": "Flow"},
+        "reorder": {"percent": "5%", "by": "30ms"},
+        "rate": {"bitsPerSecond": "256k", "burst": "16Ki", "queue": "1s"},
+    })
+}
+
+/// Faults at the ends of their ranges.
+fn good_faults() -> impl Iterator<Item = Value> {
+    let delays = [
+        json!({"time": "0.5ms"}),
+        json!({"time": "1us"}),
+        json!({"time": "60s"}),
+        json!({"time": "0s", "jitter": "1us"}),
+        json!({"time": "0.0ms", "jitter": "60s", "distribution": "Normal"}),
+        json!({"time": "20ms", "jitter": "20ms", "distribution": "Uniform"}),
+        json!({"time": "30s", "jitter": "20s", "correlation": "100%"}),
+    ];
+    let rates = [
+        json!({"bitsPerSecond": "1k", "burst": "1600", "queue": "0s"}),
+        json!({"bitsPerSecond": "100G", "burst": "16Mi", "queue": "60s"}),
+        json!({"bitsPerSecond": 256_000, "burst": 1_600}),
+        json!({"bitsPerSecond": 100_000_000_000_u64}),
+        json!({"bitsPerSecond": "0.001M", "burst": "16777216"}),
+    ];
+    let late =
+        json!({"delay": {"time": "30s", "jitter": "20s"}, "reorder": {"percent": "100%", "by": "10s"}});
+    let delays = delays.into_iter().map(|delay| json!({"delay": delay}));
+    let rates = rates.into_iter().map(|rate| json!({"rate": rate}));
+    delays.chain(rates).chain([all_faults(), late, json!({"reorder": {"percent": "5%", "by": "1us"}})])
+}
+
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn good_objects_are_accepted() {
@@ -123,8 +160,23 @@ async fn good_objects_are_accepted() {
             "/spec/timeline",
             Some(json!(vec![json!({"for": "11h15m", "faults": {"loss": {"percent": "0%"}}}); 64])),
         ),
+        with(
+            timeline(),
+            "/spec/timeline",
+            Some(json!(vec![json!({"for": "11h15m", "faults": all_faults()}); 64])),
+        ),
+        with(with(profile(), "/spec/match/ports", None), "/spec/match/protocol", Some(json!("ICMP"))),
+        with(
+            profile(),
+            "/spec/match/peers",
+            Some(
+                json!([{"service": "broker"}, {"pods": {"matchLabels": {"app": "broker"}}}, {"cidr": "::/0"}]),
+            ),
+        ),
     ];
-    for (number, mut object) in good.into_iter().enumerate() {
+    let good =
+        good.into_iter().chain(good_faults().map(|faults| with(profile(), "/spec/faults", Some(faults))));
+    for (number, mut object) in good.enumerate() {
         object["metadata"]["name"] = json!(format!("good-{number}"));
         if let Err(error) = create(&space, &object).await {
             panic!("refused: {object}\n{error}");
@@ -184,6 +236,17 @@ async fn what_is_left_out_is_filled_in_and_what_is_misspelt_is_pruned() {
             "faults": {"partition": {"mode": "Drop"}}, "seed": 0, "duration": "1m", "paused": false,
         })
     );
+
+    // What an agent reads is what was written, and a bare number is a rate.
+    let rate = json!({"rate": {"bitsPerSecond": 256_000}, "delay": {"time": "0.5ms", "jitter": "20us"}});
+    let made = with(with(shortest, "/spec/faults", Some(rate)), "/metadata/name", Some(json!("rate")));
+    let made: FaultProfile = create(&space, &made).await.unwrap().try_parse().unwrap();
+    let faults = made.spec.faults.unwrap();
+    let (rate, delay) = (faults.rate.unwrap(), faults.delay.unwrap());
+    assert_eq!(rate.bits_per_second.parse(), Ok(256_000));
+    assert_eq!((rate.burst.parse(), rate.queue.as_str()), (Ok(16_384), "1s"));
+    assert_eq!(delay.time.parse(), Ok(Duration::from_micros(500)));
+    assert_eq!((delay.distribution, delay.correlation, delay.scope), (None, None, None));
 }
 
 async fn set_status(profiles: &Api<FaultProfile>, status: Value) -> Result<FaultProfile, kube::Error> {

@@ -42,6 +42,22 @@ fn durations_are_read_as_kubernetes_users_write_them() {
 }
 
 #[test]
+fn a_duration_is_written_in_the_unit_that_fits() {
+    for (nanos, text) in [
+        (0, "0us"),
+        (500, "0.5us"),
+        (12_000, "12us"),
+        (999_999, "999.999us"),
+        (1_000_000, "1ms"),
+        (1_000_001, "1.000001ms"),
+        (1_500_000_000, "1.5s"),
+        (100_000_000_000, "100s"),
+    ] {
+        assert_eq!(DurationString::from(Duration::from_nanos(nanos)).as_str(), text);
+    }
+}
+
+#[test]
 fn percentages_are_exact_to_a_millionth() {
     for (text, parts) in [
         ("0%", 0),
@@ -53,7 +69,9 @@ fn percentages_are_exact_to_a_millionth() {
     ] {
         assert_eq!(ppm(text), Some(parts), "{text}");
     }
-    for text in ["", "%", "20", "0.2", "-1%", "100.0001%", "101%", "0.00001%", "1.%", ".5%", "1e1%", "20 %"] {
+    for text in
+        ["", "%", "20", "0.2", "-1%", "+1%", "100.0001%", "101%", "0.00001%", "1.%", ".5%", "1e1%", "20 %"]
+    {
         assert_eq!(ppm(text), None, "{text}");
     }
 }
@@ -125,6 +143,15 @@ proptest! {
     #[test]
     fn milliseconds_survive(millis in 0u64..1_000_000) {
         prop_assert_eq!(duration(&format!("{millis}ms")), Some(Duration::from_millis(millis)));
+    }
+
+    #[test]
+    fn a_duration_that_is_written_is_read_again(nanos in 0u64..=60_000_000_000) {
+        let (duration, text) = (Duration::from_nanos(nanos), DurationString::from(Duration::from_nanos(nanos)));
+        prop_assert!(text.as_str().len() <= 16, "{}", text);
+        let read = text.parse().unwrap();
+        let lost = if nanos < 1_000_000_000 { Duration::ZERO } else { Duration::from_nanos(nanos % 1_000) };
+        prop_assert_eq!(read + lost, duration, "{}", text);
     }
 
     #[test]

@@ -267,17 +267,21 @@ async fn a_dead_agent_makes_it_degraded_and_unknown_until_it_is_back() {
 
 #[tokio::test]
 async fn a_reason_that_an_agent_gives_is_the_reason_of_the_condition() {
-    let mut story = Story::begin();
-    let refuses = ProfileOnNode {
-        targets: 1,
-        reason: Some("NoHook".into()),
-        message: Some("eth1 refused every hook".into()),
-        ..ProfileOnNode::default()
-    };
-    story.pod("a", "n1").agent("n1", Some(refuses)).look();
-    assert_eq!((story.phase(), story.problems()), (FaultPhase::Degraded, vec!["n1/NoHook".to_owned()]));
-    assert_eq!(story.condition("Installed"), "Installed=False/NoHook");
-    assert!(story.message("Installed").contains("eth1 refused every hook"));
+    for reason in
+        ["NoHook", "EngineMissing", "EngineStalled", "NoLinkHeader", "PeersMasqueraded", "PeersUnknown"]
+    {
+        let mut story = Story::begin();
+        let refuses = ProfileOnNode {
+            targets: 1,
+            reason: Some(reason.into()),
+            message: Some("eth1 refused every hook".into()),
+            ..ProfileOnNode::default()
+        };
+        story.pod("a", "n1").agent("n1", Some(refuses)).look();
+        assert_eq!((story.phase(), story.problems()), (FaultPhase::Degraded, vec![format!("n1/{reason}")]));
+        assert_eq!(story.condition("Installed"), format!("Installed=False/{reason}"));
+        assert!(story.message("Installed").contains("eth1 refused every hook"));
+    }
 }
 
 #[tokio::test]
