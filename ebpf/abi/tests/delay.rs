@@ -22,7 +22,7 @@ fn draw(index: u64) -> Draw {
 /// The delays of consecutive packets, in nanoseconds.
 fn delays(phase: &Phase) -> Vec<u64> {
     let mut word = 0;
-    let mut delay = |_| {
+    let delay = |_| {
         let draw = draw(index(word));
         let away = deviation(phase, KEY, &draw, last(word, 0));
         word = after(word, 0, away);
