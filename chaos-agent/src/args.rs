@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args as ClapArgs, Parser};
+use clap::{Args as ClapArgs, Parser, ValueEnum};
 use edge_api::quantity::Network;
 
+use crate::kernel::LineLimits;
 use crate::kernel::hooks::XdpMode;
 
 /// Brings this node's kernel to what the accepted fault profiles ask for, and counts what it did.
@@ -20,6 +21,9 @@ pub struct Args {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub kernel: KernelArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub line: LineArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub protection: ProtectionArgs,
@@ -55,6 +59,52 @@ pub struct KernelArgs {
     /// Flows at most whose packets are numbered one by one; packets of others are numbered by target
     #[arg(long, env = "MAX_FLOWS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub max_flows: u32,
+}
+
+/// Which engine holds delayed packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum EngineChoice {
+    /// The best that this kernel has.
+    #[default]
+    Auto,
+    /// The agent itself, by a TAP and a timing wheel.
+    Userspace,
+    /// None: profiles that delay, reorder or shape are Degraded.
+    None,
+}
+
+/// The delay line.
+#[derive(ClapArgs, Clone, Copy, Debug)]
+#[command(next_help_heading = "Delay line")]
+pub struct LineArgs {
+    /// What holds delayed packets
+    #[arg(long, env = "ENGINE", value_enum, default_value_t)]
+    pub engine: EngineChoice,
+    /// Packets in the line at most; more are dropped, and counted
+    #[arg(long, env = "LINE_PACKETS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub line_packets: u32,
+    /// Bytes in the line at most
+    #[arg(long, env = "LINE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..=4 << 30))]
+    pub line_bytes: u64,
+    /// Packets of one target under one profile in the line at most
+    #[arg(long, env = "LINE_TARGET_PACKETS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub line_target_packets: u32,
+    /// Bytes of one target under one profile in the line at most
+    #[arg(long, env = "LINE_TARGET_BYTES", default_value_t = 16 << 20, value_parser = clap::value_parser!(u64).range(65_536..=4 << 30))]
+    pub line_target_bytes: u64,
+}
+
+impl LineArgs {
+    /// The limits alone.
+    #[must_use]
+    pub const fn limits(self) -> LineLimits {
+        LineLimits {
+            packets: self.line_packets,
+            bytes: self.line_bytes,
+            target_packets: self.line_target_packets,
+            target_bytes: self.line_target_bytes,
+        }
+    }
 }
 
 /// What no fault touches.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use edge_api::quantity::Network;
 use fault_abi::key::{Address, PortKey};
-use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, Rule};
+use fault_abi::rule::{CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, Config, Phase, Rule};
 use sha2::{Digest as _, Sha256};
 
 use crate::profile::{Life, ObjectName, Profile};
@@ -160,7 +160,16 @@ pub fn compile(
     if plan.entries.keys().any(|place| matches!(place, Place::Cidr(_))) {
         plan.config.flags |= CONFIG_HAS_CIDRS;
     }
+    plan.config.flags |= plan.rules.values().fold(0, |flags, spec| flags | asked(&spec.rule));
     plan
+}
+
+/// What the programs shall look for since this rule is there.
+fn asked(rule: &Rule) -> u32 {
+    let phases = || rule.phases.iter().take(usize::from(rule.phase_count));
+    let later = if phases().any(Phase::has_later) { CONFIG_HAS_LATER } else { 0 };
+    let rewrites = if phases().any(Phase::rewrites) { CONFIG_HAS_REWRITES } else { 0 };
+    later | rewrites
 }
 
 fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {

@@ -56,6 +56,14 @@ pub enum KernelError {
         /// What the kernel said.
         reason: String,
     },
+    /// The kernel refused a program at an end of the delay line or the splitter.
+    #[error("the program at the end of {interface}: {reason}")]
+    Line {
+        /// Where.
+        interface: String,
+        /// What the kernel said.
+        reason: String,
+    },
     /// The kernel refused a read.
     #[error("reading {map}: {reason}")]
     Read {
@@ -76,6 +84,30 @@ pub struct Interface {
     pub index: u32,
     /// The name, which can change.
     pub name: String,
+}
+
+/// The devices behind hooks, as far as they are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// A random number, never 0, by which the programs know packets of this load.
+    pub magic: u64,
+    /// The delay line's device.
+    pub line: Option<Interface>,
+    /// The splitter's ends: where packets enter, and where they come out.
+    pub splitter: Option<(Interface, Interface)>,
+}
+
+/// How much may be in the delay line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineLimits {
+    /// Packets in all (`--line-packets`).
+    pub packets: u32,
+    /// Bytes in all (`--line-bytes`).
+    pub bytes: u64,
+    /// Packets of one target (`--line-target-packets`).
+    pub target_packets: u32,
+    /// Bytes of one target (`--line-target-bytes`).
+    pub target_bytes: u64,
 }
 
 /// Tables and hooks. One owner at a time; dropping it ends all faults.

@@ -25,6 +25,7 @@ pub mod residue;
 pub mod round;
 pub mod runtime;
 pub mod shared;
+pub mod splitter;
 pub mod status;
 pub mod table;
 pub mod view;

@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 
 use edge_api::condition::{is_true, types};
-use edge_api::fault_profile::{FaultPhase, FaultProfile, FaultProfileSpec, Faults, Protocol, Scope};
-use edge_api::quantity::{Network, QuantityError, Share};
-use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
+use edge_api::fault_profile::{FaultPhase, FaultProfile, FaultProfileSpec, Protocol};
+use edge_api::quantity::{Network, QuantityError};
+use fault_abi::key::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::rule::{
-    ALWAYS, MAX_PHASES, MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, PHASE_PER_FLOW, Phase, PortRange,
-    RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
+    MAX_PHASES, MAX_PORT_RANGES, Phase, PortRange, RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
 };
 use jiff::Timestamp;
 use kube::core::{ParseExpressionError, Selector};
@@ -16,6 +15,7 @@ use thiserror::Error;
 
 use crate::table::Uid;
 
+mod faults;
 mod unsupported;
 
 /// Why a profile cannot be acted on. But for what is unsupported, the API server refuses such objects; seeing one means a
@@ -221,7 +221,7 @@ fn rule(object: &FaultProfile) -> Result<Rule, ProfileError> {
         rule.protocol = match matching.protocol {
             Some(Protocol::Udp) => PROTOCOL_UDP,
             Some(Protocol::Tcp) => PROTOCOL_TCP,
-            Some(Protocol::Icmp) => return Err(ProfileError::Unsupported(unsupported::ICMP)),
+            Some(Protocol::Icmp) => PROTOCOL_ICMP,
             None => 0,
         };
         let ranges = matching.ports.iter().map(|range| range.parse()).collect::<Result<Vec<_>, _>>()?;
@@ -246,41 +246,14 @@ fn phases(spec: &FaultProfileSpec, rule: &mut Rule) -> Result<(), ProfileError> 
     for (slot, phase) in rule.phases.iter_mut().zip(phases) {
         let lasts = u64::try_from(phase.lasts.as_nanos()).unwrap_or(u64::MAX);
         rule.length_ns = rule.length_ns.saturating_add(lasts);
-        *slot = Phase { until_ns: rule.length_ns, ..faults(phase.faults)? };
+        *slot = Phase { until_ns: rule.length_ns, ..faults::phase(phase.faults)? };
     }
     Ok(())
 }
 
-fn faults(faults: &Faults) -> Result<Phase, ProfileError> {
-    let mut phase = Phase::default();
-    if faults.partition.is_some() {
-        phase.flags |= PHASE_PARTITION;
-    }
-    let Some(loss) = &faults.loss else { return Ok(phase) };
-    if loss.scope == Some(Scope::Flow) {
-        phase.flags |= PHASE_PER_FLOW;
-    }
-    phase.every = loss.every.unwrap_or_default();
-    if let Some(percent) = &loss.percent {
-        phase.loss = threshold(percent.parse()?);
-    }
-    if let Some(bursts) = &loss.gilbert_elliott {
-        phase.flags |= PHASE_BURSTS;
-        phase.enter_burst = threshold(bursts.enter_burst.parse()?);
-        phase.leave_burst = threshold(bursts.leave_burst.parse()?);
-        phase.loss_in_burst = threshold(bursts.loss_in_burst.parse()?);
-        phase.loss = threshold(bursts.loss_outside.parse()?);
-    }
-    Ok(phase)
-}
-
-/// A share as a threshold in 2⁻³², rounded to the nearest; 100 % is exactly [`ALWAYS`].
-fn threshold(share: Share) -> u64 {
-    (u64::from(share.ppm()) * ALWAYS + 500_000) / 1_000_000
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use fault_abi::rule::{ALWAYS, PHASE_BURSTS, PHASE_PARTITION, PHASE_PER_FLOW};
     use serde_json::{Value, json};
 
     use super::*;
@@ -365,12 +338,11 @@ pub(crate) mod tests {
         assert_eq!((rule.phase_count, rule.length_ns), (3, 90_500_000_000));
         let bursts = Phase {
             until_ns: 60_000_000_000,
-            loss: 0,
             loss_in_burst: ALWAYS,
-            enter_burst: threshold(Share::from_ppm(10_000).unwrap()),
+            enter_burst: (ALWAYS + 50) / 100,
             leave_burst: ALWAYS / 4,
-            every: 0,
             flags: PHASE_BURSTS,
+            ..Phase::default()
         };
         assert_eq!(rule.phases[0], bursts);
         let every = Phase { until_ns: 60_500_000_000, every: 10, flags: PHASE_PER_FLOW, ..Phase::default() };

@@ -1,5 +1,7 @@
 //! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
 
+mod attach;
+mod line;
 mod load;
 mod read;
 
@@ -9,21 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
+use aya::programs::tc::SchedClassifierLink;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::{Counter, Flow, TargetState};
 use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey, SPACE_BITS};
+use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
 use crate::table::{Capacity, Op, Place, Prefix};
-use load::{convert, fill_arrays, program, take, typed};
+use attach::Link;
+pub use attach::detach_filters;
+use load::{convert, fill_arrays, take, typed};
 use read::Reader;
 
 /// Counters that are made before anybody asks for them, since making many at once takes longer than a change may:
@@ -54,6 +57,10 @@ pub struct AyaKernel {
     protected: HashMap<MapData, PortKey, u32>,
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
+    line: Array<MapData, Line>,
+    engine: MapData,
+    /// Programs at the ends of line and splitter.
+    ends: Vec<SchedClassifierLink>,
     /// The highest state in use so far, and the highest that is made: those in between are spare.
     highest: u32,
     prepared: u32,
@@ -63,12 +70,6 @@ pub struct AyaKernel {
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
     reader: Arc<Reader>,
-}
-
-/// An attached hook; dropping it detaches.
-enum Link {
-    Tc(#[expect(dead_code, reason = "held for its drop")] SchedClassifierLink),
-    Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
 }
 
 /// The flows, with a lock of their own: only sweeps take it.
@@ -114,6 +115,9 @@ impl AyaKernel {
         let (high, arrays) = fill_arrays(&mut programs, with_xdp)?;
         let counters = take(&mut programs, names::COUNTERS)?;
         let states = take(&mut programs, names::STATE)?;
+        let Map::Array(engine_data) = take(&mut programs, names::ENGINE)? else {
+            return Err(KernelError::Missing(names::ENGINE));
+        };
         let reader = Arc::new(Reader::new(&counters, take(&mut programs, names::GLOBAL)?)?);
         Ok(Self {
             _high: high,
@@ -131,6 +135,9 @@ impl AyaKernel {
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
+            line: typed(&mut programs, names::LINE)?,
+            engine: engine_data,
+            ends: Vec::new(),
             highest: 0,
             prepared: 0,
             spare: SPARE.min(state_room / 4),
@@ -196,43 +203,6 @@ impl AyaKernel {
             gone_is_fine(self.counters.remove(&counter_key(state, direction)))?;
         }
         gone_is_fine(self.states.remove(&state))
-    }
-
-    fn attach_link(&mut self, interface: &Interface, hook: HookKind) -> Result<Link, String> {
-        let said = |error: ProgramError| chain(&error);
-        match hook {
-            HookKind::XdpNative | HookKind::XdpGeneric => {
-                let mode = if hook == HookKind::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
-                let program: &mut Xdp =
-                    program(&mut self.programs, names::XDP_DISPATCH).map_err(|e| e.to_string())?;
-                let id = program.attach_to_if_index(interface.index, mode).map_err(said)?;
-                program.take_link(id).map(Link::Xdp).map_err(said)
-            }
-            HookKind::TcxIngress => self.attach_tc(interface, TcAttachType::Ingress, true),
-            HookKind::TcxEgress => self.attach_tc(interface, TcAttachType::Egress, true),
-            HookKind::ClsactIngress => self.attach_tc(interface, TcAttachType::Ingress, false),
-            HookKind::ClsactEgress => self.attach_tc(interface, TcAttachType::Egress, false),
-        }
-    }
-
-    fn attach_tc(&mut self, interface: &Interface, way: TcAttachType, tcx: bool) -> Result<Link, String> {
-        let name = match way {
-            TcAttachType::Egress => names::TC_EGRESS_DISPATCH,
-            _ => names::TC_INGRESS_DISPATCH,
-        };
-        let options = if tcx {
-            TcAttachOptions::TcxOrder(LinkOrder::first())
-        } else {
-            // Refused when it is there already, which is fine; anything else shows when the filter is attached.
-            if tc::qdisc_add_clsact(&interface.name).is_ok() {
-                self.added_qdiscs.insert(interface.index);
-            }
-            TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
-        };
-        let said = |error: ProgramError| chain(&error);
-        let program: &mut SchedClassifier = program(&mut self.programs, name).map_err(|e| e.to_string())?;
-        let id = program.attach_with_options(&interface.name, way, options).map_err(said)?;
-        program.take_link(id).map(Link::Tc).map_err(said)
     }
 }
 
@@ -324,22 +294,6 @@ const fn peer_key(set: u32, prefix: Prefix) -> Key<NetworkKey> {
 
 const fn counter_key(state: u32, direction: Direction) -> CounterKey {
     CounterKey { state, direction: direction as u32 }
-}
-
-/// Removes our clsact filters of one direction from an interface, as another agent may have left them there.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn detach_filters(interface: &str, egress: bool) -> Result<(), KernelError> {
-    let (way, name) = if egress {
-        (TcAttachType::Egress, names::TC_EGRESS_DISPATCH)
-    } else {
-        (TcAttachType::Ingress, names::TC_INGRESS_DISPATCH)
-    };
-    match tc::qdisc_detach_program(interface, way, name) {
-        Err(tc::TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(|error| KernelError::Table { op: "detach", reason: chain(&error) }),
-    }
 }
 
 /// Makes and drops a map: whether this process may use the kernel's BPF at all.

@@ -15,18 +15,15 @@ pub enum XdpMode {
     Off,
     /// In the driver. On a veth this turns off its peer's segmentation offload.
     Native,
-    /// In the stack, for any driver; slower than TC.
+    /// In the stack, for any driver. TC decides nonetheless: packets that come back from the delay line would meet
+    /// generic XDP a second time.
     Generic,
 }
 
 /// Candidates for what comes in, the best first.
 #[must_use]
 pub fn ingress_candidates(xdp: XdpMode, has_tcx: bool) -> Vec<HookKind> {
-    let xdp = match xdp {
-        XdpMode::Off => None,
-        XdpMode::Native => Some(HookKind::XdpNative),
-        XdpMode::Generic => Some(HookKind::XdpGeneric),
-    };
+    let xdp = (xdp == XdpMode::Native).then_some(HookKind::XdpNative);
     let tcx = has_tcx.then_some(HookKind::TcxIngress);
     xdp.into_iter().chain(tcx).chain([HookKind::ClsactIngress]).collect()
 }
@@ -157,8 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn xdp_is_only_tried_when_it_is_asked_for() {
-        assert_eq!(ingress_candidates(XdpMode::Off, true), [HookKind::TcxIngress, HookKind::ClsactIngress]);
+    fn xdp_is_only_tried_when_it_is_asked_for_and_native() {
+        for xdp in [XdpMode::Off, XdpMode::Generic] {
+            assert_eq!(ingress_candidates(xdp, true), [HookKind::TcxIngress, HookKind::ClsactIngress]);
+        }
         assert_eq!(egress_candidates(false), [HookKind::ClsactEgress]);
     }
 }

@@ -5,7 +5,7 @@
 //! entries for an address, not for a port of it.
 
 use crate::draw::{Draw, Kind};
-use crate::key::{Address, Direction};
+use crate::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6};
 use crate::rule::{MAX_PORT_RANGES, PHASE_BURSTS, PHASE_PARTITION, PHASE_REJECT, Phase, Rule};
 use crate::verdict::Verdict;
 
@@ -38,8 +38,14 @@ pub struct Packet {
 pub fn applies(rule: &Rule, packet: &Packet, now_ns: u64) -> bool {
     rule.is_active(now_ns)
         && rule.acts(packet.direction)
-        && (rule.protocol == 0 || rule.protocol == packet.protocol)
+        && (rule.protocol == 0 || rule.protocol == packet.protocol || is_icmp(rule.protocol, packet.protocol))
         && (rule.port_ranges == 0 || packet.has_ports && in_ranges(rule, packet.target_port))
+}
+
+/// A rule for ICMP means that of IPv6, too.
+#[inline(always)]
+const fn is_icmp(asked: u8, found: u8) -> bool {
+    asked == PROTOCOL_ICMP && found == PROTOCOL_ICMPV6
 }
 
 #[inline(always)]

@@ -164,7 +164,7 @@ pub struct Rule {
     pub flags: u32,
     /// Set of peers in `PEERS`; 0: any peer.
     pub peer_set: u32,
-    /// IP protocol number; 0: any.
+    /// IP protocol number; 0: any; that of ICMP means ICMPv6, too.
     pub protocol: u8,
     /// Port ranges in use, at most [`MAX_PORT_RANGES`]; 0: any port, and none.
     pub port_ranges: u8,

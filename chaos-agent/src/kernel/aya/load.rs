@@ -16,18 +16,22 @@ pub(super) fn fill_arrays(
     programs: &mut Ebpf,
     with_xdp: bool,
 ) -> Result<(Vec<OwnedFd>, Vec<ProgramArray<MapData>>), KernelError> {
-    let slots = [
-        (names::PROGRAMS_TC, names::SLOT_TC_INGRESS, names::TC_INGRESS),
-        (names::PROGRAMS_TC, names::SLOT_TC_EGRESS, names::TC_EGRESS),
-        (names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS),
-    ];
-    load::<SchedClassifier>(programs, names::TC_INGRESS_DISPATCH)?;
-    load::<SchedClassifier>(programs, names::TC_EGRESS_DISPATCH)?;
+    let tc = names::TC_SLOTS.map(|(slot, name)| (names::PROGRAMS_TC, slot, name));
+    let xdp = [(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)];
+    for name in [
+        names::TC_INGRESS_DISPATCH,
+        names::TC_EGRESS_DISPATCH,
+        names::TC_REST_DISPATCH,
+        names::LINE_END,
+        names::SPLITTER_END,
+    ] {
+        load::<SchedClassifier>(programs, name)?;
+    }
     if with_xdp {
         load::<Xdp>(programs, names::XDP_DISPATCH)?;
     }
     let (mut high, mut arrays) = (Vec::new(), BTreeMap::new());
-    for (map, slot, name) in slots {
+    for (map, slot, name) in tc.into_iter().chain(xdp) {
         let is_xdp = map == names::PROGRAMS_XDP;
         if is_xdp && !with_xdp {
             continue;

@@ -1,0 +1,60 @@
+//! The delay line and the splitter: the programs at their ends, and what the hooks know of them.
+
+use std::os::fd::AsFd as _;
+
+use aya::maps::{Array, Map, MapData, MapError};
+use fault_abi::line::Line;
+use fault_abi::names;
+
+use super::load::convert;
+use super::{AyaKernel, chain};
+use crate::kernel::{Devices, Interface, KernelError, LineLimits};
+
+impl AyaKernel {
+    /// Connects the delay line and the splitter, as far as they are there, to the programs. Packets go there from then on.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program or a table.
+    pub fn connect_line(&mut self, devices: &Devices, limits: LineLimits) -> Result<(), KernelError> {
+        let mut line = Line {
+            magic: devices.magic,
+            packets: u64::from(limits.packets),
+            bytes: limits.bytes,
+            target_packets: u64::from(limits.target_packets),
+            target_bytes: limits.target_bytes,
+            ..Line::default()
+        };
+        let attached = |kernel: &mut Self, end: &Interface, name| {
+            let refused = |reason| KernelError::Line { interface: end.name.clone(), reason };
+            kernel.attach_either(end, name).map_err(refused)
+        };
+        let mut ends = Vec::new();
+        if let Some(tap) = &devices.line {
+            ends.push(attached(self, tap, names::LINE_END)?);
+            line.entry = tap.index;
+        }
+        if let Some((near, far)) = &devices.splitter {
+            ends.push(attached(self, far, names::SPLITTER_END)?);
+            line.splitter = near.index;
+        }
+        let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };
+        self.line.set(0, line, 0).map_err(refused)?;
+        self.ends = ends;
+        Ok(())
+    }
+
+    /// What the engine shows its life with: called with CLOCK_BOOTTIME in nanoseconds.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn sign_of_life(&self) -> Result<Box<dyn FnMut(u64) + Send>, KernelError> {
+        let failed = |error: &dyn std::error::Error| KernelError::Load(format!("ENGINE: {}", chain(error)));
+        let fd = self.engine.fd().as_fd().try_clone_to_owned().map_err(|error| failed(&error))?;
+        let data = MapData::from_fd(fd).map_err(|error| failed(&error))?;
+        let mut engine: Array<MapData, u64> = convert(names::ENGINE, Map::Array(data))?;
+        Ok(Box::new(move |now_ns| {
+            // It cannot fail for a table that is there; were it to, hooks would pass packets undelayed, and count them.
+            let _ = engine.set(0, now_ns, 0);
+        }))
+    }
+}
