@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use kube::core::{ParseExpressionError, Selector};
 use thiserror::Error;
 
+use crate::peers::Peer;
 use crate::table::Uid;
 
 mod unsupported;
@@ -37,6 +38,9 @@ pub enum ProfileError {
     /// It asks for what this agent cannot do.
     #[error("this version of the agent cannot do {0}")]
     Unsupported(&'static str),
+    /// A peer that is none, or of several kinds at once.
+    #[error("a peer in match.peers needs exactly one of cidr, service and pods")]
+    Peer,
     /// No name, namespace or uid.
     #[error("the object has no name, namespace or uid")]
     Identity,
@@ -115,7 +119,7 @@ pub struct Profile {
     /// The rule with its phases, without deadline, peers and what depends on the node.
     pub rule: Rule,
     /// `match.peers`.
-    pub peers: Vec<Network>,
+    pub peers: Vec<Peer>,
 }
 
 impl Profile {
@@ -156,7 +160,11 @@ impl Profile {
     /// probes, for pods only.
     #[must_use]
     pub fn node_flags(&self, is_node_address: impl Fn(IpAddr) -> bool) -> u32 {
-        let names_node = self.peers.iter().any(|peer| peer.is_host() && is_node_address(peer.address()));
+        // A Service's or pod's address is never meant so, although it may be the node's: IPVS gives it the former.
+        let names_node = self.peers.iter().any(|peer| match peer {
+            Peer::Network(network) => network.is_host() && is_node_address(network.address()),
+            Peer::Service(_) | Peer::Pods(_) => false,
+        });
         if names_node && matches!(self.targets, Targets::Pods(_)) { RULE_LIFTS_PROBES } else { 0 }
     }
 }
@@ -197,15 +205,8 @@ fn targets(object: &FaultProfile) -> Result<Targets, ProfileError> {
     Ok(Targets::Cidrs(networks))
 }
 
-fn peers(object: &FaultProfile) -> Result<Vec<Network>, ProfileError> {
-    let peers = object.spec.matching.iter().flat_map(|matching| &matching.peers);
-    let mut networks = peers
-        .filter_map(|peer| peer.cidr.as_ref())
-        .map(|cidr| cidr.parse())
-        .collect::<Result<Vec<_>, _>>()?;
-    networks.sort_unstable();
-    networks.dedup();
-    Ok(networks)
+fn peers(object: &FaultProfile) -> Result<Vec<Peer>, ProfileError> {
+    object.spec.matching.iter().flat_map(|matching| &matching.peers).map(Peer::parse).collect()
 }
 
 fn rule(object: &FaultProfile) -> Result<Rule, ProfileError> {
@@ -348,7 +349,7 @@ pub(crate) mod tests {
         assert_eq!(profile.rule.protocol, PROTOCOL_UDP);
         assert_eq!(profile.rule.port_ranges, 2);
         assert_eq!(profile.rule.ports[1], PortRange { first: 7000, last: 7100 });
-        assert_eq!(profile.peers, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(profile.peers, [Peer::Network("10.0.0.0/8".parse().unwrap())]);
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::Offset;
 use crate::index::{Change, Index};
 use crate::kernel::Counters;
 use crate::locate::Topology;
+use crate::peers::Source;
 use crate::view::View;
 
 /// Connections to the pages that are open at once; more wait in the kernel's queue.
@@ -41,6 +42,8 @@ pub struct Shared {
     wake: Mutex<Wake>,
     woken: Condvar,
     view: RwLock<Arc<View>>,
+    /// The watches that profiles' peers need, for `watch` to follow.
+    wanted: watch::Sender<BTreeSet<Source>>,
     /// Told after each new picture.
     pub shown: Notify,
     /// Permits for connections to the pages.
@@ -85,6 +88,7 @@ impl Shared {
             wake: Mutex::default(),
             woken: Condvar::new(),
             view: RwLock::default(),
+            wanted: watch::Sender::default(),
             shown: Notify::new(),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             counters,
@@ -100,9 +104,27 @@ impl Shared {
 
     /// Takes in a watch's event.
     pub fn take(&self, change: Change) {
-        if self.index().apply(change) {
-            self.wake(|wake| wake.world = true);
+        let concerns_peers = matches!(change, Change::Profile(_));
+        let mut index = self.index();
+        if !index.apply(change) {
+            return;
         }
+        if concerns_peers {
+            let wanted = index.wanted();
+            self.wanted.send_if_modified(|old| std::mem::replace(old, wanted.clone()) != wanted);
+        }
+        drop(index);
+        self.wake(|wake| wake.world = true);
+    }
+
+    /// The watches that profiles' peers need, now and later.
+    pub fn wanted(&self) -> watch::Receiver<BTreeSet<Source>> {
+        self.wanted.subscribe()
+    }
+
+    /// A watch has ended that nobody wants.
+    pub fn forget(&self, source: &Source) {
+        self.index().forget(source);
     }
 
     /// Takes in interfaces, addresses and routes.

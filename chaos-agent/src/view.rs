@@ -12,6 +12,7 @@ use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
 use crate::locate::{Topology, Way};
+use crate::peers::MAX_NAMESPACES;
 use crate::profile::ObjectName;
 use crate::table::{Capacity, Place, TargetName, Uid};
 
@@ -244,6 +245,18 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
         Problem::SameAddress => {
             ("SameAddress", format!("{name} has the same address and port as another target of this profile"))
         }
+        Problem::Peers => (
+            "PeersUnknown",
+            format!(
+                "no peer of this profile has an address, so nothing happens to {name}: is there such a Service, do such pods run in its namespace?"
+            ),
+        ),
+        Problem::Namespaces => (
+            "Limit",
+            format!(
+                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces"
+            ),
+        ),
     }
 }
 
@@ -260,6 +273,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("rules", capacity.rules, rules),
         ("counters", capacity.states(), ledger.state_of.len()),
         ("peers", capacity.peers, peers),
+        ("peerNamespaces", u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX), usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),

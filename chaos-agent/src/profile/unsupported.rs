@@ -12,13 +12,10 @@ pub(super) const ICMP: &str = "match.protocol ICMP";
 /// With a duration that is none.
 pub(super) fn first(spec: &FaultProfileSpec) -> Result<Option<&'static str>, QuantityError> {
     let matching = spec.matching.as_ref();
-    let peers = matching.map(|matching| matching.peers.as_slice()).unwrap_or_default();
     let phases = spec.phases()?;
     let asks = |fault: fn(&Faults) -> bool| phases.iter().any(|phase| fault(phase.faults));
     let found = [
         (matching.is_some_and(|matching| matching.protocol == Some(Protocol::Icmp)), ICMP),
-        (peers.iter().any(|peer| peer.service.is_some()), "match.peers by service"),
-        (peers.iter().any(|peer| peer.pods.is_some()), "match.peers by pods"),
         (
             asks(|faults| {
                 faults.partition.as_ref().is_some_and(|partition| partition.mode == PartitionMode::Reject)
@@ -58,8 +55,6 @@ mod tests {
             (json!({"faults": {"partition": {}, "reorder": {"percent": "1%", "by": "1ms"}}}), "reorder"),
             (json!({"faults": {"partition": {}, "rate": {"bitsPerSecond": "1M"}}}), "rate"),
             (json!({"match": {"protocol": "ICMP"}}), super::ICMP),
-            (json!({"match": {"peers": [{"service": "broker"}]}}), "match.peers by service"),
-            (json!({"match": {"peers": [{"pods": {"matchLabels": {"a": "b"}}}]}}), "match.peers by pods"),
         ] {
             assert_eq!(refusal(&part), Err(ProfileError::Unsupported(what)), "{part}");
         }
