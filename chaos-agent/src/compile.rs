@@ -15,6 +15,7 @@ use fault_abi::key::{Address, PortKey};
 use fault_abi::rule::{CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, Config, Phase, Rule};
 use sha2::{Digest as _, Sha256};
 
+use crate::peers;
 use crate::profile::{Life, ObjectName, Profile};
 use crate::table::{Capacity, Place, Prefix, TargetName, Uid};
 use crate::world::World;
@@ -36,6 +37,8 @@ pub struct Plan {
     pub rules: BTreeMap<Uid, RuleSpec>,
     /// Entries.
     pub entries: BTreeMap<Place, EntrySpec>,
+    /// Namespaces in which peers are looked up.
+    pub peer_namespaces: usize,
     /// A report for each started profile but those that ended long ago, in their order.
     pub reports: Vec<Report>,
 }
@@ -121,6 +124,10 @@ pub enum Problem {
     Rules,
     /// Another target of the profile has the same address and port.
     SameAddress,
+    /// The profile names peers, and none of them has an address.
+    Peers,
+    /// Profiles of too many namespaces name Services or pods as peers.
+    Namespaces,
 }
 
 /// So long an ended profile is still reported, for the operator to read the last word of it.
@@ -140,6 +147,8 @@ pub fn compile(
         ..Plan::default()
     };
     protect(&mut plan, world, capacity);
+    let watched = peers::wanted(world.profiles.values());
+    plan.peer_namespaces = watched.iter().map(|source| &source.namespace).collect::<BTreeSet<_>>().len();
     let mut own: BTreeMap<Place, Vec<Bound>> = BTreeMap::new();
     let mut room = select::Room::new(capacity);
     for profile in world.profiles.values().filter(|profile| profile.is_started) {
@@ -149,10 +158,12 @@ pub fn compile(
             continue;
         }
         let targets = select::targets(world, profile);
-        let is_acting = !is_ended && deadline > now_ns;
+        // One whose peers are not known yet is not held yet.
+        let peers = peers::find(profile, world, &watched).transpose();
+        let is_acting = !is_ended && deadline > now_ns && peers.is_some();
         let mut report = report(profile, targets, deadline, is_acting);
-        if report.is_acting && !report.targets.is_empty() {
-            place(&mut plan, world, profile, &mut report, &mut own, &mut room);
+        if let (true, false, Some(peers)) = (is_acting, report.targets.is_empty(), peers) {
+            place(&mut plan, world, profile, peers, &mut report, &mut own, &mut room);
         }
         plan.reports.push(report);
     }
@@ -207,19 +218,24 @@ fn place(
     plan: &mut Plan,
     world: &World,
     profile: &Profile,
+    peers: Result<BTreeSet<Network>, Problem>,
     report: &mut Report,
     own: &mut BTreeMap<Place, Vec<Bound>>,
     room: &mut select::Room,
 ) {
-    if !room.take_rule(profile.peers.len()) {
-        report.targets.iter_mut().for_each(|target| target.problem = Some(Problem::Rules));
-        return;
-    }
+    let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).then_some(peers).ok_or(Problem::Rules);
+    let peers = match peers.and_then(fits) {
+        Ok(peers) => peers,
+        Err(problem) => {
+            report.targets.iter_mut().for_each(|target| target.problem = Some(problem));
+            return;
+        }
+    };
     let flags = profile.node_flags(|ip| world.node_addresses.contains(&ip));
     let mut rule = profile.rule;
     rule.flags |= flags;
     rule.deadline_ns = report.rule.deadline_ns;
-    let peers = profile.peers.iter().map(|network| Prefix::from(*network)).collect();
+    let peers = peers.into_iter().map(Prefix::from).collect();
     plan.rules.insert(Arc::clone(&profile.uid), RuleSpec { rule, peers });
     let mut named = BTreeSet::new();
     for target in &mut report.targets {

@@ -16,7 +16,7 @@ use crate::kernel::{Flows, Interface, Kept, Kernel};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
 use crate::table::{Capacity, Op, Uid};
-use crate::view::{self, Usage, View};
+use crate::view::{self, Lacks, Usage, View};
 use crate::world::World;
 
 /// What does not change while the agent runs.
@@ -42,6 +42,7 @@ pub struct Enforcer<K> {
     /// Interfaces whose hooks were tried since the topology last changed.
     tried: BTreeSet<u32>,
     failure: Option<String>,
+    lacks: Lacks,
     flows: u64,
     /// CLOCK_BOOTTIME of the last [`Self::apply`].
     applied_ns: u64,
@@ -60,6 +61,7 @@ impl<K: Kernel> Enforcer<K> {
             hooked: BTreeMap::new(),
             tried: BTreeSet::new(),
             failure: None,
+            lacks: Lacks::default(),
             flows: 0,
             applied_ns: 0,
         }
@@ -202,6 +204,11 @@ impl<K: Kernel> Enforcer<K> {
         self.flows = flows;
     }
 
+    /// What this node lacks for some faults; nothing at first.
+    pub fn set_lacks(&mut self, lacks: Lacks) {
+        self.lacks = lacks;
+    }
+
     /// See [`Kernel::added_qdiscs`].
     #[must_use]
     pub fn added_qdiscs(&self) -> BTreeSet<u32> {
@@ -223,6 +230,7 @@ impl<K: Kernel> Enforcer<K> {
             ledger: &self.ledger,
             capacity: self.settings.capacity,
             flows: self.flows,
+            lacks: &self.lacks,
         };
         view::make(usage, &self.topology, &self.hooked, self.failure.as_deref())
     }

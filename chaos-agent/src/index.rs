@@ -9,6 +9,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
+use crate::feed::{Feed, name};
+use crate::peers::{self, NeighbourEvent, Neighbourhood, Source};
 use crate::profile::{ObjectName, Profile};
 use crate::world::{DeviceTarget, PodTarget, World, service_ends, slice_ends};
 
@@ -39,7 +41,6 @@ impl Kind {
 type Ends = BTreeMap<ObjectName, BTreeSet<(IpAddr, u8, u16)>>;
 
 /// An event of one of the watches.
-#[expect(clippy::large_enum_variant, reason = "it lives on the stack for the length of one call")]
 #[derive(Debug)]
 pub enum Change {
     /// Of a FaultProfile.
@@ -54,6 +55,8 @@ pub enum Change {
     Slice(Event<EndpointSlice>),
     /// Of the API server's Service.
     Service(Event<Service>),
+    /// Of what peers are found in, in this namespace.
+    Neighbour(String, NeighbourEvent),
 }
 
 /// All that is known.
@@ -65,6 +68,7 @@ pub struct Index {
     nodes: Feed<NodeFacts>,
     slices: Feed<BTreeSet<(IpAddr, u8, u16)>>,
     services: Feed<BTreeSet<(IpAddr, u8, u16)>>,
+    neighbours: Neighbourhood,
     /// Addresses of this node's interfaces.
     own_addresses: BTreeSet<IpAddr>,
     /// What the flags and the machine say, and the node's name.
@@ -100,7 +104,19 @@ impl Index {
             Change::Node(event) => self.nodes.take(event, |node| Some(facts(node))),
             Change::Slice(event) => self.slices.take(event, |slice| Some(slice_ends(slice))),
             Change::Service(event) => self.services.take(event, |service| Some(service_ends(service))),
+            Change::Neighbour(namespace, event) => self.neighbours.take(namespace, event),
         }
+    }
+
+    /// What must be watched so that all profiles' peers are found.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeSet<Source> {
+        peers::wanted(self.profiles.objects.values())
+    }
+
+    /// What this watch has said is forgotten: nobody wants it, and it has ended.
+    pub fn forget(&mut self, source: &Source) {
+        self.neighbours.forget(source);
     }
 
     /// Takes in the addresses of this node's interfaces; returns whether they have changed.
@@ -143,6 +159,7 @@ impl Index {
         world.profiles = std::mem::take(&mut self.profiles.objects);
         world.devices = std::mem::take(&mut self.devices.objects);
         world.pods = std::mem::take(&mut self.pods.objects);
+        world.neighbours = std::mem::take(&mut self.neighbours);
         world.node_addresses.extend(self.own_addresses.iter().chain(&node.addresses));
         world.named_addresses = node.addresses;
         world
@@ -153,6 +170,7 @@ impl Index {
         self.profiles.objects = world.profiles;
         self.devices.objects = world.devices;
         self.pods.objects = world.pods;
+        self.neighbours = world.neighbours;
         result
     }
 }
@@ -173,56 +191,6 @@ fn facts(node: &Node) -> NodeFacts {
         uid: node.uid().unwrap_or_default(),
         addresses: addresses.filter_map(|address| address.address.parse().ok()).collect(),
         kubelet_port: endpoint.and_then(|endpoint| u16::try_from(endpoint.port).ok()),
-    }
-}
-
-fn name(object: &impl ResourceExt) -> ObjectName {
-    ObjectName { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
-}
-
-/// The objects of one kind, and the list that is arriving.
-#[derive(Debug)]
-struct Feed<T> {
-    objects: BTreeMap<ObjectName, T>,
-    arriving: Option<BTreeMap<ObjectName, T>>,
-    is_complete: bool,
-}
-
-impl<T> Default for Feed<T> {
-    fn default() -> Self {
-        Self { objects: BTreeMap::new(), arriving: None, is_complete: false }
-    }
-}
-
-impl<T: PartialEq> Feed<T> {
-    fn take<K: ResourceExt>(&mut self, event: Event<K>, convert: impl FnOnce(&K) -> Option<T>) -> bool {
-        match event {
-            Event::Init => self.arriving = Some(BTreeMap::new()),
-            Event::InitApply(object) => {
-                if let Some(converted) = convert(&object) {
-                    self.arriving.get_or_insert_default().insert(name(&object), converted);
-                }
-            }
-            Event::InitDone => {
-                let next = self.arriving.take().unwrap_or_default();
-                let changed = next != self.objects || !self.is_complete;
-                self.objects = next;
-                self.is_complete = true;
-                return changed;
-            }
-            Event::Apply(object) => return self.put(name(&object), convert(&object)),
-            Event::Delete(object) => return self.objects.remove(&name(&object)).is_some(),
-        }
-        false
-    }
-
-    fn put(&mut self, name: ObjectName, object: Option<T>) -> bool {
-        let Some(object) = object else { return self.objects.remove(&name).is_some() };
-        if self.objects.get(&name) == Some(&object) {
-            return false;
-        }
-        self.objects.insert(name, object);
-        true
     }
 }
 

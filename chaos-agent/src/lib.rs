@@ -9,16 +9,20 @@
 
 pub mod alone;
 pub mod args;
+pub mod behind;
 pub mod clock;
 pub mod compile;
 pub mod diff;
 pub mod enforce;
+pub mod feed;
 pub mod http;
 pub mod index;
 pub mod kernel;
 pub mod ledger;
+pub mod line;
 pub mod locate;
 pub mod metrics;
+pub mod peers;
 pub mod preflight;
 pub mod profile;
 pub mod residue;

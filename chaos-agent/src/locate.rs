@@ -33,6 +33,8 @@ pub enum LinkKind {
     Ifb,
     /// No Ethernet header.
     NoEthernet,
+    /// An end of the delay line or the splitter: packets there are on their way between hooks.
+    Ours,
 }
 
 /// An interface of this network namespace.
@@ -105,7 +107,9 @@ impl Topology {
     fn is_hooked(&self, index: u32) -> bool {
         let Some(link) = self.links.get(&index) else { return false };
         match link.kind {
-            LinkKind::Loopback | LinkKind::Vrf | LinkKind::Ifb | LinkKind::NoEthernet => return false,
+            LinkKind::Loopback | LinkKind::Vrf | LinkKind::Ifb | LinkKind::NoEthernet | LinkKind::Ours => {
+                return false;
+            }
             LinkKind::Bridge if self.is_open(index) => return false,
             LinkKind::Stacked if link.lower.is_some_and(|lower| self.is_busy(lower)) => return false,
             _ => {}

@@ -194,6 +194,7 @@ const fn event_name(what: Global) -> Option<&'static str> {
         Global::Unduplicated => Some("unduplicated"),
         Global::Stray => Some("stray"),
         Global::Unsplit => Some("unsplit"),
+        Global::Foreign => Some("foreign"),
         Global::Contended => Some("contended"),
     }
 }
@@ -282,7 +283,7 @@ mod tests {
                 state,
             });
         }
-        let shared = Shared::new(Index::default(), kernel.counters());
+        let shared = Shared::new(Index::default(), kernel.counters(), Arc::default());
         shared.show(view);
         Metrics::new(shared, per_device_series).render().unwrap()
     }
@@ -334,7 +335,7 @@ mod tests {
                 Ok(0)
             }
         }
-        let shared = Shared::new(Index::default(), Arc::new(Refusing));
+        let shared = Shared::new(Index::default(), Arc::new(Refusing), Arc::default());
         let profile = ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() };
         let state = StateView { profile, uid: "u".into(), target: "a".into(), state: 1 };
         shared.show(View { states: vec![state], ..View::default() });

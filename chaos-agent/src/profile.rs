@@ -13,13 +13,12 @@ use jiff::Timestamp;
 use kube::core::{ParseExpressionError, Selector};
 use thiserror::Error;
 
+use crate::peers::Peer;
 use crate::table::Uid;
 
 mod faults;
-mod unsupported;
 
-/// Why a profile cannot be acted on. But for what is unsupported, the API server refuses such objects; seeing one means a
-/// bypassed schema.
+/// Why a profile cannot be acted on. The API server refuses such objects; seeing one means a bypassed schema.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProfileError {
     /// A quantity that is none.
@@ -34,9 +33,9 @@ pub enum ProfileError {
     /// More port ranges than a rule holds.
     #[error("{0} port ranges; at most {MAX_PORT_RANGES} fit into a rule")]
     Ports(usize),
-    /// It asks for what this agent cannot do.
-    #[error("this version of the agent cannot do {0}")]
-    Unsupported(&'static str),
+    /// A peer that is none, or of several kinds at once.
+    #[error("a peer in match.peers needs exactly one of cidr, service and pods")]
+    Peer,
     /// No name, namespace or uid.
     #[error("the object has no name, namespace or uid")]
     Identity,
@@ -115,23 +114,20 @@ pub struct Profile {
     /// The rule with its phases, without deadline, peers and what depends on the node.
     pub rule: Rule,
     /// `match.peers`.
-    pub peers: Vec<Network>,
+    pub peers: Vec<Peer>,
 }
 
 impl Profile {
     /// Parses.
     ///
     /// # Errors
-    /// When it asks for what this agent cannot do, or the schema was bypassed.
+    /// When the schema was bypassed.
     pub fn parse(object: &FaultProfile) -> Result<Self, ProfileError> {
         let metadata = &object.metadata;
         let (Some(namespace), Some(name), Some(uid)) = (&metadata.namespace, &metadata.name, &metadata.uid)
         else {
             return Err(ProfileError::Identity);
         };
-        if let Some(what) = unsupported::first(&object.spec)? {
-            return Err(ProfileError::Unsupported(what));
-        }
         Ok(Self {
             name: ObjectName { namespace: namespace.clone(), name: name.clone() },
             uid: uid.as_str().into(),
@@ -156,7 +152,11 @@ impl Profile {
     /// probes, for pods only.
     #[must_use]
     pub fn node_flags(&self, is_node_address: impl Fn(IpAddr) -> bool) -> u32 {
-        let names_node = self.peers.iter().any(|peer| peer.is_host() && is_node_address(peer.address()));
+        // A Service's or pod's address is never meant so, although it may be the node's: IPVS gives it the former.
+        let names_node = self.peers.iter().any(|peer| match peer {
+            Peer::Network(network) => network.is_host() && is_node_address(network.address()),
+            Peer::Service(_) | Peer::Pods(_) => false,
+        });
         if names_node && matches!(self.targets, Targets::Pods(_)) { RULE_LIFTS_PROBES } else { 0 }
     }
 }
@@ -197,15 +197,8 @@ fn targets(object: &FaultProfile) -> Result<Targets, ProfileError> {
     Ok(Targets::Cidrs(networks))
 }
 
-fn peers(object: &FaultProfile) -> Result<Vec<Network>, ProfileError> {
-    let peers = object.spec.matching.iter().flat_map(|matching| &matching.peers);
-    let mut networks = peers
-        .filter_map(|peer| peer.cidr.as_ref())
-        .map(|cidr| cidr.parse())
-        .collect::<Result<Vec<_>, _>>()?;
-    networks.sort_unstable();
-    networks.dedup();
-    Ok(networks)
+fn peers(object: &FaultProfile) -> Result<Vec<Peer>, ProfileError> {
+    object.spec.matching.iter().flat_map(|matching| &matching.peers).map(Peer::parse).collect()
 }
 
 fn rule(object: &FaultProfile) -> Result<Rule, ProfileError> {
@@ -321,7 +314,7 @@ pub(crate) mod tests {
         assert_eq!(profile.rule.protocol, PROTOCOL_UDP);
         assert_eq!(profile.rule.port_ranges, 2);
         assert_eq!(profile.rule.ports[1], PortRange { first: 7000, last: 7100 });
-        assert_eq!(profile.peers, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(profile.peers, [Peer::Network("10.0.0.0/8".parse().unwrap())]);
     }
 
     #[test]

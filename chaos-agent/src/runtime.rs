@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
+use crate::behind::{Behind, LineView};
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
+use crate::kernel::LineLimits;
 use crate::kernel::aya::AyaKernel;
 use crate::kernel::hooks::XdpMode;
 use crate::kernel::object;
@@ -25,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::publish::Publisher;
 use crate::table::Capacity;
+use crate::view::Lacks;
 use crate::world::{World, dns_ends};
 use crate::{alone, http, preflight, residue, round, watch};
 
@@ -45,7 +48,7 @@ const MAX_NODE_ADDRESSES: u32 = 16_384;
 /// # Errors
 /// When it cannot start, with what to do; or when one of its parts ends by itself.
 pub async fn run(args: Args) -> Result<()> {
-    let Args { node_name, listen, kernel, protection, cleanup, log, per_device_series } = args;
+    let Args { node_name, listen, kernel, line, protection, cleanup, log, per_device_series } = args;
     start_logs(&log)?;
     let shutdown = CancellationToken::new();
     let _signals = cancel_on_signal(shutdown.clone())?;
@@ -59,11 +62,12 @@ pub async fn run(args: Args) -> Result<()> {
     let node = node_name.context("--node-name: which node of the cluster is this?")?;
     let listener = http::bind(listen).await?;
     sweep(&netlink, cleanup).await?;
-    let enforcer = take_kernel(kernel)?;
+    let behind = Behind::make(&netlink.handle(), line.engine, line.limits()).await;
+    let (enforcer, line) = take_kernel(kernel, behind, line.limits())?;
     let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
-    let shared = Shared::new(index, enforcer.counters());
+    let shared = Shared::new(index, enforcer.counters(), Arc::new(line));
     tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
     let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series));
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
@@ -128,7 +132,11 @@ async fn remove_qdiscs(interfaces: BTreeSet<u32>) -> Result<()> {
 }
 
 /// Loads the programs, after a look at what the machine lacks.
-fn take_kernel(args: KernelArgs) -> Result<Enforcer<AyaKernel>> {
+fn take_kernel(
+    args: KernelArgs,
+    behind: Behind,
+    line_limits: LineLimits,
+) -> Result<(Enforcer<AyaKernel>, LineView)> {
     let machine = preflight::look();
     let lacks = preflight::judge(&machine);
     for lack in &lacks {
@@ -148,9 +156,12 @@ fn take_kernel(args: KernelArgs) -> Result<Enforcer<AyaKernel>> {
         protected: MAX_PROTECTED,
         node_addresses: MAX_NODE_ADDRESSES,
     };
-    let kernel = AyaKernel::load(object::built_in()?, capacity, xdp != XdpMode::Off)?;
+    let mut kernel = AyaKernel::load(object::built_in()?, capacity, xdp == XdpMode::Native)?;
+    let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
-    Ok(Enforcer::new(kernel, settings))
+    let mut enforcer = Enforcer::new(kernel, settings);
+    enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
+    Ok((enforcer, line))
 }
 
 /// What does not change while the agent runs: its name, and where its own conversations go.

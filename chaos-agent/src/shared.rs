@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::behind::LineView;
 use crate::clock::Offset;
 use crate::index::{Change, Index};
 use crate::kernel::Counters;
 use crate::locate::Topology;
+use crate::peers::Source;
 use crate::view::View;
 
 /// Connections to the pages that are open at once; more wait in the kernel's queue.
@@ -41,12 +43,16 @@ pub struct Shared {
     wake: Mutex<Wake>,
     woken: Condvar,
     view: RwLock<Arc<View>>,
+    /// The watches that profiles' peers need, for `watch` to follow.
+    wanted: watch::Sender<BTreeSet<Source>>,
     /// Told after each new picture.
     pub shown: Notify,
     /// Permits for connections to the pages.
     pub connections: Arc<Semaphore>,
     /// Counters, read without a lock.
     pub counters: Arc<dyn Counters>,
+    /// The delay line, looked at without a lock.
+    pub line: Arc<LineView>,
     offset: Mutex<Offset>,
     /// The offset was measured once, or could not be.
     clock_compared: AtomicBool,
@@ -79,15 +85,17 @@ pub struct Stats {
 impl Shared {
     /// Nothing known yet.
     #[must_use]
-    pub fn new(index: Index, counters: Arc<dyn Counters>) -> Arc<Self> {
+    pub fn new(index: Index, counters: Arc<dyn Counters>, line: Arc<LineView>) -> Arc<Self> {
         Arc::new(Self {
             index: Mutex::new(index),
             wake: Mutex::default(),
             woken: Condvar::new(),
             view: RwLock::default(),
+            wanted: watch::Sender::default(),
             shown: Notify::new(),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             counters,
+            line,
             offset: Mutex::default(),
             clock_compared: AtomicBool::new(false),
             left: Mutex::default(),
@@ -100,9 +108,27 @@ impl Shared {
 
     /// Takes in a watch's event.
     pub fn take(&self, change: Change) {
-        if self.index().apply(change) {
-            self.wake(|wake| wake.world = true);
+        let concerns_peers = matches!(change, Change::Profile(_));
+        let mut index = self.index();
+        if !index.apply(change) {
+            return;
         }
+        if concerns_peers {
+            let wanted = index.wanted();
+            self.wanted.send_if_modified(|old| std::mem::replace(old, wanted.clone()) != wanted);
+        }
+        drop(index);
+        self.wake(|wake| wake.world = true);
+    }
+
+    /// The watches that profiles' peers need, now and later.
+    pub fn wanted(&self) -> watch::Receiver<BTreeSet<Source>> {
+        self.wanted.subscribe()
+    }
+
+    /// A watch has ended that nobody wants.
+    pub fn forget(&self, source: &Source) {
+        self.index().forget(source);
     }
 
     /// Takes in interfaces, addresses and routes.
@@ -211,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_enforcer_is_woken_by_the_first_look_at_the_clock_and_by_each_correction() {
-        let shared = Shared::new(Index::default(), FakeKernel::default().counters());
+        let shared = Shared::new(Index::default(), FakeKernel::default().counters(), Arc::default());
         assert!(!shared.is_clock_compared(), "no deadline can be told yet");
         let woken_by = |is_corrected| {
             shared.take_clock(is_corrected);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use edge_api::fault_node::{HookKind, LimitStatus};
 use edge_api::quantity::Network;
-use fault_abi::rule::Rule;
+use fault_abi::rule::{Phase, Rule};
 
 use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
 use crate::locate::{Topology, Way};
+use crate::peers::MAX_NAMESPACES;
 use crate::profile::ObjectName;
 use crate::table::{Capacity, Place, TargetName, Uid};
 
@@ -93,6 +94,28 @@ impl ProfileView {
     }
 }
 
+/// What this node lacks for some faults, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// No delay line.
+    pub line: Option<String>,
+    /// No splitter.
+    pub splitter: Option<String>,
+}
+
+impl Lacks {
+    /// Why a rule cannot be enforced as a whole: a CamelCase reason and a sentence.
+    fn trouble(&self, rule: &Rule) -> Option<(&'static str, String)> {
+        let asks =
+            |what: fn(&Phase) -> bool| rule.phases.iter().take(usize::from(rule.phase_count)).any(what);
+        let line = self.line.as_ref().filter(|_| asks(Phase::delays));
+        let splitter = self.splitter.as_ref().filter(|_| asks(Phase::rewrites));
+        line.map(|why| ("EngineMissing", format!("packets pass without their delay: {why}"))).or_else(|| {
+            splitter.map(|why| ("SplitterMissing", format!("nothing is corrupted or rejected: {why}")))
+        })
+    }
+}
+
 /// What tells how full the tables are.
 #[derive(Clone, Copy)]
 pub struct Usage<'a> {
@@ -104,6 +127,8 @@ pub struct Usage<'a> {
     pub capacity: Capacity,
     /// Flows.
     pub flows: u64,
+    /// What this node lacks.
+    pub lacks: &'a Lacks,
 }
 
 /// Takes the picture.
@@ -163,7 +188,7 @@ fn profile(report: &Report, usage: Usage<'_>, ways: &mut Ways<'_>, failure: Opti
     };
     let mut troubles: BTreeMap<&'static str, (u32, String)> = BTreeMap::new();
     for target in &report.targets {
-        let outcome = enforced(target, report, usage.ledger, ways, &mut view.hooks, failure);
+        let outcome = enforced(target, report, usage, ways, &mut view.hooks, failure);
         let counts = match target.scope {
             Scope::Local => &mut view.local,
             Scope::External => &mut view.external,
@@ -186,7 +211,7 @@ fn profile(report: &Report, usage: Usage<'_>, ways: &mut Ways<'_>, failure: Opti
 fn enforced(
     target: &TargetReport,
     report: &Report,
-    ledger: &Ledger,
+    usage: Usage<'_>,
     ways: &mut Ways<'_>,
     kinds: &mut BTreeSet<HookKind>,
     failure: Option<&str>,
@@ -195,7 +220,10 @@ fn enforced(
     if let Some(problem) = target.problem {
         return Err(sentence(problem, name));
     }
-    let is_held = |place: &Place| ledger.holds(*place, &report.uid, name);
+    if let Some(trouble) = usage.lacks.trouble(&report.rule) {
+        return Err(trouble);
+    }
+    let is_held = |place: &Place| usage.ledger.holds(*place, &report.uid, name);
     if target.places.is_empty() || !target.places.iter().all(is_held) {
         let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
         return Err(("NotInstalled", format!("the kernel does not hold the rules for {name}{why}")));
@@ -244,6 +272,18 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
         Problem::SameAddress => {
             ("SameAddress", format!("{name} has the same address and port as another target of this profile"))
         }
+        Problem::Peers => (
+            "PeersUnknown",
+            format!(
+                "no peer of this profile has an address, so nothing happens to {name}: is there such a Service, do such pods run in its namespace?"
+            ),
+        ),
+        Problem::Namespaces => (
+            "Limit",
+            format!(
+                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces"
+            ),
+        ),
     }
 }
 
@@ -260,6 +300,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("rules", capacity.rules, rules),
         ("counters", capacity.states(), ledger.state_of.len()),
         ("peers", capacity.peers, peers),
+        ("peerNamespaces", u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX), usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),

@@ -13,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
+use crate::peers::Neighbourhood;
 use crate::profile::{ObjectName, Profile};
 
 /// Everything that compiling looks at.
@@ -26,6 +27,8 @@ pub struct World {
     pub devices: BTreeMap<ObjectName, DeviceTarget>,
     /// This node's pods.
     pub pods: BTreeMap<ObjectName, PodTarget>,
+    /// What profiles' peers are found in.
+    pub neighbours: Neighbourhood,
     /// This node's addresses.
     pub node_addresses: BTreeSet<IpAddr>,
     /// Those of them that its Node object names.
@@ -69,7 +72,7 @@ impl DeviceTarget {
     }
 }
 
-/// A pod of this node as a target.
+/// A pod as a target (those of this node), or as a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodTarget {
     /// Labels.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use edge_api::FaultProfile;
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
 
 use stage::Stage;
 
@@ -96,5 +97,34 @@ async fn each_word_of_the_operator_reaches_the_kernel_before_the_next_beat() {
             tokio::task::yield_now().await;
         }
     }
+    stage.end().await;
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn peers_are_found_by_their_service_and_on_other_nodes_and_without_any_nothing_happens() {
+    let stage = Stage::set("node-e").await;
+    stage.pod("web", "10.244.1.7").await;
+    let peers = json!([{"service": "broker"}, {"pods": {"matchLabels": {"app": "broker"}}}]);
+    let web = json!({"pods": {"selector": {"matchLabels": {"app": "web"}}}});
+    stage.start("web", json!({"targets": web, "match": {"peers": peers}})).await;
+    let entry = stage.until_entry("web", |entry| entry.reason.is_some()).await;
+    assert_eq!(entry.reason.as_deref(), Some("PeersUnknown"));
+    assert_eq!((entry.targets, entry.enforced, entry.installed), (1, 0, false), "nobody, not everybody");
+
+    stage.pod_on("another", "broker", "10.244.2.9").await;
+    stage.until_entry("web", |entry| entry.installed && entry.reason.is_none()).await;
+    stage.until_peers(1).await;
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "broker"}, "spec": {"ports": [{"port": 1883}], "selector": {"app": "broker"}},
+    }))
+    .unwrap();
+    stage.space.api::<Service>().create(&PostParams::default(), &service).await.unwrap();
+    stage.until_peers(2).await;
+
+    // With the last profile that names some nobody looks for them any more.
+    stage.space.api::<FaultProfile>().delete("web", &DeleteParams::default()).await.unwrap();
+    stage.until_gone("web").await;
+    stage.until_limit("peerNamespaces", 0).await;
     stage.end().await;
 }

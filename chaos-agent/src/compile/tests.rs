@@ -8,6 +8,7 @@ use fault_abi::rule::{MAX_BINDINGS, PHASE_PARTITION, RULE_LIFTS_PROBES};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::peers::tests::{pod, service};
 use crate::profile::tests::object;
 use crate::world::{DeviceTarget, PodTarget};
 
@@ -264,6 +265,39 @@ fn probes_of_pods_are_protected_unless_a_peer_names_the_node() {
     assert_eq!(plan.protected[&key], fault_abi::rule::PROTECTED_PROBE);
     let lifts = |name: &str| plan.rules[name].rule.flags & RULE_LIFTS_PROBES != 0;
     assert!(lifts("uid-lifts") && !lifts("uid-plain") && !lifts("uid-devices"));
+}
+
+#[test]
+fn a_services_address_lifts_no_protection_although_ipvs_gives_it_to_the_node() {
+    let mut world = world()
+        .profile("p", &pods(), &json!({"match": {"peers": [{"service": "broker"}]}}))
+        .pod("pod", "10.244.1.2")
+        .services(&[service("broker", &json!({"clusterIP": "10.96.0.7"}))])
+        .slices(&[]);
+    world.node_addresses.insert(ip("10.96.0.7"));
+    let spec = &world.compile().rules["uid-p"];
+    assert_eq!(spec.rule.flags & RULE_LIFTS_PROBES, 0);
+    assert_eq!(spec.peers, BTreeSet::from([Prefix::from(Network::host(ip("10.96.0.7")))]));
+}
+
+#[test]
+fn a_profile_whose_peers_have_no_address_holds_nothing_and_says_so() {
+    let peers = json!({"match": {"peers": [{"pods": {"matchLabels": {"app": "broker"}}}]}});
+    let world = world().profile("p", &pods(), &peers).pod("web", "10.244.1.2");
+    let early = world.compile();
+    assert!(!early.reports[0].is_acting && early.entries.is_empty(), "no list has arrived");
+    assert_eq!(early.reports[0].targets[0].problem, None, "which is no problem yet");
+
+    let without = world.peer_pods(&[pod("other", "other", "10.244.2.2", false)]);
+    let plan = without.compile();
+    assert!(plan.entries.is_empty() && plan.rules.is_empty(), "a rule without peers would act on everybody");
+    assert_eq!(plan.reports[0].targets[0].problem, Some(Problem::Peers));
+    assert_eq!(plan.peer_namespaces, 1);
+
+    let with = without.peer_pods(&[pod("broker", "broker", "10.244.2.3", false)]);
+    let plan = with.compile();
+    assert_eq!(at(&plan, address("10.244.1.2")), ["p:web"]);
+    assert_eq!(plan.rules["uid-p"].peers, BTreeSet::from([Prefix::from(Network::host(ip("10.244.2.3")))]));
 }
 
 #[test]

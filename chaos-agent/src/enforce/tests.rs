@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::kernel::fake::FakeKernel;
 use crate::locate::{Link, LinkKind, Route};
+use crate::peers::Peer;
 use crate::profile::Profile;
 use crate::profile::tests::object;
 
@@ -111,7 +112,7 @@ fn a_rule_stays_as_long_as_the_entry_that_was_to_replace_it_is_refused() {
 fn without_all_of_its_peers_a_rule_is_not_written_and_no_part_of_them_piles_up() {
     let mut enforcer = enforcer();
     let mut world = world("20%");
-    let peers = ["10.0.0.0/8", "10.1.0.0/16"].map(|network| network.parse().unwrap());
+    let peers = ["10.0.0.0/8", "10.1.0.0/16"].map(|network| Peer::Network(network.parse().unwrap()));
     world.profiles.values_mut().for_each(|profile| profile.peers = peers.to_vec());
     for second in 0..5 {
         let kernel = enforcer.kernel_mut();

@@ -23,6 +23,7 @@ use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
+use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
 pub use attach::detach_filters;
@@ -58,7 +59,9 @@ pub struct AyaKernel {
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
     line: Array<MapData, Line>,
-    engine: MapData,
+    sign: MapData,
+    /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
+    engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
     ends: Vec<SchedClassifierLink>,
     /// The highest state in use so far, and the highest that is made: those in between are spare.
@@ -115,7 +118,7 @@ impl AyaKernel {
         let (high, arrays) = fill_arrays(&mut programs, with_xdp)?;
         let counters = take(&mut programs, names::COUNTERS)?;
         let states = take(&mut programs, names::STATE)?;
-        let Map::Array(engine_data) = take(&mut programs, names::ENGINE)? else {
+        let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
         let reader = Arc::new(Reader::new(&counters, take(&mut programs, names::GLOBAL)?)?);
@@ -136,7 +139,8 @@ impl AyaKernel {
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
             line: typed(&mut programs, names::LINE)?,
-            engine: engine_data,
+            sign,
+            engine: None,
             ends: Vec::new(),
             highest: 0,
             prepared: 0,

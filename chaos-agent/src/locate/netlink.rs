@@ -15,6 +15,8 @@ use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 use tokio::task::JoinSet;
 
+use crate::behind;
+
 use super::{Link, LinkKind, Route, Topology};
 
 /// A netlink call that failed.
@@ -141,6 +143,9 @@ fn link(message: &LinkMessage) -> (u32, Link) {
     }
     link.is_pair = matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit));
     link.kind = link_kind(message.header.link_layer_type, kind.as_ref());
+    if behind::is_ours(&link.name) {
+        link.kind = LinkKind::Ours;
+    }
     link.lower = lower.filter(|_| !is_elsewhere && link.kind == LinkKind::Stacked);
     (message.header.index, link)
 }

@@ -14,6 +14,7 @@ use chaos_agent::locate::{Link, Route, Topology};
 use chaos_agent::shared::Shared;
 use chaos_agent::status::publish::Publisher;
 use chaos_agent::table::Capacity;
+use chaos_agent::view::View;
 use chaos_agent::world::World;
 use chaos_agent::{round, watch};
 use control_plane::{Somebody, Space, space};
@@ -56,7 +57,7 @@ impl Stage {
         let packets = kernel.packets();
         let enforcer = Enforcer::new(kernel, settings());
         let fixed = World { node: node.to_owned(), ..World::default() };
-        let shared = Shared::new(Index::new(fixed, None), enforcer.counters());
+        let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default());
         shared.take_topology(topology(true));
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
         watch::start(&client, node, &shared, &shutdown, &mut tasks);
@@ -98,9 +99,14 @@ impl Stage {
 
     /// A running pod of this node.
     pub(crate) async fn pod(&self, name: &str, ip: &str) {
+        self.pod_on(&self.node, name, ip).await;
+    }
+
+    /// A running pod of some node.
+    pub(crate) async fn pod_on(&self, node: &str, name: &str, ip: &str) {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"app": name}},
-            "spec": {"nodeName": self.node, "containers": [{"name": "c", "image": "localhost/none:none"}]},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "localhost/none:none"}]},
         }))
         .unwrap();
         let api = self.space.api::<Pod>();
@@ -111,7 +117,8 @@ impl Stage {
 
     /// A started profile on all devices.
     pub(crate) async fn profile(&self, name: &str) {
-        self.start(name, json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}})).await;
+        self.start(name, json!({"targets": {"devices": {"selector": {"matchLabels": {"site": "berlin"}}}}}))
+            .await;
     }
 
     /// As a user pauses a profile.
@@ -122,14 +129,16 @@ impl Stage {
 
     /// A started profile on the pods with this `app`.
     pub(crate) async fn pods_profile(&self, app: &str) {
-        self.start(app, json!({"pods": {"selector": {"matchLabels": {"app": app}}}})).await;
+        self.start(app, json!({"targets": {"pods": {"selector": {"matchLabels": {"app": app}}}}})).await;
     }
 
-    async fn start(&self, name: &str, targets: Value) {
+    /// A started profile, with this in its spec.
+    pub(crate) async fn start(&self, name: &str, part: Value) {
         let api = self.space.api::<FaultProfile>();
+        let mut spec = json!({"faults": {"loss": {"percent": "20%"}}, "duration": "10m"});
+        spec.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
         let object = json!({
-            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": name},
-            "spec": {"targets": targets, "faults": {"loss": {"percent": "20%"}}, "duration": "10m"},
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": name}, "spec": spec,
         });
         let user = PatchParams::apply("user").force();
         api.patch(name, &user, &Patch::Apply(object)).await.unwrap();
@@ -175,6 +184,24 @@ impl Stage {
         let find = |status: &FaultNodeStatus| self.entry(status, profile).filter(&is_it);
         let node = self.until_fault_node(|status| find(status).is_some()).await;
         find(&node.status.unwrap()).unwrap()
+    }
+
+    /// Until so much of a limit is used.
+    pub(crate) async fn until_limit(&self, name: &str, used: u64) {
+        let is_it = |status: &FaultNodeStatus| {
+            status.limits.iter().any(|limit| limit.name == name && limit.used == used)
+        };
+        self.until_fault_node(is_it).await;
+    }
+
+    /// Until rules hold the addresses of so many peers.
+    pub(crate) async fn until_peers(&self, used: u64) {
+        let began = Instant::now();
+        let is_so = |view: &View| view.limits.iter().any(|limit| limit.name == "peers" && limit.used == used);
+        while !is_so(&self.shared.view()) {
+            assert!(began.elapsed() < PATIENCE, "{:#?}\n{}", self.shared.view(), self.space.dump());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn until_gone(&self, profile: &str) {

@@ -75,7 +75,7 @@ fn each_fragment_draws_for_itself_and_ports_are_those_of_the_first() {
     let stage = Stage::new();
     for family in Family::BOTH {
         let target = family.host(1, 2);
-        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::XdpGeneric].map(|hooks| {
+        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::Clsact].map(|hooks| {
             let mut agent = Agent::start(&stage.node, hooks);
             agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target))]);
             let missing = fragments(&stage, &agent, family, "loss", 0);
@@ -143,7 +143,7 @@ fn tagged(stage: &Stage, agent: &Agent, family: Family) -> BTreeSet<Id> {
 fn tagged_frames_are_decided_like_any_other_on_every_hook() {
     let stage = bridge();
     for family in Family::BOTH {
-        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::XdpGeneric].map(|hooks| {
+        let fates = [Hooks::Tcx, Hooks::XdpNative, Hooks::Clsact].map(|hooks| {
             let mut agent = Agent::start(&stage.node, hooks);
             assert!(agent.hooked().keys().eq([TO_DEVICE, TO_PEER]), "the bridge's ports, not the bridge");
             agent.set(&[Fault::loss("20%").on(&[family.host(1, 2)])]);

@@ -123,12 +123,6 @@ fn packets_missing_between_captures_are_those_counted_on_native_xdp() {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn packets_missing_between_captures_are_those_counted_on_generic_xdp() {
-    what_captures_miss_is_what_was_counted(Hooks::XdpGeneric);
-}
-
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
 fn each_tenth_packet_of_a_target_is_missing_on_tc_and_native_xdp() {
     let stage = Stage::new();
     let tenth: BTreeSet<u32> = (9..COUNT).step_by(10).collect();
@@ -186,7 +180,7 @@ fn the_same_packets_have_the_same_fates_on_every_hook_and_others_with_another_se
     let fates = |hooks, seed| lossy_exchange(&stage, &mut Agent::start(&stage.node, hooks), Family::V4, seed);
     let first = fates(Hooks::Tcx, 7);
     assert_eq!(first, fates(Hooks::XdpNative, 7));
-    assert_eq!(first, fates(Hooks::XdpGeneric, 7));
+    assert_eq!(first, fates(Hooks::Clsact, 7));
     assert_eq!(first, fates(Hooks::Tcx, 7), "in another run too");
     let other = fates(Hooks::Tcx, 8);
     assert!(first[0] != other[0] && first[1] != other[1]);

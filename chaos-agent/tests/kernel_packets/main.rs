@@ -19,6 +19,7 @@ mod follow;
 mod fragments;
 mod frames;
 mod harness;
+mod later;
 mod loss;
 mod partition;
 mod protect;

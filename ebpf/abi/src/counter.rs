@@ -131,16 +131,17 @@ pub enum Global {
     LineFull = 8,
     /// Duplicates that were not made, since a packet has four at most, or the kernel had no memory for one.
     Unduplicated = 9,
-    /// Packets lost on their way into or out of the line, or to or from the splitter: the kernel refused a step of it, or
-    /// a ticket was not ours.
+    /// Packets lost on their way into or out of the line or the splitter: the kernel refused a step of it.
     Stray = 10,
     /// Super-packets, or packets to be corrupted or rejected, that were not split, since there is no splitter.
     Unsplit = 11,
+    /// Frames at the end of line or splitter that no hook has sent there: what the node says of itself on each interface.
+    Foreign = 12,
 }
 
 impl Global {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Protected,
         Self::Untracked,
         Self::Orphaned,
@@ -153,6 +154,7 @@ impl Global {
         Self::Unduplicated,
         Self::Stray,
         Self::Unsplit,
+        Self::Foreign,
     ];
 }
 

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod hook;
 pub mod line;
 pub mod maps;
+pub mod reject;
 pub mod tc;
 pub mod world;
 pub mod xdp;

@@ -37,10 +37,7 @@ pub fn split(ctx: &TcContext, direction: Direction) -> i32 {
 pub fn splitter_end(ctx: &TcContext) -> i32 {
     match errand::from_splitter(ctx) {
         Some((interface, comes_in)) => redirect(interface, comes_in),
-        None => {
-            Maps.count_global(Global::Stray);
-            TC_ACT_SHOT
-        }
+        None => foreign(),
     }
 }
 
@@ -89,10 +86,14 @@ pub fn enter(ctx: &TcContext, direction: Direction, release_ns: u64, state: u32)
 /// At the end of the line: cuts the ticket off and sends the packet where it says.
 #[inline(always)]
 pub fn line_end(ctx: &TcContext) -> i32 {
-    leave(ctx).unwrap_or_else(|| {
-        Maps.count_global(Global::Stray);
-        TC_ACT_SHOT
-    })
+    leave(ctx).unwrap_or_else(foreign)
+}
+
+/// Nobody's packet of ours.
+#[inline(always)]
+fn foreign() -> i32 {
+    Maps.count_global(Global::Foreign);
+    TC_ACT_SHOT
 }
 
 #[inline(always)]
@@ -119,7 +120,8 @@ fn leave(ctx: &TcContext) -> Option<i32> {
     // SAFETY: as above.
     unsafe {
         if bpf_skb_change_tail(skb, bytes, 0) != 0 {
-            return None;
+            Maps.count_global(Global::Stray);
+            return Some(TC_ACT_SHOT);
         }
         (*skb).mark = ticket.mark;
         (*skb).priority = ticket.priority;

@@ -192,11 +192,12 @@ pub struct Peer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<Cidr>,
     /// A Service of the profile's namespace: its cluster, external and load balancer addresses, as its clients see it,
-    /// never the pods behind it; where it is headless, those pods.
+    /// never the pods behind it; where it is headless, what its EndpointSlices name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::SERVICE))]
     pub service: Option<String>,
-    /// Pods of the profile's namespace, by a label selector as in a Deployment.
+    /// Pods of the profile's namespace, by a label selector as in a Deployment; not those on the host network, whose
+    /// addresses are their nodes'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::selector")]
     pub pods: Option<LabelSelector>,

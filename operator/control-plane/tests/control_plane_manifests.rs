@@ -82,13 +82,13 @@ const RIGHTS: [(&str, &[&str]); 4] = [
         "edge-system:chaos-agent",
         &[
             "* devices.edge-operator.dev [] [] [list watch]",
+            "* endpointslices.discovery.k8s.io [] [] [list watch]",
             "* faultnodes.edge-operator.dev [] [] [create patch]",
             "* faultnodes.edge-operator.dev/status [] [] [patch]",
             "* faultprofiles.edge-operator.dev [] [] [list watch]",
             "* nodes [] [] [list watch]",
             "* pods [] [] [list watch]",
-            "default endpointslices.discovery.k8s.io [] [] [list watch]",
-            "default services [] [kubernetes] [list watch]",
+            "* services [] [] [list watch]",
         ],
     ),
     (

@@ -1,6 +1,8 @@
 //! The delay line and the splitter: the programs at their ends, and what the hooks know of them.
 
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError};
 use fault_abi::line::Line;
@@ -8,14 +10,19 @@ use fault_abi::names;
 
 use super::load::convert;
 use super::{AyaKernel, chain};
-use crate::kernel::{Devices, Interface, KernelError, LineLimits};
+use crate::behind::{Behind, LineView};
+use crate::kernel::{Interface, KernelError, LineLimits};
+use crate::line::engine::{Engine, Heartbeat, Options};
+use crate::line::pool::Limits;
 
 impl AyaKernel {
-    /// Connects the delay line and the splitter, as far as they are there, to the programs. Packets go there from then on.
+    /// Connects the delay line and the splitter, as far as they are there, to the programs, and starts the engine. Packets
+    /// go there from then on.
     ///
     /// # Errors
-    /// When the kernel refuses a program or a table.
-    pub fn connect_line(&mut self, devices: &Devices, limits: LineLimits) -> Result<(), KernelError> {
+    /// When the kernel refuses a program, a table or a thread.
+    pub fn connect(&mut self, behind: Behind, limits: LineLimits) -> Result<LineView, KernelError> {
+        let devices = behind.devices();
         let mut line = Line {
             magic: devices.magic,
             packets: u64::from(limits.packets),
@@ -40,21 +47,31 @@ impl AyaKernel {
         let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };
         self.line.set(0, line, 0).map_err(refused)?;
         self.ends = ends;
-        Ok(())
+        let Behind { tap, no_line, no_splitter, magic, .. } = behind;
+        let mut view = LineView { no_line, no_splitter, ..LineView::default() };
+        if let Some(tap) = tap {
+            let name = tap.name().to_owned();
+            let limits = Limits { packets: limits.packets, bytes: limits.bytes };
+            let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
+            let started = Engine::start(tap, &Options { magic, limits }, sign);
+            let engine =
+                started.map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
+            view.stats = Some(Arc::clone(engine.stats()));
+            self.engine = Some(engine);
+        }
+        Ok(view)
     }
 
-    /// What the engine shows its life with: called with CLOCK_BOOTTIME in nanoseconds.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn sign_of_life(&self) -> Result<Box<dyn FnMut(u64) + Send>, KernelError> {
+    /// What the engine shows its life with, to the programs and here.
+    fn sign_of_life(&self, seen: Arc<AtomicU64>) -> Result<Heartbeat, KernelError> {
         let failed = |error: &dyn std::error::Error| KernelError::Load(format!("ENGINE: {}", chain(error)));
-        let fd = self.engine.fd().as_fd().try_clone_to_owned().map_err(|error| failed(&error))?;
+        let fd = self.sign.fd().as_fd().try_clone_to_owned().map_err(|error| failed(&error))?;
         let data = MapData::from_fd(fd).map_err(|error| failed(&error))?;
         let mut engine: Array<MapData, u64> = convert(names::ENGINE, Map::Array(data))?;
         Ok(Box::new(move |now_ns| {
             // It cannot fail for a table that is there; were it to, hooks would pass packets undelayed, and count them.
             let _ = engine.set(0, now_ns, 0);
+            seen.store(now_ns, Ordering::Relaxed);
         }))
     }
 }

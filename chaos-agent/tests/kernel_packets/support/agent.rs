@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chaos_agent::args::EngineChoice;
+use chaos_agent::behind::{Behind, LineView};
 use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
+use chaos_agent::kernel::LineLimits;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
@@ -32,7 +35,6 @@ use super::time::{boot_ns, patience};
 pub(crate) enum Hooks {
     Tcx,
     XdpNative,
-    XdpGeneric,
     Clsact,
 }
 
@@ -47,7 +49,6 @@ impl Hooks {
         match self {
             Self::Tcx | Self::Clsact => [ingress, egress],
             Self::XdpNative => [HookKind::XdpNative, egress],
-            Self::XdpGeneric => [HookKind::XdpGeneric, egress],
         }
     }
 
@@ -59,7 +60,6 @@ impl Hooks {
     fn settings(self) -> Settings {
         let xdp = match self {
             Self::XdpNative => XdpMode::Native,
-            Self::XdpGeneric => XdpMode::Generic,
             Self::Tcx | Self::Clsact => XdpMode::Off,
         };
         Settings { capacity: CAPACITY, xdp, has_tcx: self.has_tcx() }
@@ -70,10 +70,16 @@ impl Hooks {
 const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
+/// More than any story holds back.
+const LINE_LIMITS: LineLimits =
+    LineLimits { packets: 16_384, bytes: 64 << 20, target_packets: 8_192, target_bytes: 32 << 20 };
+
 /// An agent, at work in a node's namespace. Dropping it ends all faults.
 pub(crate) struct Agent {
     // Dropped first: detaching is done inside the namespace.
     enforcer: Enforcer<AyaKernel>,
+    /// The delay line.
+    pub(crate) line: LineView,
     netlink: Netlink,
     _tasks: JoinSet<anyhow::Result<()>>,
     runtime: Runtime,
@@ -91,10 +97,16 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings();
-        let kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
+        let mut kernel =
+            AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
+        let handle = netlink.handle();
+        let behind = runtime.block_on(Behind::make(&handle, EngineChoice::Auto, LINE_LIMITS));
+        assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
+        let line = kernel.connect(behind, LINE_LIMITS).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
-        let mut agent = Self { enforcer, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
+        let mut agent =
+            Self { enforcer, line, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
         agent.locate();
         agent.set(&[]);
         agent

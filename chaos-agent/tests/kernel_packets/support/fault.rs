@@ -33,7 +33,8 @@ impl Fault {
         Self::new("partition", json!({"partition": {}}))
     }
 
-    fn new(name: &str, faults: Value) -> Self {
+    /// Any faults, as a profile has them.
+    pub(crate) fn new(name: &str, faults: Value) -> Self {
         let spec = json!({"targets": {}, "faults": faults, "duration": "1m", "seed": 7});
         Self { name: name.to_owned(), spec, ends_ns: boot_ns() + ms_here(60_000) }
     }

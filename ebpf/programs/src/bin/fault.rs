@@ -61,6 +61,18 @@ pub fn tc_act_egress(ctx: TcContext) -> i32 {
     fault_ebpf::act::act(&ctx, Direction::ToDevice)
 }
 
+/// Called on ingress for a packet that is rejected.
+#[classifier]
+pub fn tc_reject_ingress(ctx: TcContext) -> i32 {
+    fault_ebpf::reject::reject(&ctx, Direction::FromDevice)
+}
+
+/// Called on egress for a packet that is rejected.
+#[classifier]
+pub fn tc_reject_egress(ctx: TcContext) -> i32 {
+    fault_ebpf::reject::reject(&ctx, Direction::ToDevice)
+}
+
 /// Attached to ingress of the delay line.
 #[classifier]
 pub fn line_end(ctx: TcContext) -> i32 {

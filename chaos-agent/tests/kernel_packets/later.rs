@@ -1,0 +1,210 @@
+//! What happens to packets that are not lost: delay, reorder, rate, duplicate and corrupt, as both ends see it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fault_abi::counter::{Counter, Global};
+use fault_abi::key::Direction;
+use fault_abi::verdict::Effect;
+use serde_json::{Value, json};
+
+use crate::support::agent::{Agent, Hooks};
+use crate::support::capture::Capture;
+use crate::support::fault::Fault;
+use crate::support::stage::{ETH, Family, Stage};
+use crate::support::time::{Beat, boot_ns, eventually, ms};
+use crate::support::traffic::End;
+
+/// Packets of a story, each way.
+const COUNT: u32 = 400;
+
+/// A packet is sent so often.
+const EVERY: Duration = Duration::from_micros(200);
+
+/// When each packet was sent and when it came, by number.
+struct Trip {
+    sent_ns: BTreeMap<u32, u64>,
+    /// In the order in which they came.
+    came: Vec<(u32, u64)>,
+    counter: Counter,
+}
+
+impl Trip {
+    fn effect(&self, effect: Effect) -> u64 {
+        self.counter.effects[effect as usize]
+    }
+
+    /// How long each took, in nanoseconds.
+    fn took_ns(&self) -> Vec<u64> {
+        self.came.iter().map(|(number, at)| at - self.sent_ns[number]).collect()
+    }
+}
+
+/// A node with an agent between a device and a peer.
+struct Scene {
+    stage: Stage,
+    agent: Agent,
+}
+
+impl Scene {
+    fn new(hooks: Hooks) -> Self {
+        let stage = Stage::new();
+        let agent = Agent::start(&stage.node, hooks);
+        Self { stage, agent }
+    }
+
+    /// Sends numbered packets one way under these faults, and waits for `expected` to come.
+    fn trip(&mut self, faults: Value, direction: Direction, family: Family, expected: Option<u32>) -> Trip {
+        let target = family.host(1, 2);
+        self.agent.set(&[]);
+        self.agent.set(&[Fault::new("later", faults).on(std::slice::from_ref(&target))]);
+        let (device, peer) = (self.stage.device_end(family), self.stage.peer_end(family));
+        let (from, to) = match direction {
+            Direction::FromDevice => (&device, &peer),
+            Direction::ToDevice => (&peer, &device),
+        };
+        let (mut sent_ns, mut came, mut beat) = (BTreeMap::new(), Vec::new(), Beat::new(EVERY));
+        for number in 0..COUNT {
+            sent_ns.insert(number, boot_ns());
+            from.send(to, number).unwrap();
+            arrivals(to, &mut came);
+            beat.wait();
+        }
+        let counter = || self.agent.counter("later", &target, direction);
+        eventually(|| (counter().seen() == u64::from(COUNT)).then_some(()), || format!("{:?}", counter()));
+        let effects = counter().effects;
+        let dropped = effects[Effect::Overflow as usize] + effects[Effect::LineFull as usize];
+        let expected = expected
+            .map_or_else(|| u64::from(COUNT) + effects[Effect::Duplicate as usize] - dropped, u64::from);
+        let all = || {
+            arrivals(to, &mut came);
+            (came.len() as u64 >= expected).then_some(())
+        };
+        eventually(all, || format!("not all of {expected} packets came; {:?}", counter()));
+        assert_eq!(came.len() as u64, expected);
+        for what in [Global::Stray, Global::LineFull, Global::EngineStalled, Global::Orphaned] {
+            assert_eq!(self.agent.global(what), 0, "{what:?}");
+        }
+        Trip { sent_ns, came, counter: counter() }
+    }
+}
+
+/// What has come, with the time at which it was taken: late by as much as this looks seldom.
+fn arrivals(end: &End, came: &mut Vec<(u32, u64)>) {
+    let numbers = end.take();
+    let now = boot_ns();
+    came.extend(numbers.into_iter().map(|number| (number, now)));
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_delay_holds_every_packet_so_long_and_keeps_their_order() {
+    for hooks in [Hooks::Tcx, Hooks::XdpNative, Hooks::Clsact] {
+        let mut scene = Scene::new(hooks);
+        for (family, direction) in
+            Family::BOTH.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction)))
+        {
+            let trip = scene.trip(json!({"delay": {"time": "30ms"}}), direction, family, None);
+            assert!(trip.took_ns().iter().all(|ns| *ns >= ms(30)), "{hooks:?} {family:?} {direction:?}");
+            assert!(trip.came.iter().map(|(number, _)| *number).eq(0..COUNT), "the order");
+            assert_eq!(trip.effect(Effect::Delay), u64::from(COUNT));
+            assert_eq!(trip.counter.delay_ns, u64::from(COUNT) * ms(30));
+        }
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it() {
+    let mut scene = Scene::new(Hooks::Tcx);
+    let faults = json!({"delay": {"time": "5ms"}, "reorder": {"percent": "10%", "by": "60ms"}});
+    let trip = scene.trip(faults, Direction::FromDevice, Family::V4, None);
+    let late = trip.took_ns().iter().filter(|ns| **ns >= ms(65)).count() as u64;
+    assert!(trip.effect(Effect::Reorder) > 0);
+    assert!(late >= trip.effect(Effect::Reorder));
+    let in_order = trip.came.is_sorted_by_key(|(number, _)| *number);
+    assert!(!in_order, "some came behind those that were sent after them");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_of_its_own() {
+    let mut scene = Scene::new(Hooks::Tcx);
+    for direction in Direction::ALL {
+        let plain = scene.trip(json!({"duplicate": {"percent": "100%"}}), direction, Family::V6, None);
+        assert_eq!(plain.effect(Effect::Duplicate), u64::from(COUNT));
+        let faults = json!({"duplicate": {"percent": "50%"}, "delay": {"time": "20ms", "jitter": "5ms"}});
+        let both = scene.trip(faults, direction, Family::V4, None);
+        assert_eq!(both.effect(Effect::Delay), u64::from(COUNT) + both.effect(Effect::Duplicate));
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_too_long() {
+    let mut scene = Scene::new(Hooks::Tcx);
+    // Frames of 106 bytes (64 and headers): 848 bits each.
+    let faults = json!({"rate": {"bitsPerSecond": "1M", "burst": "2120", "queue": "100ms"}});
+    let trip = scene.trip(faults, Direction::ToDevice, Family::V4, None);
+    let (waited, dropped) = (trip.effect(Effect::Rate), trip.effect(Effect::Overflow));
+    assert!(dropped > 0 && waited > 0, "{waited} waited, {dropped} were dropped");
+    assert_eq!(trip.came.len() as u64, u64::from(COUNT) - dropped);
+    assert!(trip.came.is_sorted_by_key(|(number, _)| *number), "nobody overtakes");
+    // What came within any time is no more than the bucket and what the rate filled in.
+    let first_sent = trip.sent_ns[&0];
+    for (i, (_, at)) in (1_u64..).zip(&trip.came) {
+        let allowed = 20.0 + (at - first_sent) as f64 / 848_000.0 + 1.0;
+        assert!(i as f64 <= allowed, "{i} packets after {} ns", at - first_sent);
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn corrupted_packets_reach_the_receivers_stack_and_are_counted_there_as_wrong_checksums() {
+    let mut scene = Scene::new(Hooks::Tcx);
+    for direction in Direction::ALL {
+        let space = match direction {
+            Direction::FromDevice => &scene.stage.peer,
+            Direction::ToDevice => &scene.stage.device,
+        };
+        let before = checksum_errors(space);
+        let trip = scene.trip(json!({"corrupt": {"percent": "100%"}}), direction, Family::V4, Some(0));
+        assert_eq!(trip.effect(Effect::Corrupt), u64::from(COUNT));
+        let space = match direction {
+            Direction::FromDevice => &scene.stage.peer,
+            Direction::ToDevice => &scene.stage.device,
+        };
+        let all = || (checksum_errors(space) == before + u64::from(COUNT)).then_some(());
+        eventually(all, || format!("{} wrong checksums {direction:?}", checksum_errors(space) - before));
+    }
+}
+
+/// `UdpInCsumErrors` of a namespace.
+fn checksum_errors(space: &crate::support::space::Namespace) -> u64 {
+    let table = space.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+    let mut lines = table.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split_whitespace().position(|name| name == "InCsumErrors").unwrap();
+    values.split_whitespace().nth(at).unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn captures_at_both_ends_agree_with_what_was_counted_under_delay_and_duplicate() {
+    let mut scene = Scene::new(Hooks::Tcx);
+    let (mut at_device, mut at_peer) =
+        (Capture::new(&scene.stage.device, ETH), Capture::new(&scene.stage.peer, ETH));
+    let faults = json!({"duplicate": {"percent": "20%"}, "delay": {"time": "10ms"}});
+    let trip = scene.trip(faults, Direction::FromDevice, Family::V4, None);
+    let duplicates = trip.effect(Effect::Duplicate);
+    at_device.look();
+    let all = || {
+        at_peer.look();
+        (at_peer.received.len() as u64 + u64::from(at_peer.repeated) == u64::from(COUNT) + duplicates)
+            .then_some(())
+    };
+    eventually(all, || format!("{duplicates} duplicates are not all there"));
+    assert_eq!((at_device.sent.len(), at_device.repeated), (COUNT as usize, 0));
+    assert_eq!(u64::from(at_peer.repeated), duplicates);
+    assert_eq!(at_peer.received, at_device.sent, "the same packets, as long as they were");
+}
