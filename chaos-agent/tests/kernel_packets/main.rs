@@ -24,3 +24,4 @@ mod loss;
 mod partition;
 mod protect;
 mod replace;
+mod stream;

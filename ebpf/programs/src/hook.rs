@@ -16,8 +16,8 @@ use fault_abi::verdict::Verdict;
 
 use crate::frame::{Forgetful, Linear, within};
 use crate::maps::{
-    CAN_SPLIT, CIDRS, CONFIG, LATER_FRAGMENT, MALFORMED, NODE_ADDRESSES, PORT_TARGETS, PROTECTED,
-    PROTECTED_CIDRS, SCRATCH, Scratch, TARGETS,
+    CIDRS, CONFIG, LATER_FRAGMENT, MALFORMED, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS,
+    SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch, TARGETS,
 };
 use crate::world::Maps;
 
@@ -46,8 +46,19 @@ pub struct Arrival {
     pub direction: Direction,
     /// What is decided here.
     pub stage: Stage,
-    /// Whether there is a splitter that it has not passed yet.
-    pub can_split: bool,
+    /// Where the splitter is.
+    pub splitter: Splitter,
+}
+
+/// Where the splitter is, seen from a packet at a hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Splitter {
+    /// There is none, or nothing is to be sent there.
+    Missing,
+    /// The packet can go there.
+    Ahead,
+    /// The packet has been there.
+    Behind,
 }
 
 /// The fate of a packet. `measure` says its length on the wire and whether it is a super-packet; it is
@@ -83,7 +94,11 @@ fn held(
         Link::Other => 0,
     };
     let later = if transport.is_later_fragment { LATER_FRAGMENT } else { 0 };
-    let can_split = if arrival.can_split { CAN_SPLIT } else { 0 };
+    let splitter = match arrival.splitter {
+        Splitter::Missing => 0,
+        Splitter::Ahead => SPLITTER_AHEAD,
+        Splitter::Behind => SPLITTER_BEHIND,
+    };
     let malformed = if transport.malformed { MALFORMED } else { 0 };
     // SAFETY: this CPU's own memory; volatile, so that it is really written, and below really read again: the verifier
     // would else walk all that follows once for each way on which the values came about.
@@ -105,8 +120,7 @@ fn held(
         (&raw mut (*packet).gso).write_volatile(gso);
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
-        (&raw mut (*scratch).notes)
-            .write_volatile(transport.icmp_type as u32 | later | can_split | malformed);
+        (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | splitter | malformed);
     }
     met(scratch, arrival.stage, entry, config)
 }
@@ -202,7 +216,7 @@ pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
 pub extern "C" fn split(count: u32, has_rewrites: u32) -> u32 {
     let Some((scratch, _)) = at_hand(0) else { return 0 };
     let is_gso = scratch.packet.gso;
-    if !is_gso && has_rewrites == 0 {
+    if !is_gso && has_rewrites == 0 || scratch.notes & SPLITTER_BEHIND != 0 {
         return 0;
     }
     let mut i = 0;
@@ -211,7 +225,7 @@ pub extern "C" fn split(count: u32, has_rewrites: u32) -> u32 {
             return 0;
         }
         if one_wants_splitter(i) != 0 {
-            if scratch.notes & CAN_SPLIT != 0 {
+            if scratch.notes & SPLITTER_AHEAD != 0 {
                 return 1;
             }
             Maps.count_global(if is_gso { Global::GsoFrames } else { Global::Unsplit });

@@ -106,7 +106,7 @@ pub struct Scratch {
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`CAN_SPLIT`], [`MALFORMED`].
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], `SPLITTER_*`, [`MALFORMED`].
     pub notes: u32,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
     pub forgotten: u64,
@@ -119,7 +119,9 @@ pub struct Scratch {
 /// [`Scratch::notes`]: the packet is a fragment but not the first one.
 pub const LATER_FRAGMENT: u32 = 1 << 8;
 /// [`Scratch::notes`]: there is a splitter that it has not passed yet.
-pub const CAN_SPLIT: u32 = 1 << 9;
+pub const SPLITTER_AHEAD: u32 = 1 << 9;
+/// [`Scratch::notes`]: it has passed the splitter.
+pub const SPLITTER_BEHIND: u32 = 1 << 11;
 /// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
 pub const MALFORMED: u32 = 1 << 10;
 

@@ -13,7 +13,7 @@ use fault_abi::pass::Stage;
 
 use crate::errand::{self, Errand};
 use crate::frame::{Forgetful, Linear};
-use crate::hook::{self, Arrival, Outcome};
+use crate::hook::{self, Arrival, Outcome, Splitter};
 use crate::line;
 use crate::maps::{LINE, PROGRAMS_TC, SCRATCH};
 
@@ -130,8 +130,12 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
         (u64::from(length), gso)
     };
-    let can_split = errand == Errand::None && LINE.get(0).is_some_and(|line| line.splitter != 0);
-    let outcome = hook::decide(&frame, Arrival { direction, stage, can_split }, measure);
+    let splitter = match errand {
+        Errand::Split => Splitter::Behind,
+        _ if LINE.get(0).is_some_and(|line| line.splitter != 0) => Splitter::Ahead,
+        _ => Splitter::Missing,
+    };
+    let outcome = hook::decide(&frame, Arrival { direction, stage, splitter }, measure);
     let (act, reject) = match direction {
         Direction::FromDevice => (SLOT_TC_ACT_INGRESS, SLOT_TC_REJECT_INGRESS),
         Direction::ToDevice => (SLOT_TC_ACT_EGRESS, SLOT_TC_REJECT_EGRESS),

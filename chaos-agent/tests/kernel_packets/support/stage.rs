@@ -23,6 +23,14 @@ impl Family {
         }
     }
 
+    /// Any address of one's own.
+    pub(crate) const fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
     /// The network of one host, as profiles name it.
     pub(crate) fn host(self, network: u16, host: u16) -> String {
         let length = if self == Self::V4 { 32 } else { 128 };
