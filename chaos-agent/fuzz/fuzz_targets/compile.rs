@@ -12,11 +12,14 @@ use chaos_agent::diff::{QUARANTINE_NS, diff};
 use chaos_agent::kernel::Kernel as _;
 use chaos_agent::kernel::fake::FakeKernel;
 use chaos_agent::ledger::{Ledger, bindings};
+use chaos_agent::peers::{NeighbourEvent, Neighbourhood};
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::table::{Capacity, Op};
 use chaos_agent::world::{DeviceTarget, World};
 use fault_abi::rule::MAX_BINDINGS;
+use kube::runtime::watcher::Event;
 use libfuzzer_sys::fuzz_target;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Small, so that limits are met.
@@ -28,6 +31,9 @@ struct Scene {
     profiles: Vec<Wish>,
     devices: Vec<(u8, u8, bool)>,
     node_addresses: Vec<u8>,
+    /// Addresses of the Service and of the pods that profiles name as peers; none: that list has not arrived.
+    service: Option<Vec<u8>>,
+    pods: Option<Vec<u8>>,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -36,6 +42,8 @@ struct Wish {
     selects_devices: bool,
     networks: Vec<(u8, u8, bool)>,
     peers: Vec<(u8, u8, bool)>,
+    names_service: bool,
+    names_pods: bool,
     ports: Vec<(u16, u16)>,
     phases: Vec<(u16, u8, u8)>,
     cutoff: Option<u64>,
@@ -75,7 +83,9 @@ fn profile(wish: &Wish) -> Option<Profile> {
     } else {
         json!({"cidrs": cidrs})
     };
-    let peers: Vec<Value> = wish.peers.iter().take(4).map(|one| json!({"cidr": network(*one)})).collect();
+    let mut peers: Vec<Value> = wish.peers.iter().take(4).map(|one| json!({"cidr": network(*one)})).collect();
+    peers.extend(wish.names_service.then(|| json!({"service": "broker"})));
+    peers.extend(wish.names_pods.then(|| json!({"pods": {"matchLabels": {"app": "broker"}}})));
     let ports: Vec<String> =
         wish.ports.iter().take(20).map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))).collect();
     let phases: Vec<Value> = wish.phases.iter().take(70).map(|phase| self::phase(*phase)).collect();
@@ -124,8 +134,49 @@ fn world(scene: &Scene) -> World {
         };
         world.devices.insert(name, device);
     }
+    world.neighbours = neighbours(scene);
     world.node_addresses = scene.node_addresses.iter().take(4).map(|host| address(*host, false)).collect();
     world
+}
+
+/// A list as a watch brings it.
+fn list<K: DeserializeOwned>(objects: Vec<Value>) -> Vec<Event<K>> {
+    let objects = objects.into_iter().filter_map(|object| serde_json::from_value(object).ok());
+    let mut events = vec![Event::Init];
+    events.extend(objects.map(Event::InitApply));
+    events.push(Event::InitDone);
+    events
+}
+
+/// What peers are found in.
+fn neighbours(scene: &Scene) -> Neighbourhood {
+    let mut all = Neighbourhood::default();
+    let mut hear = |event| all.take("demo".to_owned(), event);
+    let hosts = |hosts: &[u8]| hosts.iter().take(12).map(|host| address(*host, false)).collect::<Vec<_>>();
+    if let Some(service) = &scene.service {
+        let metadata = json!({"namespace": "demo", "name": "broker"});
+        let service = json!({"metadata": metadata, "spec": {"externalIPs": hosts(service)}});
+        list(vec![service]).into_iter().map(NeighbourEvent::Service).for_each(|event| _ = hear(event));
+        list(Vec::new()).into_iter().map(NeighbourEvent::Slice).for_each(|event| _ = hear(event));
+    }
+    if let Some(pods) = &scene.pods {
+        let pod = |(number, ip): (usize, IpAddr)| {
+            json!({
+                "metadata": {"namespace": "demo", "name": format!("b{number}"), "labels": {"app": "broker"}},
+                "spec": {"containers": []}, "status": {"podIP": ip},
+            })
+        };
+        let pods = hosts(pods).into_iter().enumerate().map(pod).collect();
+        list(pods).into_iter().map(NeighbourEvent::Pod).for_each(|event| _ = hear(event));
+    }
+    all
+}
+
+/// A profile that names peers acts on none but some.
+fn nobody_is_not_everybody(world: &World, plan: &Plan) {
+    for profile in world.profiles.values().filter(|profile| !profile.peers.is_empty()) {
+        assert!(plan.rules.get(&profile.uid).is_none_or(|spec| !spec.peers.is_empty()), "{}", profile.name);
+    }
 }
 
 struct Node {
@@ -166,7 +217,9 @@ fuzz_target!(|scenes: Vec<Scene>| {
     let mut node = Node { kernel: FakeKernel::default(), ledger: Ledger::default(), now_ns: 1 };
     let mut last = Plan::default();
     for scene in scenes.iter().take(6) {
-        last = compile(&world(scene), CAPACITY, node.now_ns, |_| u64::MAX);
+        let world = world(scene);
+        last = compile(&world, CAPACITY, node.now_ns, |_| u64::MAX);
+        nobody_is_not_everybody(&world, &last);
         node.reach(&last);
         // Later than any quarantine: slots are free again, whatever was there before.
         node.now_ns += QUARANTINE_NS;
