@@ -17,6 +17,7 @@ pub mod http;
 pub mod index;
 pub mod kernel;
 pub mod ledger;
+pub mod line;
 pub mod locate;
 pub mod metrics;
 pub mod preflight;

@@ -1,0 +1,24 @@
+//! The `userspace` engine of the delay line, for kernels without `sch_fq`: a TAP and a thread that holds each packet
+//! until the time that its ticket says (`fault_abi::ticket`). Putting packets into the TAP with their tickets, and
+//! sending them on from its ingress, is the kernel programs' work and not here.
+//!
+//! ```text
+//!  TAP ──read──▶ frame ─ release_ns ─▶ wheel ─ due ─▶ write ──▶ TAP
+//!                  └──── bytes ──────▶ pool  ────────────┘
+//! ```
+//!
+//! * [`frame`]: reads a ticket off the bytes, and mends what a VLAN tag did to them (pure)
+//! * [`wheel`]: what leaves when, in exact order (pure)
+//! * [`pool`]: the bytes of packets in the line, within limits (pure)
+//! * [`relay`]: takes packets in and gives them out; knows no thread and no clock
+//! * [`stats`]: what the engine counts, and how late packets leave
+//! * [`tap`]: the device
+//! * [`engine`]: the thread
+
+pub mod engine;
+pub mod frame;
+pub mod pool;
+pub mod relay;
+pub mod stats;
+pub mod tap;
+pub mod wheel;

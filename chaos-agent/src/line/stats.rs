@@ -1,0 +1,201 @@
+//! What the engine counts. One thread writes, anybody reads at any time; no lock, and no atomic operation that costs
+//! more than a store.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that one thread changes and others read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds; only the engine's thread does, so nothing is lost between load and store.
+    pub(super) fn add(&self, number: u64) {
+        self.set(self.get().wrapping_add(number));
+    }
+
+    pub(super) fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// The engine's numbers. Bytes are those of Ethernet frames, without tickets.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Packets that are in the line now.
+    pub held_packets: Count,
+    /// Their bytes.
+    pub held_bytes: Count,
+    /// Packets that came out of the TAP with a good ticket.
+    pub in_packets: Count,
+    /// Their bytes.
+    pub in_bytes: Count,
+    /// Packets that were written back.
+    pub out_packets: Count,
+    /// Their bytes.
+    pub out_bytes: Count,
+    /// Frames without a good ticket, or too long: dropped.
+    pub malformed: Count,
+    /// Packets that the TAP did not take back, or not as a whole: lost.
+    pub write_failures: Count,
+    /// Writes that were tried again since the kernel had no memory at that moment.
+    pub write_retries: Count,
+    /// Turns in which frames may have had to wait in the TAP's queue, since the pool was full.
+    pub full: Count,
+    /// How late packets leave, in nanoseconds: from the time in the ticket to after the write, and those of a few more
+    /// that were due at the same moment.
+    pub lateness: Lateness,
+}
+
+/// Buckets for each power of two.
+const PARTS: usize = 8;
+const PART_BITS: u32 = PARTS.ilog2();
+/// Numbers below [`PARTS`] have a bucket each; above, each of the powers up to 2^63 has [`PARTS`].
+const BUCKETS: usize = (u64::BITS - PART_BITS + 1) as usize * PARTS;
+
+/// A histogram whose buckets are an eighth of a power of two wide: what [`Figures::quantile`] says is off by 6.25 % at
+/// most.
+#[derive(Debug)]
+pub struct Lateness {
+    buckets: Box<[Count; BUCKETS]>,
+    /// The sum of all numbers, in nanoseconds.
+    pub sum: Count,
+}
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Self { buckets: Box::new([const { Count(AtomicU64::new(0)) }; BUCKETS]), sum: Count::default() }
+    }
+}
+
+impl Lateness {
+    pub(super) fn record(&self, nanoseconds: u64) {
+        self.buckets[bucket(nanoseconds)].add(1);
+        self.sum.add(nanoseconds);
+    }
+
+    /// What was recorded so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures { buckets: self.buckets.iter().map(Count::get).collect() }
+    }
+}
+
+/// A histogram at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figures {
+    buckets: Box<[u64]>,
+}
+
+impl Figures {
+    /// What came after `earlier`, which are figures of the same engine.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let pairs = self.buckets.iter().zip(&earlier.buckets);
+        Self { buckets: pairs.map(|(now, then)| now.wrapping_sub(*then)).collect() }
+    }
+
+    /// How many packets.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// So many nanoseconds or fewer have `per_mille` (1 to 1000) thousandths of the packets: the middle of the bucket in
+    /// which the last of those is. None where there is no packet.
+    #[must_use]
+    pub fn quantile(&self, per_mille: u64) -> Option<u64> {
+        let rank = self.count().saturating_mul(per_mille).div_ceil(1000).max(1);
+        let mut below = 0;
+        let last = self.buckets.iter().position(|count| {
+            below += count;
+            below >= rank
+        })?;
+        let (low, width) = bounds(last);
+        Some(low + (width - 1) / 2)
+    }
+
+    /// Packets that were late by `nanoseconds` or less, as Prometheus' buckets count; exact where `nanoseconds` is one less
+    /// than a power of two.
+    #[must_use]
+    pub fn at_most(&self, nanoseconds: u64) -> u64 {
+        self.buckets[..=bucket(nanoseconds)].iter().sum()
+    }
+}
+
+fn bucket(number: u64) -> usize {
+    let highest = (number | (PARTS as u64 - 1)).ilog2();
+    let shift = (highest + 1).saturating_sub(PART_BITS + 1);
+    // The bits below the highest: an eighth of a power each. Below 8 they are the number itself.
+    let part = usize::try_from(number >> shift).unwrap_or_default();
+    shift as usize * PARTS + part
+}
+
+/// The smallest number of a bucket, and how many it has.
+const fn bounds(bucket: usize) -> (u64, u64) {
+    let (power, part) = (bucket / PARTS, bucket % PARTS);
+    if power <= 1 {
+        return (bucket as u64, 1);
+    }
+    let shift = power - 1;
+    (((PARTS + part) as u64) << shift, 1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_number_is_within_its_bucket(bits in 0u32..64, noise: u64) {
+            let number = noise >> bits;
+            let (low, width) = bounds(bucket(number));
+            prop_assert!(low <= number && number - low < width, "{number} in {low} + {width}");
+            prop_assert!(width == 1 || width <= low / 8, "{width} at {low}");
+        }
+
+        #[test]
+        fn a_quantile_is_off_by_an_eighth_at_most(
+            mut numbers in prop::collection::vec(0u64..10_000_000_000, 1..300), per_mille in 1u64..=1000,
+        ) {
+            let lateness = Lateness::default();
+            numbers.iter().for_each(|number| lateness.record(*number));
+            numbers.sort_unstable();
+            let rank = (numbers.len() as u64 * per_mille).div_ceil(1000);
+            let exact = numbers[usize::try_from(rank).unwrap() - 1];
+            let said = lateness.figures().quantile(per_mille).unwrap();
+            prop_assert!(said.abs_diff(exact) <= exact / 16, "{said} for {exact}");
+        }
+    }
+
+    #[test]
+    fn buckets_follow_each_other_without_a_gap() {
+        for at in 1..BUCKETS {
+            let (low, width) = bounds(at - 1);
+            assert_eq!(bounds(at).0, low + width, "bucket {at}");
+        }
+        let (low, width) = bounds(BUCKETS - 1);
+        assert_eq!(low + (width - 1), u64::MAX);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn figures_tell_what_came_since_earlier_ones() {
+        let lateness = Lateness::default();
+        assert_eq!(lateness.figures().quantile(500), None);
+        lateness.record(1_000_000);
+        let earlier = lateness.figures();
+        lateness.record(5);
+        lateness.record(7);
+        let since = lateness.figures().since(&earlier);
+        assert_eq!((since.count(), since.quantile(500), since.quantile(990)), (2, Some(5), Some(7)));
+        assert_eq!((since.at_most(5), since.at_most(7), lateness.figures().at_most(1 << 30)), (1, 2, 3));
+    }
+}
