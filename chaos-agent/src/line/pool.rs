@@ -187,6 +187,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
         #[test]
         fn packets_keep_their_bytes_whatever_comes_and_goes(
             steps in prop::collection::vec((length(), any::<u8>(), any::<bool>()), 1..80),
@@ -200,7 +202,7 @@ mod tests {
                     prop_assert_eq!(read(&pool, slot), bytes);
                     pool.give_back(slot);
                 }
-                let bytes: Vec<u8> = (0..length).map(|i| seed.wrapping_add((i % 251) as u8)).collect();
+                let bytes: Vec<u8> = (seed..=u8::MAX).cycle().take(length).collect();
                 match add(&mut pool, &bytes) {
                     Some(slot) => prop_assert!(held.insert(slot, bytes).is_none(), "{} was taken", slot),
                     None => prop_assert_eq!(held.len(), 8),

@@ -26,8 +26,21 @@ const NAME_LENGTH: usize = libc::IFNAMSIZ;
 /// that is there already.
 const FLAGS: u16 = 0x0002 | 0x1000 | 0x8000;
 
-nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
-nix::ioctl_write_int_bad!(set_offloads, libc::TUNSETOFFLOAD);
+mod ioctl {
+    use nix::libc;
+
+    nix::ioctl_write_ptr_bad!(
+        /// Makes the interface that the request is about.
+        set_interface,
+        libc::TUNSETIFF,
+        libc::ifreq
+    );
+    nix::ioctl_write_int_bad!(
+        /// Says which unfinished frames a reader takes.
+        set_offloads,
+        libc::TUNSETOFFLOAD
+    );
+}
 
 /// Why there is no TAP, and what to do.
 #[derive(Debug, Error)]
@@ -129,7 +142,7 @@ impl Tap {
         })?;
         request.ifr_ifru.ifru_flags = FLAGS.cast_signed();
         // SAFETY: the request is a whole `ifreq` whose name ends with zero.
-        let made = unsafe { set_interface(file.as_raw_fd(), &raw const request) };
+        let made = unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) };
         made.map_err(|error| match error {
             Errno::EPERM => TapError::Capability(name.to_owned()),
             Errno::EBUSY => TapError::Taken { name: name.to_owned(), holder: holder(name) },
@@ -138,7 +151,7 @@ impl Tap {
         let failed = |source| TapError::Make { name: name.to_owned(), source };
         // Checksums are finished and segments made before a frame is read here.
         // SAFETY: takes a number.
-        unsafe { set_offloads(file.as_raw_fd(), 0) }.map_err(failed)?;
+        unsafe { ioctl::set_offloads(file.as_raw_fd(), 0) }.map_err(failed)?;
         let index = nix::net::if_::if_nametoindex(name).map_err(failed)?;
         Ok(Self { file, name: name.to_owned(), index })
     }

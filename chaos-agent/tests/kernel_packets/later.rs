@@ -85,6 +85,7 @@ impl Scene {
         for what in [Global::Stray, Global::LineFull, Global::EngineStalled, Global::Orphaned] {
             assert_eq!(self.agent.global(what), 0, "{what:?}");
         }
+        assert_eq!(self.agent.line.dropped(), 0, "packets lost in the line");
         Trip { sent_ns, came, counter: counter() }
     }
 }

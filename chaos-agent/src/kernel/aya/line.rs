@@ -53,7 +53,7 @@ impl AyaKernel {
             let name = tap.name().to_owned();
             let limits = Limits { packets: limits.packets, bytes: limits.bytes };
             let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
-            let started = Engine::start(tap, &Options { magic, limits }, sign);
+            let started = Engine::start(tap, &Options { magic, limits, is_realtime: true }, sign);
             let engine =
                 started.map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
             view.stats = Some(Arc::clone(engine.stats()));

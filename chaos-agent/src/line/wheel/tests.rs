@@ -24,12 +24,12 @@ fn step() -> impl Strategy<Value = Step> {
     // Of each order of magnitude as many.
     let far = (0u32..37, any::<u64>()).prop_map(|(bits, number)| number & ((1 << bits) - 1));
     let near = 0u64..200;
-    let ahead = prop_oneof![near.clone(), far.clone(), Just(70 * SECOND)];
+    let ahead = prop_oneof![near.clone(), far, Just(70 * SECOND)];
     prop_oneof![
         6 => ahead.clone().prop_map(|ns| Step::Insert(i64::try_from(ns).unwrap())),
         2 => ahead.clone().prop_map(|ns| Step::Insert(-i64::try_from(ns).unwrap())),
         1 => prop_oneof![Just(0), Just(u64::MAX), any::<u64>()].prop_map(Step::InsertAt),
-        2 => ahead.clone().prop_map(Step::Expire),
+        2 => ahead.prop_map(Step::Expire),
         3 => near.prop_map(Step::Pop),
         1 => Just(Step::Expire(3600 * SECOND)),
     ]
