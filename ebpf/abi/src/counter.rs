@@ -9,17 +9,8 @@ pub const DELAY_BUCKETS: usize = 32;
 #[inline(always)]
 #[must_use]
 pub const fn delay_bucket(delay_ns: u64) -> usize {
-    let mut units = delay_ns >> 10;
-    let mut bucket = 0;
-    let mut step = DELAY_BUCKETS / 2;
-    while step > 0 {
-        if units >> step != 0 {
-            units >>= step;
-            bucket += step;
-        }
-        step /= 2;
-    }
-    bucket
+    let bucket = (delay_ns >> 10 | 1).ilog2() as usize;
+    if bucket < DELAY_BUCKETS { bucket } else { DELAY_BUCKETS - 1 }
 }
 
 /// Per CPU, target under a profile, and direction. What was seen is the sum over all verdicts.

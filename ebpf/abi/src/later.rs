@@ -160,23 +160,25 @@ pub fn shape<'r, W: World<'r>>(
     if copy.flags & COPY_DROPPED != 0 {
         return;
     }
-    let mut effects = 0;
+    let mut effects = 0_u64;
     if !is_new {
         if phase.corrupt != 0 && draw.happens(binding.key, Kind::Corrupt, phase.corrupt) {
-            effects |= Effect::Corrupt.bit();
+            effects |= u64::from(Effect::Corrupt.bit());
             copy.flags |= COPY_CORRUPT;
             copy.bit = (draw.bits(binding.key, Kind::Bit) >> 32) as u32;
         }
         if phase.duplicate != 0 && draw.happens(binding.key, Kind::Duplicate, phase.duplicate) {
-            effects |= duplicate(world, plan, copy);
+            effects |= u64::from(duplicate(world, plan, copy));
         }
     }
+    let mut effects = world.blur(effects);
     let before = copy.delay_ns;
     if phase.delays() {
-        effects |= hold(world, binding, phase, &draw, moment, met.deviation as i32, &mut copy);
+        effects |= u64::from(hold(world, binding, phase, &draw, moment, met.deviation as i32, &mut copy));
     }
     plan.copies[number] = copy;
-    world.effects(binding, packet, effects, copy.delay_ns - before);
+    let effects = world.blur(effects);
+    world.effects(binding, packet, effects as u32, copy.delay_ns - before);
 }
 
 /// Adds a copy to the plan.
@@ -212,10 +214,14 @@ fn hold<'r, W: World<'r>>(
         late = delay::delay_ns(phase, binding.key, draw, deviation);
         effects |= Effect::Delay.bit();
     }
+    late = world.blur(late);
+    effects = world.blur(u64::from(effects)) as u32;
     if phase.reorders() && draw.happens(binding.key, Kind::Reorder, phase.reorder) {
         late += phase.reorder_ns;
         effects |= Effect::Reorder.bit();
     }
+    late = world.blur(late);
+    effects = world.blur(u64::from(effects)) as u32;
     if phase.rate != 0 {
         match wait(world, binding, phase, moment) {
             Some(0) => {}

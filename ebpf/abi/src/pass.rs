@@ -104,6 +104,10 @@ pub trait World<'r> {
     fn forget(&self, number: usize) -> usize {
         number
     }
+    /// As [`World::forget`], for any number.
+    fn blur(&self, number: u64) -> u64 {
+        number
+    }
 }
 
 /// The bindings of one entry, copied out of the map so that they cannot change.

@@ -25,18 +25,33 @@ use crate::world::Maps;
 const ATTEMPTS: usize = 2;
 
 /// What becomes of a packet at a hook.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It goes on as it is.
-    Pass,
+    Pass = 0,
     /// It is dropped.
-    Drop,
+    Drop = 1,
     /// It is dropped, and its sender is told.
-    Reject,
+    Reject = 2,
     /// It passes the splitter before anything is decided.
-    Split,
+    Split = 3,
     /// What the plan in `SCRATCH` says.
-    Plan,
+    Plan = 4,
+}
+
+impl Outcome {
+    /// The outcome of this number.
+    #[inline(always)]
+    const fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Drop,
+            2 => Self::Reject,
+            3 => Self::Split,
+            4 => Self::Plan,
+            _ => Self::Pass,
+        }
+    }
 }
 
 /// How a packet came to a hook, beside its bytes.
@@ -46,19 +61,17 @@ pub struct Arrival {
     pub direction: Direction,
     /// What is decided here.
     pub stage: Stage,
-    /// Where the splitter is.
-    pub splitter: Splitter,
 }
 
-/// Where the splitter is, seen from a packet at a hook.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Splitter {
-    /// There is none, or nothing is to be sent there.
-    Missing,
-    /// The packet can go there.
-    Ahead,
-    /// The packet has been there.
-    Behind,
+/// Says where the splitter is, seen from a packet that comes to this hook: [`SPLITTER_AHEAD`], [`SPLITTER_BEHIND`], or 0 where
+/// there is none. To be called first: it is remembered where the verifier forgets it, which would else walk all that
+/// follows once for each.
+#[inline(always)]
+pub fn note_splitter(splitter: u32) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own memory.
+        unsafe { (&raw mut (*scratch).splitter).write_volatile(splitter) };
+    }
 }
 
 /// The fate of a packet. `measure` says its length on the wire and whether it is a super-packet; it is
@@ -68,8 +81,10 @@ pub fn decide(frame: &Linear, arrival: Arrival, measure: impl FnOnce() -> (u64, 
     let link = packet::link(frame);
     let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
     let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
-    let Some(entry) = find(&target, config) else { return Outcome::Pass };
-    held(frame, link, arrival, target, entry, config, measure)
+    if find(&target, config).is_none() {
+        return Outcome::Pass;
+    }
+    held(frame, link, arrival, target, measure)
 }
 
 /// A packet of a target.
@@ -79,8 +94,6 @@ fn held(
     link: Link,
     arrival: Arrival,
     target: Address,
-    entry: *const Entry,
-    config: &Config,
     measure: impl FnOnce() -> (u64, bool),
 ) -> Outcome {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
@@ -94,11 +107,6 @@ fn held(
         Link::Other => 0,
     };
     let later = if transport.is_later_fragment { LATER_FRAGMENT } else { 0 };
-    let splitter = match arrival.splitter {
-        Splitter::Missing => 0,
-        Splitter::Ahead => SPLITTER_AHEAD,
-        Splitter::Behind => SPLITTER_BEHIND,
-    };
     let malformed = if transport.malformed { MALFORMED } else { 0 };
     // SAFETY: this CPU's own memory; volatile, so that it is really written, and below really read again: the verifier
     // would else walk all that follows once for each way on which the values came about.
@@ -120,62 +128,65 @@ fn held(
         (&raw mut (*packet).gso).write_volatile(gso);
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
-        (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | splitter | malformed);
+        (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
     }
-    met(scratch, arrival.stage, entry, config)
+    Outcome::of(judge(arrival.stage as u32))
 }
 
-/// A packet of a target, as it is in `SCRATCH`.
-#[inline(always)]
-fn met(scratch: *mut Scratch, stage: Stage, entry: *const Entry, config: &Config) -> Outcome {
-    // SAFETY: this CPU's own memory, and nobody else writes to it from here on.
-    let (packet, bindings, notes) = unsafe {
-        let notes = (&raw const (*scratch).notes).read_volatile();
-        (&(*scratch).packet, &mut (*scratch).bindings, notes)
-    };
-    if notes & MALFORMED != 0 {
+/// What becomes of the packet in `SCRATCH`, as the number of an [`Outcome`].
+///
+/// It looks up the entry once more, so that the verifier need not walk what follows for each way on which the packet's bytes
+/// were read. All functions here with numbers for arguments are global ones, with their own entries in BTF: it walks each once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn judge(stage: u32) -> u32 {
+    let stage = Stage::of(stage);
+    match meets_bindings() {
+        0 => Outcome::Pass as u32,
+        count => match (split(count, stage as u32), stage) {
+            (1, _) => Outcome::Split as u32,
+            _ => decided(count, stage) as u32,
+        },
+    }
+}
+
+/// Copies the bindings that the packet in `SCRATCH` meets; returns how many.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn meets_bindings() -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(config) = CONFIG.get(0) else { return 0 };
+    // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
+    let Scratch { packet, bindings, notes, protection, now_ns, .. } = unsafe { &mut *scratch };
+    if *notes & MALFORMED != 0 {
         Maps.count_global(Global::Malformed);
     }
-    if pass::is_link_upkeep(packet, notes as u8) {
+    if pass::is_link_upkeep(packet, *notes as u8) {
         Maps.count_global(Global::Protected);
-        return Outcome::Pass;
+        return 0;
     }
-    let protection = protection(packet, config);
-    if pass::is_untouchable(protection) {
+    *protection = protected(packet, config);
+    if pass::is_untouchable(*protection) {
         Maps.count_global(Global::Protected);
-        return Outcome::Pass;
+        return 0;
     }
-    // SAFETY: as above; the helper has no arguments.
-    unsafe {
-        (*scratch).protection = protection;
-        (*scratch).now_ns = bpf_ktime_get_boot_ns();
-    }
-    if !read(packet, entry, config, bindings) {
-        return Outcome::Pass;
-    }
-    // SAFETY: as above.
-    let count = unsafe { (&raw const (*scratch).bindings.count).read_volatile() };
-    judge(u32::from(count), stage, config)
+    // SAFETY: a helper without arguments.
+    *now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let Some(entry) = find(&packet.target, config) else { return 0 };
+    if read(packet, entry, config, bindings) { u32::from(bindings.count) } else { 0 }
 }
 
 /// What becomes of the packet in `SCRATCH` by its first `count` bindings.
 #[inline(always)]
-fn judge(count: u32, stage: Stage, config: &Config) -> Outcome {
+fn decided(count: u32, stage: Stage) -> Outcome {
     let is_early = stage as u32 == Stage::Early as u32;
-    if !is_early {
-        match split(count, config.flags & CONFIG_HAS_REWRITES) {
-            0 => {}
-            _ => return Outcome::Split,
-        }
-    }
     let verdict = pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage as u32) {
         SPARED => None,
         number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
     });
     match verdict {
-        Verdict::Pass if is_early || config.flags & CONFIG_HAS_LATER == 0 => Outcome::Pass,
-        Verdict::Pass => later(count),
-        Verdict::Reject if is_early => Outcome::Pass,
+        Verdict::Pass | Verdict::Reject if is_early => Outcome::Pass,
+        Verdict::Pass => Outcome::of(later(count)),
         Verdict::Reject => Outcome::Reject,
         Verdict::Loss | Verdict::Partition => Outcome::Drop,
     }
@@ -184,10 +195,7 @@ fn judge(count: u32, stage: Stage, config: &Config) -> Outcome {
 /// What [`bind`] returns for a conversation that the rule leaves alone; else a verdict's number.
 const SPARED: u32 = u32::MAX;
 
-/// What all global functions here need: the packet's working memory, and its binding of this number.
-///
-/// Global functions: their arguments are numbers and they have their own entries in BTF, so the verifier walks each once, and
-/// not again for each binding and each way on which a packet comes to it.
+/// What functions of one binding need: the packet's working memory, and its binding of this number.
 #[inline(always)]
 fn at_hand(index: u32) -> Option<(&'static mut Scratch, Binding)> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
@@ -213,10 +221,12 @@ pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
 /// has not been there.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn split(count: u32, has_rewrites: u32) -> u32 {
+pub extern "C" fn split(count: u32, stage: u32) -> u32 {
     let Some((scratch, _)) = at_hand(0) else { return 0 };
+    let has_rewrites = CONFIG.get(0).is_some_and(|config| config.flags & CONFIG_HAS_REWRITES != 0);
     let is_gso = scratch.packet.gso;
-    if !is_gso && has_rewrites == 0 || scratch.notes & SPLITTER_BEHIND != 0 {
+    let is_wanted = (is_gso || has_rewrites) && scratch.splitter != SPLITTER_BEHIND;
+    if !is_wanted || stage == Stage::Early as u32 {
         return 0;
     }
     let mut i = 0;
@@ -225,7 +235,7 @@ pub extern "C" fn split(count: u32, has_rewrites: u32) -> u32 {
             return 0;
         }
         if one_wants_splitter(i) != 0 {
-            if scratch.notes & SPLITTER_AHEAD != 0 {
+            if scratch.splitter == SPLITTER_AHEAD {
                 return 1;
             }
             Maps.count_global(if is_gso { Global::GsoFrames } else { Global::Unsplit });
@@ -244,9 +254,13 @@ pub extern "C" fn one_wants_splitter(index: u32) -> u32 {
     pass::wants_splitter(&Maps, &binding, &scratch.packet, scratch.protection, scratch.now_ns) as u32
 }
 
-/// The later faults of all bindings.
-#[inline(always)]
-fn later(count: u32) -> Outcome {
+/// The later faults of the first `count` bindings: the number of an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn later(count: u32) -> u32 {
+    if CONFIG.get(0).is_none_or(|config| config.flags & CONFIG_HAS_LATER == 0) {
+        return Outcome::Pass as u32;
+    }
     reset();
     let mut i = 0;
     while i < MAX_BINDINGS as u32 {
@@ -254,15 +268,15 @@ fn later(count: u32) -> Outcome {
             break;
         }
         if meet(i) != 0 {
-            shape_all(i);
+            // All copies that there are, and those that this binding makes.
+            let mut number = 0;
+            while number < MAX_COPIES as u32 && shape(i, number) != 0 {
+                number += 1;
+            }
         }
         i += 1;
     }
-    match settle() {
-        AS_IT_IS => Outcome::Pass,
-        ALL_DROPPED => Outcome::Drop,
-        _ => Outcome::Plan,
-    }
+    settle()
 }
 
 /// Makes the plan one that does nothing.
@@ -286,6 +300,7 @@ fn reset() {
 #[unsafe(no_mangle)]
 pub extern "C" fn meet(index: u32) -> u32 {
     let Some((scratch, binding)) = at_hand(index) else { return 0 };
+    scratch.before = scratch.plan.count;
     let (protection, now_ns) = (scratch.protection, scratch.now_ns);
     match later::meet(&mut Maps, &binding, &scratch.packet, protection, now_ns) {
         Some(met) => {
@@ -296,46 +311,25 @@ pub extern "C" fn meet(index: u32) -> u32 {
     }
 }
 
-/// Takes all copies that there are, and those that it makes, through the later faults of this binding.
-#[inline(always)]
-fn shape_all(index: u32) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's own memory.
-    let before = unsafe { (&raw const (*scratch).plan.count).read_volatile() };
-    let mut number = 0;
-    while number < MAX_COPIES as u32 {
-        // SAFETY: as above; the function below adds to it.
-        if number >= unsafe { (&raw const (*scratch).plan.count).read_volatile() } {
-            break;
-        }
-        shape(index, number, u32::from(number >= before));
-        number += 1;
-    }
-}
-
-/// Takes one copy through the later faults of one binding.
+/// Takes one copy through the later faults of one binding; 0: there is no copy of this number.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn shape(index: u32, number: u32, is_new: u32) -> u32 {
+pub extern "C" fn shape(index: u32, number: u32) -> u32 {
     let Some((scratch, binding)) = at_hand(index) else { return 0 };
-    let Scratch { packet, plan, met, now_ns, .. } = scratch;
+    let Scratch { packet, plan, met, before, now_ns, .. } = scratch;
+    if number >= plan.count {
+        return 0;
+    }
     let moment = Moment { packet, now_ns: *now_ns };
-    later::shape(&mut Maps, &binding, met, moment, plan, number as usize, is_new != 0);
-    0
+    later::shape(&mut Maps, &binding, met, moment, plan, number as usize, number >= *before);
+    1
 }
-
-/// What [`settle`] returns.
-const AS_IT_IS: u32 = 0;
-/// What [`settle`] returns.
-const ALL_DROPPED: u32 = 1;
-/// What [`settle`] returns.
-const TO_BE_CARRIED_OUT: u32 = 2;
 
 /// Counts into the line what is to be held, and says what is left to do.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn settle() -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return AS_IT_IS };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass as u32 };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
     let Scratch { packet, plan, .. } = unsafe { &mut *scratch };
     let (mut number, mut left, mut touched) = (0, 0, 0);
@@ -352,9 +346,9 @@ pub extern "C" fn settle() -> u32 {
         number += 1;
     }
     match (left, touched, plan.count) {
-        (0, _, _) => ALL_DROPPED,
-        (_, 0, 1) => AS_IT_IS,
-        _ => TO_BE_CARRIED_OUT,
+        (0, _, _) => Outcome::Drop as u32,
+        (_, 0, 1) => Outcome::Pass as u32,
+        _ => Outcome::Plan as u32,
     }
 }
 
@@ -378,7 +372,7 @@ const fn network(address: &Address) -> Key<NetworkKey> {
 
 /// Which conversations of this packet are protected.
 #[inline(always)]
-fn protection(packet: &Packet, config: &Config) -> u32 {
+fn protected(packet: &Packet, config: &Config) -> u32 {
     if NODE_ADDRESSES.get_ptr(packet.peer).is_none() {
         return 0;
     }

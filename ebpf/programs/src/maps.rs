@@ -98,6 +98,8 @@ pub struct Scratch {
     pub plan: Plan,
     /// Where it stands among those that met the later faults of the binding at hand.
     pub met: Met,
+    /// How many copies there were before that binding.
+    pub before: u32,
     /// When it came: CLOCK_BOOTTIME in nanoseconds.
     pub now_ns: u64,
     /// Which of its conversations are protected: `PROTECTED_*`.
@@ -106,8 +108,10 @@ pub struct Scratch {
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], `SPLITTER_*`, [`MALFORMED`].
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`MALFORMED`].
     pub notes: u32,
+    /// Where the splitter is: `SPLITTER_*`, or 0.
+    pub splitter: u32,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
     pub forgotten: u64,
     /// The key of its flow; what is always zero in it is never written.
@@ -118,10 +122,10 @@ pub struct Scratch {
 
 /// [`Scratch::notes`]: the packet is a fragment but not the first one.
 pub const LATER_FRAGMENT: u32 = 1 << 8;
-/// [`Scratch::notes`]: there is a splitter that it has not passed yet.
-pub const SPLITTER_AHEAD: u32 = 1 << 9;
-/// [`Scratch::notes`]: it has passed the splitter.
-pub const SPLITTER_BEHIND: u32 = 1 << 11;
+/// [`Scratch::splitter`]: there is one that it has not passed yet.
+pub const SPLITTER_AHEAD: u32 = 1;
+/// [`Scratch::splitter`]: it has passed it.
+pub const SPLITTER_BEHIND: u32 = 2;
 /// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
 pub const MALFORMED: u32 = 1 << 10;
 

@@ -13,9 +13,9 @@ use fault_abi::pass::Stage;
 
 use crate::errand::{self, Errand};
 use crate::frame::{Forgetful, Linear};
-use crate::hook::{self, Arrival, Outcome, Splitter};
+use crate::hook::{self, Arrival, Outcome};
 use crate::line;
-use crate::maps::{LINE, PROGRAMS_TC, SCRATCH};
+use crate::maps::{LINE, PROGRAMS_TC, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND};
 
 /// Go on with the next program: `TCX_NEXT` and `TC_ACT_UNSPEC`. Never `TC_ACT_OK`, which ends the chain and so
 /// hides the packet from the programs behind ours.
@@ -106,12 +106,13 @@ fn before_payload(frame: &Linear) -> usize {
 
 #[inline(always)]
 fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
-    let errand = errand::take(ctx);
-    match errand {
+    hook::note_splitter(match errand::take(ctx) {
         Errand::Done => return NEXT,
         Errand::Hold => return line::enter_copy(ctx, direction),
-        Errand::None | Errand::Split => {}
-    }
+        Errand::Split => SPLITTER_BEHIND,
+        Errand::None if LINE.get(0).is_some_and(|line| line.splitter != 0) => SPLITTER_AHEAD,
+        Errand::None => 0,
+    });
     let length = ctx.len();
     if ctx.data() + length as usize > ctx.data_end() {
         // SAFETY: dropped before anything moves the packet.
@@ -130,12 +131,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
         (u64::from(length), gso)
     };
-    let splitter = match errand {
-        Errand::Split => Splitter::Behind,
-        _ if LINE.get(0).is_some_and(|line| line.splitter != 0) => Splitter::Ahead,
-        _ => Splitter::Missing,
-    };
-    let outcome = hook::decide(&frame, Arrival { direction, stage, splitter }, measure);
+    let outcome = hook::decide(&frame, Arrival { direction, stage }, measure);
     let (act, reject) = match direction {
         Direction::FromDevice => (SLOT_TC_ACT_INGRESS, SLOT_TC_REJECT_INGRESS),
         Direction::ToDevice => (SLOT_TC_ACT_EGRESS, SLOT_TC_REJECT_EGRESS),

@@ -173,14 +173,18 @@ impl World<'static> for Maps {
 
     #[inline(always)]
     fn forget(&self, number: usize) -> usize {
+        within::<{ MAX_PHASES as u64 - 1 }>(self.blur(number as u64))
+    }
+
+    #[inline(always)]
+    fn blur(&self, number: u64) -> u64 {
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return number };
         // SAFETY: this CPU's own memory; volatile, so that it is really written and read again.
-        let number = unsafe {
+        unsafe {
             let at = &raw mut (*scratch).forgotten;
-            at.write_volatile(number as u64);
+            at.write_volatile(number);
             at.read_volatile()
-        };
-        within::<{ MAX_PHASES as u64 - 1 }>(number)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use fault_abi::names::SLOT_XDP_INGRESS;
 use fault_abi::pass::Stage;
 
 use crate::frame::Linear;
-use crate::hook::{self, Arrival, Outcome, Splitter};
+use crate::hook::{self, Arrival, Outcome};
 use crate::maps::PROGRAMS_XDP;
 
 /// The dispatcher.
@@ -27,7 +27,6 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
     let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
-    let arrival =
-        Arrival { direction: Direction::FromDevice, stage: Stage::Early, splitter: Splitter::Missing };
+    let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early };
     if hook::decide(&frame, arrival, measure) == Outcome::Drop { XDP_DROP } else { XDP_PASS }
 }

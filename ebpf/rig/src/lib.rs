@@ -132,6 +132,19 @@ impl Rig {
         self.run_with(name, options)
     }
 
+    /// Instructions that the verifier walked for each program, by name; a million is its limit.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn verified(&self) -> Result<Vec<(String, u32)>, RigError> {
+        let all = self.programs.programs().map(|(name, program)| {
+            let refused = |source| RigError::Program { name: name.to_owned(), source };
+            let info = program.info().map_err(refused)?;
+            Ok((name.to_owned(), info.verified_instruction_count().unwrap_or_default()))
+        });
+        all.collect()
+    }
+
     fn run_with(&self, name: &str, options: TestRunOptions<'_>) -> Result<Outcome, RigError> {
         let result = match self.program(name)? {
             Program::Xdp(program) => program.test_run(options),
