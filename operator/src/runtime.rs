@@ -34,9 +34,10 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
         .await
         .context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
     let metrics = Metrics::new().context("metrics")?;
-    let client =
-        |config| client::counted(config, metrics.requests.clone()).context("client of the API server");
-    let clients = Clients { work: client(config.clone())?, election: client(config)? };
+    let work = client::counted(config.clone(), metrics.requests.clone()).context("client")?;
+    let election =
+        client::counted(config, metrics.election_requests.clone()).context("client of the election")?;
+    let clients = Clients { work, election };
     run_with_metrics(clients, args, metrics, shutdown).await
 }
 

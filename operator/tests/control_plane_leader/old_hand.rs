@@ -1,5 +1,12 @@
 //! What a leader of former times would do, had nobody told it: with its epoch, and without its guard.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a hand that slips ends the story"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
