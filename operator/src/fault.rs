@@ -87,6 +87,8 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
         shared,
     });
     controls.measure_clock().await;
+    // A standby's clock is as right as a leader's.
+    tasks.spawn(shared::finish(keep_time(controls.clone())));
     tokio::join!(controls.profiles.ready(), controls.nodes.ready());
     Filled(controls)
 }
@@ -96,16 +98,13 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
 /// # Errors
 /// When a metric is registered twice.
 pub async fn run(Filled(controls): Filled) -> Result<()> {
-    let mut tasks = JoinSet::new();
     // Told by the leader alone, so that replicas can be summed up.
     let phases = metrics::Phases::new(controls.profiles.store().clone())?;
     let registry = controls.shared.metrics.registry();
     registry.register(Box::new(phases)).context("metric of the profiles' phases")?;
     // Complete before the first decision: a choice among some of the targets would be another choice.
     controls.refill();
-    tasks.spawn(keep_time(controls.clone()));
     reconcile_all(controls).await;
-    tasks.shutdown().await;
     Ok(())
 }
 
