@@ -4,8 +4,9 @@
 //! * A leader's right ends a renew deadline after it *sent* its last write that landed. The others count the (longer)
 //!   duration from when they *saw* that write, which is later than it landed, which is later than it was sent.
 //! * Each write names the resourceVersion that it was decided on, so who was overtaken changes nothing.
-//! * Whoever does not know what came of a write takes nothing for granted: it reads, and writes again.
-//! * A Lease that is not there may have been deleted under a leader: it counts as held for its duration.
+//! * Whoever does not know what came of a write takes nothing for granted: it reads, and waits like the others.
+//! * A Lease that is not there may have been deleted under a leader, and "there is none" is no version: it may be true
+//!   again later. So making a Lease makes no leader. It claims the place, and the claim is taken as any held Lease is.
 
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct Write {
 /// What a write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// To make a Lease that is not there.
+    Claim,
     /// To lead.
     Take,
     /// To go on leading.
@@ -181,13 +184,13 @@ impl Elector {
                 self.write(seen, record, Purpose::Renew, self.settings.call_deadline().min(left))
             }
             None => {
-                let free = self.free_at(seen);
+                let (free, purpose) = self.free_at(seen);
                 if now < free {
                     return Action::Wait(free);
                 }
                 let Settings { holder, duration, .. } = &self.settings;
                 let record = Record::taken(seen.sight.record.as_ref(), holder, *duration, wall);
-                self.write(seen, record, Purpose::Take, self.settings.call_deadline())
+                self.write(seen, record, purpose, self.settings.call_deadline())
             }
         }
     }
@@ -222,13 +225,14 @@ impl Elector {
         (record.holder != self.settings.holder).then(|| Loss::Displaced { by: record.holder.clone() })
     }
 
-    /// When what was seen may be taken by this process.
-    fn free_at(&self, seen: &Seen) -> Instant {
+    /// When this process may write over what was seen, and what for. Held by itself is held, too: a claim, or a write
+    /// that landed when nobody waited for it any more.
+    fn free_at(&self, seen: &Seen) -> (Instant, Purpose) {
         match &seen.sight.record {
-            Some(record) if record.holder.is_empty() || record.holder == self.settings.holder => seen.since,
-            Some(record) => seen.since + record.duration.unwrap_or(self.settings.duration),
-            // All replicas count alike.
-            None => seen.since + self.settings.duration,
+            Some(record) if record.holder.is_empty() => (seen.since, Purpose::Take),
+            Some(record) => (seen.since + record.duration.unwrap_or(self.settings.duration), Purpose::Take),
+            // A leader that lives makes it again before that.
+            None => (seen.since + self.settings.retry_period * 2, Purpose::Claim),
         }
     }
 
@@ -236,10 +240,11 @@ impl Elector {
     pub fn read(&mut self, sight: Sight, now: Instant) {
         self.doubtful = false;
         self.not_before = None;
-        // In between it may have been made, held and deleted again.
-        let absent = sight.record.is_none();
-        let same = self.seen.as_ref().is_some_and(|seen| seen.sight.version == sight.version);
-        if absent || !same {
+        let same = self.seen.as_ref().is_some_and(|seen| match (&seen.sight.record, &sight.record) {
+            (Some(_), Some(_)) => seen.sight.version == sight.version,
+            (before, after) => before.is_none() && after.is_none(),
+        });
+        if !same {
             self.seen = Some(Seen { sight, since: now });
         }
     }
@@ -258,13 +263,13 @@ impl Elector {
         self.not_before = Some(sent + self.pause(draw));
     }
 
-    /// A write that was sent at `sent` ended.
+    /// A write that was sent at `sent` ended. One that was answered too late counts as not answered.
     pub fn wrote(&mut self, write: &Write, sent: Instant, outcome: Outcome, now: Instant, draw: f64) {
         match outcome {
-            Outcome::Landed(version) => self.landed(write, sent, version, now),
+            Outcome::Landed(version) if now < sent + write.within => self.landed(write, sent, version, now),
             Outcome::Conflict => self.doubtful = true,
-            Outcome::Unknown => {
-                self.maybe_ours |= write.purpose == Purpose::Take;
+            Outcome::Landed(_) | Outcome::Unknown => {
+                self.maybe_ours |= write.purpose != Purpose::Release;
                 self.doubt(sent, draw);
             }
         }
@@ -278,8 +283,7 @@ impl Elector {
         self.maybe_ours = write.purpose != Purpose::Release;
         let until = sent + self.settings.renew_deadline;
         let epoch = match (write.purpose, &self.leading) {
-            // One that was answered too late to act on is written again.
-            (Purpose::Take, _) if now < until => version,
+            (Purpose::Take, _) if self.leaving.is_none() => version,
             (Purpose::Renew, Some(leading)) => leading.term.epoch,
             _ => return,
         };
