@@ -105,7 +105,8 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
     let story = Story::begin();
     story.devices_are_ready();
     let firmware = format!("2.{}.0", story.devices()[0].metadata.generation.unwrap());
-    let operator = story.process_of(&story.operator_pod(), "edge-operator");
+    let leader = story.operator_pod();
+    let operator = story.process_of(&leader, "edge-operator");
     story.declare(&firmware);
     // Some devices have their command, not all have carried it out.
     wait::until("the first command", PATIENCE, Duration::from_millis(5), || {
@@ -116,6 +117,7 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
     operator.kill();
     wait::until("the operator's end", PATIENCE, SOON, || Ok((!operator.is_alive()).then_some(()))).unwrap();
     in_sync(&story, &firmware);
+    assert_ne!(story.operator_pod().uid, leader.uid, "the standby did not follow");
     for (device, entries) in story.histories() {
         let applied =
             entries.iter().filter(|it| it["what"] == "applied" && it["firmware"] == firmware.as_str());
