@@ -223,3 +223,30 @@ fn ages(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, f64> {
     }
     oldest
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_datagram_leaves_a_process_that_does_not_lead() {
+        let device = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let peer = device.local_addr().unwrap();
+        let leadership = Leadership::none();
+        let sockets = Arc::new(Sockets::bind().await.unwrap());
+        let outlet = WhileLeading { sockets, leadership: leadership.clone() };
+        assert!(outlet.send(peer, b"before").await.is_err());
+        leadership.grant(7, Instant::now() + std::time::Duration::from_secs(60));
+        outlet.send(peer, b"leading").await.unwrap();
+        leadership.end();
+        assert!(outlet.send(peer, b"after").await.is_err());
+        let mut buffer = [0; 16];
+        let patience = std::time::Duration::from_secs(5);
+        let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(&buffer[..length], b"leading");
+        assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");
+    }
+}
