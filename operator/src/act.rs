@@ -48,8 +48,7 @@ async fn write(
     sight: &Sight,
     status: DeviceStatus,
 ) -> Result<(), ApiError> {
-    let client = &controls.shared.client;
-    let applied = apply_status(client, device, sight.version.as_deref(), &status).await?;
+    let applied = apply_status(&controls.shared, device, sight.version.as_deref(), &status).await?;
     controls.metrics.transition(sight.status.phase, status.phase);
     let written =
         Written { on: device.metadata.resource_version.clone(), version: applied.resource_version(), status };
@@ -104,6 +103,11 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
         device.metadata.uid.as_deref() == Some(uid) && device.metadata.generation == generation
     };
     if !current.is_some_and(|device| still(&device)) {
+        return Answer::Abandoned;
+    }
+    if controls.shared.leadership.check().is_err() {
+        // This process is about to end; until then nothing begins.
+        controls.shared.shutdown.cancelled().await;
         return Answer::Abandoned;
     }
     controls.metrics.in_flight.inc();

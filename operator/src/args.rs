@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use edge_api::quantity::{DurationString, Network};
 
+use crate::leader::decide::Settings;
 use crate::telemetry::TelemetryArgs;
 
 /// Keeps edge devices at their declared state, and runs fault profiles against them.
@@ -21,6 +22,9 @@ pub struct Args {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub cluster: ClusterArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub leader: LeaderArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub work: WorkArgs,
@@ -51,7 +55,7 @@ pub struct ClusterArgs {
     /// Namespace this operator runs in; its Lease is there
     #[arg(long, env = "POD_NAMESPACE", default_value = "edge-system")]
     pub namespace: String,
-    /// Name of this process in its Lease and in Events
+    /// Name of this process in Events; in the Lease each start adds its own ending to it
     #[arg(long, env = "POD_NAME", default_value = "edge-operator")]
     pub identity: String,
     /// Look at this namespace only [default: all]
@@ -61,6 +65,53 @@ pub struct ClusterArgs {
     /// 192.168.50.0/24,2001:db8::/64 [default: everything outside the cluster's pods, services and nodes]
     #[arg(long, env = "ALLOW_CIDRS", value_delimiter = ',')]
     pub allow_cidrs: Option<Vec<Network>>,
+}
+
+/// Which of several processes leads. Names and defaults are those of Kubernetes' own components.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Leader election")]
+pub struct LeaderArgs {
+    /// Whether this process acts only while it holds the Lease; `false` is for a single process, which takes it
+    #[arg(long, env = "LEADER_ELECT", action = clap::ArgAction::Set, default_value_t = true)]
+    pub leader_elect: bool,
+    /// Time after the last change of the Lease until another process may take it; whole seconds
+    #[arg(long, env = "LEADER_ELECT_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub leader_elect_lease_duration: Duration,
+    /// Time after its last successful write of the Lease until the leader stops acting; shorter than the lease
+    #[arg(long, env = "LEADER_ELECT_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    pub leader_elect_renew_deadline: Duration,
+    /// Time between writes of the Lease, and before what failed is tried again; shorter than the renew deadline
+    #[arg(long, env = "LEADER_ELECT_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    pub leader_elect_retry_period: Duration,
+}
+
+impl LeaderArgs {
+    /// The rules of the election, for a process that is named so in the Lease.
+    ///
+    /// # Errors
+    /// When the times are in another order than they must be; the sentence says what to write.
+    pub fn settings(&self, holder: String) -> Result<Settings, String> {
+        let Self { leader_elect_lease_duration: lease, .. } = *self;
+        let (renew, retry) = (self.leader_elect_renew_deadline, self.leader_elect_retry_period);
+        if lease.subsec_nanos() != 0 || lease > Duration::from_secs(86_400) {
+            return Err(format!(
+                "--leader-elect-lease-duration {lease:?}: write whole seconds, at most a day; a Lease holds nothing else"
+            ));
+        }
+        if renew >= lease {
+            return Err(format!(
+                "--leader-elect-renew-deadline {renew:?}: write less than the lease duration ({lease:?}), so that a \
+                 leader that cannot renew stops before another one starts"
+            ));
+        }
+        if retry >= renew / 2 {
+            return Err(format!(
+                "--leader-elect-retry-period {retry:?}: write less than half of the renew deadline ({renew:?}), so that \
+                 one lost write costs no leader its place"
+            ));
+        }
+        Ok(Settings { holder, duration: lease, renew_deadline: renew, retry_period: retry })
+    }
 }
 
 /// How much is done at once.
@@ -158,6 +209,31 @@ mod tests {
             seen += 1;
         }
         assert!(seen > 10, "only {seen} flags");
+    }
+
+    #[test]
+    fn the_times_of_the_election_are_those_of_kubernetes_and_others_must_be_in_order() {
+        let settings = |flags: &[&str]| {
+            let args = Args::parse_from(["edge-operator"].iter().chain(flags));
+            args.leader.settings("a".into())
+        };
+        let seconds = Duration::from_secs;
+        let usual = settings(&[]).unwrap();
+        assert_eq!(
+            (usual.duration, usual.renew_deadline, usual.retry_period),
+            (seconds(15), seconds(10), seconds(2))
+        );
+        for (flags, names) in [
+            (&["--leader-elect-renew-deadline=15s"][..], "renew-deadline"),
+            (&["--leader-elect-retry-period=5s"], "retry-period"),
+            (&["--leader-elect-lease-duration=10500ms"], "lease-duration"),
+            (&["--leader-elect-lease-duration=48h"], "lease-duration"),
+        ] {
+            let sentence = settings(flags).unwrap_err();
+            assert!(sentence.contains(names) && sentence.contains("write"), "{sentence}");
+        }
+        let short = ["--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s"];
+        assert!(settings(&[short[0], short[1], "--leader-elect-retry-period=500ms"]).is_ok());
     }
 
     #[test]

@@ -19,6 +19,21 @@ pub fn counted(mut config: Config, requests: IntCounterVec) -> Result<Client, ku
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
+/// The clients of one process.
+#[derive(Clone)]
+pub struct Clients {
+    /// For all work.
+    pub work: Client,
+    /// For the election alone, on connections of its own: no queue of other work stands before its calls.
+    pub election: Client,
+}
+
+impl From<Client> for Clients {
+    fn from(client: Client) -> Self {
+        Self { work: client.clone(), election: client }
+    }
+}
+
 /// Counts requests on their way through.
 #[derive(Clone)]
 struct Counted<S> {

@@ -19,6 +19,12 @@ pub enum ApiError {
         /// What came back.
         source: Box<kube::Error>,
     },
+    /// This process may not write: it does not lead (any more).
+    #[error("{call}: not done, since this process does not lead (any more)")]
+    NotLeading {
+        /// What was to be called.
+        call: String,
+    },
     /// No answer in time.
     #[error("{call}: no answer within {CALL_DEADLINE:?}")]
     Deadline {
@@ -32,6 +38,7 @@ impl ApiError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Deadline { .. } => "deadline",
+            Self::NotLeading { .. } => "not_leading",
             Self::Call { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => match status.code {
                     404 => "not_found",

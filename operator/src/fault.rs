@@ -70,16 +70,11 @@ struct Controls {
 /// A fault controller whose caches are filled.
 pub struct Filled(Arc<Controls>);
 
-/// Fills the caches that no other controller has, by `tasks`. What it gives is to be run.
-///
-/// # Errors
-/// When a metric is registered twice.
-pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Result<Filled> {
+/// Fills the caches that no other controller has, by `tasks`. What it gives is to be run, by a leader.
+pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Filled {
     let profiles = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
     let all_nodes = Api::all(shared.client.clone());
     let nodes = shared::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
-    let phases = metrics::Phases::new(profiles.store().clone())?;
-    shared.metrics.registry().register(Box::new(phases)).context("metric of the profiles' phases")?;
     let metrics = shared.metrics.controller("fault");
     let controls = Arc::new(Controls {
         permits: Permits::new(shared.args.work.workers, metrics.clone()),
@@ -92,21 +87,24 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Resul
         shared,
     });
     controls.measure_clock().await;
+    // A standby's clock is as right as a leader's.
+    tasks.spawn(shared::finish(keep_time(controls.clone())));
     tokio::join!(controls.profiles.ready(), controls.nodes.ready());
-    Ok(Filled(controls))
+    Filled(controls)
 }
 
 /// Runs until shutdown.
 ///
 /// # Errors
-/// None so far.
+/// When a metric is registered twice.
 pub async fn run(Filled(controls): Filled) -> Result<()> {
-    let mut tasks = JoinSet::new();
+    // Told by the leader alone, so that replicas can be summed up.
+    let phases = metrics::Phases::new(controls.profiles.store().clone())?;
+    let registry = controls.shared.metrics.registry();
+    registry.register(Box::new(phases)).context("metric of the profiles' phases")?;
     // Complete before the first decision: a choice among some of the targets would be another choice.
     controls.refill();
-    tasks.spawn(keep_time(controls.clone()));
     reconcile_all(controls).await;
-    tasks.shutdown().await;
     Ok(())
 }
 
@@ -194,7 +192,7 @@ impl Controls {
             plan: plan.as_ref(),
             found: &found,
             agents: &world.agents,
-            epoch: self.shared.epoch,
+            epoch: self.shared.leadership.epoch(),
             clock,
             pace: self.memory.pace(profile, clock.own),
         })
@@ -208,7 +206,7 @@ impl Controls {
                     profile = profile.name_any(),
                     namespace = profile.namespace(),
                     theirs = epoch,
-                    ours = self.shared.epoch,
+                    ours = self.shared.leadership.epoch(),
                     "a later leader has written this profile: leaving it alone"
                 );
                 Ok(Action::await_change())
@@ -216,7 +214,7 @@ impl Controls {
             Decision::Keep { wake } => Ok(Action::requeue(wake.unwrap_or(RESYNC).min(RESYNC))),
             Decision::Write { status, notices, wake } => {
                 let version = profile.metadata.resource_version.as_deref();
-                apply_status(&self.shared.client, profile, version, &status).await?;
+                apply_status(&self.shared, profile, version, &status).await?;
                 let moved = profile.status.as_ref().map(|old| old.cutoff) != Some(status.cutoff);
                 self.memory.wrote(profile, moved, self.clock.now().own);
                 for notice in &notices {

@@ -21,6 +21,7 @@
 //! * [`device`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
+//! * [`leader`]: which of several processes acts, by a Lease; the right to act, asked before each command and write.
 //! * [`epoch`]: the number that orders one leader's commands after another's.
 
 pub mod act;
@@ -35,6 +36,7 @@ pub mod epoch;
 pub mod error;
 pub mod fault;
 pub mod http;
+pub mod leader;
 pub mod link;
 pub(crate) mod lock;
 pub mod metrics;

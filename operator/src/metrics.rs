@@ -17,8 +17,10 @@ const SECONDS: [f64; 16] =
 pub struct Metrics {
     registry: Registry,
     families: Families,
-    /// Calls to the API server, by status code (`error` without one) and method.
+    /// Calls to the API server, by status code (`error` without one) and method; but for those of the election.
     pub requests: IntCounterVec,
+    /// Calls of the election: a leader renews for ever, and that is no work.
+    pub election_requests: IntCounterVec,
     /// Configured limits, by name.
     pub limit: GaugeVec,
 }
@@ -70,14 +72,20 @@ impl Metrics {
         let requests = counters(
             &registry,
             "rest_client_requests_total",
-            "Calls to the API server, by status code and method.",
+            "Calls to the API server, by status code and method, without those of the election.",
+            &["code", "method"],
+        )?;
+        let election_requests = counters(
+            &registry,
+            "edge_leader_requests_total",
+            "Calls to the API server about the Lease, by status code and method.",
             &["code", "method"],
         )?;
         let limit = register(
             &registry,
             GaugeVec::new(Opts::new("edge_limit", "Configured limits, by name."), &["name"])?,
         )?;
-        Ok(Arc::new(Self { registry, families, requests, limit }))
+        Ok(Arc::new(Self { registry, families, requests, election_requests, limit }))
     }
 
     /// Where further metrics are registered.

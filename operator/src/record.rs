@@ -19,20 +19,22 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Bucket;
 use crate::epoch::NAME;
 use crate::error::{ApiError, call};
+use crate::leader::guard::{Leadership, NotLeading};
 use crate::lock::lock;
 use crate::metrics::{Metrics, register};
+use crate::shared::Shared;
 
 /// Events that may be told at once, and how many a second after that.
 const RATE: (u32, f64) = (50, 5.0);
 /// Events that wait to be told.
 const QUEUE: usize = 64;
 
-/// Writes the whole status of an object, and gives what the server made of it.
+/// Writes the whole status of an object, and gives what the server made of it. Only a leader may.
 ///
 /// # Errors
 /// A conflict when the object is no longer at `version`; what the API server says else.
 pub async fn apply_status<K>(
-    client: &Client,
+    shared: &Shared,
     object: &K,
     version: Option<&str>,
     status: &impl Serialize,
@@ -41,7 +43,7 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let api: Api<K> = Api::namespaced(shared.client.clone(), &namespace);
     let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -53,6 +55,7 @@ where
         ..PatchParams::apply(NAME).force()
     };
     let what = || format!("apply status of {} {namespace}/{name}", K::kind(&()));
+    shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })?;
     call(what, api.patch_status(&name, &params, &Patch::Apply(&patch))).await
 }
 
@@ -98,11 +101,13 @@ impl Events {
     }
 }
 
-/// Tells what is in the queue, in the name of this instance of the operator, until shutdown.
+/// Tells what is in the queue, in the name of this instance of the operator, until shutdown. What is left when it leads
+/// no longer is for the next leader to say.
 pub async fn tell_all(
     Queue(mut queue): Queue,
     client: Client,
     instance: String,
+    leadership: Leadership,
     shutdown: CancellationToken,
 ) {
     let recorder = Recorder::new(client, Reporter { controller: NAME.into(), instance: Some(instance) });
@@ -112,6 +117,9 @@ pub async fn tell_all(
             next = queue.recv() => next,
         };
         let Some((event, reference)) = next else { return };
+        if leadership.check().is_err() {
+            continue;
+        }
         let what = || {
             let name = reference.name.as_deref().unwrap_or_default();
             format!("Event {} of {name}", event.reason)

@@ -1,4 +1,5 @@
-//! Wiring: client, epoch, caches, controllers, HTTP server; start in this order, end together.
+//! Wiring: clients, HTTP server, caches, election, controllers. Start in this order; end in the reverse one, so that
+//! the Lease is given away by a process that has stopped acting.
 
 use std::sync::Arc;
 
@@ -14,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, ControllerName};
 use crate::cache::Cache;
+use crate::client::Clients;
 use crate::http::{self, Readiness};
+use crate::leader::candidacy::Candidacy;
+use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
-use crate::shared::{Shared, finish, wall_clock, watch, watched};
-use crate::{client, device, epoch, fault};
+use crate::shared::{Shared, finish, watch, watched};
+use crate::{client, device, fault};
 
 /// Runs the operator against the cluster that the environment names, until `shutdown`.
 ///
@@ -30,20 +34,25 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> Result<()> {
         .await
         .context("no cluster: run inside one with a ServiceAccount, or set KUBECONFIG")?;
     let metrics = Metrics::new().context("metrics")?;
-    let client = client::counted(config, metrics.requests.clone()).context("API client")?;
-    run_with_metrics(client, args, metrics, shutdown).await
+    let work = client::counted(config.clone(), metrics.requests.clone()).context("client")?;
+    let election =
+        client::counted(config, metrics.election_requests.clone()).context("client of the election")?;
+    let clients = Clients { work, election };
+    run_with_metrics(clients, args, metrics, shutdown).await
 }
 
-/// As [`run`], with a client of one's own and metrics that the caller can read.
+/// As [`run`], with clients of one's own and metrics that the caller can read.
 ///
 /// # Errors
 /// When it cannot start, or when one of its parts ends by itself.
 pub async fn run_with_metrics(
-    client: Client,
+    clients: impl Into<Clients>,
     args: Args,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    let Clients { work, election } = clients.into();
+    let mut candidacy = Candidacy::new(election, &args, &metrics)?;
     // Whatever ends this function ends all that it started.
     let shutdown = shutdown.child_token();
     let _ends_all = shutdown.clone().drop_guard();
@@ -52,45 +61,82 @@ pub async fn run_with_metrics(
     let listener = http::bind(args.listen).await?;
     tracing::info!(address = %listener.local_addr()?, "metrics and probes");
     tasks.spawn(http::serve(listener, metrics.clone(), readiness.clone(), shutdown.clone()));
-    let started = start(client, args, metrics, shutdown.clone(), &mut tasks);
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        outcome = started => {
-            outcome?;
-            readiness.set(true);
-            tracing::info!("ready");
-            until_one_ends(&mut tasks, &shutdown).await?;
-        }
+    let filling = fill(work, args, metrics, candidacy.leadership(), shutdown.clone(), &mut tasks);
+    let filled = tokio::select! {
+        () = shutdown.cancelled() => None,
+        filled = filling => Some(filled?),
+    };
+    let mut outcome = Ok(());
+    if let Some(filled) = filled {
+        // A standby is ready too: its caches are as warm as the leader's.
+        readiness.set(true);
+        tracing::info!("ready");
+        outcome = tokio::select! {
+            // On shutdown parts end too, and are no failure then.
+            biased;
+            () = shutdown.cancelled() => Ok(()),
+            outcome = lead(filled, &mut candidacy, &mut tasks) => outcome,
+        };
     }
     readiness.set(false);
     shutdown.cancel();
+    if outcome.is_ok() {
+        outcome = all_end(&mut tasks).await;
+    }
+    // What did not end by itself is cut off.
+    tasks.shutdown().await;
+    candidacy.leave().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+async fn all_end(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
     while let Some(outcome) = tasks.join_next().await {
         outcome.context("a task of the operator panicked")??;
     }
-    tracing::info!("stopped");
     Ok(())
 }
 
-async fn until_one_ends(tasks: &mut JoinSet<Result<()>>, shutdown: &CancellationToken) -> Result<()> {
+/// Stands by, then runs the controllers. Ends with the first part that ends; nothing here is meant to.
+async fn lead(filled: Filled, candidacy: &mut Candidacy, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
     tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        Some(outcome) = tasks.join_next() => {
-            outcome.context("a task of the operator panicked")??;
-            if shutdown.is_cancelled() { Ok(()) } else { Err(anyhow!("a part of the operator ended by itself")) }
-        }
+        led = candidacy.begin() => led?,
+        outcome = one_ends(tasks) => return outcome,
+    }
+    let Filled { shared, fault } = filled;
+    if shared.args.controllers.contains(&ControllerName::Device) {
+        tasks.spawn(device::run(shared));
+    }
+    if let Some(fault) = fault {
+        tasks.spawn(fault::run(fault));
+    }
+    tokio::select! {
+        lost = candidacy.lost() => lost,
+        outcome = one_ends(tasks) => outcome,
     }
 }
 
-async fn start(
+async fn one_ends(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+    if let Some(outcome) = tasks.join_next().await {
+        outcome.context("a task of the operator panicked")??;
+    }
+    Err(anyhow!("a part of the operator ended by itself"))
+}
+
+/// What controllers need, ready for the moment when this process leads.
+struct Filled {
+    shared: Arc<Shared>,
+    fault: Option<fault::Filled>,
+}
+
+async fn fill(
     client: Client,
     args: Args,
     metrics: Arc<Metrics>,
+    leadership: Leadership,
     shutdown: CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
-) -> Result<()> {
-    let now = wall_clock();
-    let epoch = epoch::take(&client, &args.cluster.namespace, &args.cluster.identity, now).await?;
-    tracing::info!(epoch, "epoch taken");
+) -> Result<Filled> {
     let reach = Arc::new(Reach::new(args.cluster.allow_cidrs.clone()));
     let devices = watch(watched(&client, &args), tasks, &shutdown, |_: &mut Device| {});
     let pods = watch(watched(&client, &args), tasks, &shutdown, resolve::prune_pod);
@@ -106,21 +152,15 @@ async fn start(
     tasks.spawn(follow_pods(pods.clone(), reach.clone(), shutdown.clone()));
     let (events, waiting) = Events::new(&metrics).context("metrics of Events")?;
     let instance = args.cluster.identity.clone();
-    tasks.spawn(finish(record::tell_all(waiting, client.clone(), instance, shutdown.clone())));
-    let shared = Arc::new(Shared { client, args, epoch, devices, pods, reach, events, metrics, shutdown });
-    for controller in &shared.args.controllers {
-        match controller {
-            ControllerName::Device => {
-                tasks.spawn(device::run(shared.clone()));
-            }
-            ControllerName::Fault => {
-                // Ready means that every cache is filled, these two as well.
-                let filled = fault::fill(shared.clone(), tasks).await?;
-                tasks.spawn(fault::run(filled));
-            }
-        }
-    }
-    Ok(())
+    let telling = record::tell_all(waiting, client.clone(), instance, leadership.clone(), shutdown.clone());
+    tasks.spawn(finish(telling));
+    let shared =
+        Arc::new(Shared { client, args, leadership, devices, pods, reach, events, metrics, shutdown });
+    let fault = match shared.args.controllers.contains(&ControllerName::Fault) {
+        true => Some(fault::fill(shared.clone(), tasks).await),
+        false => None,
+    };
+    Ok(Filled { shared, fault })
 }
 
 async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: CancellationToken) -> Result<()> {

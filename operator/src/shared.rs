@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::cache::{Cache, Cached};
+use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
 use crate::resolve::Reach;
@@ -24,8 +25,8 @@ pub struct Shared {
     pub client: Client,
     /// The flags.
     pub args: Args,
-    /// Orders this process's commands after those of the ones before it.
-    pub epoch: u64,
+    /// Whether this process may act, and its epoch. Asked before each command and each write.
+    pub leadership: Leadership,
     /// Every Device of the watched namespaces, without managed fields.
     pub devices: Cache<Device>,
     /// Every pod of the watched namespaces, pruned to what [`prune_pod`](crate::resolve::prune_pod) leaves.

@@ -9,6 +9,7 @@ use kube::config::AuthInfo;
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Config, ResourceExt as _};
+use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -167,6 +168,29 @@ impl ControlPlane {
         config.auth_info.impersonate_groups = Some(somebody.groups.clone());
         config.auth_info.impersonate_user_extra = Some(somebody.extra.clone());
         Client::try_from(config).map_err(Error::kube("making a client"))
+    }
+
+    /// A kubeconfig on somebody's behalf, for another process; JSON, which is YAML. Good as long as this runs.
+    pub fn kubeconfig(&self, somebody: &Somebody) -> String {
+        let cluster = json!({
+            "server": format!("https://127.0.0.1:{}", self.processes.port),
+            "certificate-authority": self.processes.certificate(),
+        });
+        let user = json!({
+            "token": self.processes.token,
+            "as": somebody.user,
+            "as-groups": somebody.groups,
+            "as-user-extra": somebody.extra,
+        });
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "it", "cluster": cluster }],
+            "users": [{ "name": "somebody", "user": user }],
+            "contexts": [{ "name": "here", "context": { "cluster": "it", "user": "somebody" } }],
+            "current-context": "here",
+        })
+        .to_string()
     }
 
     /// Where its data, keys and logs lie.

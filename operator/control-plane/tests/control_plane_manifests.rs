@@ -75,7 +75,7 @@ const RIGHTS: [(&str, &[&str]); 4] = [
             "* pods [] [] [list watch]",
             "* servicecidrs.networking.k8s.io [] [] [list watch]",
             "edge-system leases.coordination.k8s.io [] [] [create]",
-            "edge-system leases.coordination.k8s.io [] [edge-operator] [get patch]",
+            "edge-system leases.coordination.k8s.io [] [edge-operator] [list watch patch]",
         ],
     ),
     (

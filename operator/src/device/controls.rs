@@ -1,7 +1,8 @@
 //! What reconciles of devices share: sockets, slots and budgets, and the table of what is remembered of each device.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
@@ -18,8 +19,9 @@ use super::metrics::{Census, DeviceMetrics};
 use super::policy::Policy;
 use crate::budget::Bucket;
 use crate::dns::Dns;
+use crate::leader::guard::Leadership;
 use crate::link::slots::Slots;
-use crate::link::socket::{self, Sockets};
+use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::ControllerMetrics;
@@ -44,6 +46,19 @@ pub(super) struct Entry {
     failures: u32,
 }
 
+/// The sockets, for a leader: each datagram is a command or leads to one, also the fourth of an exchange.
+pub struct WhileLeading {
+    sockets: Arc<Sockets>,
+    leadership: Leadership,
+}
+
+impl Datagrams for WhileLeading {
+    async fn send(&self, peer: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.leadership.check().map_err(io::Error::other)?;
+        self.sockets.send(peer, bytes).await
+    }
+}
+
 /// What reconciles of devices share.
 pub struct Controls {
     /// What all controllers share.
@@ -53,7 +68,7 @@ pub struct Controls {
     /// What is counted of devices.
     pub metrics: DeviceMetrics,
     /// Exchanges.
-    pub link: Arc<Link<Arc<Sockets>>>,
+    pub link: Arc<Link<WhileLeading>>,
     /// Exchanges at once.
     pub slots: Slots,
     /// Looks names up.
@@ -93,7 +108,8 @@ impl Controls {
         let sockets = Arc::new(Sockets::bind().await.context("UDP socket")?);
         let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
-        let link = Link::new(sockets.clone(), timing, in_flight, metrics.datagrams.clone());
+        let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
+        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone());
         let controller = shared.metrics.controller("device");
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
@@ -206,4 +222,31 @@ fn ages(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, f64> {
         *known = known.max(age);
     }
     oldest
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_datagram_leaves_a_process_that_does_not_lead() {
+        let device = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let peer = device.local_addr().unwrap();
+        let leadership = Leadership::none();
+        let sockets = Arc::new(Sockets::bind().await.unwrap());
+        let outlet = WhileLeading { sockets, leadership: leadership.clone() };
+        assert!(outlet.send(peer, b"before").await.is_err());
+        leadership.grant(7, Instant::now() + std::time::Duration::from_secs(60));
+        outlet.send(peer, b"leading").await.unwrap();
+        leadership.end();
+        assert!(outlet.send(peer, b"after").await.is_err());
+        let mut buffer = [0; 16];
+        let patience = std::time::Duration::from_secs(5);
+        let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(&buffer[..length], b"leading");
+        assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");
+    }
 }

@@ -70,7 +70,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
         return Ok(None);
     }
     let (wall, draw) = (wall_clock(), draw());
-    Ok(Some(Sight { status, version, spec, place, epoch: shared.epoch, now, wall, draw }))
+    Ok(Some(Sight { status, version, spec, place, epoch: shared.leadership.epoch(), now, wall, draw }))
 }
 
 async fn fresh_generation(shared: &Shared, key: &Key) -> Result<i64, ApiError> {

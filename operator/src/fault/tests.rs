@@ -11,6 +11,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::args::Args;
+use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
 use crate::resolve::Reach;
@@ -38,24 +39,28 @@ fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
     Client::new(service, "default")
 }
 
+fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
+    let shutdown = CancellationToken::new();
+    let metrics = Metrics::new().unwrap();
+    Arc::new(Shared {
+        devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
+        pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
+        client,
+        args: Args::parse_from(["edge-operator"]),
+        leadership: Leadership::none(),
+        reach: Arc::new(Reach::new(None)),
+        events: Events::new(&metrics).unwrap().0,
+        metrics,
+        shutdown,
+    })
+}
+
 #[tokio::test]
 async fn it_is_not_ready_before_it_has_all_profiles() {
     let (asked, lists) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let client = server(asked.clone(), lists.clone());
     let mut tasks = JoinSet::new();
-    let shutdown = CancellationToken::new();
-    let metrics = Metrics::new().unwrap();
-    let shared = Arc::new(Shared {
-        devices: shared::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
-        pods: shared::watch(Api::all(client.clone()), &mut tasks, &shutdown, |_| {}),
-        client,
-        args: Args::parse_from(["edge-operator"]),
-        epoch: 1,
-        reach: Arc::new(Reach::new(None)),
-        events: Events::new(&metrics).unwrap().0,
-        metrics,
-        shutdown,
-    });
+    let shared = shared_with(client, &mut tasks);
     let mut filling = Box::pin(fill(shared, &mut tasks));
     tokio::select! {
         _ = &mut filling => panic!("it did not wait for its caches"),
@@ -63,5 +68,34 @@ async fn it_is_not_ready_before_it_has_all_profiles() {
     }
     assert!(filling.as_mut().now_or_never().is_none(), "the list was not answered yet");
     lists.add_permits(1);
-    filling.await.unwrap();
+    filling.await;
+}
+
+#[tokio::test]
+async fn who_does_not_lead_writes_no_status_and_asks_the_api_server_for_nothing() {
+    let asked = Arc::new(Semaphore::new(0));
+    let asks = asked.clone();
+    let refusing = service_fn(move |request: http::Request<Body>| {
+        if request.method() != http::Method::GET {
+            asks.add_permits(1);
+        }
+        std::future::ready(Err::<http::Response<Body>, _>(std::io::Error::other("out of reach")))
+    });
+    let shared = shared_with(Client::new(refusing, "default"), &mut JoinSet::new());
+    let profile = profile();
+    let write = async || apply_status(&shared, &profile, Some("1"), &json!({})).await.unwrap_err();
+    assert_eq!((write().await.category(), asked.available_permits()), ("not_leading", 0));
+    shared.leadership.grant(7, tokio::time::Instant::now() + Duration::from_secs(60));
+    assert_eq!((write().await.category(), asked.available_permits()), ("transport", 1));
+    shared.leadership.end();
+    assert_eq!((write().await.category(), asked.available_permits()), ("not_leading", 1));
+}
+
+fn profile() -> FaultProfile {
+    serde_json::from_value(json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
+        "metadata": {"name": "loss", "namespace": "demo"},
+        "spec": {"targets": {}, "faults": {}, "duration": "1m"},
+    }))
+    .unwrap()
 }

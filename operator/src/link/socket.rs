@@ -220,7 +220,7 @@ impl<D: Datagrams> Drop for Closing<'_, D> {
 }
 
 /// Reads both sockets until `shutdown`.
-pub async fn receive(link: Arc<Link<Arc<Sockets>>>, sockets: Arc<Sockets>, shutdown: CancellationToken) {
+pub async fn receive<D: Datagrams>(link: Arc<Link<D>>, sockets: Arc<Sockets>, shutdown: CancellationToken) {
     let v6 = async {
         match &sockets.v6 {
             Some(socket) => read(&link, socket).await,
@@ -234,7 +234,7 @@ pub async fn receive(link: Arc<Link<Arc<Sockets>>>, sockets: Arc<Sockets>, shutd
     }
 }
 
-async fn read(link: &Link<Arc<Sockets>>, socket: &UdpSocket) {
+async fn read<D: Datagrams>(link: &Link<D>, socket: &UdpSocket) {
     // One byte more than is looked at, so that a longer datagram is seen to be too long.
     let mut buffer = [0; MAX_DATAGRAM + 1];
     loop {

@@ -66,6 +66,7 @@ impl Stage {
         let hurry = [
             "edge-operator",
             "--controllers=device",
+            "--leader-elect=false",
             "--listen=127.0.0.1:0",
             "--allow-cidrs=127.0.0.1/32",
             "--ack-timeout=100ms",

@@ -51,6 +51,7 @@ impl Stage {
         let args = Args::parse_from([
             "edge-operator",
             "--controllers=fault",
+            "--leader-elect=false",
             "--listen=127.0.0.1:0",
             &format!("--namespace={}", rights::NAMESPACE),
             &format!("--watch-namespace={namespace}"),

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 /// Where the manifests put the operator.
 pub(crate) const NAMESPACE: &str = "edge-system";
-const RIGHTS: &str = include_str!("../../../deploy/operator/rbac.yaml");
+pub(crate) const RIGHTS: &str = include_str!("../../../deploy/operator/rbac.yaml");
 
 static GIVEN: OnceCell<()> = OnceCell::const_new();
 
@@ -22,14 +22,22 @@ pub(crate) fn operator() -> Somebody {
 
 /// Gives the ServiceAccount its rights, once for all stories of a test binary.
 pub(crate) async fn give(client: Client) {
-    GIVEN.get_or_init(|| apply(client)).await;
+    GIVEN.get_or_init(|| of_the_manifest(client)).await;
 }
 
-async fn apply(client: Client) {
+async fn of_the_manifest(client: Client) {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    let documents =
-        serde_yaml_ng::Deserializer::from_str(RIGHTS).map(|text| Value::deserialize(text).unwrap());
-    for object in std::iter::once(namespace).chain(documents) {
+    apply(client, std::iter::once(namespace).chain(documents(RIGHTS))).await;
+}
+
+/// The objects of a manifest.
+pub(crate) fn documents(manifest: &str) -> impl Iterator<Item = Value> {
+    serde_yaml_ng::Deserializer::from_str(manifest).map(|text| Value::deserialize(text).unwrap())
+}
+
+/// Applies objects as an administrator does.
+pub(crate) async fn apply(client: Client, objects: impl Iterator<Item = Value>) {
+    for object in objects {
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
         let resource = ApiResource::from_gvk(&kind);

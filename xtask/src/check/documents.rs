@@ -14,7 +14,8 @@ use crate::paths;
 /// Documents that must be there.
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/design.md"];
 /// What the names of our metrics begin with.
-const PREFIXES: [&str; 5] = ["edge_", "workqueue_", "controller_runtime_", "rest_client_", "device_sim_"];
+const PREFIXES: [&str; 6] =
+    ["edge_", "workqueue_", "controller_runtime_", "rest_client_", "device_sim_", "leader_election_"];
 /// What a histogram's series end with.
 const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
 

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::install::DEVICES;
-use super::prometheus::Prometheus;
+use super::prometheus::{Curve, Prometheus};
 use super::report::{Counted, Phase};
 use super::stats::{self, Share};
 use super::timeline;
@@ -104,10 +104,27 @@ fn predicted(counted: &[Counted]) -> f64 {
 }
 
 async fn risen(prometheus: &Prometheus, counter: &str, span: &Span) -> Result<f64> {
-    let before = prometheus.sum(counter, span.from).await?;
-    let after = prometheus.sum(counter, span.to).await?;
-    // An operator that was restarted counts from nothing again.
-    Ok(if after < before { after } else { after - before })
+    // Each replica has its own counters, and those of one that ended are gone later on. Whole seconds, and then the end.
+    let mut curves = prometheus.between(counter, span.from, span.to).await?;
+    for end in prometheus.at(counter, span.to).await? {
+        match curves.iter_mut().find(|curve| curve.labels == end.labels) {
+            Some(curve) => curve.points.extend(end.points),
+            None => curves.push(end),
+        }
+    }
+    Ok(curves.iter().map(|curve| rise(curve, span.from)).sum())
+}
+
+/// How far a counter rose from `from` on. One that is new, or was started again, counts from nothing.
+fn rise(curve: &Curve, from: f64) -> f64 {
+    let known = curve.points.first().filter(|(time, _)| *time <= from + SCRAPE / 2.0);
+    let mut last = known.map_or(0.0, |(_, value)| *value);
+    let mut risen = 0.0;
+    for (_, value) in &curve.points {
+        risen += if *value < last { *value } else { value - last };
+        last = *value;
+    }
+    risen
 }
 
 /// A count as Prometheus tells it, which is a float.
@@ -137,6 +154,18 @@ mod tests {
     fn what_was_asked_is_compared_with_what_was_counted() {
         assert!(judged("ToDevice", 200, 1000, 0.2).within);
         assert!(!judged("ToDevice", 300, 1000, 0.2).within);
+    }
+
+    #[test]
+    fn a_counter_of_a_new_process_and_one_of_a_process_started_again_count_from_nothing() {
+        let curve = |points: &[(f64, f64)]| Curve { points: points.to_vec(), ..Curve::default() };
+        let all_the_time = curve(&[(10.0, 100.0), (11.0, 104.0), (12.0, 110.0)]);
+        assert!((rise(&all_the_time, 10.0) - 10.0).abs() < 1e-9);
+        let new = curve(&[(11.0, 3.0), (12.0, 7.0)]);
+        assert!((rise(&new, 10.0) - 7.0).abs() < 1e-9);
+        let again = curve(&[(10.0, 100.0), (11.0, 102.0), (12.0, 1.0), (13.0, 4.0)]);
+        assert!((rise(&again, 10.0) - 6.0).abs() < 1e-9);
+        assert!(rise(&curve(&[]), 10.0).abs() < 1e-9);
     }
 
     #[test]

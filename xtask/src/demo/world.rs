@@ -219,7 +219,7 @@ impl World {
         for arguments in [
             "get pods --all-namespaces --output wide",
             "-n edge-demo get devices,faultprofiles --output wide",
-            "-n edge-system logs deployment/edge-operator --tail 15",
+            "-n edge-system logs --selector app.kubernetes.io/name=edge-operator --tail 15 --prefix",
             "-n edge-system logs --selector app.kubernetes.io/name=chaos-agent --tail 15 --prefix",
         ] {
             let said = self.kubectl().and_then(|kubectl| kubectl.args(arguments.split(' ')).read());

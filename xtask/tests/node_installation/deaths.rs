@@ -63,10 +63,11 @@ fn with_operator_and_kubelets_dead_faults_end_at_their_deadline() {
     probes.iter_mut().for_each(|probe| probe.until(false, ROW).unwrap());
     let deadline = deadline(&story, "orphaned");
 
-    // Kubelets come back at once, the operator does not until it is asked to.
-    let operator = story.process_of(&story.operator_pod(), "edge-operator");
+    // Kubelets come back at once, operators do not until they are asked to.
+    let operators = story.operator_pods();
+    assert_eq!(operators.len(), 2);
     let agents = [1, 2].map(|node| story.process_of(&story.agent_pod(node), "chaos-agent"));
-    operator.kill();
+    operators.iter().for_each(|pod| story.process_of(pod, "edge-operator").kill());
     story.kubectl(&["-n", SYSTEM, "scale", "deployment/edge-operator", "--replicas=0"]);
     let kubelets = [1, 2].map(|node| story.service_of(node, "kubelet").unwrap());
     kubelets.iter().for_each(|kubelet| kubelet.kill());
@@ -91,9 +92,9 @@ fn with_operator_and_kubelets_dead_faults_end_at_their_deadline() {
     assert_ne!(
         story.profile("orphaned").status.unwrap().phase,
         FaultPhase::Expired,
-        "the operator is not dead"
+        "an operator is not dead"
     );
-    story.kubectl(&["-n", SYSTEM, "scale", "deployment/edge-operator", "--replicas=1"]);
+    story.kubectl(&["-n", SYSTEM, "scale", "deployment/edge-operator", "--replicas=2"]);
     story.operator_pod();
     story.wait_for("jsonpath={.status.phase}=Expired", &["fault/orphaned"]);
 }
@@ -104,7 +105,8 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
     let story = Story::begin();
     story.devices_are_ready();
     let firmware = format!("2.{}.0", story.devices()[0].metadata.generation.unwrap());
-    let operator = story.process_of(&story.operator_pod(), "edge-operator");
+    let leader = story.operator_pod();
+    let operator = story.process_of(&leader, "edge-operator");
     story.declare(&firmware);
     // Some devices have their command, not all have carried it out.
     wait::until("the first command", PATIENCE, Duration::from_millis(5), || {
@@ -115,6 +117,7 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
     operator.kill();
     wait::until("the operator's end", PATIENCE, SOON, || Ok((!operator.is_alive()).then_some(()))).unwrap();
     in_sync(&story, &firmware);
+    assert_ne!(story.operator_pod().uid, leader.uid, "the standby did not follow");
     for (device, entries) in story.histories() {
         let applied =
             entries.iter().filter(|it| it["what"] == "applied" && it["firmware"] == firmware.as_str());
@@ -127,7 +130,7 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
         );
         assert!(generations.next().is_some());
     }
-    // Started again, it knows what was done: nothing is sent any more.
+    // The one that follows knows what was done: nothing is sent any more.
     let (before, seen) = (story.histories(), story.operator().count("edge_device_exchanges_total", &[]));
     wait::until("three probes of each device", PATIENCE, SOON, || {
         Ok((story.operator().count("edge_device_exchanges_total", &[]) >= seen + 3 * before.len())

@@ -254,15 +254,30 @@ impl World {
         Page::read(&self.page((plan::node_address(node), 9977).into(), "/metrics").unwrap())
     }
 
-    /// What the operator counts.
+    /// What the operator that leads counts.
     pub(crate) fn operator(&self) -> Page {
-        let pod = self.operator_pod();
-        Page::read(&self.page((pod.ip, 8080).into(), "/metrics").unwrap())
+        self.operator_page(&self.operator_pod()).unwrap()
     }
 
-    /// The operator's pod, once it is ready.
+    fn operator_page(&self, pod: &PodSeen) -> Result<Page> {
+        Ok(Page::read(&self.page((pod.ip, 8080).into(), "/metrics")?))
+    }
+
+    /// The pod of the operator that leads, once it is ready.
     pub(crate) fn operator_pod(&self) -> PodSeen {
-        wait::until("the operator", PATIENCE, SOON, || Ok(self.pods(SYSTEM, "edge-operator-").pop())).unwrap()
+        let leads = |pod: &PodSeen| {
+            let page = self.operator_page(pod);
+            page.is_ok_and(|page| page.count("leader_election_master_status", &[]) == 1)
+        };
+        wait::until("an operator that leads", PATIENCE, SOON, || {
+            Ok(self.operator_pods().into_iter().find(leads))
+        })
+        .unwrap()
+    }
+
+    /// All of the operator's pods that are ready.
+    pub(crate) fn operator_pods(&self) -> Vec<PodSeen> {
+        self.pods(SYSTEM, "edge-operator-")
     }
 
     /// A node's agent, once it is ready.

@@ -1,0 +1,93 @@
+//! What a leader of former times would do, had nobody told it: with its epoch, and without its guard.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a hand that slips ends the story"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge_api::{Device, FaultProfile};
+use edge_operator::link::socket::{Sockets, receive};
+use edge_operator::link::{Code, End, Link, Method, Request, Timing};
+use edge_protocol::{CommandId, DesiredCommand, Refusal};
+use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::rights;
+use crate::stage::Stage;
+
+/// Writes a profile's status, as the operator does. Gives the sentence of the refusal.
+pub(crate) async fn writes(
+    stage: &Stage,
+    profile: &FaultProfile,
+    epoch: u64,
+    version: Option<&str>,
+) -> String {
+    let client = stage.space.server.client_as(&rights::operator()).unwrap();
+    let profiles = kube::Api::<FaultProfile>::namespaced(client, &stage.space.namespace);
+    let mut status = profile.status.clone().unwrap();
+    status.epoch = Some(epoch);
+    let patch = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
+        "metadata": {"name": profile.name_any(), "resourceVersion": version},
+        "status": status,
+    });
+    let params = PatchParams::apply("edge-operator").force();
+    let refused = profiles.patch_status(&profile.name_any(), &params, &Patch::Apply(&patch)).await;
+    refused.expect_err("a former leader's write was taken").to_string()
+}
+
+/// Commands the device to run something. Gives its refusal.
+pub(crate) async fn commands(stage: &Stage, epoch: u64, firmware: &str) -> Refusal {
+    let device = stage.space.api::<Device>().get("device-0").await.unwrap();
+    let command = DesiredCommand {
+        namespace: stage.space.namespace.clone(),
+        name: device.name_any(),
+        uid: device.uid().unwrap(),
+        generation: u64::try_from(device.metadata.generation.unwrap()).unwrap() + 1,
+        epoch,
+        command_id: CommandId(7),
+        firmware: firmware.into(),
+        config: std::collections::BTreeMap::new(),
+    };
+    let request = Request {
+        peer: stage.device().address(),
+        method: Method::Put,
+        path: edge_protocol::PATH_DESIRED,
+        payload: edge_protocol::encode(&command).unwrap(),
+        id: 7,
+    };
+    match exchange(request).await {
+        End::Response(code, payload) => {
+            assert_eq!(code, Code(4, 12));
+            edge_protocol::decode(&payload).unwrap()
+        }
+        end => panic!("no answer: {end:?}"),
+    }
+}
+
+async fn exchange(request: Request) -> End {
+    use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+
+    let counter = || IntCounter::new("datagrams", "of this test").unwrap();
+    let counters = edge_operator::link::Counters {
+        answered: counter(),
+        unanswered: counter(),
+        retransmissions: counter(),
+        round_trip: Histogram::with_opts(HistogramOpts::new("seconds", "of this test")).unwrap(),
+    };
+    let datagrams = IntCounterVec::new(Opts::new("all", "of this test"), &["result"]).unwrap();
+    let sockets = Arc::new(Sockets::bind().await.unwrap());
+    let timing = Timing { ack_timeout: Duration::from_millis(200), max_retransmit: 4 };
+    let link = Arc::new(Link::new(sockets.clone(), timing, 1, datagrams));
+    let mut receiving = JoinSet::new();
+    receiving.spawn(receive(link.clone(), sockets, CancellationToken::new()));
+    link.exchange(request, rand::random(), 0.5, &counters).await
+}
