@@ -110,7 +110,7 @@ impl Engine {
             armed_ns: 0,
             heartbeat,
             next_beat_ns: 0,
-            drain: options.limits.packets,
+            drain: tap.queue().saturating_add(options.limits.packets),
             is_realtime: options.is_realtime,
         };
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(|| worker.run());
@@ -173,7 +173,7 @@ struct Worker {
     armed_ns: u64,
     heartbeat: Heartbeat,
     next_beat_ns: u64,
-    /// How many frames are read when all has to go: somebody may still be sending.
+    /// How many frames are read when all has to go: what was in the queue, and not what somebody sends without an end.
     drain: u32,
     is_realtime: bool,
 }
