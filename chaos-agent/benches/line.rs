@@ -46,7 +46,7 @@ struct Args {
     /// Seconds for each load
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Give the engine real-time priority
+    /// Give sender and engine real-time priority
     #[arg(long)]
     realtime: bool,
     /// What `cargo bench` adds
@@ -80,6 +80,9 @@ fn main() {
     let args = Args::parse();
     let figures = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root: it makes a network namespace of its own");
+        if args.realtime {
+            become_realtime().unwrap();
+        }
         let loads = [Load::Rate(1_000), Load::Rate(MODEST), Load::Rate(50_000), Load::Most(2_000)];
         loads.map(|load| measure(load, Duration::from_secs(args.seconds), args.realtime))
     });
@@ -210,6 +213,17 @@ fn cpu_time() -> Duration {
     let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "delay-line");
     let schedule = fs::read_to_string(task.unwrap().join("schedstat")).unwrap();
     Duration::from_nanos(schedule.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Gives this thread, and those that it starts, the lowest real-time priority: packets that their sender sends late would
+/// count as late.
+fn become_realtime() -> io::Result<()> {
+    // SAFETY: plain numbers, zero is valid.
+    let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameter.sched_priority = 1;
+    // SAFETY: 0 is this thread, and the parameter lives.
+    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A packet socket that sends by an interface.

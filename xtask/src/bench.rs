@@ -3,9 +3,11 @@
 //! ```text
 //!  cases.rs    what is measured: rigs with targets, and a program and frame each
 //!  report.rs   ratios, aims, the table and the JSON
+//!  line.rs     the delay line's engine instead: a program of its own
 //! ```
 
 mod cases;
+mod line;
 mod report;
 
 use std::fs;
@@ -32,6 +34,12 @@ pub struct Args {
     /// Runs of a program in a round
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
+    /// Measure the delay line's userspace engine instead; builds the agent optimised, which takes minutes the first time
+    #[arg(long)]
+    pub line: bool,
+    /// With --line: give the engine real-time priority, so that a busy machine says little
+    #[arg(long, requires = "line")]
+    pub realtime: bool,
 }
 
 /// Runs the verb. Prints the table to stdout; a missed aim is shown and is no error.
@@ -41,10 +49,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     if !tools::is_root() {
         bail!(
-            "bench needs root: it loads programs into the kernel. Try: sudo --preserve-env cargo xtask bench"
+            "bench needs root: it loads programs into the kernel, or makes interfaces. Try: sudo --preserve-env cargo xtask bench"
         );
     }
     interrupt::install()?;
+    if args.line {
+        return line::run(args);
+    }
     build_ebpf::run(&build_ebpf::Args::default())?;
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("reading {}", path.display()));
     let bench = Bench::prepare(&read(build_ebpf::object())?, &read(build_ebpf::baseline())?)?;

@@ -26,6 +26,11 @@ use super::tap::Tap;
 const NAME: &str = "delay-line";
 /// How often the heartbeat is renewed, in nanoseconds.
 const BEAT_NS: u64 = 100_000_000;
+/// Packets that come while the next one leaves so soon, in nanoseconds, are read when it does: one time less to wake up.
+/// Those with a delay shorter than this may leave so much late.
+const SOON_NS: u64 = 150_000;
+/// What leaves so soon, in nanoseconds, is not slept for: going to sleep and waking up take longer.
+const AT_ONCE_NS: u64 = 10_000;
 
 /// Is told the time, CLOCK_BOOTTIME in nanoseconds, at the start and every 100 ms or so from then on.
 pub type Heartbeat = Box<dyn FnMut(u64) + Send>;
@@ -62,9 +67,10 @@ pub struct Options {
     /// packets, or higher ones.
     pub limits: Limits,
     /// Runs before everything that is not real-time (`SCHED_FIFO` at its lowest priority), if CAP_SYS_NICE is there; the
-    /// thread says so in the log if it is not. Without, a node whose CPUs are all taken adds milliseconds to each
-    /// delay: 0.1 and 12 ms at the 99th percentile, with nine busy threads on two CPUs. What the engine may hold bounds
-    /// its work, and the kernel leaves others a twentieth of each CPU (`sched_rt_runtime_us`).
+    /// thread says so in the log if it is not. Without, a node whose CPUs are all taken adds milliseconds to delays: with
+    /// ten busy threads on two CPUs, 5 to 60 ms at the 99th percentile, and 0.05 to 0.2 ms with it (`cargo xtask bench
+    /// --line`). What hooks admit bounds its work, and the kernel leaves others a twentieth of each CPU
+    /// (`sched_rt_runtime_us`).
     pub is_realtime: bool,
 }
 
@@ -104,7 +110,7 @@ impl Engine {
             armed_ns: 0,
             heartbeat,
             next_beat_ns: 0,
-            drain: options.limits.packets,
+            drain: tap.queue().saturating_add(options.limits.packets),
             is_realtime: options.is_realtime,
         };
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(|| worker.run());
@@ -167,7 +173,7 @@ struct Worker {
     armed_ns: u64,
     heartbeat: Heartbeat,
     next_beat_ns: u64,
-    /// How many frames are read when all has to go: somebody may still be sending.
+    /// How many frames are read when all has to go: what was in the queue, and not what somebody sends without an end.
     drain: u32,
     is_realtime: bool,
 }
@@ -197,8 +203,8 @@ impl Worker {
         let now_ns = self.relay.give_out(&*self.tap, now_ns, boot_ns).map_err(failed("the clock"))?;
         let queue = self.relay.take_in(&*self.tap, now_ns).map_err(failed("reading the TAP"))?;
         let next_ns = self.relay.next_deadline();
-        let is_due = next_ns.is_some_and(|at| at <= now_ns);
-        if queue == Queue::Open || is_due { Ok(()) } else { self.wait(now_ns, next_ns, queue) }
+        let is_at_once = next_ns.is_some_and(|at| at <= now_ns.saturating_add(AT_ONCE_NS));
+        if queue == Queue::Open || is_at_once { Ok(()) } else { self.wait(now_ns, next_ns, queue) }
     }
 
     /// Sleeps until a frame comes (if there is room for one), a packet is due, or it is time for a heartbeat or to end.
@@ -212,7 +218,8 @@ impl Worker {
             self.armed_ns = at;
         }
         let timeout = Duration::from_nanos(self.next_beat_ns.saturating_sub(now_ns));
-        let wanted = if queue == Queue::Blocked { PollFlags::empty() } else { PollFlags::POLLIN };
+        let is_soon = next_ns.is_some_and(|at| at <= now_ns.saturating_add(SOON_NS));
+        let wanted = if is_soon || queue == Queue::Blocked { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut files = [
             PollFd::new(self.tap.as_fd(), wanted),
             PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),

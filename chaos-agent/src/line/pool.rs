@@ -56,7 +56,7 @@ struct Chunk {
 /// Packets in the line.
 #[derive(Debug)]
 pub struct Pool {
-    memory: Box<[[u8; CHUNK]]>,
+    memory: Box<[u8]>,
     chunks: Box<[Chunk]>,
     /// The first of the free ones.
     free: u32,
@@ -75,7 +75,8 @@ impl Pool {
         let count = limits.chunks()?;
         let next = |at| if at == count { NONE } else { at };
         let chunks = (1..=count).map(|at| Chunk { next: next(at), length: 0 }).collect();
-        let memory = vec![[0; CHUNK]; count as usize].into_boxed_slice();
+        // Zeroes out of the kernel, which nothing writes to before it is needed (unlike those of an array of arrays).
+        let memory = vec![0; count as usize * CHUNK].into_boxed_slice();
         Ok(Self { memory, chunks, free: 0, left: count as usize, packets: 0, limit: limits.packets })
     }
 
@@ -99,7 +100,7 @@ impl Pool {
 
     /// The chunk that the next packet begins with, to be written to before [`Self::take`]; none without room.
     pub fn vacant(&mut self) -> Option<&mut [u8; CHUNK]> {
-        if self.has_room() { Some(&mut self.memory[self.free as usize]) } else { None }
+        if self.has_room() { Some(self.chunk_mut(self.free)) } else { None }
     }
 
     /// Makes a packet of what is in [`Self::vacant`], `length` bytes of it, and of `rest` behind a full one. Returns
@@ -112,7 +113,7 @@ impl Pool {
         let mut last = first;
         for piece in rest.chunks(CHUNK) {
             last = self.chunks[last as usize].next;
-            self.memory[last as usize][..piece.len()].copy_from_slice(piece);
+            self.chunk_mut(last)[..piece.len()].copy_from_slice(piece);
         }
         self.free = std::mem::replace(&mut self.chunks[last as usize].next, NONE);
         self.left -= 1 + rest.len().div_ceil(CHUNK);
@@ -131,7 +132,7 @@ impl Pool {
     /// A packet's first bytes: all of them, if it fits a chunk.
     #[must_use]
     pub fn start(&self, slot: u32) -> &[u8] {
-        &self.memory[slot as usize][..self.length(slot).min(CHUNK)]
+        &self.chunk(slot)[..self.length(slot).min(CHUNK)]
     }
 
     /// A packet's pieces in order, into `pieces`, [`CHAIN`] of them or more; returns how many they are.
@@ -142,7 +143,7 @@ impl Pool {
                 break;
             }
             let length = left.min(CHUNK);
-            *piece = IoSlice::new(&self.memory[at as usize][..length]);
+            *piece = IoSlice::new(&self.chunk(at)[..length]);
             (at, left, count) = (self.chunks[at as usize].next, left - length, count + 1);
         }
         count
@@ -159,6 +160,14 @@ impl Pool {
         self.chunks[last as usize].next = self.free;
         self.free = slot;
         self.packets -= 1;
+    }
+
+    fn chunk(&self, at: u32) -> &[u8; CHUNK] {
+        &self.memory.as_chunks().0[at as usize]
+    }
+
+    fn chunk_mut(&mut self, at: u32) -> &mut [u8; CHUNK] {
+        &mut self.memory.as_chunks_mut().0[at as usize]
     }
 }
 
@@ -229,6 +238,18 @@ mod tests {
             }
             prop_assert!(!pool.has_room());
         }
+    }
+
+    #[test]
+    fn memory_is_taken_from_the_kernel_as_packets_come() {
+        let resident = || {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let (before, gigabyte) = (resident(), 1 << 30);
+        let pool = Pool::new(Limits { packets: 1_000, bytes: gigabyte as u64 }).unwrap();
+        let used = resident().saturating_sub(before);
+        assert!(pool.memory.len() > gigabyte && used < gigabyte / 4, "{used} bytes");
     }
 
     #[test]

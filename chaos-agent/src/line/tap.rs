@@ -105,6 +105,7 @@ pub struct Tap {
     file: File,
     name: String,
     index: u32,
+    queue: u32,
 }
 
 impl Tap {
@@ -115,7 +116,7 @@ impl Tap {
     /// # Errors
     /// When the device file or a right is missing, when the name is taken, or when the kernel refuses.
     pub async fn make(name: &str, queue: u32, netlink: &Handle) -> Result<Self, TapError> {
-        let tap = Self::create(name)?;
+        let tap = Self::create(name, queue)?;
         let failed = |what| move |source| TapError::Set { name: name.to_owned(), what, source };
         let message = || LinkUnspec::new_with_index(tap.index);
         let plain = message().mtu(MTU).arp(false).multicast(false).txqueuelen(queue).build();
@@ -132,7 +133,7 @@ impl Tap {
         Ok(tap)
     }
 
-    fn create(name: &str) -> Result<Self, TapError> {
+    fn create(name: &str, queue: u32) -> Result<Self, TapError> {
         let mut request = request(name).ok_or_else(|| TapError::Name(name.to_owned()))?;
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE);
@@ -153,7 +154,7 @@ impl Tap {
         // SAFETY: takes a number.
         unsafe { ioctl::set_offloads(file.as_raw_fd(), 0) }.map_err(failed)?;
         let index = nix::net::if_::if_nametoindex(name).map_err(failed)?;
-        Ok(Self { file, name: name.to_owned(), index })
+        Ok(Self { file, name: name.to_owned(), index, queue })
     }
 
     /// The interface's index.
@@ -166,6 +167,12 @@ impl Tap {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many frames wait to be read at most.
+    #[must_use]
+    pub const fn queue(&self) -> u32 {
+        self.queue
     }
 }
 
@@ -254,7 +261,7 @@ mod tests {
     #[test]
     fn a_name_that_the_kernel_would_change_or_refuse_is_refused() {
         for name in ["", "tap%d", "a b", "a/b", ".", "..", "sixteen-letters-"] {
-            let refused = Tap::create(name).unwrap_err();
+            let refused = Tap::create(name, 1).unwrap_err();
             assert!(matches!(refused, TapError::Name(_)), "{name}: {refused}");
         }
         assert!(request("fifteen-letters").is_some());

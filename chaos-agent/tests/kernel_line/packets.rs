@@ -132,7 +132,7 @@ fn what_does_not_fit_the_line_waits_in_the_queue_and_is_not_lost() {
     in_own_namespace(|| {
         let line = Line::new(Limits { packets: 10, bytes: 1_000 });
         let wire = Wire::new(NAME);
-        let at = boot_ns() + 100 * MS;
+        let at = boot_ns() + LATER;
         (0..100).for_each(|i| wire.put(&frame(i, 60), at));
         let all = wire.receive(100);
         assert!(all.iter().map(|got| id(got)).eq(0..100));

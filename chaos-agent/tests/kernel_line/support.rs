@@ -12,7 +12,8 @@ use chaos_agent::locate::netlink::Netlink;
 use fault_abi::ticket::{GUARD, TICKET};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use tokio::task::JoinSet;
 
 /// The TAP's name.
@@ -77,12 +78,14 @@ impl Line {
     }
 }
 
-/// Waits for a condition, looking again and again.
+/// Waits for a condition, looking every millisecond.
 pub(crate) fn eventually(condition: impl Fn() -> bool, state: impl FnOnce() -> String) {
     let end = Instant::now() + patience();
     while !condition() {
         assert!(Instant::now() < end, "not in time: {}", state());
-        std::thread::yield_now();
+        let pause = TimeSpec::from_duration(Duration::from_millis(1));
+        // A signal only makes a look come early.
+        let _ = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &pause);
     }
 }
 
