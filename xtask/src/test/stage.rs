@@ -76,7 +76,7 @@ fn build_programs() -> Result<()> {
 
 fn fetch_kernels() -> Result<()> {
     let ends = vm::kernel::ends(&vm::kernel::offered()?);
-    ends.iter().try_for_each(|release| vm::kernel::ensure(release).map(drop))
+    ends.iter().try_for_each(|offer| vm::kernel::ensure(offer).map(drop))
 }
 
 /// All that nodes and an installation consist of, so that no test of the rung waits for a build.
