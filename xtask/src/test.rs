@@ -38,6 +38,9 @@ pub struct Args {
     /// `kernels`, which takes a quarter of an hour a kernel, and `fuzz`]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
+    /// Skip a rung that was asked for and cannot run here, with its reason, as one that was not asked for
+    #[arg(long)]
+    pub or_skip: bool,
     /// In the rung `kernels`: the newest kernel of each series that apt's sources on this machine offer, not only of the oldest and
     /// the newest, and the newest of Debian's backports
     #[arg(long)]
@@ -73,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
         interrupt::check()?;
         match ability {
             Ability::Able => totals.add(rung, &run_rung(rung, args, &programs)?),
-            Ability::Lacks(reason) if args.rungs.is_empty() => {
+            Ability::Lacks(reason) if args.rungs.is_empty() || args.or_skip => {
                 totals.skip(rung, args, &programs, &format!("{reason:#}"))?;
             }
             Ability::Lacks(reason) | Ability::Broken(reason) => {
