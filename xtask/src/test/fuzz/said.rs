@@ -65,15 +65,19 @@ impl Said {
 
     /// What is wrong in one line, if anything is.
     pub(super) fn trouble(&self, ended: &Result<ExitStatus>) -> Option<String> {
-        match (ended, &self.finding, self.done) {
-            (Err(error), ..) => Some(format!("{error:#}")),
-            (_, Some(path), _) => {
+        let status = match ended {
+            Err(error) => return Some(format!("{error:#}")),
+            Ok(status) => status,
+        };
+        match (&self.finding, self.done) {
+            // An input that only took long is written, too, and the work goes on.
+            (_, Some(1..)) if status.success() => None,
+            (_, Some(0)) if status.success() => Some("it has tried nothing".to_owned()),
+            (Some(path), _) if !status.success() => {
                 Some(format!("an input makes it fail, or take too long, and is kept as {}", path.display()))
             }
-            (Ok(status), None, None) => Some(format!("it ended ({status}) before its time")),
-            (Ok(status), None, _) if !status.success() => Some(format!("it ended badly ({status})")),
-            (_, None, Some(0)) => Some("it has tried nothing".to_owned()),
-            (_, None, Some(_)) => None,
+            (_, Some(_)) => Some(format!("it ended badly ({status})")),
+            (_, None) => Some(format!("it ended ({status}) before its time")),
         }
     }
 }
@@ -143,6 +147,13 @@ mod tests {
         assert_eq!(said.finding(), Some(&PathBuf::from("/a b/crash-0123")));
         assert!(said.trouble(&ended(77)).unwrap().ends_with("is kept as /a b/crash-0123"));
         assert!(said.others().contains("parser.rs:31:5"), "{}", said.others());
+    }
+
+    #[test]
+    fn an_input_that_only_took_long_is_no_failure() {
+        let said =
+            heard("Slowest unit: 11 s:\nTest unit written to /a/slow-unit-0123\nDone 9 runs in 61 second(s)");
+        assert_eq!(said.trouble(&ended(0)), None);
     }
 
     #[test]
