@@ -180,7 +180,7 @@ fn ours(metadata: &Value) -> Vec<(String, PathBuf)> {
     ours.filter_map(place).collect()
 }
 
-/// What the programs are made of.
+/// What the programs are made of; tests are in none.
 fn hash(root: &Path, packages: &[(String, PathBuf)]) -> Result<String> {
     let mut files = vec![root.join("Cargo.toml")];
     for (_, folder) in packages {
@@ -189,7 +189,9 @@ fn hash(root: &Path, packages: &[(String, PathBuf)]) -> Result<String> {
             files.extend(digest::files_below(&folder.join("fuzz_targets"))?);
             files.extend(["Cargo.toml", "Cargo.lock"].map(|file| folder.join(file)));
         } else {
-            files.extend(digest::files_below(folder)?);
+            let tests = folder.join("tests");
+            let below = digest::files_below(folder)?.into_iter();
+            files.extend(below.filter(|file| !file.starts_with(&tests)));
         }
     }
     // A package may lie in another's folder.
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_changes_the_hash_and_what_fuzzing_found_does_not() {
+    fn a_source_changes_the_hash_and_neither_a_test_nor_what_fuzzing_found_does() {
         let tree = tempfile::tempdir().unwrap();
         let root = tree.path();
         let sources = [
@@ -239,16 +241,16 @@ mod tests {
             "a/fuzz/Cargo.toml",
             "a/fuzz/Cargo.lock",
         ];
-        let found = ["a/fuzz/corpus/one/seed-1", "a/fuzz/artifacts/one/crash-1"];
+        let others = ["a/fuzz/corpus/one/seed-1", "a/fuzz/artifacts/one/crash-1", "a/tests/story.rs"];
         let write = |file: &str, text: &str| {
             fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
             fs::write(root.join(file), text).unwrap();
         };
-        sources.iter().chain(&found).for_each(|file| write(file, "before"));
+        sources.iter().chain(&others).for_each(|file| write(file, "before"));
         let packages = [("a".to_owned(), root.join("a")), ("a-fuzz".to_owned(), root.join("a/fuzz"))];
         let of = || hash(root, &packages).unwrap();
         let first = of();
-        found.iter().for_each(|file| write(file, "after"));
+        others.iter().for_each(|file| write(file, "after"));
         assert_eq!(of(), first);
         for file in sources {
             let before = of();
