@@ -2,7 +2,7 @@
 //!
 //! * verbs, a file each: [`build_ebpf`], [`crds`], [`cluster`], [`images`], [`test`], [`check`], [`bench`], [`demo`]
 //! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`cleanup`] joins errors, [`digest`] makes keys of caches, [`lock`] keeps processes
-//!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`tools`] sees to programs and packages of the machine, [`vm`] runs a
+//!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`stamp`] which sources were built there, [`tools`] sees to programs and packages of the machine, [`vm`] runs a
 //!   program under another kernel
 
 pub mod args;
@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod lock;
 pub mod paths;
 pub mod progress;
+pub mod stamp;
 pub mod tools;
 pub mod vm;
 pub mod wait;

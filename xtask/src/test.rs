@@ -9,8 +9,10 @@
 //!  program.rs   the test programs that cargo builds
 //!  outcome.rs   what a test program said
 //!  kernels.rs   test programs under other kernels
+//!  fuzz.rs      fuzz targets, each for a while
 //! ```
 
+mod fuzz;
 mod kernels;
 mod outcome;
 mod program;
@@ -30,15 +32,22 @@ use crate::progress::Step;
 use crate::{cleanup, interrupt, paths};
 
 /// What `cargo xtask test` takes.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run, but for
-    /// `kernels`, which takes a quarter of an hour a kernel]
+    /// `kernels`, which takes some ten minutes, and `fuzz`]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
-    /// In the rung `kernels`: the newest kernel of each series that the package archive offers, not only of the oldest and the newest
+    /// Skip a rung that was asked for and cannot run here, with its reason, as one that was not asked for
+    #[arg(long)]
+    pub or_skip: bool,
+    /// In the rung `kernels`: the newest kernel of each series that apt's sources on this machine offer, not only of the oldest and
+    /// the newest, and the newest of Debian's backports
     #[arg(long)]
     pub all: bool,
+    /// In the rung `fuzz`: how long each target runs, in seconds
+    #[arg(long, env = "EDGE_FUZZ_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
     /// Run only tests whose names contain this
     pub filter: Option<String>,
 }
@@ -67,8 +76,8 @@ pub fn run(args: &Args) -> Result<()> {
         interrupt::check()?;
         match ability {
             Ability::Able => totals.add(rung, &run_rung(rung, args, &programs)?),
-            Ability::Lacks(reason) if args.rungs.is_empty() => {
-                totals.skip(rung, &programs, &format!("{reason:#}"))?;
+            Ability::Lacks(reason) if args.rungs.is_empty() || args.or_skip => {
+                totals.skip(rung, args, &programs, &format!("{reason:#}"))?;
             }
             Ability::Lacks(reason) | Ability::Broken(reason) => {
                 println!("{rung}: FAILED before its tests: {reason:#}");
@@ -90,8 +99,10 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn run_rung(rung: Rung, args: &Args, programs: &[Program]) -> Result<Outcome> {
-    if rung == Rung::Kernels {
-        return kernels::run(args, programs);
+    match rung {
+        Rung::Kernels => return kernels::run(args, programs),
+        Rung::Fuzz => return fuzz::run(args),
+        _ => {}
     }
     let mut sum = Outcome::default();
     for program in programs.iter().filter(|program| rung.has(program)) {
@@ -146,8 +157,8 @@ impl Totals {
         self.skipped += outcome.ignored.len();
     }
 
-    fn skip(&mut self, rung: Rung, programs: &[Program], reason: &str) -> Result<()> {
-        let mut tests = 0;
+    fn skip(&mut self, rung: Rung, args: &Args, programs: &[Program], reason: &str) -> Result<()> {
+        let mut tests = if rung == Rung::Fuzz { fuzz::chosen(args.filter.as_deref())?.len() } else { 0 };
         for program in programs.iter().filter(|program| rung.has(program)) {
             tests += program.tests(rung.arguments())?.len();
         }

@@ -1,10 +1,10 @@
 //! Programs and packages of the machine. What is missing is installed where that is possible (root and apt), after
 //! saying so; elsewhere the error says what to install.
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cmd::Cmd;
 
@@ -54,13 +54,28 @@ pub fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|dir| dir.join(program)).find(|file| is_executable(file))
 }
 
+/// `cargo install` of a version of a package into `root`, and run there: no configuration of this repository's reaches it.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn installing(package: &str, version: &str, root: &Path) -> Result<Cmd> {
+    fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
+    Ok(Cmd::cargo()
+        .args(["install", "--version", version, package, "--locked", "--force", "--root"])
+        .arg(root)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR")
+        .dir(root))
+}
+
 /// Whether this process is root.
 #[must_use]
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn is_executable(file: &std::path::Path) -> bool {
+fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -102,5 +117,13 @@ mod tests {
     #[test]
     fn what_is_present_is_not_installed() {
         ensure("nothing", Need { purpose: "for a test", packages: &["no-such-package"] }, || true).unwrap();
+    }
+
+    #[test]
+    fn on_a_machine_that_never_built_anything_a_tool_is_installed_in_a_folder_that_exists() {
+        let machine = tempfile::tempdir().unwrap();
+        let root = machine.path().join("cache/tools/bpf-linker");
+        let command = installing("bpf-linker", "0.13.0", &root).unwrap().command();
+        assert!(command.get_current_dir().is_some_and(Path::is_dir), "{command:?}");
     }
 }

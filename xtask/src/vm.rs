@@ -1,12 +1,14 @@
 //! Other kernels: a distribution's stock kernel in qemu, which runs one test program and says how that ended. No KVM, no root.
 //!
 //! ```text
-//!  kernel.rs      which kernels the package archive offers, and one of them unpacked (never installed)
+//!  archive.rs     package archives: the machine's own, and Debian's backports
+//!  kernel.rs      which kernels they offer, and one of them unpacked (never installed)
 //!  initramfs.rs   all that such a kernel finds: busybox, the test program, what it calls, and kernel modules
 //!  cpio.rs        the archive format of that
 //!  boot.rs        qemu: a console, a channel for the test program's output, and its exit code
 //! ```
 
+mod archive;
 pub mod boot;
 mod cpio;
 pub mod initramfs;

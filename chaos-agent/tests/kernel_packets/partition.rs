@@ -11,7 +11,7 @@ use crate::support::agent::{Agent, Hooks};
 use crate::support::behind::Shooter;
 use crate::support::conversation::{Server, ping};
 use crate::support::fault::Fault;
-use crate::support::stage::{Family, Stage, TO_DEVICE};
+use crate::support::stage::{ETH, Family, Stage, TO_DEVICE};
 use crate::support::time::eventually;
 use crate::support::traffic::End;
 
@@ -86,12 +86,18 @@ fn node_end(stage: &Stage, family: Family) -> End {
     End::new(&stage.node, SocketAddr::new(family.ip(1, 1), 40_000))
 }
 
-/// Node and device learn each other's link addresses, before somebody's program drops the questions.
+/// Node and device learn each other's link addresses, before somebody's program drops the questions; for good, since an address that
+/// nobody has confirmed is asked for again after five seconds, and an agent may take longer to start.
 fn know_each_other(stage: &Stage) {
     for family in Family::BOTH {
         let (device, node) = (stage.device_end(family), node_end(stage, family));
         device.reaches(&node, 1);
         node.reaches(&device, 1);
+        for (space, ip, interface) in
+            [(&stage.node, family.ip(1, 2), TO_DEVICE), (&stage.device, family.ip(1, 1), ETH)]
+        {
+            space.ip(&format!("neigh change {ip} dev {interface} nud permanent\n"));
+        }
     }
 }
 

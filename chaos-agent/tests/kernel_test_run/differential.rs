@@ -25,9 +25,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::stage::*;
 
-const PACKETS: usize = 1_000_000;
-/// In an emulated machine, where a million system calls take minutes; `EDGE_TEST_SLOWER` says so, as in `kernel_packets`.
-const PACKETS_EMULATED: usize = 20_000;
+const PACKETS: u32 = 1_000_000;
 const KUBELET: u16 = 10_250;
 
 /// The words of a flow, by sequence and direction.
@@ -301,7 +299,7 @@ fn the_kernel_and_the_host_give_a_million_random_packets_the_same_fates_and_coun
     let (mut rig, mut host) = filled(rules);
     let mut dice = StdRng::seed_from_u64(7);
     let mut dropped = 0_usize;
-    let packets = if std::env::var_os("EDGE_TEST_SLOWER").is_some() { PACKETS_EMULATED } else { PACKETS };
+    let packets = usize::try_from(packets(PACKETS)).unwrap();
     for i in 0..packets {
         let frame = any_frame(&mut dice);
         // The kernel runs no TC program on half an IP header.

@@ -34,7 +34,7 @@ fn on_host(rule: &Rule, direction: Direction, ordinal: u64, index: u64) -> Verdi
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
 fn the_loss_that_is_counted_lies_in_the_interval_of_what_was_asked() {
-    const RUNS: u32 = 1_000_000;
+    let runs = packets(1_000_000);
     for (millionths, ratio) in
         [(1, 0.000_001), (500, 0.000_5), (200_000, 0.2), (500_000, 0.5), (999_000, 0.999)]
     {
@@ -45,11 +45,11 @@ fn the_loss_that_is_counted_lies_in_the_interval_of_what_was_asked() {
                 Direction::FromDevice => from_device().bytes(),
                 Direction::ToDevice => from_device().reversed().bytes(),
             };
-            rig.run(hook, &frame, RUNS).unwrap();
+            rig.run(hook, &frame, runs).unwrap();
             let after = rig.counter(0, direction).unwrap();
             let lost = after.packets[Verdict::Loss as usize] - before.packets[Verdict::Loss as usize];
-            assert!(is_plausible(lost, RUNS, ratio), "{hook}: {lost} of {RUNS} lost, {ratio} asked");
-            assert_eq!(after.seen() - before.seen(), u64::from(RUNS), "each packet is counted once");
+            assert!(is_plausible(lost, runs, ratio), "{hook}: {lost} of {runs} lost, {ratio} asked");
+            assert_eq!(after.seen() - before.seen(), u64::from(runs), "each packet is counted once");
             let bytes: u64 = after.bytes.iter().sum();
             assert_eq!(bytes, after.seen() * frame.len() as u64, "bytes are those on the wire");
             assert!(after.last_seen_ns > 0);
@@ -60,14 +60,14 @@ fn the_loss_that_is_counted_lies_in_the_interval_of_what_was_asked() {
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
 fn a_hundred_percent_loses_all_and_zero_loses_none() {
-    const RUNS: u32 = 100_000;
+    let runs = packets(100_000);
     for (rule, verdict) in
         [(loss(1_000_000), Verdict::Loss), (loss(0), Verdict::Pass), (partition(), Verdict::Partition)]
     {
         let mut rig = rig_with(&[rule]);
-        rig.run(TC_INGRESS, &from_device().bytes(), RUNS).unwrap();
-        assert_eq!(counted(&mut rig, 0, Direction::FromDevice, verdict), u64::from(RUNS), "{verdict:?}");
-        assert_eq!(both(&mut rig, 0).seen(), u64::from(RUNS));
+        rig.run(TC_INGRESS, &from_device().bytes(), runs).unwrap();
+        assert_eq!(counted(&mut rig, 0, Direction::FromDevice, verdict), u64::from(runs), "{verdict:?}");
+        assert_eq!(both(&mut rig, 0).seen(), u64::from(runs));
     }
 }
 

@@ -13,7 +13,6 @@ use fault_rig::frame::Spec;
 use crate::stage::*;
 
 const PACKETS: usize = 2_000;
-const RUNS: u32 = 1_000_000;
 
 /// Bursts of five packets on average, after a hundred outside; some are lost outside and some are spared inside.
 fn bursts() -> Phase {
@@ -112,6 +111,7 @@ fn a_million_packets_are_lost_as_often_as_bursts_and_every_n_th_ask_for() {
     // (1 + r) / (1 − r), where r = 1 − enter − leave is the correlation of neighbours, at most.
     let bursts = bursts();
     let correlation = 1.0 - 0.01 - 0.2;
+    let runs = packets(1_000_000);
     for (phase, spread) in [
         (bursts, (1.0 + correlation) / (1.0 - correlation)),
         (Phase { every: 7, ..Phase::default() }, 1.0),
@@ -120,12 +120,12 @@ fn a_million_packets_are_lost_as_often_as_bursts_and_every_n_th_ask_for() {
         let mut rig = rig_with(&[rule_of(phase)]);
         for (hook, _, _, direction) in HOOKS {
             let before = counted(&mut rig, 0, direction, Verdict::Loss);
-            rig.run(hook, &frame(direction, 40_000), RUNS).unwrap();
+            rig.run(hook, &frame(direction, 40_000), runs).unwrap();
             let lost = counted(&mut rig, 0, direction, Verdict::Loss) - before;
-            let (n, p) = (f64::from(RUNS), phase.asked());
+            let (n, p) = (f64::from(runs), phase.asked());
             let half = 3.290_527 * (spread * n * p * (1.0 - p)).sqrt() + 1.0;
             let difference = f64::from(u32::try_from(lost).unwrap()) - n * p;
-            assert!(difference.abs() <= half, "{hook}: {lost} of {RUNS} lost, {p} asked");
+            assert!(difference.abs() <= half, "{hook}: {lost} of {runs} lost, {p} asked");
         }
     }
 }

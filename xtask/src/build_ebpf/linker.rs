@@ -1,7 +1,6 @@
 //! bpf-linker, built against the LLVM of the chosen compiler, in the project's own tool folder. An LLVM older than the
 //! compiler's cannot read what the compiler wrote.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -34,8 +33,9 @@ pub(super) fn ensure(toolchain: &Toolchain) -> Result<PathBuf> {
         prefix.display(),
         root.display()
     );
-    let feature = format!("llvm-{llvm}");
-    installing(&root, &feature)?
+    let features = ["--no-default-features", "--features", &format!("llvm-{llvm}")];
+    tools::installing("bpf-linker", VERSION, &root)?
+        .args(features)
         .env("LLVM_PREFIX", &prefix)
         .step("building bpf-linker")
         .run()
@@ -49,19 +49,6 @@ pub(super) fn ensure(toolchain: &Toolchain) -> Result<PathBuf> {
 /// When LLVM is missing and cannot be installed.
 pub(super) fn objcopy(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(llvm_prefix(toolchain.llvm)?.join("bin/llvm-objcopy"))
-}
-
-/// `cargo install` into `root`, and run there: no configuration of this repository's reaches it.
-fn installing(root: &Path, feature: &str) -> Result<Cmd> {
-    fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
-    Ok(Cmd::cargo()
-        .args(["install", "--version", VERSION, "bpf-linker", "--locked", "--force"])
-        .args(["--no-default-features", "--features", feature, "--root"])
-        .arg(root)
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR")
-        .dir(root))
 }
 
 /// Where LLVM of this major version lies, with headers and libraries.
@@ -92,17 +79,4 @@ fn find_llvm(major: u32) -> Option<PathBuf> {
         let prefix = PathBuf::from(Cmd::new(&config).arg("--prefix").read().ok()?);
         (is_right && prefix.join("include/llvm-c/Core.h").is_file()).then_some(prefix)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn on_a_machine_that_never_built_anything_the_linker_is_installed_in_a_folder_that_exists() {
-        let machine = tempfile::tempdir().unwrap();
-        let root = machine.path().join("cache/tools/bpf-linker");
-        let command = installing(&root, "llvm-21").unwrap().command();
-        assert!(command.get_current_dir().is_some_and(Path::is_dir), "{command:?}");
-    }
 }

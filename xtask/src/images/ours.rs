@@ -1,8 +1,5 @@
 //! The programs of ours, static, in a folder of the cache: not in `target`, so that a fresh clone builds dependencies once.
-//! Cargo tells what is fresh by times and relative paths, and clones have both in common; so a stamp of the sources lies
-//! beside what was built from them, and other sources begin with nothing of ours there.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Image;
 use crate::cmd::Cmd;
+use crate::stamp::Stamp;
 use crate::{digest, paths};
 
 /// What the programs are built for.
@@ -35,12 +33,9 @@ pub(super) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     }
     let packages = packages(root)?;
     let sources = hash(root, &packages)?;
-    let stamp = target.join("sources");
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&sources) {
-        forget(&stamp)?;
-        let names = packages.iter().flat_map(|(name, _)| ["--package", name.as_str()]);
-        cargo(root, target).args(["clean", "--release", "--target", TARGET]).args(names).run()?;
-    }
+    let names = packages.iter().flat_map(|(name, _)| ["--package", name.as_str()]);
+    let clean = cargo(root, target).args(["clean", "--release", "--target", TARGET]).args(names);
+    let stamp = Stamp::begin(target, sources, &clean)?;
     let images = Image::OURS.iter().flat_map(|image| ["--package", image.name()]);
     cargo(root, target)
         .args(["build", "--release", "--locked", "--target", TARGET])
@@ -48,7 +43,7 @@ pub(super) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags(target))
         .step("building edge-operator, chaos-agent, device-sim")
         .run()?;
-    fs::write(&stamp, sources).with_context(|| format!("writing {}", stamp.display()))?;
+    stamp.built()?;
     Ok(folder(target))
 }
 
@@ -62,15 +57,6 @@ fn flags(target: &Path) -> String {
     let places = [(paths::cargo_home(), "/cargo"), (target.to_owned(), "/target")];
     let maps = places.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
     [vec!["-Ctarget-feature=+crt-static".to_owned()], maps.to_vec()].concat().join("\x1f")
-}
-
-fn forget(stamp: &Path) -> Result<()> {
-    match fs::remove_file(stamp) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", stamp.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Names and folders of the workspace's members; xtask is in no image.
@@ -106,6 +92,7 @@ fn hash(root: &Path, packages: &[(String, PathBuf)]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn every_member_but_xtask_is_cleaned_before_other_sources_are_built() {

@@ -1,6 +1,9 @@
 //! The kernel rung's programs under other kernels, each in a machine of its own.
 
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -11,7 +14,7 @@ use super::rung::Rung;
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
-use crate::vm::kernel::{self, Kernel};
+use crate::vm::kernel::{self, Kernel, Offer};
 use crate::vm::{boot, initramfs};
 
 /// So many times slower than a real machine is an emulated one; `support/time.rs` of the tests reads it.
@@ -20,31 +23,64 @@ const SLOWER: (&str, &str) = ("EDGE_TEST_SLOWER", "5");
 /// The first release with TCX. Before it, tests that have it in their names are skipped.
 const TCX: (u64, u64) = (6, 6);
 
-/// Runs all programs under each kernel.
+/// Runs all programs under each kernel, as many kernels at a time as this machine has processors.
 ///
 /// # Errors
-/// When apt cannot be asked for kernels.
+/// When apt cannot be asked for kernels, and on Ctrl-C.
 pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     let offered = kernel::offered()?;
-    let chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
-    println!("kernels: {} (apt's sources here offer {})", chosen.join(", "), offered.join(", "));
-    let mut sum = Outcome::default();
-    for release in chosen {
-        let kernel = kernel::ensure(&release);
-        for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
-            interrupt::check()?;
-            let name = format!("{program} under {release}");
-            let ran = kernel.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
-            let ran = ran.and_then(|kernel| run_program(args, kernel, program, &name));
-            // Ctrl-C is no failure of the program.
-            interrupt::check()?;
-            sum.add(ran.unwrap_or_else(|error| {
-                println!("{}: {name}: FAILED before its tests: {error:#}", Rung::Kernels);
-                Outcome { failed: 1, ..Outcome::default() }
-            }));
-        }
+    let mut chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
+    if args.all {
+        chosen.extend(kernel::newest(&offered)?);
     }
+    println!("kernels: {} (apt's sources here offer {})", releases(&chosen), releases(&offered));
+    let left = Mutex::new(chosen.iter());
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(chosen.len());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || {
+        let mut sum = Outcome::default();
+        while let Some(offer) = next().filter(|_| !interrupt::seen()) {
+            sum.add(run_kernel(args, offer, programs));
+        }
+        sum
+    };
+    let mut sum = Outcome::default();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            // One that panicked has failed.
+            sum.add(worker.join().unwrap_or_else(|_| failed()));
+        }
+    });
+    // Ctrl-C is no failure of the programs.
+    interrupt::check()?;
     Ok(sum)
+}
+
+fn releases(kernels: &[Offer]) -> String {
+    kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn run_kernel(args: &Args, offer: &Offer, programs: &[Program]) -> Outcome {
+    let kernel = kernel::ensure(offer);
+    let mut sum = Outcome::default();
+    for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
+        let name = format!("{program} under {}", offer.release);
+        let ran = kernel.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
+        let ran = ran.and_then(|kernel| run_program(args, kernel, program, &name));
+        if interrupt::seen() {
+            return sum;
+        }
+        sum.add(ran.unwrap_or_else(|error| {
+            println!("{}: {name}: FAILED before its tests: {error:#}", Rung::Kernels);
+            failed()
+        }));
+    }
+    sum
+}
+
+fn failed() -> Outcome {
+    Outcome { failed: 1, ..Outcome::default() }
 }
 
 fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> Result<Outcome> {
@@ -66,7 +102,7 @@ fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> R
     let others = agent_beside(program);
     let job = Job { program: &program.path, arguments: &arguments, environment: &[SLOWER], others: &others };
     initramfs::write(&packed, kernel, &job)?;
-    let machine = boot::machine(kernel, &packed, &console);
+    let machine = boot::machine(kernel, &packed, &console)?;
     let look = |through| step.at(through as u64, "tests");
     let end = |stdout: &str, ended| boot::end_of_program(stdout, ended, &console);
     let outcome = skipped(outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?, &lacking, name);

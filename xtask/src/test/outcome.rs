@@ -120,7 +120,15 @@ fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) ->
 }
 
 /// Waits for its end; a program that hangs, or that Ctrl-C ends, is interrupted, may clean up, and is killed after that.
-fn end_of(child: &mut Child, name: &str, limit: Duration, mut look: impl FnMut()) -> Result<ExitStatus> {
+///
+/// # Errors
+/// When it did not end by itself.
+pub(super) fn end_of(
+    child: &mut Child,
+    name: &str,
+    limit: Duration,
+    mut look: impl FnMut(),
+) -> Result<ExitStatus> {
     let waited = wait::until(&format!("{name} to end"), limit, LOOK_EVERY, || {
         look();
         child.try_wait().context("waiting for a test program")

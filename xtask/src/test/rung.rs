@@ -1,4 +1,4 @@
-//! The rungs, from what needs nothing to what needs a whole cluster. More come (simulation, fuzzing).
+//! The rungs, from what needs nothing to what needs a whole cluster. More come (simulation).
 
 use std::fmt;
 use std::time::Duration;
@@ -16,18 +16,21 @@ pub enum Rung {
     ControlPlane,
     /// The kernel programs, by test run and by real packets between namespaces: needs root
     Kernel,
-    /// The agent's kernel rung again under other kernels, in qemu without KVM, which takes a quarter of an hour each: Debian's oldest
-    /// and newest, see `--all`
+    /// The agent's kernel rung again under other kernels, in qemu without KVM, which takes some ten minutes: Debian's oldest and newest,
+    /// see `--all`
     Kernels,
     /// The installation as users install it, on a real cluster of two nodes: needs root
     Node,
+    /// The agent's fuzz targets, each for a while, see `--seconds`: needs a C++ compiler
+    Fuzz,
 }
 
 impl Rung {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 5] = [Self::Pure, Self::ControlPlane, Self::Kernel, Self::Kernels, Self::Node];
+    pub const ALL: [Self; 6] =
+        [Self::Pure, Self::ControlPlane, Self::Kernel, Self::Kernels, Self::Node, Self::Fuzz];
 
-    /// Those that run when none is named: under emulation a program takes ten times as long.
+    /// Those that run when none is named: under emulation a program takes ten times as long, and fuzzing takes as long as one likes.
     pub const DEFAULT: [Self; 4] = [Self::Pure, Self::ControlPlane, Self::Kernel, Self::Node];
 
     /// What the names of this rung's test files begin with; the pure one takes all files.
@@ -37,7 +40,13 @@ impl Rung {
             Self::ControlPlane => "control_plane_",
             Self::Kernel | Self::Kernels => "kernel_",
             Self::Node => "node_",
+            Self::Fuzz => "fuzz_",
         }
+    }
+
+    /// Are its tests in programs that `cargo test` builds?
+    pub(super) fn has_programs(self) -> bool {
+        self != Self::Fuzz
     }
 
     /// A pattern of this rung's test files, as `cargo test --test` takes it.
@@ -49,7 +58,7 @@ impl Rung {
     pub(super) fn has(self, program: &Program) -> bool {
         // Other crates' programs measure, or build.
         let is_ours = self != Self::Kernels || program.folder.ends_with("chaos-agent");
-        is_ours && program.target.starts_with(self.prefix())
+        self.has_programs() && is_ours && program.target.starts_with(self.prefix())
     }
 
     /// Is the program of a rung above the pure one, so that its ignored tests run there?
@@ -60,7 +69,7 @@ impl Rung {
     /// Arguments of the test program.
     pub(super) const fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Pure => &[],
+            Self::Pure | Self::Fuzz => &[],
             Self::ControlPlane => &["--ignored"],
             // One at a time: they measure, and they share a machine's network or a cluster.
             Self::Kernel | Self::Kernels | Self::Node => &["--ignored", "--test-threads=1"],
@@ -70,7 +79,7 @@ impl Rung {
     /// How long one test program may take before it counts as hung.
     pub(super) const fn limit(self) -> Duration {
         match self {
-            Self::Pure | Self::ControlPlane | Self::Kernel => Duration::from_secs(15 * 60),
+            Self::Pure | Self::ControlPlane | Self::Kernel | Self::Fuzz => Duration::from_secs(15 * 60),
             Self::Node => Duration::from_secs(30 * 60),
             // Emulated, and the verifier takes seconds for each of the programs.
             Self::Kernels => Duration::from_secs(45 * 60),
@@ -86,6 +95,7 @@ impl fmt::Display for Rung {
             Self::Kernel => "kernel",
             Self::Kernels => "kernels",
             Self::Node => "node",
+            Self::Fuzz => "fuzz",
         })
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::fuzz;
 use super::program::Program;
 use super::rung::Rung;
 use crate::binaries::{self, Binaries, Module};
@@ -62,6 +63,8 @@ pub(super) fn prepare(rung: Rung) -> Ability {
             let lack = lack.and_then(|()| cluster::can_be_made_here());
             (lack.and_then(|()| build_ebpf::check_machine()), build_installation)
         }
+        // Built when it runs, since no other run may build in its place then.
+        Rung::Fuzz => (fuzz::check_machine(), || Ok(())),
     };
     match lack.map(|()| build()) {
         Err(lack) => Ability::Lacks(lack),
@@ -76,7 +79,7 @@ fn build_programs() -> Result<()> {
 
 fn fetch_kernels() -> Result<()> {
     let ends = vm::kernel::ends(&vm::kernel::offered()?);
-    ends.iter().try_for_each(|release| vm::kernel::ensure(release).map(drop))
+    ends.iter().try_for_each(|offer| vm::kernel::ensure(offer).map(drop))
 }
 
 /// All that nodes and an installation consist of, so that no test of the rung waits for a build.
@@ -110,7 +113,7 @@ impl Stage {
             Rung::Node if program.target.starts_with(ON_A_CLUSTER) => own_cluster(),
             // The others of the node rung make clusters themselves.
             Rung::Node => Ok(Self { _held: Some(Use::begin(CLUSTER)?), ..Self::default() }),
-            Rung::Pure | Rung::Kernel | Rung::Kernels => Ok(Self::default()),
+            Rung::Pure | Rung::Kernel | Rung::Kernels | Rung::Fuzz => Ok(Self::default()),
         }
     }
 

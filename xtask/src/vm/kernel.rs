@@ -3,30 +3,47 @@
 
 use std::cmp::Ordering;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use super::archive::Archive;
 use crate::cmd::Cmd;
 use crate::{lock, paths};
 
 const PREFIX: &str = "linux-image-";
 const SUFFIX: &str = "-cloud-amd64";
 
+/// The packages that a kernel comes in. Debian's newer ones have its image and its modules in packages of their own.
+const PACKAGES: [&str; 3] = [PREFIX, "linux-binary-", "linux-modules-"];
+
+/// A kernel that an archive offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What `uname -r` says there: `6.1.0-56-cloud-amd64`.
+    pub release: String,
+    archive: Archive,
+}
+
 /// A kernel, unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// What `uname -r` says there: `6.1.0-56-cloud-amd64`.
     pub release: String,
-    /// Its package's content.
+    /// Its packages' content.
     folder: PathBuf,
 }
 
 impl Kernel {
     /// What qemu boots.
-    #[must_use]
-    pub fn image(&self) -> PathBuf {
-        self.folder.join(format!("boot/vmlinuz-{}", self.release))
+    ///
+    /// # Errors
+    /// When the packages have none.
+    pub fn image(&self) -> Result<PathBuf> {
+        let release = &self.release;
+        let places = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let found = places.into_iter().map(|place| self.folder.join(place)).find(|place| place.is_file());
+        found.with_context(|| format!("{release} has no image below {}", self.folder.display()))
     }
 
     /// Its modules, in folders below this one.
@@ -45,11 +62,8 @@ impl Kernel {
 ///
 /// # Errors
 /// When apt cannot be asked, or offers none.
-pub fn offered() -> Result<Vec<String>> {
-    let names = Cmd::new("apt-cache").args(["pkgnames", PREFIX]).read()?;
-    // A name may be known from another package's dependencies alone.
-    let is_there = |release: &str| Cmd::new("apt-cache").args(["show", &package(release)]).succeeds();
-    let kernels = newest_of_series(&names, is_there);
+pub fn offered() -> Result<Vec<Offer>> {
+    let kernels = offers(&Archive::of_machine())?;
     if kernels.is_empty() {
         bail!(
             "apt's sources offer no package {PREFIX}VERSION{SUFFIX}: are they Debian's, and the lists up to date?"
@@ -58,9 +72,24 @@ pub fn offered() -> Result<Vec<String>> {
     Ok(kernels)
 }
 
+/// The newest kernel of Debian's backports; nothing when `known` has one of its series.
+///
+/// # Errors
+/// When the archive cannot be asked.
+pub fn newest(known: &[Offer]) -> Result<Option<Offer>> {
+    let newest = offers(&Archive::backports()?)?.pop();
+    Ok(newest.filter(|newest| known.iter().all(|known| series(&known.release) != series(&newest.release))))
+}
+
+fn offers(archive: &Archive) -> Result<Vec<Offer>> {
+    let names = archive.ask("apt-cache").args(["pkgnames", PREFIX]).read()?;
+    let releases = newest_of_series(&names, |release| archive.has(&format!("{PREFIX}{release}")));
+    Ok(releases.into_iter().map(|release| Offer { release, archive: archive.clone() }).collect())
+}
+
 /// The oldest and the newest; one if they are the same.
 #[must_use]
-pub fn ends(kernels: &[String]) -> Vec<String> {
+pub fn ends(kernels: &[Offer]) -> Vec<Offer> {
     let mut ends: Vec<_> = kernels.first().into_iter().chain(kernels.last()).cloned().collect();
     ends.dedup();
     ends
@@ -69,40 +98,34 @@ pub fn ends(kernels: &[String]) -> Vec<String> {
 /// Fetches a kernel unless it is in the cache.
 ///
 /// # Errors
-/// When its package cannot be fetched or unpacked.
-pub fn ensure(release: &str) -> Result<Kernel> {
+/// When its packages cannot be fetched or unpacked.
+pub fn ensure(offer: &Offer) -> Result<Kernel> {
+    let release = &offer.release;
     let folder = paths::cache().join("kernels").join(release);
-    let kernel = Kernel { release: release.to_owned(), folder: folder.clone() };
+    let kernel = Kernel { release: release.clone(), folder: folder.clone() };
     let _lock = lock::take(&folder.with_extension("lock"), "another download of a kernel")?;
-    if kernel.image().is_file() {
+    if kernel.image().is_ok() {
         return Ok(kernel);
     }
     let parent = folder.parent().unwrap_or(&folder);
     let fresh = tempfile::tempdir_in(parent).with_context(|| format!("in {}", parent.display()))?;
-    let archive = download(release, fresh.path())?;
     let unpacked = fresh.path().join("unpacked");
-    Cmd::new("dpkg").arg("-x").arg(&archive).arg(&unpacked).step(format!("unpacking {release}")).run()?;
+    for (number, prefix) in PACKAGES.iter().enumerate() {
+        let package = format!("{prefix}{release}");
+        if number > 0 && !offer.archive.has(&package) {
+            continue;
+        }
+        let into = fresh.path().join(number.to_string());
+        fs::create_dir(&into).with_context(|| format!("making {}", into.display()))?;
+        let fetched = offer.archive.fetch(&package, &into)?;
+        Cmd::new("dpkg").arg("-x").arg(&fetched).arg(&unpacked).step(format!("unpacking {package}")).run()?;
+    }
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     fs::rename(&unpacked, &folder).with_context(|| format!("making {}", folder.display()))?;
-    if !kernel.image().is_file() {
-        bail!("{} has no kernel at {}", package(release), kernel.image().display());
-    }
+    kernel.image()?;
     Ok(kernel)
-}
-
-fn package(release: &str) -> String {
-    format!("{PREFIX}{release}")
-}
-
-fn download(release: &str, folder: &Path) -> Result<PathBuf> {
-    let fetching = Cmd::new("apt-get").args(["download", &package(release)]).dir(folder);
-    fetching.step(format!("fetching {}", package(release))).run()?;
-    let mut files = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let is_archive = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
-    let found = files.find_map(|entry| entry.ok().map(|entry| entry.path()).filter(is_archive));
-    found.with_context(|| format!("apt-get download {} left no package", package(release)))
 }
 
 /// Out of package names, a line each: `linux-image-6.1.0-56-cloud-amd64`.
@@ -156,8 +179,22 @@ mod tests {
 
     #[test]
     fn the_ends_of_a_list_are_two_unless_it_has_one() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(ends(&names(&["a", "b", "c"])), ["a", "c"]);
-        assert_eq!(ends(&names(&["a"])), ["a"]);
+        let offer = |release: &str| Offer { release: release.to_owned(), archive: Archive::of_machine() };
+        assert_eq!(ends(&["a", "b", "c"].map(offer)), ["a", "c"].map(offer));
+        assert_eq!(ends(&["a"].map(offer)), ["a"].map(offer));
+    }
+
+    #[test]
+    fn an_image_lies_where_older_or_where_newer_packages_put_it() {
+        let release = "7.2.11+deb13-cloud-amd64";
+        for place in [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")] {
+            let folder = tempfile::tempdir().unwrap();
+            let kernel = Kernel { release: release.to_owned(), folder: folder.path().to_owned() };
+            assert!(kernel.image().is_err());
+            let image = folder.path().join(place);
+            fs::create_dir_all(image.parent().unwrap()).unwrap();
+            fs::write(&image, "").unwrap();
+            assert_eq!(kernel.image().unwrap(), image);
+        }
     }
 }
