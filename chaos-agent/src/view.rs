@@ -87,6 +87,12 @@ pub struct ProfileView {
 }
 
 impl ProfileView {
+    /// Whether it needs the delay line in some phase.
+    #[must_use]
+    pub fn delays(&self) -> bool {
+        asks(&self.rule, Phase::delays)
+    }
+
     /// The kernel holds the rules of all that counts as enforced, and there is something.
     #[must_use]
     pub const fn is_installed(&self) -> bool {
@@ -114,6 +120,11 @@ impl Lacks {
             splitter.map(|why| ("SplitterMissing", format!("nothing is corrupted or rejected: {why}")))
         })
     }
+}
+
+/// Whether a phase of the rule does.
+fn asks(rule: &Rule, what: fn(&Phase) -> bool) -> bool {
+    rule.phases.iter().take(usize::from(rule.phase_count)).any(what)
 }
 
 /// What tells how full the tables are.
