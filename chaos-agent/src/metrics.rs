@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
+use edge_api::fault_node::LimitStatus;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::rule::{Phase, Rule};
@@ -55,7 +56,8 @@ impl Metrics {
         families.extend(self.asked(&view)?);
         families.extend(targets(&view)?);
         families.extend(hooks(&view)?);
-        families.extend(limits(&view, self.shared.connections.available_permits())?);
+        let line = self.shared.line.usage();
+        families.extend(limits(&view, &line, self.shared.connections.available_permits())?);
         families.extend(self.node()?);
         families.extend(line::collect(&self.shared.line)?);
         families.extend(self.own()?);
@@ -256,11 +258,11 @@ fn hooks(view: &View) -> Result<Vec<MetricFamily>> {
     Ok(hooks.collect())
 }
 
-fn limits(view: &View, free_connections: usize) -> Result<Vec<MetricFamily>> {
+fn limits(view: &View, line: &[LimitStatus], free_connections: usize) -> Result<Vec<MetricFamily>> {
     let limit = gauge("edge_agent_limit", "At most so many", &["name"])?;
     let usage = gauge("edge_agent_usage", "So many now", &["name"])?;
     let by_name: BTreeMap<&str, (u64, u64)> =
-        view.limits.iter().map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
+        view.limits.iter().chain(line).map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
     let connections =
         ("connections", (CONNECTIONS as u64, CONNECTIONS.saturating_sub(free_connections) as u64));
     for (name, (most, now)) in by_name.into_iter().chain([connections]) {

@@ -4,7 +4,9 @@ pub mod publish;
 
 use std::collections::BTreeSet;
 
-use edge_api::fault_node::{ClockOffset, Engine, EngineState, EngineStatus, FaultNodeStatus, ProfileOnNode};
+use edge_api::fault_node::{
+    ClockOffset, Engine, EngineState, EngineStatus, FaultNodeStatus, LimitStatus, ProfileOnNode,
+};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::verdict::{Effect, Verdict};
@@ -106,6 +108,8 @@ pub struct Facts {
     pub clock_offset: Option<ClockOffset>,
     /// The delay line.
     pub engine: EngineStatus,
+    /// How full it is.
+    pub line: Vec<LimitStatus>,
 }
 
 /// Makes the status.
@@ -115,7 +119,7 @@ pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
         renewed_at: Some(MicroTime(facts.server_time)),
         engine: facts.engine.clone(),
         hooks: hooks::statuses(&view.hooked),
-        limits: view.limits.clone(),
+        limits: view.limits.iter().chain(&facts.line).cloned().collect(),
         kernel: facts.kernel.clone(),
         clock_offset: facts.clock_offset,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -234,6 +238,7 @@ mod tests {
             server_time: Timestamp::UNIX_EPOCH,
             clock_offset: None,
             engine: EngineStatus::default(),
+            line: Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use fault_abi::rule::{Phase, Rule};
 use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
-use crate::locate::{Topology, Way};
+use crate::locate::{NO_LINK_HEADER, Topology, Way};
 use crate::peers::MAX_NAMESPACES;
 use crate::profile::ObjectName;
 use crate::table::{Capacity, Place, TargetName, Uid};
@@ -251,7 +251,8 @@ fn enforced(
                 let why = because.map_or_else(|| refusal(&interface, ways.hooked), str::to_owned);
                 let line =
                     format!("packets of {name} ({network}) pass {interface}, which has no hook: {why}");
-                return Err(("NoHook", line));
+                let reason = if because == Some(NO_LINK_HEADER) { "NoLinkHeader" } else { "NoHook" };
+                return Err((reason, line));
             }
         }
     }

@@ -143,6 +143,7 @@ impl Publisher {
             server_time: offset.server_time(now.wall),
             clock_offset: offset.status(),
             engine: self.shared.line.status(now.boot_ns),
+            line: self.shared.line.usage(),
         })
     }
 
