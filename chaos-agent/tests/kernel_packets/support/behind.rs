@@ -1,4 +1,4 @@
-//! Somebody else's program on TCX: two instructions that end every packet with TC_ACT_SHOT.
+//! Somebody else's program on TCX: a few instructions that end every packet, or those with a mark, with TC_ACT_SHOT.
 
 use std::ffi::CString;
 use std::io;
@@ -17,6 +17,18 @@ const BPF_TCX_EGRESS: u32 = 47;
 
 /// `r0 = 2; exit`.
 const SHOT: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+
+/// A mark as kube-proxy sets it.
+pub(crate) const MARK: u32 = 0x4000;
+
+/// `r2 = skb->mark; r0 = TCX_NEXT; if r2 == MARK { r0 = 2 }; exit`.
+const SHOT_BY_MARK: [u64; 5] = [
+    0x0000_0000_0008_1261,
+    0xffff_ffff_0000_00b7,
+    0x0000_0000_0001_0255 | (MARK as u64) << 32,
+    SHOT[0],
+    SHOT[1],
+];
 
 #[repr(C)]
 #[derive(Default)]
@@ -46,11 +58,20 @@ pub(crate) struct Shooter {
 impl Shooter {
     /// Attaches where packets of this direction pass, seen from a target behind the interface.
     pub(crate) fn new(space: &Namespace, interface: &str, direction: Direction) -> Self {
+        Self::attach(space, interface, direction, &SHOT)
+    }
+
+    /// The same for packets with [`MARK`] alone.
+    pub(crate) fn by_mark(space: &Namespace, interface: &str, direction: Direction) -> Self {
+        Self::attach(space, interface, direction, &SHOT_BY_MARK)
+    }
+
+    fn attach(space: &Namespace, interface: &str, direction: Direction, program: &[u64]) -> Self {
         let interface = CString::new(interface).unwrap();
         let load = Load {
             kind: BPF_PROG_TYPE_SCHED_CLS,
-            instruction_count: 2,
-            instructions: SHOT.as_ptr() as u64,
+            instruction_count: u32::try_from(program.len()).unwrap(),
+            instructions: program.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
             ..Load::default()
         };

@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, SystemTime};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 
 use super::numbers::{id, payload};
 use super::space::Namespace;
@@ -44,6 +47,28 @@ impl End {
     /// Sends a datagram, in fragments where it is too long for the wire.
     pub(crate) fn send_long(&self, to: &Self, number: u32, length: usize) -> std::io::Result<()> {
         self.socket.send_to(&payload(number, length), to.address).map(drop)
+    }
+
+    /// What it sends has this `skb->mark` from now on.
+    pub(crate) fn mark(&self, mark: u32) {
+        setsockopt(&self.socket, sockopt::Mark, &mark).unwrap();
+    }
+
+    /// Takes packets for the times at which the kernel says that they came, one for each call.
+    pub(crate) fn times_of_arrival(&self) -> impl FnMut() -> Option<SystemTime> {
+        setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true).unwrap();
+        let fd = self.socket.as_raw_fd();
+        move || {
+            let mut buffer = [0; 256];
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let mut space = nix::cmsg_space!(TimeSpec);
+            let message =
+                recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut space), MsgFlags::empty()).ok()?;
+            message.cmsgs().unwrap().find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(at) => Some(SystemTime::UNIX_EPOCH + Duration::from(at)),
+                _ => None,
+            })
+        }
     }
 
     /// Takes what has come.
