@@ -10,8 +10,10 @@
 //!  outcome.rs   what a test program said
 //!  kernels.rs   test programs under other kernels
 //!  fuzz.rs      fuzz targets, each for a while
+//!  foreign.rs   programs that tests run and nobody here wrote
 //! ```
 
+mod foreign;
 mod fuzz;
 mod kernels;
 mod outcome;
@@ -125,13 +127,18 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     let stage = Stage::enter(rung, program)?;
     let mut arguments = rung.arguments().to_vec();
     arguments.extend(args.filter.as_deref());
+    let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
+    let tests = if lacking.is_empty() { Vec::new() } else { program.tests(&arguments)? };
+    let skipped = foreign::skipped(&tests, &lacking);
+    arguments.extend(lacking.iter().flat_map(|lack| ["--skip", lack.module]));
     let step = Step::start(format!("{rung}: {program}"));
     let ran = program.run(&arguments, stage.environment(), rung.limit());
     let left = stage.leave();
-    let outcome = match ran {
+    let mut outcome = match ran {
         Ok(outcome) => left.map(|()| outcome)?.seen_in(rung, program),
         Err(error) => return Err(cleanup::after(error, left)),
     };
+    outcome.ignored.extend(skipped);
     step.done(&outcome.to_string());
     Ok(outcome)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
@@ -14,7 +14,7 @@ use crate::support::behind::{MARK, Shooter};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage, TO_DEVICE};
-use crate::support::time::{Beat, boot_ns, eventually, ms};
+use crate::support::time::{Beat, boot_ns, eventually, ms, wall};
 use crate::support::traffic::End;
 
 /// Packets of a story, each way.
@@ -257,10 +257,10 @@ fn the_time_of_arrival_that_a_receiver_on_the_node_sees_is_that_behind_the_delay
     let device = stage.device_end(Family::V4);
     let node = End::new(&stage.node, SocketAddr::new(Family::V4.ip(1, 1), 0));
     let times = node.times_of_arrival();
-    let before = SystemTime::now();
+    let before = wall();
     device.send(&node, 0).unwrap();
     let arrived = eventually(times, || "the packet has not come".to_owned());
-    let after = SystemTime::now();
+    let after = wall();
     assert!(arrived >= before + Duration::from_millis(30), "{arrived:?}, sent at {before:?}");
     assert!(arrived <= after, "{arrived:?}, taken at {after:?}");
 }

@@ -21,6 +21,7 @@ mod frames;
 mod harness;
 mod later;
 mod loss;
+mod padding;
 mod partition;
 mod protect;
 mod replace;

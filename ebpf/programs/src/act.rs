@@ -16,11 +16,16 @@ use crate::maps::{SCRATCH, Scratch};
 use crate::tc::{NEXT, drop};
 use crate::world::{Maps, leave_line};
 
+/// Bytes of an IPv6 header, which its payload length does not count.
+const IPV6: u32 = 40;
+
 /// A packet's plan, and what is needed for it. On the stack: a duplicate that goes out may meet another hook on this CPU,
 /// which uses `SCRATCH` for itself.
 struct Work {
     count: u32,
+    network: u32,
     payload: u32,
+    is_ipv4: bool,
     protocol: u8,
     now_ns: u64,
     copies: [Copy; MAX_COPIES],
@@ -33,7 +38,9 @@ impl Work {
         unsafe {
             Self {
                 count: (&raw const (*scratch).plan.count).read_volatile(),
+                network: (&raw const (*scratch).network).read_volatile(),
                 payload: (&raw const (*scratch).payload).read_volatile(),
+                is_ipv4: (*scratch).packet.target.is_ipv4(),
                 protocol: (&raw const (*scratch).packet.protocol).read_volatile(),
                 now_ns: (&raw const (*scratch).now_ns).read_volatile(),
                 copies: (&raw const (*scratch).plan.copies).read_volatile(),
@@ -115,7 +122,7 @@ fn flip(ctx: &TcContext, work: &Work, random: u32) {
             PROTOCOL_UDP => 6,
             _ => 4,
         };
-    let end = ctx.len();
+    let end = end(ctx, work);
     if begin >= end {
         return;
     }
@@ -134,4 +141,17 @@ fn flip(ctx: &TcContext, work: &Work, random: u32) {
             Maps.count_global(Global::Stray);
         }
     }
+}
+
+/// Where the packet ends, as IP says: what is behind it in a short frame is padding, in which nobody would miss a bit.
+#[inline(always)]
+fn end(ctx: &TcContext, work: &Work) -> u32 {
+    let (at, header) = if work.is_ipv4 { (2, 0) } else { (4, IPV6) };
+    let mut length = [0_u8; 2];
+    // SAFETY: the helper checks where it reads.
+    let failed =
+        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), work.network + at, length.as_mut_ptr().cast(), 2) };
+    let whole = ctx.len();
+    let end = work.network + header + u32::from(u16::from_be_bytes(length));
+    if failed == 0 && end < whole { end } else { whole }
 }

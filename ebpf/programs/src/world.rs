@@ -12,7 +12,9 @@ use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
-use crate::maps::{COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, SPLITTER_BEHIND, STATE};
+use crate::maps::{
+    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, SPLITTER_BEHIND, STATE,
+};
 
 /// The kernel's maps.
 pub struct Maps;

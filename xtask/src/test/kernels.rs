@@ -7,10 +7,10 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::Args;
 use super::outcome::{self, Outcome};
 use super::program::Program;
 use super::rung::Rung;
+use super::{Args, foreign};
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
@@ -87,6 +87,11 @@ fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> R
     let mut arguments = Rung::Kernels.arguments().to_vec();
     arguments.extend(args.filter.as_deref());
     let chosen = program.tests(&arguments)?;
+    if foreign::is_about(program) {
+        let reason = format!("{name}: what it runs is not put into these machines");
+        let ignored = chosen.into_iter().map(|test| (test, reason.clone())).collect();
+        return Ok(Outcome { ignored, ..Outcome::default() });
+    }
     let lacking: Vec<_> =
         chosen.iter().filter(|test| !has_tcx(&kernel.release) && test.contains("tcx")).collect();
     if chosen.len() == lacking.len() {

@@ -1,6 +1,6 @@
 //! The kernel's clock, a steady beat, and waiting for conditions.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
@@ -8,6 +8,12 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 /// CLOCK_BOOTTIME in nanoseconds, by which rules end.
 pub(crate) fn boot_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
+}
+
+/// The clock of the wall, by which the kernel stamps what arrives.
+#[expect(clippy::disallowed_methods, reason = "it is compared with what the kernel says")]
+pub(crate) fn wall() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Milliseconds in nanoseconds.

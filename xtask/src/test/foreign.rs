@@ -1,0 +1,87 @@
+//! Programs that tests run and nobody here wrote: installed where that is possible; elsewhere their stories are skipped, by name
+//! and with the reason.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::program::Program;
+use crate::tools::{self, Need};
+
+/// The test program whose stories are about such programs; the modules of its stories have their names.
+const TARGET: &str = "kernel_programs";
+
+/// A module of stories, and what it runs: programs with the Debian packages that bring them.
+type Module = (&'static str, &'static [(&'static str, &'static str)]);
+
+const MODULES: [Module; 4] = [
+    ("ping::", &[("ping", "iputils-ping")]),
+    ("iperf3::", &[("iperf3", "iperf3")]),
+    ("curl::", &[("curl", "curl"), ("busybox", "busybox-static")]),
+    ("coap::", &[("coap-client-notls", "libcoap3-bin")]),
+];
+/// With it they are started.
+const STARTER: (&str, &str) = ("setpriv", "util-linux");
+
+/// Stories that cannot be told here.
+#[derive(Debug)]
+pub(super) struct Lacking {
+    /// What the names of these tests begin with.
+    pub(super) module: &'static str,
+    reason: String,
+}
+
+/// Whether the stories of this test program are about programs that nobody here wrote.
+pub(super) fn is_about(program: &Program) -> bool {
+    program.target == TARGET
+}
+
+/// Installs what a test program runs; returns the modules for which that did not succeed.
+pub(super) fn lacking(program: &Program) -> Vec<Lacking> {
+    if is_about(program) { lacking_by(tools::program) } else { Vec::new() }
+}
+
+fn lacking_by(ensure: impl Fn(&str, Need<'_>) -> Result<PathBuf>) -> Vec<Lacking> {
+    let lack = |(module, programs): &Module| {
+        let all = [STARTER].into_iter().chain(programs.iter().copied());
+        let failed = all.map(|(program, package)| {
+            ensure(program, Need { purpose: "to see what it makes of faults", packages: &[package] })
+        });
+        let reason = format!("{:#}", failed.filter_map(Result::err).next()?);
+        Some(Lacking { module, reason })
+    };
+    MODULES.iter().filter_map(lack).collect()
+}
+
+/// Those of these tests that are skipped, with their reasons.
+pub(super) fn skipped(tests: &[String], lacking: &[Lacking]) -> Vec<(String, String)> {
+    let reason = |test: &String| {
+        let lack = lacking.iter().find(|lack| test.starts_with(lack.module))?;
+        Some((test.clone(), lack.reason.clone()))
+    };
+    tests.iter().filter_map(reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    fn without(missing: &'static str) -> Vec<Lacking> {
+        lacking_by(|program, need| {
+            if program == missing { bail!("no {}", need.packages.join(" ")) } else { Ok(program.into()) }
+        })
+    }
+
+    #[test]
+    fn stories_about_a_program_that_cannot_be_had_are_skipped_and_no_others() {
+        let tests = ["curl::a_download_is_whole", "ping::curl::is_no_module_here"].map(str::to_owned);
+        for (missing, package) in [("curl", "curl"), ("busybox", "busybox-static")] {
+            let skipped = skipped(&tests, &without(missing));
+            assert_eq!(skipped, [(tests[0].clone(), format!("no {package}"))]);
+        }
+        assert!(without("none").is_empty());
+        assert_eq!(without("setpriv").len(), MODULES.len());
+    }
+}
