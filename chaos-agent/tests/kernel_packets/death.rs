@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
+use chaos_agent::residue::Leftover;
+
 use crate::support::agent::{Hooks, sweep};
 use crate::support::child::{AgentProcess, play};
 use crate::support::fault::Fault;

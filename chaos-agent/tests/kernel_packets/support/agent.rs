@@ -196,6 +196,7 @@ pub(crate) fn sweep(node: &Namespace) -> (Vec<Leftover>, Vec<Leftover>) {
             let topology = netlink.topology().await.unwrap();
             let found = residue::find(&netlink.handle(), &topology).await.unwrap();
             residue::remove(&netlink.handle(), &found).await.unwrap();
+            let topology = netlink.topology().await.unwrap();
             (found, residue::find(&netlink.handle(), &topology).await.unwrap())
         })
     })
