@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use edge_api::fault_node::{Engine, EngineState, EngineStatus, Lateness};
+use edge_api::fault_node::{Engine, EngineState, EngineStatus, Lateness, LimitStatus};
 use edge_api::quantity::DurationString;
 use fault_abi::line::is_alive;
 
@@ -98,9 +98,22 @@ pub struct LineView {
     pub no_line: Option<String>,
     /// Why there is no splitter.
     pub no_splitter: Option<String>,
+    /// How much it may hold.
+    pub limits: LineLimits,
 }
 
 impl LineView {
+    /// How much it may hold and holds; nothing where there is none.
+    #[must_use]
+    pub fn usage(&self) -> Vec<LimitStatus> {
+        let Some(stats) = &self.stats else { return Vec::new() };
+        let rows = [
+            ("linePackets", u64::from(self.limits.packets), stats.held_packets.get()),
+            ("lineBytes", self.limits.bytes, stats.held_bytes.get()),
+        ];
+        rows.map(|(name, limit, used)| LimitStatus { name: name.to_owned(), limit, used }).to_vec()
+    }
+
     /// Which engine there is.
     #[must_use]
     pub const fn kind(&self) -> Engine {

@@ -98,7 +98,7 @@ pub struct Devices {
 }
 
 /// How much may be in the delay line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineLimits {
     /// Packets in all (`--line-packets`).
     pub packets: u32,

@@ -13,6 +13,9 @@ use edge_api::quantity::Network;
 
 use crate::kernel::Interface;
 
+/// Why an interface has no hooks: its packets begin with IP.
+pub const NO_LINK_HEADER: &str = "it has no Ethernet header";
+
 /// What an interface is, as far as hooks are concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LinkKind {
@@ -196,7 +199,7 @@ impl Topology {
     fn without_hook(&self, index: u32) -> Way {
         let link = self.links.get(&index);
         let because = match link.map(|link| link.kind) {
-            Some(LinkKind::NoEthernet) => Some("it has no Ethernet header"),
+            Some(LinkKind::NoEthernet) => Some(NO_LINK_HEADER),
             Some(LinkKind::Loopback) => Some("loopback is never touched"),
             Some(LinkKind::Ifb) => Some("it is an IFB"),
             _ => None,

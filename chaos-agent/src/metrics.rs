@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
+use edge_api::fault_node::LimitStatus;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::rule::{Phase, Rule};
-use fault_abi::verdict::Verdict;
+use fault_abi::verdict::{Effect, Verdict};
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
+use prometheus::{CounterVec, Encoder as _, GaugeVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
+
+mod line;
 
 use crate::clock;
 use crate::profile::ObjectName;
@@ -25,6 +28,7 @@ pub struct Metrics {
 }
 
 const FAULT_LABELS: [&str; 5] = ["namespace", "profile", "device", "direction", "verdict"];
+const EFFECT_LABELS: [&str; 5] = ["namespace", "profile", "device", "direction", "effect"];
 
 impl Metrics {
     /// Metrics of `shared`. Above `per_device_series` targets there is one series a profile.
@@ -52,8 +56,10 @@ impl Metrics {
         families.extend(self.asked(&view)?);
         families.extend(targets(&view)?);
         families.extend(hooks(&view)?);
-        families.extend(limits(&view, self.shared.connections.available_permits())?);
+        let line = self.shared.line.usage();
+        families.extend(limits(&view, &line, self.shared.connections.available_permits())?);
         families.extend(self.node()?);
+        families.extend(line::collect(&self.shared.line)?);
         families.extend(self.own()?);
         Ok(families)
     }
@@ -66,6 +72,15 @@ impl Metrics {
             "edge_fault_bytes_total",
             "Bytes of those packets, link headers included",
             &FAULT_LABELS,
+        )?;
+        let effects = counter(
+            "edge_fault_effects_total",
+            "What else happened to packets that passed: several to one packet, or none",
+            &EFFECT_LABELS,
+        )?;
+        let delays = CounterVec::new(
+            Opts::new("edge_fault_delay_seconds_total", "Sum of the delays that packets were given"),
+            &["namespace", "profile", "device", "direction"],
         )?;
         let folded = gauge(
             "edge_agent_per_device_series",
@@ -90,6 +105,14 @@ impl Metrics {
                         last_seen.with_label_values(&[namespace.as_str(), name, device, direction.name()]);
                     at.set(at.get().max(now.unix_seconds(counter.last_seen_ns)));
                 }
+                let of = [namespace.as_str(), name, device, direction.name()];
+                #[expect(clippy::cast_precision_loss, reason = "nanoseconds: exact for 104 days of delays")]
+                delays.with_label_values(&of).inc_by(counter.delay_ns as f64 / 1e9);
+                for effect in Effect::ALL {
+                    let labels = [namespace.as_str(), name, device, direction.name(), effect.name()];
+                    let count = counter.effects.get(effect as usize).copied().unwrap_or_default();
+                    effects.with_label_values(&labels).inc_by(count);
+                }
                 for verdict in Verdict::ALL {
                     let labels = [namespace.as_str(), name, device, direction.name(), verdict.name()];
                     let (seen, length) = counts(&counter, verdict);
@@ -98,7 +121,8 @@ impl Metrics {
                 }
             }
         }
-        Ok([packets.collect(), bytes.collect(), last_seen.collect(), folded.collect()].concat())
+        let told = [packets.collect(), bytes.collect(), effects.collect(), delays.collect()].concat();
+        Ok([told, last_seen.collect(), folded.collect()].concat())
     }
 
     /// What profiles ask for, at this moment.
@@ -234,11 +258,11 @@ fn hooks(view: &View) -> Result<Vec<MetricFamily>> {
     Ok(hooks.collect())
 }
 
-fn limits(view: &View, free_connections: usize) -> Result<Vec<MetricFamily>> {
+fn limits(view: &View, line: &[LimitStatus], free_connections: usize) -> Result<Vec<MetricFamily>> {
     let limit = gauge("edge_agent_limit", "At most so many", &["name"])?;
     let usage = gauge("edge_agent_usage", "So many now", &["name"])?;
     let by_name: BTreeMap<&str, (u64, u64)> =
-        view.limits.iter().map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
+        view.limits.iter().chain(line).map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
     let connections =
         ("connections", (CONNECTIONS as u64, CONNECTIONS.saturating_sub(free_connections) as u64));
     for (name, (most, now)) in by_name.into_iter().chain([connections]) {

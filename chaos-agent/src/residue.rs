@@ -1,7 +1,8 @@
-//! What an agent that was killed leaves behind: clsact filters that refer to its dispatchers. They do nothing any
-//! more (their program array is empty), and are found here by their programs' names. XDP and TCX links go with
-//! the process.
+//! What an agent that was killed leaves behind: clsact filters that refer to its dispatchers, and the splitter. The filters do
+//! nothing any more (their program array is empty), so nothing enters the splitter; they are found here by their
+//! programs' names, it by its own. XDP and TCX links and the delay line go with the process.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use futures::TryStreamExt as _;
@@ -9,8 +10,8 @@ use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessa
 use rtnetlink::Handle;
 use thiserror::Error;
 
-use crate::kernel::{self, KernelError};
 use crate::locate::Topology;
+use crate::{behind, kernel, splitter};
 
 /// A call that failed while looking or removing.
 #[derive(Debug, Error)]
@@ -23,33 +24,48 @@ pub enum ResidueError {
         /// What the kernel said.
         source: rtnetlink::Error,
     },
-    /// Removing a filter.
-    #[error("removing {leftover}: {source}")]
+    /// Removing a filter or a device.
+    #[error("removing {leftover}: {reason}")]
     Remove {
         /// What.
         leftover: String,
         /// What the kernel said.
-        source: KernelError,
+        reason: String,
     },
 }
 
-/// A filter of ours.
+/// Something of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leftover {
-    /// The interface's index.
-    pub index: u32,
-    /// Its name.
-    pub interface: String,
-    /// On egress, else on ingress.
-    pub egress: bool,
-    /// The program.
-    pub program: String,
+pub enum Leftover {
+    /// A filter.
+    Filter {
+        /// The interface's index.
+        index: u32,
+        /// Its name.
+        interface: String,
+        /// On egress, else on ingress.
+        egress: bool,
+        /// The program.
+        program: String,
+    },
+    /// A device behind the hooks.
+    Device {
+        /// Its index.
+        index: u32,
+        /// Its name.
+        interface: String,
+    },
 }
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = if self.egress { "egress" } else { "ingress" };
-        write!(f, "clsact filter {} on {} of {}", self.program, way, self.interface)
+        match self {
+            Self::Filter { interface, egress, program, .. } => {
+                let way = if *egress { "egress" } else { "ingress" };
+                write!(f, "clsact filter {program} on {way} of {interface}")
+            }
+            Self::Device { interface, .. } => write!(f, "interface {interface}"),
+        }
     }
 }
 
@@ -65,12 +81,16 @@ pub async fn find(netlink: &Handle, topology: &Topology) -> Result<Vec<Leftover>
             let filters =
                 filters.map_err(|source| ResidueError::Read { interface: link.name.clone(), source })?;
             let ours = filters.iter().filter_map(program_name).filter(|name| is_ours(name));
-            found.extend(ours.map(|program| Leftover {
+            found.extend(ours.map(|program| Leftover::Filter {
                 index: *index,
                 interface: link.name.clone(),
                 egress,
                 program: program.to_owned(),
             }));
+        }
+        // The splitter's far end goes with the near one.
+        if behind::is_ours(&link.name) && link.name != splitter::FAR {
+            found.push(Leftover::Device { index: *index, interface: link.name.clone() });
         }
     }
     Ok(found)
@@ -82,13 +102,21 @@ pub async fn find(netlink: &Handle, topology: &Topology) -> Result<Vec<Leftover>
 /// When the kernel refuses; all others are removed nonetheless.
 pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), ResidueError> {
     let mut failure = None;
+    let mut indexes = BTreeSet::new();
     for leftover in leftovers {
-        if let Err(source) = kernel::aya::detach_filters(&leftover.interface, leftover.egress) {
-            failure = Some(ResidueError::Remove { leftover: leftover.to_string(), source });
+        let removed = match leftover {
+            Leftover::Filter { index, interface, egress, .. } => {
+                indexes.insert(*index);
+                kernel::aya::detach_filters(interface, *egress).map_err(|error| error.to_string())
+            }
+            Leftover::Device { index, .. } => {
+                netlink.link().del(*index).execute().await.map_err(|error| error.to_string())
+            }
+        };
+        if let Err(reason) = removed {
+            failure = Some(ResidueError::Remove { leftover: leftover.to_string(), reason });
         }
     }
-    let mut indexes: Vec<u32> = leftovers.iter().map(|leftover| leftover.index).collect();
-    indexes.dedup();
     for index in indexes {
         remove_empty_clsact(netlink, index).await;
     }

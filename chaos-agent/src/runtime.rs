@@ -29,7 +29,7 @@ use crate::status::publish::Publisher;
 use crate::table::Capacity;
 use crate::view::Lacks;
 use crate::world::{World, dns_ends};
-use crate::{alone, http, preflight, residue, round, watch};
+use crate::{alone, http, preflight, residue, round, splitter, watch};
 
 /// Interfaces and routes are read so often also when netlink tells of no change: it drops what nobody fetches in time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -111,23 +111,21 @@ async fn until_the_end(
             tracing::warn!(%error, "a part of the agent panicked while ending");
         }
     }
-    if let Err(error) = remove_qdiscs(shared.left()).await {
-        tracing::warn!(%error, "clsact qdiscs stay, which do nothing");
+    if let Err(error) = tidy_up(shared.left()).await {
+        tracing::warn!(%error, "clsact qdiscs or the splitter stay, which do nothing");
     }
     tracing::info!("stopped");
     outcome
 }
 
-/// Removes the clsact qdiscs that this agent has added, unless somebody else uses them by now.
-async fn remove_qdiscs(interfaces: BTreeSet<u32>) -> Result<()> {
-    if interfaces.is_empty() {
-        return Ok(());
-    }
+/// Removes the splitter, and the clsact qdiscs that this agent has added, unless somebody else uses them by now.
+async fn tidy_up(interfaces: BTreeSet<u32>) -> Result<()> {
     let mut tasks = JoinSet::new();
     let netlink = Netlink::connect(&mut tasks)?;
     for index in interfaces {
         residue::remove_empty_clsact(&netlink.handle(), index).await;
     }
+    splitter::remove(&netlink.handle()).await?;
     Ok(())
 }
 

@@ -4,10 +4,12 @@ pub mod publish;
 
 use std::collections::BTreeSet;
 
-use edge_api::fault_node::{ClockOffset, Engine, EngineStatus, FaultNodeStatus, HookKind, ProfileOnNode};
+use edge_api::fault_node::{
+    ClockOffset, Engine, EngineState, EngineStatus, FaultNodeStatus, LimitStatus, ProfileOnNode,
+};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
-use fault_abi::verdict::Verdict;
+use fault_abi::verdict::{Effect, Verdict};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
@@ -65,7 +67,7 @@ impl Seen {
             }
             for direction in Direction::ALL {
                 let counter = counters.counter(state.state, direction)?.unwrap_or_default();
-                if dropped(&counter) > 0 {
+                if acted_on(&counter) > 0 {
                     self.effective.insert(state.uid.clone());
                 }
                 if counter.gso_frames > 0 {
@@ -85,9 +87,14 @@ impl Seen {
     }
 }
 
-fn dropped(counter: &Counter) -> u64 {
+/// Packets that a rule did something to.
+fn acted_on(counter: &Counter) -> u64 {
     let dropping = Verdict::ALL.into_iter().filter(|verdict| verdict.drops());
-    dropping.filter_map(|verdict| counter.packets.get(verdict as usize)).sum()
+    let dropped = dropping.filter_map(|verdict| counter.packets.get(verdict as usize));
+    // Full and stopped lines are not what anybody asked for.
+    let asked =
+        Effect::ALL.into_iter().filter(|effect| !matches!(effect, Effect::LineFull | Effect::Stalled));
+    dropped.chain(asked.filter_map(|effect| counter.effects.get(effect as usize))).sum()
 }
 
 /// What the status says apart from the picture.
@@ -99,6 +106,10 @@ pub struct Facts {
     pub server_time: Timestamp,
     /// The clock, where known.
     pub clock_offset: Option<ClockOffset>,
+    /// The delay line.
+    pub engine: EngineStatus,
+    /// How full it is.
+    pub line: Vec<LimitStatus>,
 }
 
 /// Makes the status.
@@ -106,13 +117,13 @@ pub struct Facts {
 pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
     FaultNodeStatus {
         renewed_at: Some(MicroTime(facts.server_time)),
-        engine: EngineStatus::default(),
+        engine: facts.engine.clone(),
         hooks: hooks::statuses(&view.hooked),
-        limits: view.limits.clone(),
+        limits: view.limits.iter().chain(&facts.line).cloned().collect(),
         kernel: facts.kernel.clone(),
         clock_offset: facts.clock_offset,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        profiles: told(view).map(|one| entry(one, seen.of(&one.uid))).collect(),
+        profiles: told(view).map(|one| entry(one, seen.of(&one.uid), &facts.engine)).collect(),
     }
 }
 
@@ -130,33 +141,41 @@ fn told(view: &View) -> impl Iterator<Item = &ProfileView> {
 }
 
 /// What to know of a profile that is well.
-fn note(view: &ProfileView, evidence: Evidence) -> Option<String> {
-    let once = "super-packets (GSO) of TCP count once, with one fate for all their segments";
-    if evidence.has_super_packets {
-        return Some(once.to_owned());
+fn note(evidence: Evidence, delays: bool, engine: &EngineStatus) -> Option<(Option<&'static str>, String)> {
+    if delays && engine.dropped > 0 {
+        let line = format!("the delay line has lost {} packets, which no profile asked for", engine.dropped);
+        return Some((Some("LineDrops"), line));
     }
-    // The kernel does not tell a program there.
-    let untold = "; on generic XDP nobody can tell which packets were";
-    view.hooks.contains(&HookKind::XdpGeneric).then(|| format!("{once}{untold}"))
+    let once = "super-packets (GSO) of TCP count once, with one fate for all their segments";
+    evidence.has_super_packets.then(|| (None, once.to_owned()))
 }
 
-fn entry(view: &ProfileView, evidence: Evidence) -> ProfileOnNode {
-    let note = note(view, evidence);
+fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> ProfileOnNode {
+    let delays = view.is_acting && view.delays();
+    let is_stalled = delays && engine.state == EngineState::Stalled;
+    let stalled = || {
+        let line = "the delay line's engine has not been heard for 500 ms: packets pass without their delay";
+        (Some("EngineStalled"), line.to_owned())
+    };
+    let trouble = view.trouble.clone().map(|(reason, sentence)| (Some(reason), sentence));
+    let told = is_stalled.then(stalled).or(trouble).or_else(|| note(evidence, delays, engine));
+    let (reason, message) = told.unzip();
+    let enforced = |count: u32| if is_stalled { 0 } else { count };
     ProfileOnNode {
         namespace: view.name.namespace.clone(),
         name: view.name.name.clone(),
         uid: view.uid.to_string(),
         observed_generation: view.generation,
         targets: view.local.0,
-        enforced: view.local.1,
+        enforced: enforced(view.local.1),
         external_targets: view.external.0,
-        external_enforced: view.external.1,
-        engine: Engine::None,
+        external_enforced: enforced(view.external.1),
+        engine: if delays { engine.kind } else { Engine::None },
         hooks: view.hooks.iter().copied().collect(),
         installed: view.is_installed(),
         effective: evidence.is_effective,
-        reason: view.trouble.as_ref().map(|(reason, _)| (*reason).to_owned()),
-        message: view.trouble.as_ref().map(|(_, sentence)| cut(sentence)).or(note),
+        reason: reason.flatten().map(str::to_owned),
+        message: message.as_deref().map(cut),
     }
 }
 
@@ -183,7 +202,8 @@ pub fn differs(old: &FaultNodeStatus, new: &FaultNodeStatus) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use edge_api::fault_node::{EngineState, Lateness};
+    use edge_api::fault_node::Lateness;
+    use fault_abi::rule::{Phase, Rule};
 
     use super::*;
     use crate::kernel::Kernel as _;
@@ -213,7 +233,13 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        Facts { kernel: "6.18".to_owned(), server_time: Timestamp::UNIX_EPOCH, clock_offset: None }
+        Facts {
+            kernel: "6.18".to_owned(),
+            server_time: Timestamp::UNIX_EPOCH,
+            clock_offset: None,
+            engine: EngineStatus::default(),
+            line: Vec::new(),
+        }
     }
 
     fn kernel() -> FakeKernel {
@@ -234,6 +260,18 @@ mod tests {
         };
         assert!(!effective(&kernel, Verdict::Pass));
         assert!(effective(&kernel, Verdict::Loss));
+    }
+
+    #[test]
+    fn a_profile_that_delays_is_effective_once_packets_were_delayed_and_not_when_the_engine_stood_still() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        let mut effective = |effect: Effect| {
+            kernel.count(1, Direction::ToDevice, |counter| counter.effects[effect as usize] += 1);
+            seen.look(&view(None), &*kernel.counters()).unwrap();
+            make(&view(None), &seen, &facts()).profiles[0].effective
+        };
+        assert!(!effective(Effect::Stalled));
+        assert!(effective(Effect::Delay));
     }
 
     #[test]
@@ -282,11 +320,25 @@ mod tests {
     }
 
     #[test]
-    fn on_generic_xdp_it_is_told_that_super_packets_cannot_be() {
-        let mut generic = view(None);
-        generic.profiles[0].hooks = BTreeSet::from([HookKind::XdpGeneric, HookKind::TcxEgress]);
-        let told = make(&generic, &Seen::default(), &facts()).profiles.remove(0);
-        assert!(told.message.unwrap().contains("on generic XDP nobody can tell"));
+    fn a_stopped_engine_degrades_what_delays_and_nothing_else() {
+        let stalled = EngineStatus {
+            kind: Engine::Userspace,
+            state: EngineState::Stalled,
+            dropped: 3,
+            ..EngineStatus::default()
+        };
+        let facts = Facts { engine: stalled, ..facts() };
+        let plain = make(&view(None), &Seen::default(), &facts).profiles.remove(0);
+        assert_eq!((plain.reason, plain.enforced, plain.engine), (None, 2, Engine::None));
+        let mut held = view(None);
+        let phase = Phase { delay_ns: 1, ..Phase::default() };
+        held.profiles[0].rule = Arc::new(Rule::of(phase));
+        let held_entry = make(&held, &Seen::default(), &facts).profiles.remove(0);
+        assert_eq!((held_entry.reason.as_deref(), held_entry.enforced), (Some("EngineStalled"), 0));
+        assert_eq!(held_entry.engine, Engine::Userspace);
+        let runs = EngineStatus { state: EngineState::Running, ..facts.engine.clone() };
+        let drops = make(&held, &Seen::default(), &Facts { engine: runs, ..facts }).profiles.remove(0);
+        assert_eq!((drops.reason.as_deref(), drops.enforced), (Some("LineDrops"), 2));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use fault_abi::rule::{Phase, Rule};
 use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
-use crate::locate::{Topology, Way};
+use crate::locate::{NO_LINK_HEADER, Topology, Way};
 use crate::peers::MAX_NAMESPACES;
 use crate::profile::ObjectName;
 use crate::table::{Capacity, Place, TargetName, Uid};
@@ -87,6 +87,12 @@ pub struct ProfileView {
 }
 
 impl ProfileView {
+    /// Whether it needs the delay line in some phase.
+    #[must_use]
+    pub fn delays(&self) -> bool {
+        asks(&self.rule, Phase::delays)
+    }
+
     /// The kernel holds the rules of all that counts as enforced, and there is something.
     #[must_use]
     pub const fn is_installed(&self) -> bool {
@@ -114,6 +120,11 @@ impl Lacks {
             splitter.map(|why| ("SplitterMissing", format!("nothing is corrupted or rejected: {why}")))
         })
     }
+}
+
+/// Whether a phase of the rule does.
+fn asks(rule: &Rule, what: fn(&Phase) -> bool) -> bool {
+    rule.phases.iter().take(usize::from(rule.phase_count)).any(what)
 }
 
 /// What tells how full the tables are.
@@ -240,7 +251,8 @@ fn enforced(
                 let why = because.map_or_else(|| refusal(&interface, ways.hooked), str::to_owned);
                 let line =
                     format!("packets of {name} ({network}) pass {interface}, which has no hook: {why}");
-                return Err(("NoHook", line));
+                let reason = if because == Some(NO_LINK_HEADER) { "NoLinkHeader" } else { "NoHook" };
+                return Err((reason, line));
             }
         }
     }

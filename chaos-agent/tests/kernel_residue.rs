@@ -117,13 +117,17 @@ fn cleaning_up_shows_and_removes_what_is_left_over() {
     in_own_namespace(|| {
         leave_filters("ca-a");
         let filters = || shell("tc filter show dev ca-a ingress; tc filter show dev ca-a egress");
+        // A splitter stays behind an agent that was killed.
+        shell("ip link add edo-split type veth peer name edo-split-end");
         let (code, said) = agent(&["--cleanup", "--dry-run"]);
         assert_eq!(code, Some(0), "{said}");
-        assert_eq!(said.matches("would remove").count(), 2, "{said}");
+        assert_eq!(said.matches("would remove").count(), 3, "{said}");
         assert!(filters().contains("tc_ingress_dispatch"), "only shown");
+        assert!(shell("ip link").contains("edo-split"), "only shown");
         let (code, said) = agent(&["--cleanup"]);
-        assert_eq!((code, said.matches("removing").count()), (Some(0), 2), "{said}");
+        assert_eq!((code, said.matches("removing").count()), (Some(0), 3), "{said}");
         assert_eq!(filters(), "");
+        assert!(!shell("ip link").contains("edo-split"), "both ends are gone");
         let (code, said) = agent(&["--cleanup"]);
         assert!(code == Some(0) && said.contains("nothing is left over"), "{said}");
     });

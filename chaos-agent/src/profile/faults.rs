@@ -121,8 +121,8 @@ mod tests {
         let full = of(&full);
         assert_eq!((full.delay_ns, full.jitter_ns), (80_000_000, 20_000_000));
         assert_eq!(full.flags, PHASE_PARETO | PHASE_DELAY_PER_FLOW);
-        // √(1 − 0.6²) is 0.8.
-        assert_eq!((full.correlation, full.innovation), (WHOLE * 6 / 10, WHOLE * 8 / 10));
+        // √(1 − 0.6²) is 0.8, of 65,536 and of what was rounded before.
+        assert_eq!((full.correlation, full.innovation), (WHOLE * 6 / 10, 52_429));
     }
 
     #[test]

@@ -142,6 +142,8 @@ impl Publisher {
             kernel: self.kernel.clone(),
             server_time: offset.server_time(now.wall),
             clock_offset: offset.status(),
+            engine: self.shared.line.status(now.boot_ns),
+            line: self.shared.line.usage(),
         })
     }
 

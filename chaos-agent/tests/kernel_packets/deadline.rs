@@ -107,3 +107,40 @@ fn an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline(
         assert!(start_ns < counter.last_seen_ns && counter.last_seen_ns < deadline_ns);
     }
 }
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted() {
+    play();
+    let stage = Stage::new();
+    let story = a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted;
+    let mut agent = AgentProcess::start(story, &stage.node, Hooks::Tcx);
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let minute = serde_json::json!({"delay": {"time": "20s"}});
+    agent.set(&[Fault::new("hold", minute).on(&[Family::V4.host(1, 2)])]);
+    agent.stop();
+    let (mut came, mut number, mut beat) = (BTreeSet::new(), 0, Beat::new(Duration::from_millis(2)));
+    let stopped_ns = boot_ns();
+    // Until the programs notice, packets go into the line; none of those comes out in this story's time.
+    while came.is_empty() {
+        assert!(boot_ns() < stopped_ns + ms_here(5_000), "{number} packets, none came: a partition");
+        device.send(&peer, number).unwrap();
+        number += 1;
+        beat.wait();
+        came.extend(peer.take());
+    }
+    println!("{number} packets went into the line before, for {} ms", (boot_ns() - stopped_ns) / 1_000_000);
+    let begun = number;
+    for more in begun..begun + 100 {
+        device.send(&peer, more).unwrap();
+    }
+    let all = || {
+        came.extend(peer.take());
+        (came.len() > 100).then_some(())
+    };
+    eventually(all, || "packets behind the first are missing".to_owned());
+    agent.go_on();
+    let counted = agent.counted()[Direction::FromDevice as usize];
+    assert_eq!(counted.stalled, came.len() as u64, "{counted:?}");
+    assert_eq!(counted.delayed + counted.stalled, u64::from(begun + 100), "{counted:?}");
+}

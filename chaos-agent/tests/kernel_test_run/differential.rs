@@ -8,13 +8,18 @@ use std::rc::Rc;
 
 use fault_abi::counter::{Counter, Global, delay_bucket};
 use fault_abi::decide::Packet;
+use fault_abi::delay::innovation;
 use fault_abi::draw::OF_TARGET;
 use fault_abi::key::{Address, Direction, FlowKey, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::later::{self, Plan};
+use fault_abi::line::Line;
+use fault_abi::names::XDP_INGRESS;
 use fault_abi::packet::{self, Link};
 use fault_abi::pass::{self, Channel, Sequence, Stage, Track, World};
 use fault_abi::rule::{
-    ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, PHASE_BURSTS, PHASE_PARTITION,
-    PHASE_PER_FLOW, Phase, PortRange, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule,
+    ALWAYS, Binding, CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, Config, ENTRY_HAS_PORTS, PHASE_BURSTS,
+    PHASE_DELAY_PER_FLOW, PHASE_PARETO, PHASE_PARTITION, PHASE_PER_FLOW, PHASE_UNIFORM, Phase, PortRange,
+    RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule, WHOLE,
 };
 use fault_abi::verdict::{Effect, Verdict};
 use fault_rig::Rig;
@@ -128,6 +133,11 @@ impl World<'static> for Host {
         true
     }
 
+    /// There is no splitter here.
+    fn is_whole(&self) -> bool {
+        false
+    }
+
     fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }
@@ -138,15 +148,16 @@ impl World<'static> for Host {
 }
 
 impl Host {
-    /// What `fault_ebpf::hook` does with a frame.
-    fn decide(&mut self, frame: &[u8], direction: Direction) -> Verdict {
+    /// What `fault_ebpf::hook` does with a frame: whether it goes on as it is. (What is held or sent twice is carried out by
+    /// another program, which is not there: it is dropped then.)
+    fn passes(&mut self, frame: &[u8], direction: Direction, stage: Stage) -> bool {
         let link = packet::link(frame);
-        let Some(target) = packet::target(frame, link, direction) else { return Verdict::Pass };
+        let Some(target) = packet::target(frame, link, direction) else { return true };
         let is_in_network = target.masked(IPV4_PREFIX + 24) == address("10.20.0.0");
         let (has_ports, mut bindings) = match self.targets.get(&target) {
             Some((has_ports, bindings)) => (*has_ports, bindings.clone()),
             None if is_in_network => (false, self.network.clone()),
-            None => return Verdict::Pass,
+            None => return true,
         };
         let transport = packet::transport(frame, link);
         let (target_port, peer_port) = transport.ports(direction);
@@ -168,14 +179,18 @@ impl Host {
             if self.node.contains(&packet.peer) { pass::protection(&packet, KUBELET, 0, false) } else { 0 };
         if pass::is_link_upkeep(&packet, transport.icmp_type) || pass::is_untouchable(protection) {
             self.count_global(Global::Protected);
-            return Verdict::Pass;
+            return true;
         }
         if has_ports && packet.has_ports {
             let key = PortKey::new(target, packet.protocol, target_port);
             bindings = self.ports.get(&key).cloned().unwrap_or(bindings);
         }
         let count = u16::try_from(bindings.len()).unwrap();
-        pass::run(self, count, |host, i| pass::bind(host, &bindings[i], &packet, protection, Stage::Whole, 1))
+        let bind = |host: &mut Self, i: usize| pass::bind(host, &bindings[i], &packet, protection, stage, 1);
+        if pass::run(self, count, bind).drops() {
+            return false;
+        }
+        stage == Stage::Early || later::run(self, &bindings, &packet, protection, 1) == Plan::AS_IT_IS
     }
 }
 
@@ -205,7 +220,16 @@ fn rules() -> Vec<Rule> {
         Rule { protocol: PROTOCOL_TCP, ..rule_of(Phase { flags: PHASE_PARTITION, ..Phase::default() }) },
         Rule { peer_set: 1, ..ranges(&[(1, 100), (5_000, 6_000)]) },
         ranges(&[(7_000, 7_100)]),
+        rule_of(Phase { duplicate: ALWAYS / 5, reorder: ALWAYS / 10, reorder_ns: 3_000_000, ..jitter(0, 0) }),
+        rule_of(jitter(PHASE_UNIFORM, WHOLE / 4)),
+        rule_of(jitter(PHASE_PARETO | PHASE_DELAY_PER_FLOW, WHOLE / 2)),
     ]
+}
+
+/// Delays around 20 ms.
+fn jitter(flags: u32, correlation: u32) -> Phase {
+    let innovation = innovation(correlation);
+    Phase { flags, delay_ns: 20_000_000, jitter_ns: 5_000_000, correlation, innovation, ..Phase::default() }
 }
 
 /// A packet of a few addresses and ports, so that many meet a rule and flows repeat; now and then broken.
@@ -267,7 +291,18 @@ fn filled(rules: &'static [Rule]) -> (Rig, Host) {
     let mut rig = rig();
     let mut host = Host { rules, node: vec![address("10.244.1.3")], ..Host::default() };
     let bindings = profiles(&mut rig, rules);
-    rig.config(&Config { flags: CONFIG_HAS_CIDRS, kubelet_port: KUBELET, ..Config::default() }).unwrap();
+    let flags = CONFIG_HAS_CIDRS | CONFIG_HAS_LATER;
+    rig.config(&Config { flags, kubelet_port: KUBELET, ..Config::default() }).unwrap();
+    let most = u64::MAX;
+    let line = Line {
+        entry: 1,
+        packets: most,
+        bytes: most,
+        target_packets: most,
+        target_bytes: most,
+        ..Line::default()
+    };
+    rig.line(&line).unwrap();
     rig.node_address(host.node[0]).unwrap();
     rig.peer(1, address(PEER), 128).unwrap();
     let choose = |slots: &[usize]| slots.iter().map(|slot| bindings[*slot]).collect::<Vec<_>>();
@@ -275,8 +310,10 @@ fn filled(rules: &'static [Rule]) -> (Rig, Host) {
         ("10.20.0.15", choose(&[0])),
         ("10.20.0.16", choose(&[1, 2, 6])),
         ("10.20.0.17", choose(&[0, 1, 2, 3, 4, 5, 6, 7])),
+        ("10.20.0.18", choose(&[0, 8, 9, 10])),
         ("fd00:20::16", choose(&[4, 3, 2, 1])),
         ("fd00:20::17", choose(&[7, 6, 5])),
+        ("fd00:20::18", choose(&[9, 8, 2])),
     ];
     for (text, bindings) in targets {
         rig.target(address(text), ENTRY_HAS_PORTS, &bindings).unwrap();
@@ -305,7 +342,8 @@ fn the_kernel_and_the_host_give_a_million_random_packets_the_same_fates_and_coun
         // The kernel runs no TC program on half an IP header.
         let hooks = if has_ip_header(&frame) { &HOOKS[..] } else { &HOOKS[..1] };
         let (hook, drop, pass, direction) = *hooks.choose(&mut dice).unwrap();
-        let expected = host.decide(&frame, direction).drops();
+        let stage = if hook == XDP_INGRESS { Stage::Early } else { Stage::Whole };
+        let expected = !host.passes(&frame, direction, stage);
         let ran = rig.run(hook, &frame, 1);
         let code =
             ran.unwrap_or_else(|error| panic!("packet {i} through {hook}: {frame:02x?}: {error}")).code;

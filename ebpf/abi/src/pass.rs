@@ -95,6 +95,8 @@ pub trait World<'r> {
     fn departure(&mut self, binding: &Binding, direction: Direction) -> Option<Self::Channel>;
     /// Whether there is a delay line, and its engine lives.
     fn is_line_alive(&self, now_ns: u64) -> bool;
+    /// Whether the packet has passed the splitter, so that its checksum is in it and a flipped bit shows.
+    fn is_whole(&self) -> bool;
     /// Counts a packet into the line; `false`: it is full, and nothing was counted.
     fn enter_line(&mut self, state: u32, bytes: u64) -> bool;
     /// Counts one in a counter of the whole node.

@@ -81,6 +81,10 @@ impl<'r> World<'r> for Model<'r> {
         !self.is_stalled
     }
 
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }

@@ -110,7 +110,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         Errand::Done => return NEXT,
         Errand::Hold => return line::enter_copy(ctx, direction),
         Errand::Split => SPLITTER_BEHIND,
-        Errand::None if LINE.get(0).is_some_and(|line| line.splitter != 0) => SPLITTER_AHEAD,
+        Errand::None if can_split(ctx) => SPLITTER_AHEAD,
         Errand::None => 0,
     });
     let length = ctx.len();
@@ -143,4 +143,12 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         Outcome::Plan => call(ctx, act, drop(direction)),
         Outcome::Reject => call(ctx, reject, drop(direction)),
     }
+}
+
+/// Whether there is a splitter that finds the way back to this interface.
+#[inline(always)]
+fn can_split(ctx: &TcContext) -> bool {
+    // SAFETY: the context that the kernel gave.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    interface <= errand::MAX_INTERFACE && LINE.get(0).is_some_and(|line| line.splitter != 0)
 }

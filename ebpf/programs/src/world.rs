@@ -12,7 +12,7 @@ use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
-use crate::maps::{COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, STATE};
+use crate::maps::{COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, SPLITTER_BEHIND, STATE};
 
 /// The kernel's maps.
 pub struct Maps;
@@ -142,6 +142,13 @@ impl World<'static> for Maps {
         let Some(sign) = ENGINE.get_ptr(0) else { return false };
         // SAFETY: a word, read at once; the engine writes it.
         line.entry != 0 && is_alive(unsafe { sign.read_volatile() }, now_ns)
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's own memory.
+        unsafe { (*scratch).splitter == SPLITTER_BEHIND }
     }
 
     #[inline(always)]

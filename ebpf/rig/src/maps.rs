@@ -5,6 +5,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Pe
 use aya::util::nr_cpus;
 use fault_abi::counter::{Counter, Global, TargetState};
 use fault_abi::key::{Address, CounterKey, Direction, IPV4_PREFIX, NetworkKey, PortKey, SPACE_BITS};
+use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Binding, Config, Entry, MAX_BINDINGS, Rule};
 
@@ -158,6 +159,15 @@ impl Rig {
     /// When the kernel refuses.
     pub fn config(&mut self, config: &Config) -> Result<(), RigError> {
         self.array(names::CONFIG)?.set(0, *config, 0).map_err(of(names::CONFIG))
+    }
+
+    /// Says what there is of delay line and splitter, and that the line's engine lives for ever.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn line(&mut self, line: &Line) -> Result<(), RigError> {
+        self.array(names::LINE)?.set(0, *line, 0).map_err(of(names::LINE))?;
+        self.array(names::ENGINE)?.set(0, u64::MAX, 0).map_err(of(names::ENGINE))
     }
 
     /// A slot's counter, summed over all CPUs.

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
+use fault_abi::delay::innovation;
 use fault_abi::key::{Address, IPV4_PREFIX};
+use fault_abi::line::Line;
 use fault_abi::names::{TC_EGRESS, TC_EGRESS_DISPATCH, XDP_DISPATCH, XDP_INGRESS};
 use fault_abi::rule::{
-    ALWAYS, Binding, CONFIG_HAS_CIDRS, Config, PHASE_BURSTS, PHASE_PARTITION, Phase, RULE_FROM_DEVICE,
-    RULE_TO_DEVICE, Rule,
+    ALWAYS, Binding, CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, Config, PHASE_BURSTS, PHASE_PARETO, PHASE_PARTITION,
+    Phase, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule, WHOLE,
 };
 use fault_rig::Rig;
 use fault_rig::frame::Spec;
@@ -55,10 +57,61 @@ pub(super) enum Kind {
     Bursts,
     /// A packet under a partition: counters alone.
     Partition,
+    /// A packet that a later fault acts on, as far as the decision goes; TC only.
+    Later(Later),
     /// A dispatcher with nothing behind it: all that is left when the agent is dead.
     Dispatcher,
     /// A miss among one target, by way of the dispatcher: what a bystander's packet pays.
     DispatchedMiss,
+}
+
+/// What is decided behind loss. What is decided then is carried out by another program, which here is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Later {
+    /// The same delay for all: no draw.
+    Delay,
+    /// A normal delay: flow, draw, table.
+    Jitter,
+    /// A Pareto delay that is correlated: a state that changes as well.
+    Correlated,
+    /// Each packet twice.
+    Duplicate,
+    /// Half of the packets are later than the rest.
+    Reorder,
+    /// A token bucket that never empties.
+    Rate,
+}
+
+impl Later {
+    const ALL: [Self; 6] =
+        [Self::Delay, Self::Jitter, Self::Correlated, Self::Duplicate, Self::Reorder, Self::Rate];
+
+    /// Its target.
+    fn address(self) -> IpAddr {
+        let host = Self::ALL.iter().position(|one| *one == self).and_then(|at| u8::try_from(at).ok());
+        IpAddr::V4(Ipv4Addr::new(10, 20, 1, host.unwrap_or_default()))
+    }
+
+    fn phase(self) -> Phase {
+        let delay = Phase { delay_ns: 20_000_000, ..Phase::default() };
+        let jitter = Phase { jitter_ns: 5_000_000, ..delay };
+        match self {
+            Self::Delay => delay,
+            Self::Jitter => jitter,
+            Self::Correlated => {
+                let correlation = WHOLE / 4;
+                Phase { flags: PHASE_PARETO, correlation, innovation: innovation(correlation), ..jitter }
+            }
+            Self::Duplicate => Phase { duplicate: ALWAYS, ..Phase::default() },
+            Self::Reorder => Phase { reorder: ALWAYS / 2, reorder_ns: 5_000_000, ..Phase::default() },
+            Self::Rate => Phase {
+                rate: 100_000_000_000,
+                burst_ns: 60_000_000_000,
+                queue_ns: 60_000_000_000,
+                ..Phase::default()
+            },
+        }
+    }
 }
 
 /// One figure of the table.
@@ -77,6 +130,7 @@ pub(super) struct Bench {
     bare: Rig,
     crowds: Vec<(u32, Rig)>,
     with_cidrs: Vec<(u32, Rig)>,
+    later: Rig,
     dispatched: Rig,
 }
 
@@ -105,6 +159,7 @@ impl Bench {
             bare: Rig::load(object)?,
             crowds,
             with_cidrs,
+            later: later(object)?,
             dispatched,
         };
         step.done("");
@@ -128,7 +183,8 @@ impl Bench {
             Kind::Dispatcher,
             Kind::DispatchedMiss,
         ];
-        [Hook::Tc, Hook::Xdp].into_iter().flat_map(|hook| kinds.map(|kind| Case { hook, kind })).collect()
+        let both = [Hook::Tc, Hook::Xdp].into_iter().flat_map(|hook| kinds.map(|kind| Case { hook, kind }));
+        both.chain(Later::ALL.map(|later| Case { hook: Hook::Tc, kind: Kind::Later(later) })).collect()
     }
 
     /// Nanoseconds a run, on average over `repeat` runs.
@@ -140,6 +196,7 @@ impl Bench {
             Kind::Loss => LOSSY,
             Kind::Bursts => BURSTY,
             Kind::Partition => PARTITIONED,
+            Kind::Later(later) => later.address(),
             _ => STRANGER,
         };
         let from = Spec::udp((device, 5683), (PEER, 40_000));
@@ -165,6 +222,7 @@ impl Bench {
                 sized(&self.with_cidrs, n).map(|i| &self.with_cidrs[i].1).context("no such rig")
             }
             Kind::Loss | Kind::Bursts | Kind::Partition => Ok(&self.crowds[1].1),
+            Kind::Later(_) => Ok(&self.later),
             Kind::DispatchedMiss => Ok(&self.dispatched),
         }
     }
@@ -194,7 +252,7 @@ const fn expected(case: Case) -> &'static [u32] {
     const PASS: u32 = 2;
     match (case.hook, case.kind) {
         (Hook::Tc, Kind::Partition) => &[REDIRECT],
-        (Hook::Tc, Kind::Loss | Kind::Bursts) => &[REDIRECT, NEXT],
+        (Hook::Tc, Kind::Loss | Kind::Bursts | Kind::Later(_)) => &[REDIRECT, NEXT],
         (Hook::Tc, _) => &[NEXT],
         (Hook::Xdp, Kind::Partition | Kind::Baseline) => &[DROP],
         (Hook::Xdp, Kind::Loss | Kind::Bursts) => &[DROP, PASS],
@@ -218,6 +276,30 @@ fn crowd(object: &[u8], targets: u32) -> Result<Rig> {
     }
     for i in 0..targets - faulty {
         rig.target(Ipv4Addr::from(CROWD + i).into(), 0, &[binding(0)])?;
+    }
+    Ok(rig)
+}
+
+/// A rig with a target for each later fault, and a line that takes all.
+fn later(object: &[u8]) -> Result<Rig> {
+    let mut rig = Rig::load(object)?;
+    let most = u64::MAX;
+    let line = Line {
+        entry: 1,
+        packets: most,
+        bytes: most,
+        target_packets: most,
+        target_bytes: most,
+        ..Line::default()
+    };
+    rig.line(&line)?;
+    rig.config(&Config { flags: CONFIG_HAS_LATER, ..Config::default() })?;
+    for (slot, later) in (0..).zip(Later::ALL) {
+        let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
+        let rule = Rule { generation: 1, deadline_ns: u64::MAX, flags, ..Rule::of(later.phase()) };
+        rig.rule(slot, &rule)?;
+        rig.state(slot)?;
+        rig.target(later.address().into(), 0, &[binding(slot)])?;
     }
     Ok(rig)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::cases::{Case, Hook, Kind};
+use super::cases::{Case, Hook, Kind, Later};
 
 /// A case with its best time.
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +139,17 @@ fn name(case: Case) -> String {
         (Kind::Loss, _) => "hit, 20 % loss".to_owned(),
         (Kind::Partition, _) => "hit, partition".to_owned(),
         (Kind::Bursts, _) => "hit, loss in bursts".to_owned(),
+        (Kind::Later(later), _) => {
+            let fault = match later {
+                Later::Delay => "a delay",
+                Later::Jitter => "a delay with normal jitter",
+                Later::Correlated => "a correlated Pareto delay",
+                Later::Duplicate => "duplicate",
+                Later::Reorder => "reorder",
+                Later::Rate => "rate",
+            };
+            format!("decision, {fault}")
+        }
         (Kind::Dispatcher, _) => "dispatcher with nothing behind it".to_owned(),
         (Kind::DispatchedMiss, _) => "miss among 1, by the dispatcher".to_owned(),
     }

@@ -48,7 +48,7 @@ impl AyaKernel {
         self.line.set(0, line, 0).map_err(refused)?;
         self.ends = ends;
         let Behind { tap, no_line, no_splitter, magic, .. } = behind;
-        let mut view = LineView { no_line, no_splitter, ..LineView::default() };
+        let mut view = LineView { no_line, no_splitter, limits, ..LineView::default() };
         if let Some(tap) = tap {
             let name = tap.name().to_owned();
             let limits = Limits { packets: limits.packets, bytes: limits.bytes };

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use edge_api::fault_profile::FaultProfile;
 use fault_abi::key::Direction;
-use fault_abi::verdict::Verdict;
+use fault_abi::verdict::{Effect, Verdict};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -42,6 +42,8 @@ pub(crate) struct Counted {
     pub(crate) last_seen_ns: u64,
     pub(crate) passed: u64,
     pub(crate) partitioned: u64,
+    pub(crate) delayed: u64,
+    pub(crate) stalled: u64,
 }
 
 /// Plays the role, if this process has one, and then ends; to be called first in a story that has children.
@@ -60,6 +62,8 @@ pub(crate) fn play() {
                 last_seen_ns: counter.last_seen_ns,
                 passed: counter.packets[Verdict::Pass as usize],
                 partitioned: counter.packets[Verdict::Partition as usize],
+                delayed: counter.effects[Effect::Delay as usize],
+                stalled: counter.effects[Effect::Stalled as usize],
             }
         });
         println!("\n{ANSWER}{}", serde_json::to_string(&counted).unwrap());
