@@ -73,7 +73,8 @@ fn late(phase: &Phase, delayed: &Delayed) -> Vec<String> {
     if delayed.delay.of == 0 {
         let undelayed = delayed.undelayed;
         return vec![format!(
-            "phase {name}: the kernel delayed no packet {direction}, and let {undelayed} pass undelayed; see `kubectl get faultnodes`"
+            "phase {name}: the kernel delayed no packet {direction}, and {undelayed} met a delay line that stood still or was full; see `kubectl \
+             get faultnodes`"
         )];
     }
     let mut doubts = Vec::new();
@@ -156,7 +157,7 @@ mod tests {
         report.phases[3].delayed =
             vec![Delayed { undelayed: 9, direction: "ToDevice".to_owned(), ..Delayed::default() }];
         let problems = report.judged(true, Vec::new()).verdict.problems;
-        assert!(problems[0].contains("delayed no packet ToDevice, and let 9 pass undelayed"), "{problems:?}");
+        assert!(problems[0].contains("delayed no packet ToDevice, and 9 met a delay line"), "{problems:?}");
     }
 
     #[test]

@@ -52,8 +52,16 @@ impl Share {
         let (k, n) = (float(plain.hits), float(of));
         let memory = 1.0 - enter - leave;
         let each = (1.0 - memory) / (1.0 + memory);
+        // Without any hit no burst was entered, so often: that is known exactly.
+        let entered = 1.0 - ((1.0 - CONFIDENCE) / 2.0).powf(1.0 / (n - float(chains)).max(1.0));
+        let none_lost = entered / (entered + leave);
         let settled = (n - float(chains) / (1.0 - memory)).max(k);
-        Self { low: lower(k * each, n * each), high: upper(k * each, settled * each), ..plain }
+        let high = upper(k * each, settled * each);
+        Self {
+            low: lower(k * each, n * each),
+            high: if hits == 0 { high.min(none_lost) } else { high },
+            ..plain
+        }
     }
 
     /// Whether `asked` (0 to 1) lies within the interval.
@@ -231,6 +239,7 @@ mod tests {
         // As many packets as half a minute of fifty devices has.
         assert!(!Share::in_bursts(400, 1000, enter, leave, 50).admits(asked), "four times too many");
         assert!(!Share::in_bursts(0, 1000, enter, leave, 50).admits(asked), "none at all");
+        assert!(!Share::in_bursts(0, 450, enter, leave, 50).admits(asked), "none, in fifteen seconds");
         let independent = Share::in_bursts(20, 100, 0.2, 0.8, 0);
         near(independent.low, Share::counted(20, 100).low);
         near(independent.high, Share::counted(20, 100).high);
