@@ -4,9 +4,10 @@
 //! timeline  the phases as data                 world      the cluster, brought up and removed
 //! layout    how many devices are where         install    what is installed on it
 //! stats     intervals and predictions          experiment runs the phases
-//! report    the result as data, judged         measure    counters to the phases' numbers
-//! table     the result for people              prometheus asks the installation's Prometheus
-//! view      what is seen meanwhile             dashboard  runs the queries of deploy/grafana
+//! report    the result as data                 measure    counters to the phases' numbers
+//! judge     whether it is as it should be      prometheus asks the installation's Prometheus
+//! table     the result for people              dashboard  runs the queries of deploy/grafana
+//! view      what is seen meanwhile             leader     the operator that leads, killed in the middle
 //! room      what is somebody else's stays
 //! ```
 
@@ -17,17 +18,19 @@ use anyhow::{Context, Result, anyhow, bail};
 use kube::Client;
 
 use self::dashboard::Query;
-use self::experiment::Experiment;
+use self::experiment::{Experiment, Run};
 use self::layout::Layout;
 use self::prometheus::{Curve, Prometheus};
-use self::report::{Report, Series};
+use self::report::{Leader, Report, Series};
 use self::world::World;
 use crate::{cleanup, interrupt};
 
 pub mod dashboard;
 pub mod experiment;
 pub mod install;
+pub mod judge;
 pub mod layout;
+pub mod leader;
 pub mod measure;
 pub mod prometheus;
 pub mod report;
@@ -39,8 +42,8 @@ pub mod view;
 pub mod world;
 
 const AFTER: &str = "\
-Ctrl-C removes everything; what a killed demo leaves, the next one removes. The exit code is 0 if every loss that the kernel counted
-admits what was asked and all devices are in sync at the end.
+Ctrl-C removes everything; what a killed demo leaves, the next one removes. The exit code is 0 if every loss, delay and
+reordering that the kernel counted admits what was asked and all devices are in sync at the end.
 
 On a cluster of yours (kind, k3s, …) load the images first, see `cargo xtask images --help`, then name its context:
   cargo xtask demo --context kind-kind";
@@ -133,9 +136,9 @@ async fn show(args: &Args, world: &mut World, manifests: &mut Vec<PathBuf>) -> R
     let pods = install::ready(&client, &layout, Duration::from_secs(180)).await?;
     install::scraped(&client, pods + u32::from(layout.outside > 0)).await?;
 
-    let experiment = Experiment::new(client.clone(), layout.total(), args.seed).await?;
-    let (spans, end) = experiment.run(timeline::phases(timeline::limit(layout.total()))).await?;
-    let report = collect(args, &client, &layout, &spans, end).await?;
+    let experiment = Experiment::new(client.clone(), layout.total(), args.seed, world.weapon()).await?;
+    let run = experiment.run(timeline::phases(timeline::limit(layout.total()))).await?;
+    let report = collect(args, &client, &layout, &run).await?;
     println!("\n{}", table::render(&report));
     if let Some(path) = &args.report {
         let text = serde_json::to_vec_pretty(&report).context("writing the report as JSON")?;
@@ -145,18 +148,13 @@ async fn show(args: &Args, world: &mut World, manifests: &mut Vec<PathBuf>) -> R
     Ok(report)
 }
 
-async fn collect(
-    args: &Args,
-    client: &Client,
-    layout: &Layout,
-    spans: &[measure::Span],
-    end: f64,
-) -> Result<Report> {
+async fn collect(args: &Args, client: &Client, layout: &Layout, run: &Run) -> Result<Report> {
     let prometheus = Prometheus::new(client.clone());
-    let zero = spans.first().map_or(end, |span| span.from);
+    let (end, devices) = (run.end, layout.total());
+    let zero = run.spans.first().map_or(end, |span| span.from);
     let mut phases = Vec::new();
-    for span in spans {
-        phases.push(measure::measure(&prometheus, span, zero, end).await?);
+    for span in &run.spans {
+        phases.push(measure::measure(&prometheus, span, devices, zero, end).await?);
     }
     let answers = dashboard::run(&prometheus, zero, end).await?;
     let since_1970 = jiff::SignedDuration::try_from_secs_f64(zero).context("reading Prometheus' time")?;
@@ -164,10 +162,11 @@ async fn collect(
     let report = Report {
         version: report::VERSION,
         started_at: started_at.to_string(),
-        devices: layout.total(),
+        devices,
         seed: args.seed,
         nodes: install::nodes(client).await?,
         phases,
+        leader: led(&prometheus, run, zero).await?,
         verdict: report::Verdict::default(),
         series: answers
             .iter()
@@ -176,6 +175,24 @@ async fn collect(
     };
     let missing = if args.check_dashboard { dashboard::empty(&answers) } else { Vec::new() };
     Ok(report.judged(args.context.is_none(), missing))
+}
+
+/// The leader that was killed, and who followed.
+async fn led(prometheus: &Prometheus, run: &Run, zero: f64) -> Result<Option<Leader>> {
+    let Some((at, succession)) = &run.succession else { return Ok(None) };
+    let epoch = async |time| -> Result<u64> {
+        Ok(measure::whole(prometheus.sum("max(edge_leader_epoch)", time).await?))
+    };
+    Ok(Some(Leader {
+        killed: succession.killed.pod().to_owned(),
+        by_signal: succession.at_once,
+        at: at - zero,
+        leaderless: succession.leaderless.as_secs_f64(),
+        next: succession.next.pod().to_owned(),
+        lease: succession.next.lease,
+        changes: run.changes,
+        epochs: (epoch(*at).await?, epoch(run.end).await?),
+    }))
 }
 
 fn series(query: &Query, curve: &Curve, zero: f64) -> Series {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::cluster::{Cluster, plan, residue};
-use xtask::demo::report::Report;
+use xtask::demo::report::{Delayed, Report};
 use xtask::{interrupt, wait};
 
 /// A cluster apart from that of a demo that somebody keeps.
@@ -83,6 +83,20 @@ fn losses_are_as_asked_all_devices_end_in_sync_and_every_panel_shows_something()
     assert_eq!(loss.counted.len(), 2, "both directions were counted");
     assert!(loss.counted.iter().all(|counted| counted.within && counted.lost.of > 100), "{:?}", loss.counted);
     assert!(loss.retransmissions > 0, "nobody retried");
+    let bursts = report.phases.iter().find(|phase| phase.name == "bursts").unwrap();
+    assert!(bursts.counted.iter().all(|counted| counted.lost.hits > 0), "{:?}", bursts.counted);
+    let delay = report.phases.iter().find(|phase| phase.name == "delay").unwrap();
+    let late = |it: &Delayed| it.within && it.reorder_within && it.delay.of > 100 && it.reordered.hits > 0;
+    assert!(delay.delayed.len() == 2 && delay.delayed.iter().all(late), "{:?}", delay.delayed);
+    let given: f64 = delay.delayed.iter().map(|it| it.delay.mean).sum();
+    assert!(
+        delay.round_trips.unwrap().mean > given - 0.01,
+        "the operator did not feel it: {:?}",
+        delay.round_trips
+    );
+    assert!(report.nodes.iter().all(|node| node.lateness.is_some()), "{:?}", report.nodes);
+    let leader = report.leader.unwrap();
+    assert!(leader.by_signal && leader.changes >= 1 && leader.leaderless < 15.0, "{leader:?}");
     assert!(!report.series.is_empty());
     nothing_is_left();
 }

@@ -30,6 +30,12 @@ impl Process {
         identify(self.pid) == Some(self)
     }
 
+    /// The name of its program, up to 15 characters; empty when it has ended.
+    #[must_use]
+    pub fn name(self) -> String {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default().trim().to_owned()
+    }
+
     /// Kills it.
     pub fn kill(self) {
         if self.is_alive() {
@@ -62,13 +68,28 @@ fn start_of(stat: &str) -> Option<u64> {
 pub fn of_cluster(dir: &Path) -> Vec<Process> {
     let mark = [MARK.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let marked = |pid: &i32| {
         fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
     };
-    pids.filter(|pid| *pid != own).filter(marked).filter_map(identify).collect()
+    pids().filter(|pid| *pid != own).filter(marked).filter_map(identify).collect()
+}
+
+/// All processes in the containers of the pod with this uid, as this machine numbers them: by their control group under
+/// `cgroup`, the cluster's own.
+#[must_use]
+pub fn in_pod(cgroup: &str, uid: &str) -> Vec<Process> {
+    let (cluster, pod) = (format!("/{cgroup}/"), format!("pod{uid}"));
+    let inside = |pid: &i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.lines().any(|line| line.contains(&cluster) && line.contains(&pod))
+    };
+    pids().filter(inside).filter_map(identify).collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Kills all processes of the cluster in `dir` and waits until they are gone.

@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use edge_api::{Device, DevicePhase, FaultPhase, FaultProfile};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::install::{self, DEVICES};
+use super::leader::{self, Succession, Weapon};
 use super::measure::{self, Span, packets, whole};
 use super::prometheus::Prometheus;
 use super::timeline::{Ends, Phase};
@@ -36,6 +38,23 @@ pub struct Experiment {
     firmware: &'static str,
     /// When the first phase began, Unix seconds.
     zero: f64,
+    weapon: Weapon,
+    /// When the leader was killed, Unix seconds.
+    killed: Option<f64>,
+    /// What comes of that.
+    succession: JoinSet<Result<Succession>>,
+}
+
+/// What a run was.
+pub struct Run {
+    /// Its phases.
+    pub spans: Vec<Span>,
+    /// When Prometheus had seen all of it, Unix seconds.
+    pub end: f64,
+    /// When the leader was killed, Unix seconds, and what came of it.
+    pub succession: Option<(f64, Succession)>,
+    /// How often the holder of the operator's Lease changed.
+    pub changes: u32,
 }
 
 /// Prometheus' time, so that this machine's clock and the cluster's may differ.
@@ -58,11 +77,11 @@ struct Seen {
 }
 
 impl Experiment {
-    /// Prepares a run.
+    /// Prepares a run, in which the leading operator is killed with `weapon`.
     ///
     /// # Errors
     /// When Prometheus cannot be asked.
-    pub async fn new(client: Client, total: u32, seed: u64) -> Result<Self> {
+    pub async fn new(client: Client, total: u32, seed: u64, weapon: Weapon) -> Result<Self> {
         let prometheus = Prometheus::new(client.clone());
         let clock = Clock { at: prometheus.now().await?, read: Instant::now() };
         Ok(Self {
@@ -74,14 +93,18 @@ impl Experiment {
             clock,
             view: View::start(),
             firmware: "",
+            weapon,
+            killed: None,
+            succession: JoinSet::new(),
         })
     }
 
     /// Runs the phases, one after the other, and waits until Prometheus has seen the last one's end.
     ///
     /// # Errors
-    /// When a profile is refused, the API server or Prometheus cannot be asked, or on Ctrl-C.
-    pub async fn run(mut self, phases: Vec<Phase>) -> Result<(Vec<Span>, f64)> {
+    /// When a profile is refused, the API server or Prometheus cannot be asked, nobody follows a killed leader, or on Ctrl-C.
+    pub async fn run(mut self, phases: Vec<Phase>) -> Result<Run> {
+        let first = leader::holder(&self.client).await?;
         self.zero = self.clock.now();
         let mut spans = Vec::new();
         for phase in phases {
@@ -102,7 +125,26 @@ impl Experiment {
         scraped.await.context(
             "Prometheus scrapes the operator no more; `kubectl -n edge-system get pods` shows why",
         )?;
-        Ok((spans, end))
+        let came = match self.succession.join_next().await {
+            Some(came) => Some(came.context("waiting for the next leader")??),
+            None => None,
+        };
+        let succession = self.killed.zip(came);
+        let changes = leader::holder(&self.client).await?.transitions.saturating_sub(first.transitions);
+        Ok(Run { spans, end, succession, changes })
+    }
+
+    /// Kills the leader when its time has come, once, and goes on meanwhile.
+    fn kill_leader(&mut self, phase: &Phase, spent: Duration) {
+        if self.killed.is_none() && phase.kills_leader.is_some_and(|after| spent >= after) {
+            self.succession.spawn(leader::kill(self.client.clone(), self.weapon.clone()));
+            self.killed = Some(self.clock.now());
+            self.view.say(&format!(
+                "{:>6.1} s  {}: the leading operator is killed",
+                self.clock.now() - self.zero,
+                phase.name
+            ));
+        }
     }
 
     /// Runs one phase. It begins where the one before ended, or with its profile.
@@ -123,6 +165,7 @@ impl Experiment {
             let now = self.clock.now();
             let spent = Duration::from_secs_f64((now - from).max(0.0));
             convergence.see(spent, seen.in_sync == self.total);
+            self.kill_leader(&phase, spent);
             // A query that fails costs one picture, not the run.
             if let Ok(moment) = self.moment(&phase, now, &seen).await {
                 self.view.show(&moment);

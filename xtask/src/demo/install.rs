@@ -285,6 +285,11 @@ pub async fn nodes(client: &Client) -> Result<Vec<super::report::Node>> {
             name: node.name_any(),
             kernel: status.kernel,
             hooks: hooks.map(|hook| format!("{} {}", hook.hook.as_str(), hook.attached)).collect(),
+            engine: format!("{} {:?}", status.engine.kind.as_str(), status.engine.state),
+            lateness: status
+                .engine
+                .lateness
+                .map(|late| super::report::Lateness { p50: late.p50.to_string(), p99: late.p99.to_string() }),
         }
     };
     Ok(nodes.items.iter().map(told).collect())

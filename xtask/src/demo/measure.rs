@@ -5,9 +5,9 @@ use anyhow::Result;
 
 use super::install::DEVICES;
 use super::prometheus::{Curve, Prometheus};
-use super::report::{Counted, Phase};
-use super::stats::{self, Share};
-use super::timeline;
+use super::report::{Counted, Delayed, Phase, RoundTrips};
+use super::stats::{self, Mean, Share};
+use super::timeline::{self, Bursts, Fault, Late};
 
 /// Seconds between two scrapes, as deploy/prometheus has it.
 const SCRAPE: f64 = 1.0;
@@ -50,35 +50,68 @@ pub fn packets(profile: &str, direction: &str, lost: bool) -> String {
     )
 }
 
-/// The numbers of one span, with times as seconds after `zero`.
+/// Packets that a profile's rule let pass and did this to, in one direction.
+pub fn effects(profile: &str, direction: &str, effect: &str) -> String {
+    format!(
+        r#"edge_fault_effects_total{{namespace="{DEVICES}",profile="{profile}",direction="{direction}",effect="{effect}"}}"#
+    )
+}
+
+/// The sum of the delays that a profile gave in one direction, seconds.
+fn delays(profile: &str, direction: &str) -> String {
+    format!(
+        r#"edge_fault_delay_seconds_total{{namespace="{DEVICES}",profile="{profile}",direction="{direction}"}}"#
+    )
+}
+
+/// A part of the histogram of round trips.
+fn round_trips(part: &str) -> String {
+    format!(r#"edge_device_round_trip_seconds_{part}{{namespace="{DEVICES}"}}"#)
+}
+
+/// The numbers of one span, with times as seconds after `zero`. `devices` is how many there are.
 ///
 /// # Errors
 /// When Prometheus cannot be asked.
-pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) -> Result<Phase> {
-    let asked = span.phase.fault.map_or(0.0, timeline::Fault::asked);
+pub async fn measure(
+    prometheus: &Prometheus,
+    span: &Span,
+    devices: u32,
+    zero: f64,
+    end: f64,
+) -> Result<Phase> {
+    let name = span.phase.name;
     let mut counted = Vec::new();
-    if span.phase.fault.is_some() {
+    let mut delayed = Vec::new();
+    if let Some(fault) = span.phase.fault {
         for direction in ["ToDevice", "FromDevice"] {
-            let seen = prometheus.sum(&packets(span.phase.name, direction, false), end).await?;
-            let lost = prometheus.sum(&packets(span.phase.name, direction, true), end).await?;
+            let seen = prometheus.sum(&packets(name, direction, false), end).await?;
+            let lost = prometheus.sum(&packets(name, direction, true), end).await?;
+            let chains = chains(prometheus, name, direction, end).await?.max(u64::from(devices));
             if seen > 0.0 {
-                counted.push(judged(direction, whole(lost), whole(seen), asked));
+                counted.push(judged(direction, whole(lost), whole(seen), fault, chains));
+            }
+            if let Fault::Late(late) = fault {
+                delayed.push(lateness(prometheus, name, direction, late, end).await?);
             }
         }
     }
+    let asked = span.phase.fault.map_or(0.0, Fault::asked);
     // What a counter was at a time is known up to a scrape earlier, so this begins with the first scrape of the phase: none
     // of the one before is in it.
     let inside = Span { from: span.from + SCRAPE, ..span.clone() };
     let unanswered = whole(risen(prometheus, &sends("unanswered"), &inside).await?);
     let answered = whole(risen(prometheus, &sends("answered"), &inside).await?);
     Ok(Phase {
-        name: span.phase.name.to_owned(),
+        name: name.to_owned(),
         title: span.phase.title.to_owned(),
         from: span.from - zero,
         to: span.to - zero,
         asked,
         predicted: predicted(&counted),
         counted,
+        delayed,
+        round_trips: measured(prometheus, &inside).await?,
         unanswered: Share::counted(unanswered, unanswered + answered),
         retransmissions: whole(risen(prometheus, &retransmissions(), span).await?),
         repeated: whole(risen(prometheus, &repeated(), span).await?),
@@ -87,9 +120,73 @@ pub async fn measure(prometheus: &Prometheus, span: &Span, zero: f64, end: f64) 
     })
 }
 
-fn judged(direction: &str, lost: u64, seen: u64, asked: f64) -> Counted {
-    let lost = Share::counted(lost, seen);
-    Counted { direction: direction.to_owned(), lost, within: lost.admits(asked) }
+fn judged(direction: &str, lost: u64, seen: u64, fault: Fault, chains: u64) -> Counted {
+    let lost = match fault {
+        Fault::Bursts(bursts) => in_bursts(lost, seen, bursts, chains),
+        _ => Share::counted(lost, seen),
+    };
+    Counted { direction: direction.to_owned(), lost, within: lost.admits(fault.asked()) }
+}
+
+fn in_bursts(lost: u64, seen: u64, bursts: Bursts, chains: u64) -> Share {
+    let (enter, leave) = bursts.probabilities();
+    Share::in_bursts(lost, seen, enter, leave, chains)
+}
+
+/// How many sequences of packets have bursts of their own: one for each device on each node whose kernel saw it.
+async fn chains(prometheus: &Prometheus, profile: &str, direction: &str, end: f64) -> Result<u64> {
+    let each = format!("sum by (instance, device) ({}) > 0", packets(profile, direction, false));
+    Ok(prometheus.at(&each, end).await?.len() as u64)
+}
+
+/// What the kernel counted of the delays in one direction.
+async fn lateness(
+    prometheus: &Prometheus,
+    profile: &str,
+    direction: &str,
+    late: Late,
+    end: f64,
+) -> Result<Delayed> {
+    let count = async |effect: &str| -> Result<u64> {
+        Ok(whole(prometheus.sum(&effects(profile, direction, effect), end).await?))
+    };
+    let given = prometheus.sum(&delays(profile, direction), end).await?;
+    let (delayed, reordered) = (count("delay").await?, count("reorder").await?);
+    let undelayed = count("stalled").await? + count("line_full").await?;
+    Ok(delays_of(direction, late, (delayed, reordered, undelayed), given))
+}
+
+fn delays_of(
+    direction: &str,
+    late: Late,
+    (delayed, reordered, undelayed): (u64, u64, u64),
+    given: f64,
+) -> Delayed {
+    let reordered = Share::counted(reordered, delayed);
+    let delay = Mean::of(given, delayed, late.deviation());
+    Delayed {
+        direction: direction.to_owned(),
+        undelayed,
+        asked: late.mean(),
+        within: delay.admits(late.mean()),
+        delay,
+        reorder_asked: late.share(),
+        reorder_within: reordered.admits(late.share()),
+        reordered,
+    }
+}
+
+/// The round trips that the operator measured.
+async fn measured(prometheus: &Prometheus, span: &Span) -> Result<Option<RoundTrips>> {
+    let of = whole(risen(prometheus, &round_trips("count"), span).await?);
+    if of == 0 {
+        return Ok(None);
+    }
+    let sum = risen(prometheus, &round_trips("sum"), span).await?;
+    let window = (span.to - span.from).max(1.0).ceil();
+    let rises = format!("sum by (le) (increase({}[{window}s]))", round_trips("bucket"));
+    let median = prometheus.sum(&format!("histogram_quantile(0.5, {rises})"), span.to).await?;
+    Ok(Some(RoundTrips { of, mean: sum / stats::float(of), median }))
 }
 
 /// What the counted losses say about unanswered transmissions. A direction without packets loses nothing.
@@ -143,17 +240,33 @@ mod tests {
 
     #[test]
     fn loss_one_way_alone_is_all_that_a_request_meets() {
-        let to = judged("ToDevice", 800, 800, 1.0);
+        let to = judged("ToDevice", 800, 800, Fault::Partition, 0);
         assert!((predicted(&[to]) - 1.0).abs() < 1e-9);
-        let both = [judged("ToDevice", 20, 100, 0.2), judged("FromDevice", 16, 80, 0.2)];
+        let share = |direction: &str, lost, seen| judged(direction, lost, seen, Fault::Loss(20), 0);
+        let both = [share("ToDevice", 20, 100), share("FromDevice", 16, 80)];
         assert!((predicted(&both) - 0.36).abs() < 1e-9);
         assert!(predicted(&[]).abs() < 1e-9);
     }
 
     #[test]
     fn what_was_asked_is_compared_with_what_was_counted() {
-        assert!(judged("ToDevice", 200, 1000, 0.2).within);
-        assert!(!judged("ToDevice", 300, 1000, 0.2).within);
+        assert!(judged("ToDevice", 200, 1000, Fault::Loss(20), 0).within);
+        assert!(!judged("ToDevice", 300, 1000, Fault::Loss(20), 0).within);
+        let bursts = Fault::Bursts(Bursts { enter: 28, leave: 250 });
+        assert!(
+            judged("ToDevice", 40, 600, bursts, 50).within,
+            "each of fifty devices began outside of a burst"
+        );
+        assert!(!judged("ToDevice", 240, 600, bursts, 50).within);
+    }
+
+    #[test]
+    fn delays_given_and_packets_reordered_are_compared_with_what_was_asked() {
+        let late = Late { time: 80, jitter: 20, reordered: 5, by: 60 };
+        let fine = delays_of("ToDevice", late, (1000, 52, 0), 83.4);
+        assert!(fine.within && fine.reorder_within, "{fine:?}");
+        let late_by_half = delays_of("ToDevice", late, (1000, 120, 0), 120.0);
+        assert!(!late_by_half.within && !late_by_half.reorder_within, "{late_by_half:?}");
     }
 
     #[test]

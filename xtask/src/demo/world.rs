@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use serde_json::Value;
 
 use super::layout::Layout;
+use super::leader::Weapon;
 use crate::binaries::{self, Module};
 use crate::cluster::{self, Cluster, Options, Use};
 use crate::cmd::Cmd;
@@ -116,6 +117,15 @@ impl World {
     #[must_use]
     pub fn is_own(&self) -> bool {
         matches!(self.home, Home::Own(_))
+    }
+
+    /// How the leading operator can be killed there.
+    #[must_use]
+    pub fn weapon(&self) -> Weapon {
+        match &self.home {
+            Home::Own(cluster) => Weapon::Signal(cluster.plan().cgroup()),
+            Home::Other(_) => Weapon::Deletion,
+        }
     }
 
     /// kubectl for it, without arguments yet.

@@ -205,15 +205,9 @@ impl World {
         End::new(self.cluster.plan().netns("outside"), OUTSIDE_ADDRESS, port)
     }
 
-    /// The processes in a pod's containers, as this machine numbers them: by their control group, which only pods of this
-    /// cluster are in.
+    /// The processes in a pod's containers, as this machine numbers them.
     pub(crate) fn processes_of(&self, pod: &PodSeen) -> Vec<Process> {
-        let (cluster, uid) = (format!("/{}/", self.cluster.plan().cgroup()), format!("pod{}", pod.uid));
-        let in_pod = |pid: &i32| {
-            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            groups.lines().any(|line| line.contains(&cluster) && line.contains(&uid))
-        };
-        pids().filter(in_pod).filter_map(processes::identify).collect()
+        processes::in_pod(&self.cluster.plan().cgroup(), &pod.uid)
     }
 
     /// The only process of that name in a pod.
@@ -350,11 +344,6 @@ fn rolled_out(kubectl: &Cmd, workloads: &[&str]) -> Result<()> {
         kubectl.clone().args(rollout).step(format!("waiting for {workload}")).run()?;
     }
     Ok(())
-}
-
-fn pids() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn comm(pid: i32) -> String {
