@@ -39,7 +39,7 @@ impl Share {
     /// each packet, in `chains` sequences that each begin outside of a burst. The interval is for the long-run share.
     ///
     /// Neighbours of such a chain are correlated by λ = 1 − enter − leave, so the mean of n of them strays as that of
-    /// n (1 − λ) / (1 + λ) independent ones (Kemeny and Snell, Finite Markov Chains, 1960, §4.3): the interval of Clopper and Pearson
+    /// n (1 − λ) / (1 + λ) independent ones (Kemeny and Snell, Finite Markov Chains, 1960): the interval of Clopper and Pearson
     /// is taken for a sample of that size. A chain's beginning outside of a burst costs it 1 / (1 − λ) packets' worth of losses at
     /// most, so the upper end is that of a sample without those packets. Both are cautious: the interval is wide for a few
     /// hundred packets.
