@@ -120,6 +120,8 @@ fn profile(case: &Case, fault: Fault) -> Fault {
     match case.name {
         "percent" => fault.seed(case.seed(PROTOCOL_UDP, PORT, Kind::Loss, hits_one)),
         "corrupt" => fault.seed(case.seed(PROTOCOL_UDP, PORT, Kind::Corrupt, hits_one)),
+        // Whoever has its answer is gone when the second one comes, and its kernel says so by ICMP, twice.
+        "duplicate" => fault.matching(json!({"protocol": "UDP"})),
         _ if hits_the_second(case) => fault.direction("ToDevice"),
         _ => fault,
     }
