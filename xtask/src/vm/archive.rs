@@ -13,7 +13,6 @@ use crate::paths;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The suite's name, whichever release is the stable one.
 const BACKPORTS: &str = "stable-backports";
-const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A package archive, as apt sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +39,9 @@ impl Archive {
         let folder = paths::cache().join("kernels/backports");
         let partial = folder.join("lists/partial");
         fs::create_dir_all(&partial).with_context(|| format!("making {}", partial.display()))?;
+        let mirror = mirror()?;
         let sources = folder.join("sources.list");
-        fs::write(&sources, format!("deb [signed-by={KEYRING}] {MIRROR} {BACKPORTS} main\n"))
+        fs::write(&sources, format!("deb [signed-by={KEYRING}] {mirror} {BACKPORTS} main\n"))
             .with_context(|| format!("writing {}", sources.display()))?;
         let archive = Self { options: options(&folder) };
         archive.ask("apt-get").arg("update").step(format!("asking Debian for {BACKPORTS}")).run()?;
@@ -72,6 +72,14 @@ impl Archive {
         let found = files.find_map(|entry| entry.ok().map(|entry| entry.path()).filter(is_package));
         found.with_context(|| format!("apt-get download {package} left no package"))
     }
+}
+
+/// Where this machine's apt finds Debian itself: the same place has the backports.
+fn mirror() -> Result<String> {
+    let debian = ["indextargets", "--format", "$(SITE)", "Created-By: Packages", "Label: Debian"];
+    let sites = Cmd::new("apt-get").args(debian).read()?;
+    let site = sites.lines().next().map(str::to_owned);
+    site.context("apt's sources on this machine do not name Debian: add them, and run apt-get update")
 }
 
 /// Everything that apt reads and writes lies in this folder, but for its keys.
