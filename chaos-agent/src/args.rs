@@ -64,12 +64,14 @@ pub struct KernelArgs {
 /// Which engine holds delayed packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
 pub enum EngineChoice {
-    /// The best that this kernel has.
+    /// The kernel's queue `fq` where it is there, else the agent itself.
     #[default]
     Auto,
+    /// The kernel's queue `fq`, on a veth pair of the agent's: needs the module sch_fq.
+    Fq,
     /// The agent itself, by a TAP and a timing wheel.
     Userspace,
-    /// None: profiles that delay, reorder or shape are Degraded.
+    /// Nothing: profiles that delay, reorder or shape are Degraded.
     None,
 }
 

@@ -5,19 +5,21 @@
 //!  Behind::make ─ devices ─▶ AyaKernel::connect ─ engine started ─▶ LineView ─▶ status, metrics
 //! ```
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use edge_api::fault_node::{Engine, EngineState, EngineStatus, Lateness, LimitStatus};
 use edge_api::quantity::DurationString;
-use fault_abi::line::is_alive;
+use fault_abi::line::{Held, is_alive};
 
 use rand::Rng as _;
 use rtnetlink::Handle;
 
 use crate::args::EngineChoice;
-use crate::kernel::{Devices, Interface, LineLimits};
-use crate::line::stats::Stats;
+use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
+use crate::line::fq::{self, Fq};
+use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
 use crate::splitter::{self, Splitter};
 
@@ -27,18 +29,35 @@ pub const LINE: &str = "edo-line";
 /// Whether an interface of this name is one of those here.
 #[must_use]
 pub fn is_ours(interface: &str) -> bool {
-    [LINE, splitter::NEAR, splitter::FAR].contains(&interface)
+    [LINE, fq::FAR, splitter::NEAR, splitter::FAR].contains(&interface)
+}
+
+/// Whether it is the far end of a pair of ours, which goes with the near one.
+#[must_use]
+pub fn is_far_end(interface: &str) -> bool {
+    [fq::FAR, splitter::FAR].contains(&interface)
+}
+
+/// What the delay line is.
+#[derive(Debug)]
+pub enum LineDevice {
+    /// A pair with the kernel's queue.
+    Fq(Fq),
+    /// A TAP, whose packets the agent holds itself.
+    Tap(Tap),
 }
 
 /// Devices that were made, and why others were not.
 #[derive(Debug, Default)]
 pub struct Behind {
-    /// The delay line's device.
-    pub tap: Option<Tap>,
+    /// The delay line.
+    pub line: Option<LineDevice>,
     /// The splitter.
     pub splitter: Option<Splitter>,
     /// Why there is no delay line.
     pub no_line: Option<String>,
+    /// Why it is not the one that is tried first.
+    pub second_choice: Option<String>,
     /// Why there is no splitter.
     pub no_splitter: Option<String>,
     /// See [`Devices::magic`].
@@ -46,19 +65,10 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Makes them in the network namespace of this thread and of `netlink`. A splitter that a killed agent left is removed
-    /// first.
+    /// Makes them in the network namespace of this thread and of `netlink`. Pairs that a killed agent left are removed first.
     pub async fn make(netlink: &Handle, choice: EngineChoice, limits: LineLimits) -> Self {
         let mut behind = Self { magic: magic(), ..Self::default() };
-        match choice {
-            EngineChoice::None => behind.no_line = Some("--engine none: there is no delay line".to_owned()),
-            EngineChoice::Auto | EngineChoice::Userspace => {
-                match Tap::make(LINE, limits.packets, netlink).await {
-                    Ok(tap) => behind.tap = Some(tap),
-                    Err(error) => behind.no_line = Some(error.to_string()),
-                }
-            }
-        }
+        behind.make_line(netlink, choice, limits.packets).await;
         let made = match splitter::remove(netlink).await {
             Ok(_) => Splitter::make(netlink).await,
             Err(error) => Err(error),
@@ -78,69 +88,185 @@ impl Behind {
         behind
     }
 
+    async fn make_line(&mut self, netlink: &Handle, choice: EngineChoice, packets: u32) {
+        if let Err(error) = fq::remove(netlink).await {
+            self.no_line = Some(error.to_string());
+            return;
+        }
+        match choice {
+            EngineChoice::None => self.no_line = Some("--engine none: there is no delay line".to_owned()),
+            EngineChoice::Fq => self.take(Fq::make(netlink, packets).await.map(LineDevice::Fq)),
+            EngineChoice::Userspace => {
+                self.take(Tap::make(LINE, packets, netlink).await.map(LineDevice::Tap));
+            }
+            EngineChoice::Auto => match Fq::make(netlink, packets).await {
+                Ok(fq) => self.line = Some(LineDevice::Fq(fq)),
+                Err(error) => {
+                    tracing::info!("the agent holds delayed packets itself: {error}");
+                    self.second_choice = Some(error.to_string());
+                    self.take(Tap::make(LINE, packets, netlink).await.map(LineDevice::Tap));
+                }
+            },
+        }
+    }
+
+    fn take<E: std::error::Error>(&mut self, made: Result<LineDevice, E>) {
+        match made {
+            Ok(device) => self.line = Some(device),
+            Err(error) => self.no_line = Some(error.to_string()),
+        }
+    }
+
     /// As the programs know them.
     #[must_use]
     pub fn devices(&self) -> Devices {
-        let line = self.tap.as_ref().map(|tap| Interface { index: tap.index(), name: tap.name().to_owned() });
+        let line = self.line.as_ref().map(|device| match device {
+            LineDevice::Fq(Fq { near, far }) => {
+                LineEnds { entry: near.clone(), end: far.clone(), is_fq: true }
+            }
+            LineDevice::Tap(tap) => {
+                let tap = Interface { index: tap.index(), name: tap.name().to_owned() };
+                LineEnds { entry: tap.clone(), end: tap, is_fq: false }
+            }
+        });
         let splitter = self.splitter.as_ref().map(|splitter| (splitter.near.clone(), splitter.far.clone()));
         Devices { magic: self.magic, line, splitter }
     }
 }
 
+/// A line of the engine `fq`.
+pub struct Queue {
+    /// What the programs count of it.
+    pub counters: Arc<dyn QueueCounters>,
+    /// The programs at its ends, which work until its packets have left.
+    pub _ends: Box<dyn Any + Send + Sync>,
+}
+
 /// The delay line as status and metrics show it. By default there is none.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct LineView {
-    /// What the engine counts; none: there is no line.
+    /// What the engine `userspace` counts; none: it is not the one.
     pub stats: Option<Arc<Stats>>,
+    /// The line of the engine `fq`; none: it is not the one.
+    pub queue: Option<Queue>,
     /// The engine's last sign of life, CLOCK_BOOTTIME in nanoseconds.
     pub sign_ns: Arc<AtomicU64>,
     /// Why there is no line, if somebody asked.
     pub no_line: Option<String>,
+    /// See [`Behind::second_choice`].
+    pub second_choice: Option<String>,
     /// Why there is no splitter.
     pub no_splitter: Option<String>,
     /// How much it may hold.
     pub limits: LineLimits,
 }
 
+/// How late packets have left the line so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// By how much.
+    pub figures: Figures,
+    /// The sum, in nanoseconds.
+    pub sum_ns: u64,
+}
+
 impl LineView {
     /// How much it may hold and holds; nothing where there is none.
     #[must_use]
     pub fn usage(&self) -> Vec<LimitStatus> {
-        let Some(stats) = &self.stats else { return Vec::new() };
+        let Ok(Some(held)) = self.held() else { return Vec::new() };
         let rows = [
-            ("linePackets", u64::from(self.limits.packets), stats.held_packets.get()),
-            ("lineBytes", self.limits.bytes, stats.held_bytes.get()),
+            ("linePackets", u64::from(self.limits.packets), held.packets),
+            ("lineBytes", self.limits.bytes, held.bytes),
         ];
         rows.map(|(name, limit, used)| LimitStatus { name: name.to_owned(), limit, used }).to_vec()
+    }
+
+    /// What is in it; none: there is no line.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn held(&self) -> Result<Option<Held>, KernelError> {
+        match (&self.stats, &self.queue) {
+            (Some(stats), _) => {
+                let (packets, bytes) = (stats.held_packets.get(), stats.held_bytes.get());
+                Ok(Some(Held { packets, bytes }))
+            }
+            (None, Some(queue)) => queue.counters.held().map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// How late packets have left it; none: there is no line.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn late(&self) -> Result<Option<Late>, KernelError> {
+        if let Some(stats) = &self.stats {
+            return Ok(Some(Late { figures: stats.lateness.figures(), sum_ns: stats.lateness.sum.get() }));
+        }
+        let Some(queue) = &self.queue else { return Ok(None) };
+        let mut entries = queue.counters.lateness()?;
+        // The last one is the sum.
+        let sum_ns = entries.pop().unwrap_or_default();
+        Ok(Some(Late { figures: Figures::of(entries.into_boxed_slice()), sum_ns }))
+    }
+
+    /// Packets that left it; none: there is no line.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn released(&self) -> Result<Option<u64>, KernelError> {
+        match &self.stats {
+            Some(stats) => Ok(Some(stats.out_packets.get())),
+            None => Ok(self.late()?.map(|late| late.figures.count())),
+        }
     }
 
     /// Which engine there is.
     #[must_use]
     pub const fn kind(&self) -> Engine {
-        if self.stats.is_some() { Engine::Userspace } else { Engine::None }
+        match (&self.stats, &self.queue) {
+            (Some(_), _) => Engine::Userspace,
+            (None, Some(_)) => Engine::Fq,
+            (None, None) => Engine::None,
+        }
     }
 
-    /// Packets that were lost at the device or on the way back: must stay 0.
+    /// Whether packets leave it at their time, at `now_ns` (CLOCK_BOOTTIME).
+    #[must_use]
+    pub fn is_running(&self, now_ns: u64) -> bool {
+        self.kind() != Engine::None && is_alive(self.sign_ns.load(Ordering::Relaxed), now_ns)
+    }
+
+    /// Packets that were lost at the device, or on the way into it or back: must stay 0.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let Some(stats) = &self.stats else { return 0 };
+        let beside = match (&self.stats, &self.queue) {
+            (Some(stats), _) => stats.write_failures.get(),
+            // The table is there as long as this is.
+            (None, Some(queue)) => queue.counters.refused().unwrap_or_default(),
+            (None, None) => return 0,
+        };
         // The interface is gone only when all of this is.
-        tap::dropped(LINE).unwrap_or_default() + stats.write_failures.get()
+        tap::dropped(LINE).unwrap_or_default() + beside
     }
 
     /// How the line is at `now_ns` (CLOCK_BOOTTIME).
     #[must_use]
     pub fn status(&self, now_ns: u64) -> EngineStatus {
-        let Some(stats) = &self.stats else {
+        let kind = self.kind();
+        if kind == Engine::None {
             return EngineStatus { message: self.no_line.clone(), ..EngineStatus::default() };
-        };
-        let is_running = is_alive(self.sign_ns.load(Ordering::Relaxed), now_ns);
-        let figures = stats.lateness.figures();
-        let late = |per_mille| figures.quantile(per_mille).map(microseconds);
+        }
+        let late = self.late().ok().flatten();
+        let late = |per_mille| late.as_ref()?.figures.quantile(per_mille).map(microseconds);
+        let messages: Vec<&str> =
+            [&self.no_splitter, &self.second_choice].into_iter().flatten().map(String::as_str).collect();
         EngineStatus {
-            kind: self.kind(),
-            state: if is_running { EngineState::Running } else { EngineState::Stalled },
-            message: self.no_splitter.clone(),
+            kind,
+            state: if self.is_running(now_ns) { EngineState::Running } else { EngineState::Stalled },
+            message: (!messages.is_empty()).then(|| messages.join("; ")),
             lateness: late(500).zip(late(990)).map(|(p50, p99)| Lateness { p50, p99 }),
             dropped: self.dropped(),
         }

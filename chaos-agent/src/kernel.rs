@@ -13,6 +13,7 @@ use edge_api::fault_node::HookKind;
 use fault_abi::ABI_VERSION;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
+use fault_abi::line::Held;
 use thiserror::Error;
 
 use crate::table::Op;
@@ -91,10 +92,21 @@ pub struct Interface {
 pub struct Devices {
     /// A random number, never 0, by which the programs know packets of this load.
     pub magic: u64,
-    /// The delay line's device.
-    pub line: Option<Interface>,
+    /// The delay line.
+    pub line: Option<LineEnds>,
     /// The splitter's ends: where packets enter, and where they come out.
     pub splitter: Option<(Interface, Interface)>,
+}
+
+/// Where the delay line begins and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineEnds {
+    /// Hooks send packets into it.
+    pub entry: Interface,
+    /// They come in by it.
+    pub end: Interface,
+    /// The kernel holds them, between the two; else the agent does, and the two are one.
+    pub is_fq: bool,
 }
 
 /// How much may be in the delay line.
@@ -165,6 +177,27 @@ impl Kept {
 pub trait Flows: Send + Sync {
     /// Removes the flows of all other states; returns how many are left. Looks at each flow: up to seconds.
     fn sweep(&self, kept: &Kept) -> u64;
+}
+
+/// What the programs count of a delay line of the engine `fq`.
+pub trait QueueCounters: Send + Sync {
+    /// What is in the line.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn held(&self) -> Result<Held, KernelError>;
+
+    /// The entries of `LATENESS`, over all CPUs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn lateness(&self) -> Result<Vec<u64>, KernelError>;
+
+    /// Packets that the queue refused.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn refused(&self) -> Result<u64, KernelError>;
 }
 
 /// Counters, read when they are asked for and never copied.

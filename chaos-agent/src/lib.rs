@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod line;
 pub mod locate;
 pub mod metrics;
+pub mod pair;
 pub mod peers;
 pub mod preflight;
 pub mod profile;

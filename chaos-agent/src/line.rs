@@ -1,5 +1,5 @@
-//! The `userspace` engine of the delay line, for kernels without `sch_fq`: a TAP and a thread that holds each packet
-//! until the time that its ticket says (`fault_abi::ticket`). Putting packets into the TAP with their tickets, and
+//! The engines of the delay line. [`fq`] is the kernel's own queue, and its device. `userspace`, for kernels without
+//! `sch_fq`, is a TAP and a thread that holds each packet until the time that its ticket says (`fault_abi::ticket`). Putting packets into the TAP with their tickets, and
 //! sending them on from its ingress, is the kernel programs' work and not here.
 //!
 //! ```text
@@ -14,8 +14,10 @@
 //! * [`stats`]: what the engine counts, and how late packets leave
 //! * [`tap`]: the device
 //! * [`engine`]: the thread
+//! * [`fq`]: the device of the other engine, with its queue
 
 pub mod engine;
+pub mod fq;
 pub mod frame;
 pub mod pool;
 pub mod relay;

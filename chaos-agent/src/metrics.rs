@@ -219,6 +219,7 @@ const fn event_name(what: Global) -> Option<&'static str> {
         Global::Stray => Some("stray"),
         Global::Unsplit => Some("unsplit"),
         Global::Foreign => Some("foreign"),
+        Global::LineRefused => Some("line_refused"),
         Global::Contended => Some("contended"),
     }
 }

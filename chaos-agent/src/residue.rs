@@ -1,6 +1,6 @@
-//! What an agent that was killed leaves behind: clsact filters that refer to its dispatchers, and the splitter. The filters do
-//! nothing any more (their program array is empty), so nothing enters the splitter; they are found here by their
-//! programs' names, it by its own. XDP and TCX links and the delay line go with the process.
+//! What an agent that was killed leaves behind: clsact filters that refer to its dispatchers, the splitter, and a delay line of
+//! the engine `fq`. The filters do nothing any more (their program array is empty), so nothing enters splitter and line;
+//! they are found here by their programs' names, those by their own. XDP and TCX links and a TAP go with the process.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,8 +10,9 @@ use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessa
 use rtnetlink::Handle;
 use thiserror::Error;
 
+use crate::line::fq;
 use crate::locate::Topology;
-use crate::{behind, kernel, splitter};
+use crate::{behind, kernel};
 
 /// A call that failed while looking or removing.
 #[derive(Debug, Error)]
@@ -88,8 +89,7 @@ pub async fn find(netlink: &Handle, topology: &Topology) -> Result<Vec<Leftover>
                 program: program.to_owned(),
             }));
         }
-        // The splitter's far end goes with the near one.
-        if behind::is_ours(&link.name) && link.name != splitter::FAR {
+        if behind::is_ours(&link.name) && !behind::is_far_end(&link.name) {
             found.push(Leftover::Device { index: *index, interface: link.name.clone() });
         }
     }
@@ -109,9 +109,7 @@ pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), Resi
                 indexes.insert(*index);
                 kernel::aya::detach_filters(interface, *egress).map_err(|error| error.to_string())
             }
-            Leftover::Device { index, .. } => {
-                netlink.link().del(*index).execute().await.map_err(|error| error.to_string())
-            }
+            Leftover::Device { index, interface } => remove_device(netlink, *index, interface).await,
         };
         if let Err(reason) = removed {
             failure = Some(ResidueError::Remove { leftover: leftover.to_string(), reason });
@@ -121,6 +119,17 @@ pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), Resi
         remove_empty_clsact(netlink, index).await;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Removes a device of ours. A delay line that the kernel keeps going is waited for until it is empty.
+async fn remove_device(netlink: &Handle, index: u32, interface: &str) -> Result<(), String> {
+    if interface == behind::LINE {
+        let held = fq::drain(netlink).await.map_err(|error| error.to_string())?;
+        if held > 0 {
+            tracing::warn!(held, "packets that the delay line holds for longer are lost with it");
+        }
+    }
+    netlink.link().del(index).execute().await.map_err(|error| error.to_string())
 }
 
 /// Removes an interface's clsact qdisc unless it has filters. Best effort: without filters it does nothing.

@@ -22,6 +22,7 @@ use crate::kernel::LineLimits;
 use crate::kernel::aya::AyaKernel;
 use crate::kernel::hooks::XdpMode;
 use crate::kernel::object;
+use crate::line::fq;
 use crate::locate::netlink::Netlink;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
@@ -112,13 +113,13 @@ async fn until_the_end(
         }
     }
     if let Err(error) = tidy_up(shared.left()).await {
-        tracing::warn!(%error, "clsact qdiscs or the splitter stay, which do nothing");
+        tracing::warn!(%error, "clsact qdiscs, the splitter or the delay line stay, which do nothing");
     }
     tracing::info!("stopped");
     outcome
 }
 
-/// Removes the splitter, and the clsact qdiscs that this agent has added, unless somebody else uses them by now.
+/// Removes the splitter, a delay line of the kernel's once it is empty, and the clsact qdiscs that this agent has added, unless somebody else uses them by now.
 async fn tidy_up(interfaces: BTreeSet<u32>) -> Result<()> {
     let mut tasks = JoinSet::new();
     let netlink = Netlink::connect(&mut tasks)?;
@@ -126,6 +127,7 @@ async fn tidy_up(interfaces: BTreeSet<u32>) -> Result<()> {
         residue::remove_empty_clsact(&netlink.handle(), index).await;
     }
     splitter::remove(&netlink.handle()).await?;
+    fq::remove(&netlink.handle()).await?;
     Ok(())
 }
 

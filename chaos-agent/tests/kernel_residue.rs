@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use chaos_agent::alone;
+use chaos_agent::args::EngineChoice;
+use chaos_agent::behind::{Behind, LineDevice};
 use chaos_agent::kernel::aya::AyaKernel;
-use chaos_agent::kernel::{Interface, Kernel as _, object};
+use chaos_agent::kernel::{Interface, Kernel as _, LineLimits, object};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::residue;
 use chaos_agent::table::Capacity;
@@ -117,19 +119,61 @@ fn cleaning_up_shows_and_removes_what_is_left_over() {
     in_own_namespace(|| {
         leave_filters("ca-a");
         let filters = || shell("tc filter show dev ca-a ingress; tc filter show dev ca-a egress");
-        // A splitter stays behind an agent that was killed.
+        // A splitter stays behind an agent that was killed, and so does a line of the kernel's queue.
         shell("ip link add edo-split type veth peer name edo-split-end");
+        shell("ip link add edo-line type veth peer name edo-line-end");
         let (code, said) = agent(&["--cleanup", "--dry-run"]);
         assert_eq!(code, Some(0), "{said}");
-        assert_eq!(said.matches("would remove").count(), 3, "{said}");
+        assert_eq!(said.matches("would remove").count(), 4, "{said}");
         assert!(filters().contains("tc_ingress_dispatch"), "only shown");
-        assert!(shell("ip link").contains("edo-split"), "only shown");
+        assert!(shell("ip link").matches(": edo-").count() == 4, "only shown");
         let (code, said) = agent(&["--cleanup"]);
-        assert_eq!((code, said.matches("removing").count()), (Some(0), 3), "{said}");
+        assert_eq!((code, said.matches("removing").count()), (Some(0), 4), "{said}");
         assert_eq!(filters(), "");
-        assert!(!shell("ip link").contains("edo-split"), "both ends are gone");
+        assert!(!shell("ip link").contains("edo-"), "both ends of each are gone");
         let (code, said) = agent(&["--cleanup"]);
         assert!(code == Some(0) && said.contains("nothing is left over"), "{said}");
+    });
+}
+
+/// The delay line of this choice, and why it is not another.
+fn line_of(choice: EngineChoice) -> Behind {
+    const LIMITS: LineLimits =
+        LineLimits { packets: 16, bytes: 1 << 20, target_packets: 16, target_bytes: 1 << 20 };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let netlink = Netlink::connect(&mut tasks).unwrap();
+        Behind::make(&netlink.handle(), choice, LIMITS).await
+    })
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_kernel_without_the_queue_says_what_it_lacks_and_by_itself_the_agent_then_takes_the_other_engine() {
+    in_own_namespace(|| {
+        shell("ip link set lo up");
+        let has_queue =
+            Command::new("tc").args(["qdisc", "add", "dev", "lo", "root", "fq"]).output().unwrap();
+        let asked = line_of(EngineChoice::Fq);
+        if has_queue.status.success() {
+            assert!(matches!(asked.line, Some(LineDevice::Fq(_))), "{asked:?}");
+            assert!(shell("tc qdisc show dev edo-line").contains("fq"));
+        } else {
+            let why = asked.no_line.unwrap();
+            assert!(why.contains("modprobe sch_fq") && why.contains("--engine userspace"), "{why}");
+            assert!(!shell("ip link").contains("edo-line"), "nothing is left of it");
+        }
+        // The line of one that was killed is in nobody's way.
+        for choice in [EngineChoice::Auto, EngineChoice::Userspace, EngineChoice::Auto] {
+            let made = line_of(choice);
+            let is_fq = matches!(made.line, Some(LineDevice::Fq(_)));
+            let wants_fq = choice == EngineChoice::Auto;
+            assert_eq!(is_fq, wants_fq && has_queue.status.success(), "{made:?}");
+            assert!(made.line.is_some() && made.no_line.is_none(), "{made:?}");
+            let is_second = wants_fq && !is_fq;
+            assert_eq!(made.second_choice.is_some_and(|why| why.contains("sch_fq")), is_second);
+        }
     });
 }
 

@@ -121,7 +121,7 @@ impl AyaKernel {
         let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
-        let reader = Arc::new(Reader::new(&counters, take(&mut programs, names::GLOBAL)?)?);
+        let reader = Arc::new(Reader::new(&counters, &mut programs)?);
         Ok(Self {
             _high: high,
             _arrays: arrays,

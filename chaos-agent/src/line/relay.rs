@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
+use fault_abi::line::LONGEST_STAY_NS;
 use fault_abi::ticket::TICKET;
 use nix::libc;
 
@@ -18,9 +19,6 @@ pub const READS: usize = 64;
 pub const WRITES: usize = 16;
 /// How often a packet is offered to a kernel that has no memory.
 const TRIES: u32 = 3;
-
-/// No packet stays longer, in nanoseconds; profiles ask for a minute at most.
-pub const LONGEST_STAY_NS: u64 = 70_000_000_000;
 
 /// A TAP: a read gives one frame, a write takes one, and neither waits.
 pub trait Device {

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fault_abi::lateness::{BUCKETS, bounds, bucket};
+
 /// A number that one thread changes and others read.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -52,12 +54,6 @@ pub struct Stats {
     pub lateness: Lateness,
 }
 
-/// Buckets for each power of two.
-const PARTS: usize = 8;
-const PART_BITS: u32 = PARTS.ilog2();
-/// Numbers below [`PARTS`] have a bucket each; above, each of the powers up to 2^63 has [`PARTS`].
-const BUCKETS: usize = (u64::BITS - PART_BITS + 1) as usize * PARTS;
-
 /// A histogram whose buckets are an eighth of a power of two wide: what [`Figures::quantile`] says is off by 6.25 % at
 /// most.
 #[derive(Debug)]
@@ -93,6 +89,12 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Those that the kernel programs have counted.
+    #[must_use]
+    pub const fn of(buckets: Box<[u64]>) -> Self {
+        Self { buckets }
+    }
+
     /// What came after `earlier`, which are figures of the same engine.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -128,24 +130,6 @@ impl Figures {
     }
 }
 
-fn bucket(number: u64) -> usize {
-    let highest = (number | (PARTS as u64 - 1)).ilog2();
-    let shift = (highest + 1).saturating_sub(PART_BITS + 1);
-    // The bits below the highest: an eighth of a power each. Below 8 they are the number itself.
-    let part = usize::try_from(number >> shift).unwrap_or_default();
-    shift as usize * PARTS + part
-}
-
-/// The smallest number of a bucket, and how many it has.
-const fn bounds(bucket: usize) -> (u64, u64) {
-    let (power, part) = (bucket / PARTS, bucket % PARTS);
-    if power <= 1 {
-        return (bucket as u64, 1);
-    }
-    let shift = power - 1;
-    (((PARTS + part) as u64) << shift, 1 << shift)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -153,14 +137,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn a_number_is_within_its_bucket(bits in 0u32..64, noise: u64) {
-            let number = noise >> bits;
-            let (low, width) = bounds(bucket(number));
-            prop_assert!(low <= number && number - low < width, "{number} in {low} + {width}");
-            prop_assert!(width == 1 || width <= low / 8, "{width} at {low}");
-        }
-
         #[test]
         fn a_quantile_is_off_by_an_eighth_at_most(
             mut numbers in prop::collection::vec(0u64..10_000_000_000, 1..300), per_mille in 1u64..=1000,
@@ -173,17 +149,6 @@ mod tests {
             let said = lateness.figures().quantile(per_mille).unwrap();
             prop_assert!(said.abs_diff(exact) <= exact / 16, "{said} for {exact}");
         }
-    }
-
-    #[test]
-    fn buckets_follow_each_other_without_a_gap() {
-        for at in 1..BUCKETS {
-            let (low, width) = bounds(at - 1);
-            assert_eq!(bounds(at).0, low + width, "bucket {at}");
-        }
-        let (low, width) = bounds(BUCKETS - 1);
-        assert_eq!(low + (width - 1), u64::MAX);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
 
     #[test]

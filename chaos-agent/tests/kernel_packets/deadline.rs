@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fault_abi::key::Direction;
 
-use crate::support::agent::{Agent, Hooks};
+use crate::support::agent::{Agent, Holds, Hooks};
 use crate::support::child::{AgentProcess, play};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
@@ -114,7 +114,7 @@ fn a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted() {
     play();
     let stage = Stage::new();
     let story = a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted;
-    let mut agent = AgentProcess::start(story, &stage.node, Hooks::Tcx);
+    let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Userspace);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
     let minute = serde_json::json!({"delay": {"time": "20s"}});
     agent.set(&[Fault::new("hold", minute).on(&[Family::V4.host(1, 2)])]);

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
+use fault_abi::line::Held;
 use fault_abi::verdict::Effect;
 use serde_json::{Value, json};
 
-use crate::support::agent::{Agent, Hooks};
+use crate::support::agent::{Agent, Holds, Hooks};
 use crate::support::behind::{MARK, Shooter};
 use crate::support::capture::Capture;
+use crate::support::engines::for_each_engine;
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage, TO_DEVICE};
 use crate::support::time::{Beat, boot_ns, eventually, ms, wall};
@@ -22,6 +24,17 @@ const COUNT: u32 = 400;
 
 /// A packet is sent so often.
 const EVERY: Duration = Duration::from_micros(200);
+
+for_each_engine! {
+    a_delay_holds_every_packet_so_long_and_keeps_their_order,
+    a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it,
+    in_one_flow_with_two_very_different_delays_none_waits_for_another,
+    each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_of_its_own,
+    a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_too_long,
+    captures_at_both_ends_agree_with_what_was_counted_under_delay_and_duplicate,
+    a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by_it,
+    the_time_of_arrival_that_a_receiver_on_the_node_sees_is_that_behind_the_delay,
+}
 
 /// When each packet was sent and when it came, by number.
 struct Trip {
@@ -46,13 +59,17 @@ impl Trip {
 struct Scene {
     stage: Stage,
     agent: Agent,
+    /// Packets of a trip.
+    count: u32,
+    /// Time between two of them.
+    every: Duration,
 }
 
 impl Scene {
-    fn new(hooks: Hooks) -> Self {
+    fn new(hooks: Hooks, holds: Holds) -> Self {
         let stage = Stage::new();
-        let agent = Agent::start(&stage.node, hooks);
-        Self { stage, agent }
+        let agent = Agent::with(&stage.node, hooks, holds);
+        Self { stage, agent, count: COUNT, every: EVERY }
     }
 
     /// Sends numbered packets one way under these faults, and waits for `expected` to come.
@@ -65,19 +82,22 @@ impl Scene {
             Direction::FromDevice => (&device, &peer),
             Direction::ToDevice => (&peer, &device),
         };
-        let (mut sent_ns, mut came, mut beat) = (BTreeMap::new(), Vec::new(), Beat::new(EVERY));
-        for number in 0..COUNT {
+        let (mut sent_ns, mut came, mut beat) = (BTreeMap::new(), Vec::new(), Beat::new(self.every));
+        for number in 0..self.count {
             sent_ns.insert(number, boot_ns());
             from.send(to, number).unwrap();
             arrivals(to, &mut came);
             beat.wait();
         }
         let counter = || self.agent.counter("later", &target, direction);
-        eventually(|| (counter().seen() == u64::from(COUNT)).then_some(()), || format!("{:?}", counter()));
+        eventually(
+            || (counter().seen() == u64::from(self.count)).then_some(()),
+            || format!("{:?}", counter()),
+        );
         let effects = counter().effects;
         let dropped = effects[Effect::Overflow as usize] + effects[Effect::LineFull as usize];
         let expected = expected
-            .map_or_else(|| u64::from(COUNT) + effects[Effect::Duplicate as usize] - dropped, u64::from);
+            .map_or_else(|| u64::from(self.count) + effects[Effect::Duplicate as usize] - dropped, u64::from);
         let all = || {
             arrivals(to, &mut came);
             (came.len() as u64 >= expected).then_some(())
@@ -88,7 +108,24 @@ impl Scene {
             assert_eq!(self.agent.global(what), 0, "{what:?}");
         }
         assert_eq!(self.agent.line.dropped(), 0, "packets lost in the line");
+        let held = || self.agent.line.held().unwrap().unwrap();
+        eventually(
+            || (held() == Held::default()).then_some(()),
+            || format!("the line still has {:?}", held()),
+        );
+        self.tell_lateness();
         Trip { sent_ns, came, counter: counter() }
+    }
+
+    fn tell_lateness(&self) {
+        let late = self.agent.line.late().unwrap().unwrap().figures;
+        let of = |per_mille| late.quantile(per_mille).unwrap_or_default() / 1_000;
+        let [half, ninety, most] = [500, 900, 990].map(of);
+        println!(
+            "{:?}: {} packets left {half} µs late (p50), {ninety} (p90), {most} (p99)",
+            self.agent.line.kind(),
+            late.count()
+        );
     }
 }
 
@@ -99,11 +136,9 @@ fn arrivals(end: &End, came: &mut Vec<(u32, u64)>) {
     came.extend(numbers.into_iter().map(|number| (number, now)));
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_delay_holds_every_packet_so_long_and_keeps_their_order() {
+fn a_delay_holds_every_packet_so_long_and_keeps_their_order(holds: Holds) {
     for hooks in [Hooks::Tcx, Hooks::XdpNative, Hooks::Clsact] {
-        let mut scene = Scene::new(hooks);
+        let mut scene = Scene::new(hooks, holds);
         for (family, direction) in
             Family::BOTH.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction)))
         {
@@ -116,10 +151,8 @@ fn a_delay_holds_every_packet_so_long_and_keeps_their_order() {
     }
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it() {
-    let mut scene = Scene::new(Hooks::Tcx);
+fn a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it(holds: Holds) {
+    let mut scene = Scene::new(Hooks::Tcx, holds);
     let faults = json!({"delay": {"time": "5ms"}, "reorder": {"percent": "10%", "by": "60ms"}});
     let trip = scene.trip(faults, Direction::FromDevice, Family::V4, None);
     let late = trip.took_ns().iter().filter(|ns| **ns >= ms(65)).count() as u64;
@@ -129,10 +162,21 @@ fn a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it
     assert!(!in_order, "some came behind those that were sent after them");
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_of_its_own() {
-    let mut scene = Scene::new(Hooks::Tcx);
+/// A queue that looks at the head of a flow alone would hold those behind a late one: of 50 packets a second and 200 ms ten.
+fn in_one_flow_with_two_very_different_delays_none_waits_for_another(holds: Holds) {
+    let mut scene = Scene::new(Hooks::Tcx, holds);
+    let faults = json!({"delay": {"time": "10ms"}, "reorder": {"percent": "5%", "by": "200ms"}});
+    (scene.count, scene.every) = (150, Duration::from_millis(20));
+    let trip = scene.trip(faults, Direction::FromDevice, Family::V4, None);
+    let took = trip.took_ns();
+    let late = took.iter().filter(|ns| **ns >= ms(210)).count() as u64;
+    let soon = took.iter().filter(|ns| **ns < ms(110)).count() as u64;
+    assert_eq!((late, late + soon), (trip.effect(Effect::Reorder), 150), "{took:?}");
+    assert!(took.iter().all(|ns| *ns >= ms(10)) && late > 0);
+}
+
+fn each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_of_its_own(holds: Holds) {
+    let mut scene = Scene::new(Hooks::Tcx, holds);
     for direction in Direction::ALL {
         let plain = scene.trip(json!({"duplicate": {"percent": "100%"}}), direction, Family::V6, None);
         assert_eq!(plain.effect(Effect::Duplicate), u64::from(COUNT));
@@ -142,10 +186,8 @@ fn each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_o
     }
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_too_long() {
-    let mut scene = Scene::new(Hooks::Tcx);
+fn a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_too_long(holds: Holds) {
+    let mut scene = Scene::new(Hooks::Tcx, holds);
     // Frames of 106 bytes (64 and headers): 848 bits each.
     let faults = json!({"rate": {"bitsPerSecond": "100k", "burst": "2120", "queue": "100ms"}});
     let trip = scene.trip(faults, Direction::ToDevice, Family::V4, None);
@@ -164,7 +206,7 @@ fn a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn corrupted_packets_reach_the_receivers_stack_and_are_counted_there_as_wrong_checksums() {
-    let mut scene = Scene::new(Hooks::Tcx);
+    let mut scene = Scene::new(Hooks::Tcx, Holds::Best);
     for direction in Direction::ALL {
         let space = match direction {
             Direction::FromDevice => &scene.stage.peer,
@@ -191,10 +233,8 @@ fn checksum_errors(space: &crate::support::space::Namespace) -> u64 {
     values.split_whitespace().nth(at).unwrap().parse().unwrap()
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn captures_at_both_ends_agree_with_what_was_counted_under_delay_and_duplicate() {
-    let mut scene = Scene::new(Hooks::Tcx);
+fn captures_at_both_ends_agree_with_what_was_counted_under_delay_and_duplicate(holds: Holds) {
+    let mut scene = Scene::new(Hooks::Tcx, holds);
     let (mut at_device, mut at_peer) =
         (Capture::new(&scene.stage.device, ETH), Capture::new(&scene.stage.peer, ETH));
     let faults = json!({"duplicate": {"percent": "20%"}, "delay": {"time": "10ms"}});
@@ -213,12 +253,10 @@ fn captures_at_both_ends_agree_with_what_was_counted_under_delay_and_duplicate()
 }
 
 /// `skb->mark` is kube-proxy's and others': it comes out of line and splitter as it went in.
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by_it() {
+fn a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by_it(holds: Holds) {
     let stage = Stage::new();
     let _behind = Shooter::by_mark(&stage.node, TO_DEVICE, Direction::ToDevice);
-    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let mut agent = Agent::with(&stage.node, Hooks::Tcx, holds);
     let target = Family::V4.host(1, 2);
     // So seldom that it never happens here; but each packet passes the splitter.
     for faults in [json!({"delay": {"time": "5ms"}}), json!({"corrupt": {"percent": "0.0001%"}})] {
@@ -247,11 +285,9 @@ fn a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by
 }
 
 /// `ping` says "time of day goes back" where a packet brings the time along at which it was to leave.
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn the_time_of_arrival_that_a_receiver_on_the_node_sees_is_that_behind_the_delay() {
+fn the_time_of_arrival_that_a_receiver_on_the_node_sees_is_that_behind_the_delay(holds: Holds) {
     let stage = Stage::new();
-    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let mut agent = Agent::with(&stage.node, Hooks::Tcx, holds);
     let target = Family::V4.host(1, 2);
     agent.set(&[Fault::new("later", json!({"delay": {"time": "30ms"}})).on(std::slice::from_ref(&target))]);
     let device = stage.device_end(Family::V4);

@@ -20,6 +20,7 @@ mod fragments;
 mod frames;
 mod harness;
 mod later;
+mod later_queue;
 mod loss;
 mod padding;
 mod partition;

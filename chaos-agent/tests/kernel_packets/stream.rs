@@ -9,7 +9,8 @@ use fault_abi::key::Direction;
 use fault_abi::verdict::{Effect, Verdict};
 use serde_json::{Value, json};
 
-use crate::support::agent::{Agent, Hooks};
+use crate::support::agent::{Agent, Holds, Hooks};
+use crate::support::engines::for_each_engine;
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{Family, Stage};
@@ -50,9 +51,9 @@ fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr) -> Vec<u8> {
 }
 
 /// Both ways under these faults.
-fn arrives_whole(hooks: Hooks, faults: &Value) -> Agent {
+fn arrives_whole(hooks: Hooks, holds: Holds, faults: &Value) -> Agent {
     let stage = Stage::new();
-    let mut agent = Agent::start(&stage.node, hooks);
+    let mut agent = Agent::with(&stage.node, hooks, holds);
     for family in Family::BOTH {
         agent.set(&[]);
         agent.set(&[Fault::new("stream", faults.clone()).on(&addresses(family))]);
@@ -78,15 +79,15 @@ fn arrives_whole(hooks: Hooks, faults: &Value) -> Agent {
     agent
 }
 
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_tcp_transfer_arrives_whole_under_loss_duplicate_delay_and_reorder() {
+for_each_engine! { a_tcp_transfer_arrives_whole_under_loss_duplicate_delay_and_reorder }
+
+fn a_tcp_transfer_arrives_whole_under_loss_duplicate_delay_and_reorder(holds: Holds) {
     let faults = json!({
         "loss": {"percent": "1%"}, "duplicate": {"percent": "2%"},
         "delay": {"time": "2ms", "jitter": "200us"}, "reorder": {"percent": "2%", "by": "1ms"},
     });
     for hooks in [Hooks::Tcx, Hooks::XdpNative] {
-        let agent = arrives_whole(hooks, &faults);
+        let agent = arrives_whole(hooks, holds, &faults);
         let total = agent.total(Direction::FromDevice);
         assert!(total.packets[Verdict::Loss as usize] > 0, "{total:?}");
         for effect in [Effect::Duplicate, Effect::Delay, Effect::Reorder] {
@@ -98,7 +99,7 @@ fn a_tcp_transfer_arrives_whole_under_loss_duplicate_delay_and_reorder() {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn a_tcp_transfer_arrives_whole_although_packets_are_corrupted() {
-    let agent = arrives_whole(Hooks::Tcx, &json!({"corrupt": {"percent": "2%"}}));
+    let agent = arrives_whole(Hooks::Tcx, Holds::Best, &json!({"corrupt": {"percent": "2%"}}));
     assert!(agent.total(Direction::ToDevice).effects[Effect::Corrupt as usize] > 0);
 }
 

@@ -128,11 +128,13 @@ pub enum Global {
     Unsplit = 11,
     /// Frames at the end of line or splitter that no hook has sent there: what the node says of itself on each interface.
     Foreign = 12,
+    /// Packets that the line's queue refused: must stay 0.
+    LineRefused = 13,
 }
 
 impl Global {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Protected,
         Self::Untracked,
         Self::Orphaned,
@@ -146,6 +148,7 @@ impl Global {
         Self::Stray,
         Self::Unsplit,
         Self::Foreign,
+        Self::LineRefused,
     ];
 }
 

@@ -22,6 +22,7 @@
 //! * [`later`]: the way of those that are not lost through all other faults
 //! * [`delay`]: how long a packet is held; [`quantile`], [`correlation`]: by which distribution
 //! * [`line`]: the delay line and the splitter
+//! * [`lateness`]: how much later than their time packets leave it
 //! * [`ticket`]: what a packet carries through the delay line
 //! * [`packet`]: where a frame's addresses and ports are
 //! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
@@ -34,6 +35,7 @@ pub mod decide;
 pub mod delay;
 pub mod draw;
 pub mod key;
+pub mod lateness;
 pub mod later;
 pub mod line;
 pub mod names;
@@ -46,7 +48,7 @@ pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 #[cfg(test)]
 mod tests {

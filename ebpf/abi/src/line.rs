@@ -19,7 +19,16 @@ pub struct Line {
     pub target_packets: u64,
     /// Bytes of one target at most.
     pub target_bytes: u64,
+    /// `LINE_*`.
+    pub flags: u64,
 }
+
+/// [`Line::flags`]: the engine is `fq`. Packets go in as clones with their tickets behind them, and `line_start` is at
+/// [`Line::entry`].
+pub const LINE_IS_FQ: u64 = 1;
+
+/// No packet is held longer, in nanoseconds; profiles ask for a minute at most.
+pub const LONGEST_STAY_NS: u64 = 70_000_000_000;
 
 /// How much is in the line now, changed atomically.
 #[repr(C)]
@@ -33,6 +42,9 @@ pub struct Held {
 
 /// The engine is taken for stopped when its last sign of life is this old.
 pub const STALLED_NS: u64 = 500_000_000;
+
+/// The sign of an engine that is the kernel itself: always fresh.
+pub const KERNEL_LIVES: u64 = u64::MAX;
 
 /// Whether the engine lives, by its last sign of life (CLOCK_BOOTTIME; 0: none yet).
 #[inline(always)]

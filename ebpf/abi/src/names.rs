@@ -26,13 +26,18 @@ pub const PROTECTED: &str = "PROTECTED";
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
 /// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
 /// object of another version has no map of this name.
-pub const CONFIG: &str = "CONFIG_4";
+pub const CONFIG: &str = "CONFIG_5";
 /// Array of one: [`Line`](crate::line::Line).
 pub const LINE: &str = "LINE";
 /// Array of one: [`Held`](crate::line::Held).
 pub const HELD: &str = "HELD";
 /// Array of one `u64`: the line's engine writes CLOCK_BOOTTIME there while it lives; see [`crate::line::is_alive`].
 pub const ENGINE: &str = "ENGINE";
+/// Array of one `u64`: the number of the next packet that goes into the line of the engine `fq`.
+pub const SEQUENCE: &str = "SEQUENCE";
+/// Per-CPU array of [`LATENESS_ENTRIES`](crate::lateness::LATENESS_ENTRIES) `u64`: how late packets left the line of the
+/// engine `fq`; see [`crate::lateness`].
+pub const LATENESS: &str = "LATENESS";
 /// Per-CPU array: [`Global`](crate::counter::Global) → `u64`.
 pub const GLOBAL: &str = "GLOBAL";
 /// Program array of the TC dispatchers; see [`SLOT_TC_INGRESS`] and [`SLOT_TC_EGRESS`].
@@ -65,6 +70,8 @@ pub const TC_ACT_EGRESS: &str = "tc_act_egress";
 pub const TC_REJECT_INGRESS: &str = "tc_reject_ingress";
 /// Answers in the stead of a packet that goes out.
 pub const TC_REJECT_EGRESS: &str = "tc_reject_egress";
+/// Attached to egress of the delay line of the engine `fq`: says when packets leave.
+pub const LINE_START: &str = "line_start";
 /// Attached to ingress of the delay line: sends packets where their tickets say.
 pub const LINE_END: &str = "line_end";
 /// Attached to ingress of the splitter's far end: sends packets back to their hook.

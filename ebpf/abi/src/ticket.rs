@@ -7,6 +7,9 @@
 //! hook ──[Ticket][Ethernet frame]──▶ TAP ──▶ engine ──[Ethernet frame][Ticket]──▶ TAP ──▶ far end ──▶ interface
 //! ```
 //!
+//! The line of the engine `fq` is a veth pair, where nobody but the kernel programs reads packets: there it stands behind the
+//! frame from the hook on, so that the frame stays one.
+//!
 //! Where the kernel keeps a packet's VLAN tag beside the frame, a TAP puts it behind the first 12 bytes of what it hands
 //! out. Those are not the frame's here but the ticket's; [`GUARD`] stands behind them, so that a tag is told apart.
 
@@ -15,6 +18,9 @@ pub const GUARD: u32 = u32::from_ne_bytes([0xff, 0xff, 0xed, 0x0d]);
 
 /// [`Ticket::flags`]: the packet goes on as one that came in by the interface; else as one that goes out.
 pub const TICKET_INGRESS: u32 = 1;
+/// [`Ticket::flags`]: from this bit on they are how many bytes have been counted into the line. A tag may go from the frame
+/// to beside it on the way, so that its length does not tell.
+pub const TICKET_BYTES: u32 = 8;
 
 /// A packet's way out of the line.
 #[repr(C)]
@@ -36,6 +42,15 @@ pub struct Ticket {
     pub priority: u32,
     /// `TICKET_*`.
     pub flags: u32,
+}
+
+impl Ticket {
+    /// How many bytes have been counted into the line.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        (self.flags >> TICKET_BYTES) as u64
+    }
 }
 
 /// Length of a ticket, in bytes.

@@ -6,6 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, Progra
 use fault_abi::counter::{Counter, Flow, GLOBALS, TargetState};
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
+use fault_abi::lateness::LATENESS_ENTRIES;
 use fault_abi::later::{Met, Plan};
 use fault_abi::line::{Held, Line};
 use fault_abi::pass::Bindings;
@@ -57,7 +58,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_4")]
+#[map(name = "CONFIG_5")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
@@ -75,6 +76,14 @@ pub static HELD: Array<Held> = Array::with_max_entries(1, 0);
 /// The engine's last sign of life.
 #[map]
 pub static ENGINE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The number of the next packet that goes into the line of the engine `fq`.
+#[map]
+pub static SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// How late packets left the line of the engine `fq`.
+#[map]
+pub static LATENESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LATENESS_ENTRIES, 0);
 
 /// What the TC dispatchers call.
 #[map]

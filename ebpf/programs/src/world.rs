@@ -285,7 +285,7 @@ impl Channel for Word {
 /// Adds atomically and returns what was there before. (The BPF target has no compare-and-swap on older CPU
 /// levels, so `core` offers no `fetch_add` for it; the machine has had the instruction since v3, kernel 5.12.)
 #[inline(always)]
-fn add(at: *mut u64, n: u64) -> u64 {
+pub fn add(at: *mut u64, n: u64) -> u64 {
     let mut value = n;
     // SAFETY: callers pass a field of a live map value, aligned to 8 by the map's layout.
     unsafe {

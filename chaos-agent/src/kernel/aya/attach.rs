@@ -50,6 +50,15 @@ impl AyaKernel {
         }
     }
 
+    /// Attaches by clsact, whose filters outlive a killed process; for devices of ours alone.
+    pub(super) fn attach_lasting(
+        &mut self,
+        interface: &Interface,
+        name: &'static str,
+    ) -> Result<SchedClassifierLink, String> {
+        self.attach_program(interface, name, false)
+    }
+
     fn attach_tc(&mut self, interface: &Interface, name: &'static str, tcx: bool) -> Result<Link, String> {
         self.attach_program(interface, name, tcx).map(Link::Tc)
     }
@@ -60,8 +69,8 @@ impl AyaKernel {
         name: &'static str,
         tcx: bool,
     ) -> Result<SchedClassifierLink, String> {
-        let way =
-            if name == names::TC_EGRESS_DISPATCH { TcAttachType::Egress } else { TcAttachType::Ingress };
+        let is_egress = [names::TC_EGRESS_DISPATCH, names::LINE_START].contains(&name);
+        let way = if is_egress { TcAttachType::Egress } else { TcAttachType::Ingress };
         let options = if tcx {
             TcAttachOptions::TcxOrder(LinkOrder::first())
         } else {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, Map, MapData, MapError};
-use fault_abi::line::Line;
+use aya::programs::tc::SchedClassifierLink;
+use fault_abi::line::{KERNEL_LIVES, LINE_IS_FQ, Line};
 use fault_abi::names;
 
 use super::load::convert;
 use super::{AyaKernel, chain};
-use crate::behind::{Behind, LineView};
-use crate::kernel::{Interface, KernelError, LineLimits};
+use crate::behind::{Behind, LineDevice, LineView, Queue};
+use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
 use crate::line::engine::{Engine, Heartbeat, Options};
 use crate::line::pool::Limits;
 
@@ -31,35 +32,61 @@ impl AyaKernel {
             target_bytes: limits.target_bytes,
             ..Line::default()
         };
-        let attached = |kernel: &mut Self, end: &Interface, name| {
-            let refused = |reason| KernelError::Line { interface: end.name.clone(), reason };
-            kernel.attach_either(end, name).map_err(refused)
-        };
-        let mut ends = Vec::new();
-        if let Some(tap) = &devices.line {
-            ends.push(attached(self, tap, names::LINE_END)?);
-            line.entry = tap.index;
+        if let Some(ends) = &devices.line {
+            line.entry = ends.entry.index;
+            line.flags = if ends.is_fq { LINE_IS_FQ } else { 0 };
         }
-        if let Some((near, far)) = &devices.splitter {
-            ends.push(attached(self, far, names::SPLITTER_END)?);
+        if let Some((near, _)) = &devices.splitter {
             line.splitter = near.index;
         }
+        let lasting = self.attach_ends(&devices)?;
         let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };
         self.line.set(0, line, 0).map_err(refused)?;
-        self.ends = ends;
-        let Behind { tap, no_line, no_splitter, magic, .. } = behind;
-        let mut view = LineView { no_line, no_splitter, limits, ..LineView::default() };
-        if let Some(tap) = tap {
-            let name = tap.name().to_owned();
-            let limits = Limits { packets: limits.packets, bytes: limits.bytes };
-            let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
-            let started = Engine::start(tap, &Options { magic, limits, is_realtime: true }, sign);
-            let engine =
-                started.map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
-            view.stats = Some(Arc::clone(engine.stats()));
-            self.engine = Some(engine);
+        let Behind { line, no_line, second_choice, no_splitter, magic, .. } = behind;
+        let mut view = LineView { no_line, second_choice, no_splitter, limits, ..LineView::default() };
+        match line {
+            None => {}
+            Some(LineDevice::Tap(tap)) => {
+                let name = tap.name().to_owned();
+                let limits = Limits { packets: limits.packets, bytes: limits.bytes };
+                let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
+                let started = Engine::start(tap, &Options { magic, limits, is_realtime: true }, sign);
+                let engine = started
+                    .map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
+                view.stats = Some(Arc::clone(engine.stats()));
+                self.engine = Some(engine);
+            }
+            Some(LineDevice::Fq(_)) => {
+                (self.sign_of_life(Arc::clone(&view.sign_ns))?)(KERNEL_LIVES);
+                let counters = Arc::clone(&self.reader) as Arc<dyn QueueCounters>;
+                view.queue = Some(Queue { counters, _ends: Box::new(lasting) });
+            }
         }
         Ok(view)
+    }
+
+    /// Attaches the programs at the ends of line and splitter. Returns those that are to outlive this.
+    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<SchedClassifierLink>, KernelError> {
+        let refused = |end: &Interface| {
+            let interface = end.name.clone();
+            |reason| KernelError::Line { interface, reason }
+        };
+        let (mut ends, mut lasting) = (Vec::new(), Vec::new());
+        match &devices.line {
+            None => {}
+            Some(LineEnds { entry, end, is_fq: true }) => {
+                lasting.push(self.attach_lasting(end, names::LINE_END).map_err(refused(end))?);
+                lasting.push(self.attach_lasting(entry, names::LINE_START).map_err(refused(entry))?);
+            }
+            Some(LineEnds { end, .. }) => {
+                ends.push(self.attach_either(end, names::LINE_END).map_err(refused(end))?);
+            }
+        }
+        if let Some((_, far)) = &devices.splitter {
+            ends.push(self.attach_either(far, names::SPLITTER_END).map_err(refused(far))?);
+        }
+        self.ends = ends;
+        Ok(lasting)
     }
 
     /// What the engine shows its life with, to the programs and here.

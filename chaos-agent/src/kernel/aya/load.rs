@@ -22,6 +22,7 @@ pub(super) fn fill_arrays(
         names::TC_INGRESS_DISPATCH,
         names::TC_EGRESS_DISPATCH,
         names::TC_REST_DISPATCH,
+        names::LINE_START,
         names::LINE_END,
         names::SPLITTER_END,
     ] {

@@ -2,30 +2,37 @@
 
 use std::os::fd::AsFd as _;
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{CounterKey, Direction};
+use fault_abi::lateness::LATENESS_ENTRIES;
+use fault_abi::line::Held;
 use fault_abi::names;
 
-use super::load::{convert, map_data};
+use super::load::{convert, map_data, typed};
 use super::{chain, counter_key};
-use crate::kernel::{Counters, KernelError};
+use crate::kernel::{Counters, KernelError, QueueCounters};
 
 /// The counters' tables.
 pub(super) struct Reader {
     counters: PerCpuHashMap<MapData, CounterKey, Counter>,
     global: PerCpuArray<MapData, u64>,
+    held: Array<MapData, Held>,
+    lateness: PerCpuArray<MapData, u64>,
 }
 
 impl Reader {
-    /// Takes `global`, and a second descriptor of `counters`.
-    pub(super) fn new(counters: &Map, global: Map) -> Result<Self, KernelError> {
+    /// Takes its tables out of `programs`, and a second descriptor of `counters`.
+    pub(super) fn new(counters: &Map, programs: &mut Ebpf) -> Result<Self, KernelError> {
         let failed = |error: &dyn std::error::Error| KernelError::Load(format!("COUNTERS: {}", chain(error)));
         let fd = map_data(names::COUNTERS, counters)?.fd().as_fd().try_clone_to_owned();
         let again = MapData::from_fd(fd.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
         Ok(Self {
             counters: convert(names::COUNTERS, Map::PerCpuHashMap(again))?,
-            global: convert(names::GLOBAL, global)?,
+            global: typed(programs, names::GLOBAL)?,
+            held: typed(programs, names::HELD)?,
+            lateness: typed(programs, names::LATENESS)?,
         })
     }
 }
@@ -43,9 +50,28 @@ impl Counters for Reader {
     }
 
     fn global(&self, what: Global) -> Result<u64, KernelError> {
-        match self.global.get(&(what as u32), 0) {
-            Ok(values) => Ok(values.iter().fold(0_u64, |sum, one| sum.wrapping_add(*one))),
-            Err(error) => Err(KernelError::Read { map: names::GLOBAL, reason: chain(&error) }),
-        }
+        sum(&self.global, what as u32, names::GLOBAL)
+    }
+}
+
+impl QueueCounters for Reader {
+    fn held(&self) -> Result<Held, KernelError> {
+        self.held.get(&0, 0).map_err(|error| KernelError::Read { map: names::HELD, reason: chain(&error) })
+    }
+
+    fn lateness(&self) -> Result<Vec<u64>, KernelError> {
+        (0..LATENESS_ENTRIES).map(|entry| sum(&self.lateness, entry, names::LATENESS)).collect()
+    }
+
+    fn refused(&self) -> Result<u64, KernelError> {
+        self.global(Global::LineRefused)
+    }
+}
+
+/// An entry, over all CPUs.
+fn sum(table: &PerCpuArray<MapData, u64>, entry: u32, name: &'static str) -> Result<u64, KernelError> {
+    match table.get(&entry, 0) {
+        Ok(values) => Ok(values.iter().fold(0_u64, |sum, one| sum.wrapping_add(*one))),
+        Err(error) => Err(KernelError::Read { map: name, reason: chain(&error) }),
     }
 }

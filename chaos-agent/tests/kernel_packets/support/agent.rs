@@ -66,6 +66,26 @@ impl Hooks {
     }
 }
 
+/// What holds delayed packets. Stories about that are told for each engine; those for the kernel's queue are in modules named
+/// `fq`, which are skipped where the kernel has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Holds {
+    /// What the agent takes by itself.
+    Best,
+    Userspace,
+    Fq,
+}
+
+impl Holds {
+    const fn choice(self) -> EngineChoice {
+        match self {
+            Self::Best => EngineChoice::Auto,
+            Self::Userspace => EngineChoice::Userspace,
+            Self::Fq => EngineChoice::Fq,
+        }
+    }
+}
+
 /// Slots for many rules: stories replace them faster than they rest.
 const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
@@ -92,6 +112,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, hooks: Hooks) -> Self {
+        Self::with(node, hooks, Holds::Best)
+    }
+
+    /// The same, with this engine.
+    pub(crate) fn with(node: &Namespace, hooks: Hooks, holds: Holds) -> Self {
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
@@ -100,7 +125,7 @@ impl Agent {
         let mut kernel =
             AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
         let handle = netlink.handle();
-        let behind = runtime.block_on(Behind::make(&handle, EngineChoice::Auto, LINE_LIMITS));
+        let behind = runtime.block_on(Behind::make(&handle, holds.choice(), LINE_LIMITS));
         assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
         let line = kernel.connect(behind, LINE_LIMITS).unwrap();
         let enforcer = Enforcer::new(kernel, settings);

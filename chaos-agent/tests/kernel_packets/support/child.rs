@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::agent::{Agent, Hooks};
+use super::agent::{Agent, Holds, Hooks};
 use super::fault::Fault;
 use super::space::Namespace;
 
@@ -27,6 +27,7 @@ const ANSWER: &str = "story> ";
 struct Role {
     node: String,
     hooks: Hooks,
+    holds: Holds,
 }
 
 /// What it is told; it answers with what its kernel has counted by then.
@@ -50,7 +51,7 @@ pub(crate) struct Counted {
 pub(crate) fn play() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let role: Role = serde_json::from_str(&role).unwrap();
-    let mut agent = Agent::start(&Namespace::open(&role.node), role.hooks);
+    let mut agent = Agent::with(&Namespace::open(&role.node), role.hooks, role.holds);
     println!("\n{ANSWER}{}", agent.hooked().len());
     for question in std::io::stdin().lines().map_while(Result::ok) {
         if let Question::Set(profiles) = serde_json::from_str(&question).unwrap() {
@@ -99,7 +100,12 @@ pub(crate) struct AgentProcess {
 impl AgentProcess {
     /// Starts `story` again as an agent, and waits until its hooks are in place.
     pub(crate) fn start(story: impl Fn(), node: &Namespace, hooks: Hooks) -> Self {
-        let role = Role { node: node.path(), hooks };
+        Self::with(story, node, hooks, Holds::Best)
+    }
+
+    /// The same, with this engine.
+    pub(crate) fn with(story: impl Fn(), node: &Namespace, hooks: Hooks, holds: Holds) -> Self {
+        let role = Role { node: node.path(), hooks, holds };
         let mut process = again(story, ROLE, &serde_json::to_string(&role).unwrap());
         let questions = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap()).lines();

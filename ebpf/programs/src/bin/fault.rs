@@ -73,7 +73,13 @@ pub fn tc_reject_egress(ctx: TcContext) -> i32 {
     fault_ebpf::reject::reject(&ctx, Direction::ToDevice)
 }
 
-/// Attached to ingress of the delay line.
+/// Attached to egress of the delay line of the engine `fq`.
+#[classifier]
+pub fn line_start(ctx: TcContext) -> i32 {
+    fault_ebpf::line::line_start(&ctx)
+}
+
+/// Attached to ingress of the delay line's end.
 #[classifier]
 pub fn line_end(ctx: TcContext) -> i32 {
     fault_ebpf::line::line_end(&ctx)

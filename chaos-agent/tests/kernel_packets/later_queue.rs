@@ -1,0 +1,250 @@
+//! The delay line of the engine `fq`, beside netem and without its agent. All of it is in a module of that name, which is
+//! skipped where the kernel has no such queue.
+
+mod fq {
+    use std::collections::BTreeMap;
+    use std::io::{ErrorKind, Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::process::Command;
+    use std::thread;
+    use std::time::Duration;
+
+    use fault_abi::counter::Global;
+    use fault_abi::key::Direction;
+    use fault_abi::line::STALLED_NS;
+    use nix::sys::socket::{setsockopt, sockopt};
+    use serde_json::json;
+
+    use crate::support::agent::{Agent, Holds, Hooks, sweep};
+    use crate::support::child::{AgentProcess, play};
+    use crate::support::fault::Fault;
+    use crate::support::space::Namespace;
+    use crate::support::stage::{ETH, Family, Stage, TO_DEVICE};
+    use crate::support::time::{Beat, boot_ns, eventually, ms, wall};
+    use crate::support::traffic::End;
+
+    fn delay(milliseconds: u64) -> Fault {
+        let faults = json!({"delay": {"time": format!("{milliseconds}ms")}});
+        Fault::new("later", faults).on(&[Family::V4.host(1, 2)])
+    }
+
+    /// Packets that were sent, and came, by number.
+    #[derive(Default)]
+    struct Traffic {
+        sent_ns: BTreeMap<u32, u64>,
+        came_ns: BTreeMap<u32, u64>,
+    }
+
+    impl Traffic {
+        /// Sends every two milliseconds until then.
+        fn send_until(&mut self, end_ns: u64, from: &End, to: &End) {
+            let mut beat = Beat::new(Duration::from_millis(2));
+            while boot_ns() < end_ns {
+                let number = u32::try_from(self.sent_ns.len()).unwrap();
+                self.sent_ns.insert(number, boot_ns());
+                from.send(to, number).unwrap();
+                self.take(to);
+                beat.wait();
+            }
+        }
+
+        fn take(&mut self, to: &End) {
+            let numbers = to.take();
+            let now = boot_ns();
+            self.came_ns.extend(numbers.into_iter().map(|number| (number, now)));
+        }
+
+        /// Waits until all have come, each so late at least.
+        fn all_come(&mut self, to: &End, delay_ns: u64) {
+            let all = || {
+                self.take(to);
+                (self.came_ns.len() == self.sent_ns.len()).then_some(())
+            };
+            eventually(all, || "packets are lost".to_owned());
+            for (number, came) in &self.came_ns {
+                let took = came - self.sent_ns[number];
+                assert!(took >= delay_ns, "packet {number} took {took} ns");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn a_stopped_agent_goes_on_delaying_since_the_kernel_does() {
+        play();
+        let story = a_stopped_agent_goes_on_delaying_since_the_kernel_does;
+        let stage = Stage::new();
+        let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Fq);
+        let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+        agent.set(&[delay(50)]);
+        agent.stop();
+        let mut traffic = Traffic::default();
+        // Twice as long as an engine that lives in the agent may be silent.
+        traffic.send_until(boot_ns() + 2 * STALLED_NS, &device, &peer);
+        traffic.all_come(&peer, ms(50));
+        agent.go_on();
+        let counted = agent.counted()[Direction::FromDevice as usize];
+        assert_eq!((counted.delayed, counted.stalled), (traffic.sent_ns.len() as u64, 0), "{counted:?}");
+    }
+
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn what_the_line_of_a_killed_agent_holds_leaves_at_its_time_and_then_it_is_removed() {
+        play();
+        let story = what_the_line_of_a_killed_agent_holds_leaves_at_its_time_and_then_it_is_removed;
+        let stage = Stage::new();
+        let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Fq);
+        let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+        agent.set(&[delay(1_000)]);
+        let mut ways = [(Traffic::default(), &device, &peer), (Traffic::default(), &peer, &device)];
+        for (traffic, from, to) in &mut ways {
+            traffic.send_until(boot_ns() + ms(100), from, to);
+            assert!(traffic.came_ns.is_empty());
+        }
+        drop(agent);
+        // It waits until the line is empty, so all that was held comes.
+        let (found, left) = sweep(&stage.node);
+        let line = found.iter().filter(|leftover| leftover.to_string() == "interface edo-line").count();
+        assert_eq!((line, left), (1, Vec::new()), "{found:?}");
+        for (traffic, _, to) in &mut ways {
+            traffic.all_come(to, ms(1_000));
+        }
+        let next = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        assert_eq!(next.global(Global::Foreign), 0);
+    }
+
+    /// A netem on a device's interface or the node's, both of which are the story's own.
+    struct Netem<'a> {
+        space: &'a Namespace,
+        interface: &'static str,
+    }
+
+    impl<'a> Netem<'a> {
+        fn new(space: &'a Namespace, interface: &'static str, milliseconds: u64) -> Self {
+            let netem = Self { space, interface };
+            let delay = format!("{milliseconds}ms");
+            netem.tc(&["add", "dev", interface, "root", "netem", "delay", &delay, "limit", "100000"]);
+            netem
+        }
+
+        fn tc(&self, arguments: &[&str]) {
+            let ran = self.space.run(|| Command::new("tc").arg("qdisc").args(arguments).output()).unwrap();
+            assert!(ran.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        }
+    }
+
+    impl Drop for Netem<'_> {
+        fn drop(&mut self) {
+            self.tc(&["del", "dev", self.interface, "root"]);
+        }
+    }
+
+    /// How far the delays of numbered packets are from what was asked, in microseconds: on average, and the worst of a hundred.
+    fn errors(from: &End, to: &End, asked: Duration) -> (u128, u128) {
+        const COUNT: u32 = 300;
+        let mut times = to.times_of_arrival();
+        let mut beat = Beat::new(Duration::from_millis(5));
+        let (mut sent, mut came) = (Vec::new(), Vec::new());
+        for number in 0..COUNT {
+            sent.push(wall());
+            from.send(to, number).unwrap();
+            came.extend(std::iter::from_fn(&mut times));
+            beat.wait();
+        }
+        let all = || {
+            came.extend(std::iter::from_fn(&mut times));
+            (came.len() == sent.len()).then_some(())
+        };
+        eventually(all, || "packets are lost".to_owned());
+        let took = sent.iter().zip(&came).map(|(sent, came)| came.duration_since(*sent).unwrap());
+        let mut errors: Vec<u128> = took.map(|took| took.abs_diff(asked).as_micros()).collect();
+        errors.sort_unstable();
+        (errors.iter().sum::<u128>() / u128::from(COUNT), errors[errors.len() * 99 / 100])
+    }
+
+    /// The same packets, the same way, the same delay: what counts is that the queue is no worse than what everybody uses.
+    /// Machines that are emulated stand still at times, so only the average is judged, and with room.
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn delays_are_as_near_to_what_was_asked_as_those_of_netem() {
+        let stage = Stage::new();
+        let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+        let asked = Duration::from_millis(20);
+        let bare = errors(&device, &peer, Duration::ZERO);
+        let netem = {
+            let _netem = Netem::new(&stage.device, ETH, 20);
+            errors(&device, &peer, asked)
+        };
+        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        agent.set(&[delay(20).direction("FromDevice")]);
+        let ours = errors(&device, &peer, asked);
+        println!("off by µs (mean, 99 %): ours {ours:?}, netem {netem:?}, without any delay {bare:?}");
+        assert!(ours.0 <= 2 * netem.0 + 500, "ours {ours:?}, netem {netem:?}");
+        let late = agent.line.late().unwrap().unwrap();
+        assert_eq!(late.figures.count(), 300, "each was measured");
+    }
+
+    /// Bytes that arrive within a second and a half, with a window of so many bytes, if any.
+    fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr, window: Option<usize>) -> u64 {
+        let listener = to.run(|| TcpListener::bind(address)).unwrap();
+        if let Some(window) = window {
+            setsockopt(&listener, sockopt::RcvBuf, &window).unwrap();
+        }
+        let mut stream = from.run(|| TcpStream::connect(address)).unwrap();
+        let (mut came, _) = listener.accept().unwrap();
+        came.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let sender = thread::spawn(move || {
+            let bytes = vec![7; 64 << 10];
+            let mut beat = Beat::new(Duration::from_millis(1));
+            let end_ns = boot_ns() + ms(1_500);
+            while boot_ns() < end_ns {
+                match stream.write(&bytes) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => beat.wait(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let (mut sum, end_ns) = (0, boot_ns() + ms(1_500));
+        let mut bytes = vec![0; 256 << 10];
+        while boot_ns() < end_ns {
+            match came.read(&mut bytes) {
+                Ok(count) => sum += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        sender.join().unwrap();
+        sum
+    }
+
+    /// A sender whose socket stays on a packet that is held sends no more than two of them: TCP then gets a few hundredths of what
+    /// its window allows. A window of a quarter of a megabyte is what both are bounded by here; without one it is the emulator.
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn tcp_under_25_ms_is_as_fast_as_under_netem_and_not_throttled_by_its_own_socket() {
+        const PORT: u16 = 7_001;
+        let stage = Stage::new();
+        let address = SocketAddr::new(Family::V4.ip(1, 2), PORT);
+        let windows = [Some(256 << 10), None];
+        let run = || windows.map(|window| transfer(&stage.peer, &stage.device, address, window));
+        let netem = {
+            let _netem = Netem::new(&stage.node, TO_DEVICE, 25);
+            run()
+        };
+        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        agent.set(&[delay(25).direction("ToDevice")]);
+        let ours = run();
+        let ratios = [0, 1].map(|i| ours[i] as f64 / netem[i] as f64);
+        println!(
+            "TCP at 25 ms, bytes in 1.5 s: ours {ours:?}, netem {netem:?}; with a window of 256 KiB {:.2}, without {:.2}",
+            ratios[0], ratios[1]
+        );
+        assert!(ratios[0] > 0.8, "with a window both have the same: {ratios:?}");
+        for what in [Global::Stray, Global::LineRefused, Global::LineFull, Global::Unsplit] {
+            assert_eq!(agent.global(what), 0, "{what:?}");
+        }
+        assert_eq!(agent.line.dropped(), 0);
+    }
+}
