@@ -101,11 +101,14 @@ impl Behind {
             }
             EngineChoice::Auto => match Fq::make(netlink, packets).await {
                 Ok(fq) => self.line = Some(LineDevice::Fq(fq)),
-                Err(error) => {
-                    tracing::info!("the agent holds delayed packets itself: {error}");
-                    self.second_choice = Some(error.to_string());
-                    self.take(Tap::make(LINE, packets, netlink).await.map(LineDevice::Tap));
-                }
+                Err(first) => match Tap::make(LINE, packets, netlink).await {
+                    Ok(tap) => {
+                        tracing::info!("the agent holds delayed packets itself: {first}");
+                        self.second_choice = Some(first.to_string());
+                        self.line = Some(LineDevice::Tap(tap));
+                    }
+                    Err(second) => self.no_line = Some(format!("{first}; {second}")),
+                },
             },
         }
     }

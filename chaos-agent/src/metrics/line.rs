@@ -69,7 +69,13 @@ fn lateness(late: &Late) -> MetricFamily {
 mod tests {
     use std::sync::Arc;
 
+    use edge_api::fault_node::EngineState;
+    use fault_abi::lateness::{LATENESS_ENTRIES, bucket};
+    use fault_abi::line::{Held, KERNEL_LIVES};
+
     use super::*;
+    use crate::behind::Queue;
+    use crate::kernel::{KernelError, QueueCounters};
     use crate::line::stats::Stats;
 
     #[test]
@@ -86,5 +92,49 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
+    }
+
+    /// Three packets, 1, 2 and 5 ms late.
+    struct Counted;
+
+    impl QueueCounters for Counted {
+        fn held(&self) -> Result<Held, KernelError> {
+            Ok(Held { packets: 2, bytes: 300 })
+        }
+
+        fn lateness(&self) -> Result<Vec<u64>, KernelError> {
+            let mut entries = vec![0; LATENESS_ENTRIES as usize];
+            for late_ns in [1_000_000, 2_000_000, 5_000_000] {
+                entries[bucket(late_ns)] += 1;
+            }
+            *entries.last_mut().unwrap() = 8_000_000;
+            Ok(entries)
+        }
+
+        fn refused(&self) -> Result<u64, KernelError> {
+            Ok(7)
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_kernels_has_the_same_numbers_and_lives_without_an_agent() {
+        let queue = Queue { counters: Arc::new(Counted), _ends: Box::new(()) };
+        let line = LineView { queue: Some(queue), ..LineView::default() };
+        line.sign_ns.store(KERNEL_LIVES, std::sync::atomic::Ordering::Relaxed);
+        let text = prometheus::TextEncoder::new().encode_to_string(&collect(&line).unwrap()).unwrap();
+        for expected in [
+            "edge_line_packets 2",
+            "edge_line_bytes 300",
+            "edge_line_running 1",
+            "edge_line_released_packets_total 3",
+            "edge_line_dropped_total 7",
+            "edge_line_lateness_seconds_bucket{le=\"0.002097152\"} 2",
+            "edge_line_lateness_seconds_sum 0.008",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in {text}");
+        }
+        let status = line.status(u64::MAX - 1);
+        assert_eq!((status.kind.as_str(), status.state, status.dropped), ("Fq", EngineState::Running, 7));
+        assert_eq!(line.status(0).lateness.map(|late| late.p50.to_string()).as_deref(), Some("2032us"));
     }
 }
