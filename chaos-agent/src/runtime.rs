@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
-use crate::behind::{Behind, LineView};
+use crate::behind::{Behind, LineDevice, LineView};
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
 use crate::kernel::LineLimits;
@@ -156,7 +156,9 @@ fn take_kernel(
         protected: MAX_PROTECTED,
         node_addresses: MAX_NODE_ADDRESSES,
     };
-    let mut kernel = AyaKernel::load(object::built_in()?, capacity, xdp == XdpMode::Native)?;
+    let with_xdp = xdp == XdpMode::Native;
+    let queued = if matches!(behind.line, Some(LineDevice::Fq(_))) { line_limits.packets } else { 0 };
+    let mut kernel = AyaKernel::load_for(object::built_in()?, capacity, with_xdp, queued)?;
     let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
     let mut enforcer = Enforcer::new(kernel, settings);

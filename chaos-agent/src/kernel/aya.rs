@@ -36,6 +36,11 @@ const SPARE: u32 = 1024;
 /// How many are made in one go.
 const PREPARED_AT_ONCE: u32 = 32;
 
+/// Room for packets in a line of the engine `fq` where nobody says how much.
+const SOME_TICKETS: u32 = 16_384;
+/// Room for those that are lost behind the queue, which must not be.
+const SPARE_TICKETS: u32 = 1_024;
+
 /// How long the operations of a round wait for the kernel's memory, all together.
 const REFILL: Duration = Duration::from_secs(1);
 
@@ -92,11 +97,25 @@ impl Flows for FlowTable {
 }
 
 impl AyaKernel {
-    /// Loads the object's programs and fills the program arrays. `with_xdp` loads the XDP programs too.
+    /// Loads the object's programs and fills the program arrays. `with_xdp` loads the XDP programs too. A delay line of
+    /// the engine `fq` has room for some packets.
     ///
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(object: &[u8], capacity: Capacity, with_xdp: bool) -> Result<Self, KernelError> {
+        Self::load_for(object, capacity, with_xdp, SOME_TICKETS)
+    }
+
+    /// The same, for as many packets in that line as hooks admit: some 110 bytes each.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with what it said.
+    pub fn load_for(
+        object: &[u8],
+        capacity: Capacity,
+        with_xdp: bool,
+        packets: u32,
+    ) -> Result<Self, KernelError> {
         // Those that are retired rest for a while.
         let state_room = Capacity::with_replacements(capacity.states());
         let mut programs = EbpfLoader::new()
@@ -107,6 +126,7 @@ impl AyaKernel {
             .map_max_entries(names::STATE, state_room)
             .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
             .map_max_entries(names::FLOWS, capacity.flows)
+            .map_max_entries(names::TICKETS, packets.saturating_add(SPARE_TICKETS))
             .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
             .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
             .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))

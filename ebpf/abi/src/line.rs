@@ -23,8 +23,7 @@ pub struct Line {
     pub flags: u64,
 }
 
-/// [`Line::flags`]: the engine is `fq`. Packets go in as clones with their tickets behind them, and `line_start` is at
-/// [`Line::entry`].
+/// [`Line::flags`]: the engine is `fq`. Packets go in as clones with a number, and `line_start` is at [`Line::entry`].
 pub const LINE_IS_FQ: u64 = 1;
 
 /// No packet is held longer, in nanoseconds; profiles ask for a minute at most.

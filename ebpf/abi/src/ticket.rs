@@ -7,8 +7,10 @@
 //! hook ──[Ticket][Ethernet frame]──▶ TAP ──▶ engine ──[Ethernet frame][Ticket]──▶ TAP ──▶ far end ──▶ interface
 //! ```
 //!
-//! The line of the engine `fq` is a veth pair, where nobody but the kernel programs reads packets: there it stands behind the
-//! frame from the hook on, so that the frame stays one.
+//! Through the line of the engine `fq`, a veth pair, packets go as they are: what the kernel knows of one goes along. There its
+//! `skb->mark` is a number, and the table `TICKETS` has its ticket under that. (A ticket behind the frame was tried. The
+//! packet's memory grows by it, which receivers count against their buffers: TCP with a window of 64 KiB got less than half of
+//! what it gets without.)
 //!
 //! Where the kernel keeps a packet's VLAN tag beside the frame, a TAP puts it behind the first 12 bytes of what it hands
 //! out. Those are not the frame's here but the ticket's; [`GUARD`] stands behind them, so that a tag is told apart.

@@ -32,6 +32,8 @@ const SPLIT: u32 = 2;
 const HOLD: u32 = 3;
 /// On its way to the splitter's far end.
 const TO_SPLIT: u32 = 4;
+/// In the line of the engine `fq`, where `skb->mark` is the number of its ticket.
+const IN_LINE: u32 = 5;
 const ERRAND: u32 = 0x7f;
 const CAME_IN: u32 = 0x80;
 const INTERFACE: u32 = 8;
@@ -114,6 +116,20 @@ pub fn held(ctx: &TcContext, now_ns: u64) -> (u64, u32) {
     let (units, state) = unsafe { ((*ctx.skb.skb).cb[2], (*ctx.skb.skb).cb[1]) };
     let ahead = units.wrapping_sub((now_ns >> 10) as u32) as i32;
     (now_ns.wrapping_add_signed((ahead as i64) << 10), state)
+}
+
+/// The packet goes through the line of the engine `fq`.
+#[inline(always)]
+pub fn to_line(ctx: &TcContext) {
+    write(ctx.skb.skb, IN_LINE);
+}
+
+/// Whether [`to_line`] said so.
+#[inline(always)]
+pub fn is_in_line(ctx: &TcContext) -> bool {
+    let skb = ctx.skb.skb;
+    // SAFETY: as above.
+    is_ours(skb) && unsafe { (*skb).cb[3] } & ERRAND == IN_LINE
 }
 
 /// The splitter's far end sends the packet back to this hook.

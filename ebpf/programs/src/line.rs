@@ -1,6 +1,6 @@
 //! The ways into and out of the delay line and the splitter.
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_NOEXIST, TC_ACT_SHOT};
 use aya_ebpf::helpers::{
     bpf_clone_redirect, bpf_ktime_get_boot_ns, bpf_ktime_get_ns, bpf_redirect, bpf_set_hash,
     bpf_set_hash_invalid, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
@@ -15,7 +15,7 @@ use fault_abi::pass::World as _;
 use fault_abi::ticket::{GUARD, TICKET, TICKET_BYTES, TICKET_INGRESS, Ticket};
 
 use crate::errand;
-use crate::maps::{LATENESS, LINE, SEQUENCE};
+use crate::maps::{LATENESS, LINE, SEQUENCE, TICKETS};
 use crate::tc::{NEXT, drop};
 use crate::world::{Maps, add, leave_line};
 
@@ -52,7 +52,7 @@ pub fn enter_copy(ctx: &TcContext, direction: Direction) -> i32 {
     enter(ctx, direction, release_ns, state)
 }
 
-/// Puts a packet into the line, with its ticket. It has been counted in.
+/// Puts a packet into the line. It has been counted in.
 #[inline(always)]
 pub fn enter(ctx: &TcContext, direction: Direction, release_ns: u64, state: u32) -> i32 {
     let skb = ctx.skb.skb;
@@ -77,7 +77,7 @@ pub fn enter(ctx: &TcContext, direction: Direction, release_ns: u64, state: u32)
         (bytes, ticket)
     };
     let refused = if line.flags & LINE_IS_FQ != 0 {
-        match queue(ctx, line.entry, bytes, &ticket) {
+        match queue(ctx, line.entry, &ticket) {
             Ok(()) => return drop(direction),
             Err(what) => what,
         }
@@ -103,48 +103,67 @@ fn put_in_front(ctx: &TcContext, ticket: &Ticket) -> bool {
 }
 
 /// Puts a clone of the packet into the kernel's queue; the packet itself is to be dropped. So its sender's socket takes it
-/// for sent: it would else stay on the packet, and TCP sends no more while two of its packets are in a queue (`tcp_tsq_write` of
-/// net/ipv4/tcp_output.c).
+/// for sent: it would else stay on the packet, and TCP sends no more while two of its packets are in a queue (`tcp_small_queue_check`
+/// of net/ipv4/tcp_output.c).
 #[inline(always)]
-fn queue(ctx: &TcContext, entry: u32, bytes: u32, ticket: &Ticket) -> Result<(), Global> {
-    let skb = ctx.skb.skb;
-    // SAFETY: as above.
-    unsafe {
-        let is_whole = bpf_skb_change_tail(skb, bytes + TICKET as u32, 0) == 0
-            && bpf_skb_store_bytes(skb, bytes, (ticket as *const Ticket).cast(), TICKET as u32, 0) == 0;
-        if !is_whole {
-            return Err(Global::Stray);
-        }
-        // What the queue says comes back here.
-        if bpf_clone_redirect(skb, entry, 0) == 0 { Ok(()) } else { Err(Global::LineRefused) }
+fn queue(ctx: &TcContext, entry: u32, ticket: &Ticket) -> Result<(), Global> {
+    let number = SEQUENCE.get_ptr_mut(0).map_or(0, |next| add(next, 1)) as u32;
+    if TICKETS.insert(&number, ticket, u64::from(BPF_NOEXIST)).is_err() {
+        return Err(Global::LineRefused);
     }
+    errand::to_line(ctx);
+    // SAFETY: the context that the kernel gave; a helper that checks what it is given. What the queue says comes back here.
+    let failed = unsafe {
+        (*ctx.skb.skb).mark = number;
+        bpf_clone_redirect(ctx.skb.skb, entry, 0) != 0
+    };
+    if failed {
+        // It is there; were it not, nothing would be left to do.
+        let _ = TICKETS.remove(&number);
+        return Err(Global::LineRefused);
+    }
+    Ok(())
+}
+
+/// The number of a packet in the line of the engine `fq`, and its ticket.
+#[inline(always)]
+fn queued(ctx: &TcContext) -> Option<(u32, Ticket)> {
+    if !errand::is_in_line(ctx) {
+        return None;
+    }
+    // SAFETY: the context that the kernel gave.
+    let number = unsafe { (*ctx.skb.skb).mark };
+    // SAFETY: nobody writes to a ticket, and its memory is used again only for one of the same kind.
+    let ticket = unsafe { TICKETS.get(&number) }?;
+    Some((number, *ticket))
 }
 
 /// At the beginning of the line of the engine `fq`: says when the packet leaves.
 ///
-/// The queue keeps packets apart by their hashes and looks at the first of each, so each gets a number of its own. The clock
+/// The queue keeps packets apart by their hashes and looks at the first of each, so each has a number of its own. The clock
 /// of its times is CLOCK_MONOTONIC (`fq_enqueue` of net/sched/sch_fq.c). Before Linux 6.7 a packet with a priority of 7 waits for
 /// nothing.
 #[inline(always)]
 pub fn line_start(ctx: &TcContext) -> i32 {
-    let Some((ticket, _)) = ticket(ctx) else { return foreign() };
+    let Some((number, ticket)) = queued(ctx) else { return foreign() };
     let skb = ctx.skb.skb;
-    // SAFETY: the context that the kernel gave; a word of a live map value; helpers with plain numbers.
+    // SAFETY: the context that the kernel gave; helpers with plain numbers.
     unsafe {
-        let number = SEQUENCE.get_ptr_mut(0).map_or(0, |next| add(next, 1));
         let stay_ns = ticket.release_ns.saturating_sub(bpf_ktime_get_boot_ns());
         let stay_ns = if stay_ns < LONGEST_STAY_NS { stay_ns } else { LONGEST_STAY_NS };
         (*skb).tstamp = bpf_ktime_get_ns() + stay_ns;
         (*skb).priority = 0;
-        bpf_set_hash(skb, number as u32);
+        bpf_set_hash(skb, number);
     }
     NEXT
 }
 
-/// At the end of the line: cuts the ticket off and sends the packet where it says.
+/// At the end of the line: takes the ticket off and sends the packet where it says.
 #[inline(always)]
 pub fn line_end(ctx: &TcContext) -> i32 {
-    leave(ctx).unwrap_or_else(foreign)
+    let is_fq = LINE.get(0).is_some_and(|line| line.flags & LINE_IS_FQ != 0);
+    let left = if is_fq { leave_queue(ctx) } else { leave(ctx) };
+    left.unwrap_or_else(foreign)
 }
 
 /// Nobody's packet of ours.
@@ -154,9 +173,9 @@ fn foreign() -> i32 {
     TC_ACT_SHOT
 }
 
-/// The ticket behind the frame, and the frame's length; none: it is nobody's of this load.
+/// Out of the engine `userspace`, which has put the ticket behind the frame.
 #[inline(always)]
-fn ticket(ctx: &TcContext) -> Option<(Ticket, u32)> {
+fn leave(ctx: &TcContext) -> Option<i32> {
     let line = LINE.get(0)?;
     let length = ctx.len();
     if length < (TICKET + ETHERNET) as u32 {
@@ -174,37 +193,26 @@ fn ticket(ctx: &TcContext) -> Option<(Ticket, u32)> {
     if ticket.magic != line.magic || ticket.magic == 0 {
         return None;
     }
-    Some((ticket, frame))
-}
-
-#[inline(always)]
-fn leave(ctx: &TcContext) -> Option<i32> {
-    let skb = ctx.skb.skb;
-    let (ticket, frame) = ticket(ctx)?;
     leave_line(ticket.state, ticket.bytes());
-    // SAFETY: the context that the kernel gave; helpers that check what they are given.
-    unsafe {
-        if bpf_skb_change_tail(skb, frame, 0) != 0 {
-            Maps.count_global(Global::Stray);
-            return Some(TC_ACT_SHOT);
-        }
-        (*skb).mark = ticket.mark;
-        (*skb).priority = ticket.priority;
+    // SAFETY: the context that the kernel gave; a helper that checks what it is given.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, frame, 0) } != 0 {
+        Maps.count_global(Global::Stray);
+        return Some(TC_ACT_SHOT);
     }
-    if LINE.get(0)?.flags & LINE_IS_FQ != 0 {
-        forget_queue(ctx, ticket.release_ns);
-    }
-    errand::done(ctx);
-    Some(redirect(ticket.interface, ticket.flags & TICKET_INGRESS != 0))
+    Some(go_on(ctx, &ticket))
 }
 
-/// Counts how late the packet left the queue, and takes off what was for the queue alone: receivers would take its time for
-/// that of arrival, and routes of several ways be chosen by its hash.
+/// Out of the engine `fq`. Counts how late the packet is, and takes off what was for the queue alone: receivers would take its
+/// time for that of arrival, and routes of several ways be chosen by its hash.
 #[inline(always)]
-fn forget_queue(ctx: &TcContext, release_ns: u64) {
+fn leave_queue(ctx: &TcContext) -> Option<i32> {
+    let (number, ticket) = queued(ctx)?;
+    // It is there; were it not, nothing would be left to do.
+    let _ = TICKETS.remove(&number);
+    leave_line(ticket.state, ticket.bytes());
     // SAFETY: a helper without arguments; this CPU's own copy of a live map value; the context that the kernel gave.
     unsafe {
-        let late_ns = bpf_ktime_get_boot_ns().saturating_sub(release_ns);
+        let late_ns = bpf_ktime_get_boot_ns().saturating_sub(ticket.release_ns);
         if let Some(count) = LATENESS.get_ptr_mut(bucket(late_ns) as u32) {
             *count += 1;
         }
@@ -214,4 +222,17 @@ fn forget_queue(ctx: &TcContext, release_ns: u64) {
         (*ctx.skb.skb).tstamp = 0;
         bpf_set_hash_invalid(ctx.skb.skb);
     }
+    Some(go_on(ctx, &ticket))
+}
+
+/// Sends a packet where its ticket says.
+#[inline(always)]
+fn go_on(ctx: &TcContext, ticket: &Ticket) -> i32 {
+    // SAFETY: the context that the kernel gave.
+    unsafe {
+        (*ctx.skb.skb).mark = ticket.mark;
+        (*ctx.skb.skb).priority = ticket.priority;
+    }
+    errand::done(ctx);
+    redirect(ticket.interface, ticket.flags & TICKET_INGRESS != 0)
 }

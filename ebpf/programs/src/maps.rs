@@ -11,6 +11,7 @@ use fault_abi::later::{Met, Plan};
 use fault_abi::line::{Held, Line};
 use fault_abi::pass::Bindings;
 use fault_abi::rule::{Config, Entry, Rule};
+use fault_abi::ticket::Ticket;
 
 /// Targets by address.
 #[map]
@@ -76,6 +77,10 @@ pub static HELD: Array<Held> = Array::with_max_entries(1, 0);
 /// The engine's last sign of life.
 #[map]
 pub static ENGINE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Tickets of packets in the line of the engine `fq`. Allocated at load, so that no packet waits for memory.
+#[map]
+pub static TICKETS: HashMap<u32, Ticket> = HashMap::with_max_entries(1_024, 0);
 
 /// The number of the next packet that goes into the line of the engine `fq`.
 #[map]
