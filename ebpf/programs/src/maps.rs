@@ -57,7 +57,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_4")]
+#[map(name = "CONFIG_5")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
@@ -78,7 +78,7 @@ pub static ENGINE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What the TC dispatchers call.
 #[map]
-pub static PROGRAMS_TC: ProgramArray = ProgramArray::with_max_entries(8, 0);
+pub static PROGRAMS_TC: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
 /// What the XDP dispatcher calls.
 #[map]
@@ -104,7 +104,7 @@ pub struct Scratch {
     pub now_ns: u64,
     /// Which of its conversations are protected: `PROTECTED_*`.
     pub protection: u32,
-    /// Where its IP header begins.
+    /// Where its IP header begins; 0: the interface has no Ethernet header.
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
