@@ -13,6 +13,7 @@
 
 mod support;
 
+mod bare;
 mod deadline;
 mod death;
 mod follow;

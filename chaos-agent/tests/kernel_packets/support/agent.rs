@@ -6,7 +6,7 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
 use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
-use chaos_agent::kernel::LineLimits;
+use chaos_agent::kernel::{Layer, LineLimits};
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
@@ -39,16 +39,16 @@ pub(crate) enum Hooks {
 }
 
 impl Hooks {
-    /// What an interface then has.
-    pub(crate) fn kinds(self) -> [HookKind; 2] {
+    /// What an interface then has whose packets begin so.
+    pub(crate) fn kinds(self, layer: Layer) -> [HookKind; 2] {
         let [ingress, egress] = if self.has_tcx() {
             [HookKind::TcxIngress, HookKind::TcxEgress]
         } else {
             [HookKind::ClsactIngress, HookKind::ClsactEgress]
         };
         match self {
-            Self::Tcx | Self::Clsact => [ingress, egress],
-            Self::XdpNative => [HookKind::XdpNative, egress],
+            Self::XdpNative if layer == Layer::Ethernet => [HookKind::XdpNative, egress],
+            _ => [ingress, egress],
         }
     }
 
@@ -115,12 +115,13 @@ impl Agent {
     /// Looks at the interfaces, and hooks new ones.
     fn locate(&mut self) {
         let topology = self.runtime.block_on(self.netlink.topology()).unwrap();
-        self.enforcer.set_topology(topology);
+        self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
         let view = self.enforcer.view();
-        for hooked in view.hooked.values() {
+        for (index, hooked) in &view.hooked {
             let kinds: Vec<HookKind> = hooked.kinds().collect();
-            assert_eq!(kinds, self.hooks.kinds(), "{}: {:?}", hooked.name, hooked.refused);
+            let wanted = self.hooks.kinds(topology.layer(*index));
+            assert_eq!(kinds, wanted, "{}: {:?}", hooked.name, hooked.refused);
         }
     }
 
