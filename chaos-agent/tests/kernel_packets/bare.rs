@@ -30,7 +30,13 @@ const COUNT: u32 = 500;
 
 /// Numbers of the packets that do not arrive one way, which are those that were counted. Captures at the device see packets as
 /// the hook does: without an Ethernet header.
-fn missing(stage: &Stage, agent: &Agent, family: Family, direction: Direction, profile: &str) -> BTreeSet<u32> {
+fn missing(
+    stage: &Stage,
+    agent: &Agent,
+    family: Family,
+    direction: Direction,
+    profile: &str,
+) -> BTreeSet<u32> {
     let target = family.host(1, 2);
     let (mut at_device, mut at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
     let (device, peer) = (stage.device_end(family), stage.peer_end(family));

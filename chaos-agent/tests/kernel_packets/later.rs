@@ -60,7 +60,13 @@ impl Scene {
     }
 
     /// Sends numbered packets one way under these faults, and waits for `expected` to come.
-    pub(crate) fn trip(&mut self, faults: Value, direction: Direction, family: Family, expected: Option<u32>) -> Trip {
+    pub(crate) fn trip(
+        &mut self,
+        faults: Value,
+        direction: Direction,
+        family: Family,
+        expected: Option<u32>,
+    ) -> Trip {
         let target = family.host(1, 2);
         self.agent.set(&[]);
         self.agent.set(&[Fault::new("later", faults).on(std::slice::from_ref(&target))]);

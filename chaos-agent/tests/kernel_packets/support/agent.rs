@@ -6,17 +6,18 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
 use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
-use chaos_agent::kernel::{Layer, LineLimits};
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
+use chaos_agent::kernel::{Layer, LineLimits};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
+use chaos_agent::status::{self, Facts, Seen};
 use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
-use edge_api::fault_node::HookKind;
+use edge_api::fault_node::{HookKind, ProfileOnNode};
 use edge_api::fault_profile::FaultProfile;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::draw::{Draw, Kind, Position};
@@ -86,6 +87,7 @@ pub(crate) struct Agent {
     hooks: Hooks,
     /// What it knows, but for profiles.
     pub(crate) world: World,
+    seen: Seen,
     _inside: Inside,
 }
 
@@ -105,8 +107,17 @@ impl Agent {
         let line = kernel.connect(behind, LINE_LIMITS).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
-        let mut agent =
-            Self { enforcer, line, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
+        let mut agent = Self {
+            enforcer,
+            line,
+            netlink,
+            _tasks: tasks,
+            runtime,
+            hooks,
+            world,
+            seen: Seen::default(),
+            _inside: inside,
+        };
         agent.locate();
         agent.set(&[]);
         agent
@@ -162,6 +173,21 @@ impl Agent {
     /// How many targets the first profile has, and how many of them are enforced.
     pub(crate) fn enforced(&self) -> (u32, u32) {
         self.enforcer.view().profiles[0].external
+    }
+
+    /// The first profile as the node's status has it, by all that the counters have shown at each call so far.
+    pub(crate) fn entry(&mut self) -> Option<ProfileOnNode> {
+        let view = self.enforcer.view();
+        self.seen.look(&view, &*self.enforcer.counters()).unwrap();
+        let now = boot_ns();
+        let facts = Facts {
+            kernel: preflight::kernel_release(),
+            server_time: server_time(now),
+            clock_offset: None,
+            engine: self.line.status(now),
+            line: self.line.usage(),
+        };
+        status::make(&view, &self.seen, &facts).profiles.into_iter().next()
     }
 
     /// What the kernel counted for a profile on a target.

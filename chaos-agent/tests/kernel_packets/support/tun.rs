@@ -43,7 +43,9 @@ pub(crate) fn stage() -> Stage {
     };
     give(&stage.node, TO_DEVICE, &[1]);
     give(&stage.device, ETH, &[2, 3]);
-    stage.device.ip(&Family::BOTH.map(|family| format!("route add default via {}\n", family.ip(1, 1))).concat());
+    stage
+        .device
+        .ip(&Family::BOTH.map(|family| format!("route add default via {}\n", family.ip(1, 1))).concat());
     carry(near.try_clone().unwrap(), far.try_clone().unwrap());
     carry(far, near);
     stage
