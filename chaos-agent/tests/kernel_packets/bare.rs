@@ -94,6 +94,8 @@ fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
             let lost = missing(&stage, &agent, family, direction, "loss");
             let expected = (0..COUNT).filter(|index| is_lost(7, &target, direction, 5683, *index, threshold));
             assert_eq!(lost, expected.collect(), "{hooks:?} {family:?} {direction:?}");
+            let entry = agent.entry().unwrap();
+            assert_eq!((entry.reason, entry.effective), (None, true), "{hooks:?} {family:?} {direction:?}");
         }
     }
 }

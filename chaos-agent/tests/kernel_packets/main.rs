@@ -13,6 +13,7 @@
 
 mod support;
 
+mod appear;
 mod bare;
 mod deadline;
 mod death;

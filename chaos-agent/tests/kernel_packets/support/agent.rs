@@ -58,7 +58,8 @@ impl Hooks {
         self != Self::Clsact && release.unwrap() >= preflight::TCX
     }
 
-    fn settings(self) -> Settings {
+    /// What the agent is told.
+    pub(crate) fn settings(self) -> Settings {
         let xdp = match self {
             Self::XdpNative => XdpMode::Native,
             Self::Tcx | Self::Clsact => XdpMode::Off,
@@ -68,7 +69,7 @@ impl Hooks {
 }
 
 /// Slots for many rules: stories replace them faster than they rest.
-const CAPACITY: Capacity =
+pub(crate) const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
 /// More than any story holds back.

@@ -49,11 +49,6 @@ impl End {
         self.socket.send_to(&payload(number, length), to.address).map(drop)
     }
 
-    /// Sends a packet of 64 bytes to any address.
-    pub(crate) fn send_to(&self, to: SocketAddr, number: u32) -> std::io::Result<()> {
-        self.socket.send_to(&payload(number, 64), to).map(drop)
-    }
-
     /// What it sends has this `skb->mark` from now on.
     pub(crate) fn mark(&self, mark: u32) {
         setsockopt(&self.socket, sockopt::Mark, &mark).unwrap();

@@ -35,8 +35,8 @@ fn exchange(stage: &Stage, family: Family) {
     let (pod, peer) = (stage.device_end(family), stage.peer_end(family));
     pod.reaches(&peer, COUNT);
     // To the address that the peer sees, and the port, which is kept.
-    let node = SocketAddr::new(family.ip(2, 1), pod.address.port());
-    (0..COUNT).for_each(|number| peer.send_to(node, number).unwrap());
+    let node = End::new(&stage.node, SocketAddr::new(family.ip(2, 1), pod.address.port()));
+    (0..COUNT).for_each(|number| peer.send(&node, number).unwrap());
     let mut came = 0;
     let all = || {
         came += pod.take().len();
