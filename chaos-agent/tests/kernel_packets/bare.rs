@@ -7,9 +7,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use fault_abi::counter::Global;
 use fault_abi::key::Direction;
@@ -18,13 +16,13 @@ use fault_abi::verdict::{Effect, Verdict};
 use serde_json::json;
 
 use crate::later::{self, Scene, checksum_errors};
-use crate::stream;
 use crate::support::agent::{Agent, Hooks, is_lost};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage};
-use crate::support::time::{eventually, ms, patience};
+use crate::support::time::{eventually, ms};
 use crate::support::tun;
+use crate::{links, stream};
 
 const COUNT: u32 = 500;
 
@@ -199,26 +197,5 @@ fn without_an_ethernet_header_a_tcp_transfer_arrives_whole_under_all_later_fault
 fn without_an_ethernet_header_who_is_rejected_learns_it_at_once() {
     let stage = tun::stage();
     let mut agent = Agent::start(&stage.node, Hooks::Tcx);
-    let patience = Duration::from_nanos(patience());
-    for family in Family::BOTH {
-        agent.set(&[]);
-        let reject = Fault::new("reject", json!({"partition": {"mode": "Reject"}}));
-        agent.set(&[reject.on(&stream::addresses(family))]);
-        for (from, to) in [(&stage.peer, family.ip(1, 2)), (&stage.device, family.ip(2, 2))] {
-            let address = SocketAddr::new(to, stream::PORT);
-            let error = from.run(|| TcpStream::connect_timeout(&address, patience)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?} to {to}: a reset");
-            let socket = from.run(|| UdpSocket::bind(SocketAddr::new(family.any(), 0))).unwrap();
-            socket.set_read_timeout(Some(patience)).unwrap();
-            socket.connect(address).unwrap();
-            socket.send(b"hello").unwrap();
-            let error = socket.recv(&mut [0; 8]).unwrap_err().raw_os_error();
-            let forbidden = [nix::libc::EHOSTUNREACH, nix::libc::EACCES].map(Some);
-            assert!(forbidden.contains(&error), "{family:?} to {to}: {error:?}");
-        }
-        for direction in Direction::ALL {
-            let counter = agent.total(direction);
-            assert_eq!((counter.packets[Verdict::Reject as usize], counter.seen()), (2, 2), "{direction:?}");
-        }
-    }
+    links::rejections_are_told(&stage, &mut agent);
 }
