@@ -173,9 +173,8 @@ pub fn make(
 
 /// The states of targets outside, under profiles that name peers.
 fn peers_outside(usage: Usage<'_>) -> impl Iterator<Item = u32> {
-    let has_peers = move |report: &&Report| {
-        usage.plan.rules.get(&report.uid).is_some_and(|spec| !spec.peers.is_empty())
-    };
+    let has_peers =
+        move |report: &&Report| usage.plan.rules.get(&report.uid).is_some_and(|spec| !spec.peers.is_empty());
     let reports = usage.plan.reports.iter().filter(has_peers);
     reports.flat_map(move |report| {
         let outside = report.targets.iter().filter(|target| target.scope == Scope::External);

@@ -11,8 +11,10 @@
 //!  kernels.rs   test programs under other kernels
 //!  fuzz.rs      fuzz targets, each for a while
 //!  foreign.rs   programs that tests run and nobody here wrote
+//!  feature.rs   what a kernel may lack
 //! ```
 
+mod feature;
 mod foreign;
 mod fuzz;
 mod kernels;
@@ -128,9 +130,12 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     let mut arguments = rung.arguments().to_vec();
     arguments.extend(args.filter.as_deref());
     let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
-    let tests = if lacking.is_empty() { Vec::new() } else { program.tests(&arguments)? };
-    let skipped = foreign::skipped(&tests, &lacking);
+    let tests = if rung == Rung::Kernel { program.tests(&arguments)? } else { Vec::new() };
+    let missing = feature::missing(&tests);
+    let mut skipped = foreign::skipped(&tests, &lacking);
+    skipped.extend(feature::skipped(&tests, &missing));
     arguments.extend(lacking.iter().flat_map(|lack| ["--skip", lack.module]));
+    arguments.extend(missing.iter().flat_map(|lack| ["--skip", lack.module]));
     let step = Step::start(format!("{rung}: {program}"));
     let ran = program.run(&arguments, stage.environment(), rung.limit());
     let left = stage.leave();

@@ -131,10 +131,9 @@ mod tests {
         let interface = Interface { index: 3, name: "eth0".to_owned() };
         let mut hooked = Hooked { name: "eth0".to_owned(), ..Hooked::default() };
         let candidates = ingress_candidates(XdpMode::Native, true, Layer::Ethernet);
-        hooked.ingress =
-            first_accepted(&interface, &candidates, &mut hooked.refused, |at, hook| {
-                kernel.attach(at, Layer::Ethernet, hook)
-            });
+        hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, |at, hook| {
+            kernel.attach(at, Layer::Ethernet, hook)
+        });
         assert_eq!(hooked.ingress, Some(HookKind::TcxIngress));
         let statuses = statuses(&BTreeMap::from([(3, hooked)]));
         assert_eq!(statuses[0].hook, HookKind::XdpNative);
