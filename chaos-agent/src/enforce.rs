@@ -160,9 +160,10 @@ impl<K: Kernel> Enforcer<K> {
         let (kernel, settings) = (&mut self.kernel, self.settings);
         let hooked = self.hooked.entry(interface.index).or_default();
         hooked.name.clone_from(&interface.name);
-        let mut attach = |at: &Interface, hook: HookKind| kernel.attach(at, hook);
+        let layer = self.topology.layer(interface.index);
+        let mut attach = |at: &Interface, hook: HookKind| kernel.attach(at, layer, hook);
         if hooked.ingress.is_none() {
-            let candidates = ingress_candidates(settings.xdp, settings.has_tcx);
+            let candidates = ingress_candidates(settings.xdp, settings.has_tcx, layer);
             hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);
         }
         if hooked.egress.is_none() {

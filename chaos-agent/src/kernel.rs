@@ -87,6 +87,16 @@ pub struct Interface {
     pub name: String,
 }
 
+/// How packets of an interface begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layer {
+    /// With an Ethernet header.
+    #[default]
+    Ethernet,
+    /// With IP.
+    Ip,
+}
+
 /// The devices behind hooks, as far as they are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
@@ -133,11 +143,11 @@ pub trait Kernel: Send {
     /// When the kernel refuses.
     fn perform(&mut self, op: &Op) -> Result<(), KernelError>;
 
-    /// Attaches a dispatcher, before all others. Takes about 16 ms under the kernel's network lock.
+    /// Attaches a dispatcher for packets that begin so, before all others. Takes about 16 ms under the kernel's network lock.
     ///
     /// # Errors
     /// When the kernel refuses, as drivers may for native XDP.
-    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError>;
+    fn attach(&mut self, interface: &Interface, layer: Layer, hook: HookKind) -> Result<(), KernelError>;
 
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);

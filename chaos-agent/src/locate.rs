@@ -11,10 +11,12 @@ use std::net::IpAddr;
 
 use edge_api::quantity::Network;
 
-use crate::kernel::Interface;
+use crate::kernel::{Interface, Layer};
 
-/// Why an interface has no hooks: its packets begin with IP.
-pub const NO_LINK_HEADER: &str = "it has no Ethernet header";
+/// Why an interface has no hooks: its packets begin with something else than Ethernet or IP, or a packet that was held back
+/// would not find its way onto it.
+pub const NO_LINK_HEADER: &str =
+    "its packets have no Ethernet header, and it is no tun, WireGuard or point-to-point tunnel";
 
 /// What an interface is, as far as hooks are concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,7 +36,10 @@ pub enum LinkKind {
     Vrf,
     /// An IFB: what comes there was decided before it was redirected.
     Ifb,
-    /// No Ethernet header.
+    /// Its packets begin with IP: a tun device, WireGuard, a tunnel to one other end.
+    Ip,
+    /// Its packets begin with some other header than Ethernet's, or its driver wants to know more of each packet than what
+    /// is in it.
     NoEthernet,
     /// An end of the delay line or the splitter: packets there are on their way between hooks.
     Ours,
@@ -105,6 +110,15 @@ impl Topology {
     pub fn interfaces(&self) -> impl Iterator<Item = Interface> {
         let links = self.links.iter().filter(|(index, _)| self.is_hooked(**index));
         links.map(|(index, link)| Interface { index: *index, name: link.name.clone() })
+    }
+
+    /// How packets of this interface begin.
+    #[must_use]
+    pub fn layer(&self, index: u32) -> Layer {
+        match self.links.get(&index).map(|link| link.kind) {
+            Some(LinkKind::Ip) => Layer::Ip,
+            _ => Layer::Ethernet,
+        }
     }
 
     fn is_hooked(&self, index: u32) -> bool {

@@ -176,6 +176,6 @@ fn program_name(filter: &TcMessage) -> Option<&str> {
 }
 
 fn is_ours(program: &str) -> bool {
-    use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, TC_REST_DISPATCH};
-    [TC_INGRESS_DISPATCH, TC_EGRESS_DISPATCH, TC_REST_DISPATCH].contains(&program)
+    use fault_abi::names::{EGRESS_DISPATCHERS, INGRESS_DISPATCHERS};
+    INGRESS_DISPATCHERS.contains(&program) || EGRESS_DISPATCHERS.contains(&program)
 }

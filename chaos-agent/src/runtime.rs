@@ -194,8 +194,11 @@ async fn sweep(netlink: &Netlink, args: CleanupArgs) -> Result<()> {
     Ok(())
 }
 
-/// Follows interfaces, addresses and routes.
-async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
+/// Follows interfaces, addresses and routes until `shutdown`, and hands them to the enforcer.
+///
+/// # Errors
+/// When the netlink connection has ended.
+pub async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
     loop {
         let next_look = match netlink.topology().await {
             Ok(topology) => {

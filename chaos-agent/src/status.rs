@@ -25,6 +25,9 @@ pub struct Evidence {
     pub is_effective: bool,
     /// Super-packets were among the packets.
     pub has_super_packets: bool,
+    /// Packets of its targets outside the cluster pass, and their other end is this node by its own address, and never a peer
+    /// that it names.
+    pub meets_node_alone: bool,
 }
 
 /// Profiles with evidence so far. What was seen stays seen as long as the profile exists.
@@ -32,6 +35,10 @@ pub struct Evidence {
 pub struct Seen {
     effective: BTreeSet<Uid>,
     super_packets: BTreeSet<Uid>,
+    /// Those whose targets outside met a peer that they name.
+    met_peers: BTreeSet<Uid>,
+    /// Those whose targets outside met this node where they name others.
+    met_node: BTreeSet<Uid>,
     /// Those that acted at the last look: a last one shows what they did until they ended.
     acting: BTreeSet<Uid>,
     /// Super-packets of the whole node at the last look.
@@ -53,7 +60,9 @@ impl Seen {
         let told = view.profiles.iter().map(|profile| &profile.uid);
         let exist: BTreeSet<&Uid> = told.chain(view.states.iter().map(|state| &state.uid)).collect();
         self.effective.retain(|uid| exist.contains(uid));
-        self.super_packets.retain(|uid| exist.contains(uid));
+        for seen in [&mut self.super_packets, &mut self.met_peers, &mut self.met_node] {
+            seen.retain(|uid| exist.contains(uid));
+        }
         let acting: BTreeSet<Uid> =
             view.profiles.iter().filter(|one| one.is_acting).map(|one| one.uid.clone()).collect();
         let node_super_packets = counters.global(Global::GsoFrames)?;
@@ -61,7 +70,10 @@ impl Seen {
         for state in &view.states {
             let is_awaited = |seen: &BTreeSet<Uid>| !seen.contains(&state.uid);
             let has_acted = acting.contains(&state.uid) || self.acting.contains(&state.uid);
-            let asks = is_awaited(&self.effective) || has_moved && is_awaited(&self.super_packets);
+            let is_by_peers = view.peers_outside.contains(&state.state);
+            let asks = is_awaited(&self.effective)
+                || has_moved && is_awaited(&self.super_packets)
+                || is_by_peers && is_awaited(&self.met_peers);
             if !has_acted || !asks {
                 continue;
             }
@@ -73,6 +85,12 @@ impl Seen {
                 if counter.gso_frames > 0 {
                     self.super_packets.insert(state.uid.clone());
                 }
+                if is_by_peers && counter.seen() > 0 {
+                    self.met_peers.insert(state.uid.clone());
+                }
+                if is_by_peers && counter.node_misses > 0 {
+                    self.met_node.insert(state.uid.clone());
+                }
             }
         }
         (self.acting, self.node_super_packets) = (acting, node_super_packets);
@@ -83,6 +101,7 @@ impl Seen {
         Evidence {
             is_effective: self.effective.contains(uid),
             has_super_packets: self.super_packets.contains(uid),
+            meets_node_alone: self.met_node.contains(uid) && !self.met_peers.contains(uid),
         }
     }
 }
@@ -150,6 +169,9 @@ fn note(evidence: Evidence, delays: bool, engine: &EngineStatus) -> Option<(Opti
     evidence.has_super_packets.then(|| (None, once.to_owned()))
 }
 
+/// What the counters show, and the two reasons that there are for it.
+const MASQUERADED: &str = "packets pass between targets outside the cluster and this node's own address, and none with a peer that match.peers names: where this node masquerades what pods send out, name its address as a peer, too; else it is that only the node itself has talked to them so far";
+
 fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> ProfileOnNode {
     let delays = view.is_acting && view.delays();
     let is_stalled = delays && engine.state == EngineState::Stalled;
@@ -158,8 +180,10 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
         (Some("EngineStalled"), line.to_owned())
     };
     let trouble = view.trouble.clone().map(|(reason, sentence)| (Some(reason), sentence));
-    let told = is_stalled.then(stalled).or(trouble).or_else(|| note(evidence, delays, engine));
-    let (reason, message) = told.unzip();
+    let is_masqueraded = view.is_acting && evidence.meets_node_alone;
+    let masqueraded = || is_masqueraded.then(|| (Some("PeersMasqueraded"), MASQUERADED.to_owned()));
+    let told = is_stalled.then(stalled).or(trouble).or_else(masqueraded);
+    let (reason, message) = told.or_else(|| note(evidence, delays, engine)).unzip();
     let enforced = |count: u32| if is_stalled { 0 } else { count };
     ProfileOnNode {
         namespace: view.name.namespace.clone(),
@@ -169,7 +193,7 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
         targets: view.local.0,
         enforced: enforced(view.local.1),
         external_targets: view.external.0,
-        external_enforced: enforced(view.external.1),
+        external_enforced: if is_masqueraded { 0 } else { enforced(view.external.1) },
         engine: if delays { engine.kind } else { Engine::None },
         hooks: view.hooks.iter().copied().collect(),
         installed: view.is_installed(),
@@ -352,6 +376,28 @@ mod tests {
         let ill = make(&view(Some(("NoRoute", "no route leads to t".to_owned()))), &seen, &facts());
         assert_eq!(ill.profiles[0].reason.as_deref(), Some("NoRoute"));
         assert!(ill.profiles[0].installed, "of what is enforced");
+    }
+
+    #[test]
+    fn peers_that_hide_behind_the_nodes_address_are_told_until_one_is_met() {
+        let (kernel, mut seen) = (kernel(), Seen::default());
+        let by_peers = View { peers_outside: BTreeSet::from([1]), ..view(None) };
+        let mut entry = |view: &View| {
+            seen.look(view, &*kernel.counters()).unwrap();
+            make(view, &seen, &facts()).profiles.remove(0)
+        };
+        assert_eq!(entry(&by_peers).reason, None, "nobody has talked so far");
+        kernel.count(1, Direction::ToDevice, |counter| counter.node_misses += 1);
+        assert_eq!(entry(&view(None)).reason, None, "a pod's own hook shows its own view");
+        let hidden = entry(&by_peers);
+        assert_eq!(hidden.reason.as_deref(), Some("PeersMasqueraded"));
+        assert_eq!((hidden.enforced, hidden.external_enforced), (2, 0), "what is outside");
+        assert!(hidden.message.unwrap().contains("name its address as a peer"));
+        let no_way = Some(("NoRoute", String::new()));
+        let lost = View { peers_outside: BTreeSet::from([1]), ..view(no_way) };
+        assert_eq!(entry(&lost).reason.as_deref(), Some("NoRoute"), "a plainer trouble goes first");
+        kernel.count(1, Direction::FromDevice, |counter| counter.packets[Verdict::Pass as usize] += 1);
+        assert_eq!((entry(&by_peers).reason, entry(&by_peers).external_enforced), (None, 1));
     }
 
     #[test]

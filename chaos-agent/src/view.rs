@@ -26,6 +26,8 @@ pub struct View {
     pub profiles: Vec<ProfileView>,
     /// Where the counters of each profile on each target are, those of paused and ended ones included.
     pub states: Vec<StateView>,
+    /// Those of them that are of targets outside the cluster, under profiles that name peers.
+    pub peers_outside: BTreeSet<u32>,
     /// Hooks by interface.
     pub hooked: BTreeMap<u32, Hooked>,
     /// How full the tables are.
@@ -163,9 +165,24 @@ pub fn make(
         limits: limits(usage, profiles.len()),
         profiles,
         states: states.collect(),
+        peers_outside: peers_outside(usage).collect(),
         hooked: hooked.clone(),
         failure: failure.map(str::to_owned),
     }
+}
+
+/// The states of targets outside, under profiles that name peers.
+fn peers_outside(usage: Usage<'_>) -> impl Iterator<Item = u32> {
+    let has_peers =
+        move |report: &&Report| usage.plan.rules.get(&report.uid).is_some_and(|spec| !spec.peers.is_empty());
+    let reports = usage.plan.reports.iter().filter(has_peers);
+    reports.flat_map(move |report| {
+        let outside = report.targets.iter().filter(|target| target.scope == Scope::External);
+        outside.filter_map(move |target| {
+            let key = (Arc::clone(&report.uid), Arc::clone(&target.name));
+            usage.ledger.state_of.get(&key).copied()
+        })
+    })
 }
 
 /// The way to each network, looked up once.

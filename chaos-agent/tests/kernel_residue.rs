@@ -9,7 +9,7 @@ use chaos_agent::alone;
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineDevice};
 use chaos_agent::kernel::aya::AyaKernel;
-use chaos_agent::kernel::{Interface, Kernel as _, LineLimits, object};
+use chaos_agent::kernel::{Interface, Kernel as _, Layer, LineLimits, object};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::residue;
 use chaos_agent::table::Capacity;
@@ -47,8 +47,8 @@ fn filters_of_a_killed_agent_are_found_and_removed_with_their_qdisc() {
         for name in ["ca-a", "ca-b"] {
             let index = nix::net::if_::if_nametoindex(name).unwrap();
             let interface = Interface { index, name: name.to_owned() };
-            kernel.attach(&interface, HookKind::ClsactIngress).unwrap();
-            kernel.attach(&interface, HookKind::ClsactEgress).unwrap();
+            kernel.attach(&interface, Layer::Ethernet, HookKind::ClsactIngress).unwrap();
+            kernel.attach(&interface, Layer::Ethernet, HookKind::ClsactEgress).unwrap();
         }
         // As SIGKILL would: nothing is detached.
         std::mem::forget(kernel);
@@ -79,8 +79,8 @@ fn leave_filters(name: &str) {
     let mut kernel = AyaKernel::load(object::built_in().unwrap(), CAPACITY, false).unwrap();
     let index = nix::net::if_::if_nametoindex(name).unwrap();
     let interface = Interface { index, name: name.to_owned() };
-    kernel.attach(&interface, HookKind::ClsactIngress).unwrap();
-    kernel.attach(&interface, HookKind::ClsactEgress).unwrap();
+    kernel.attach(&interface, Layer::Ethernet, HookKind::ClsactIngress).unwrap();
+    kernel.attach(&interface, Layer::Ethernet, HookKind::ClsactEgress).unwrap();
     std::mem::forget(kernel);
 }
 
@@ -94,7 +94,7 @@ fn a_qdisc_that_an_agent_has_added_goes_with_it_unless_somebody_uses_it() {
         let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
         for name in ["ca-a", "ca-b", "ca-c"] {
             let interface = Interface { index: index(name), name: name.to_owned() };
-            kernel.attach(&interface, HookKind::ClsactEgress).unwrap();
+            kernel.attach(&interface, Layer::Ethernet, HookKind::ClsactEgress).unwrap();
         }
         let added = kernel.added_qdiscs();
         assert_eq!(added, BTreeSet::from([index("ca-a"), index("ca-c")]), "that of ca-b was there");

@@ -11,15 +11,15 @@
 //!  kernels.rs   test programs under other kernels
 //!  fuzz.rs      fuzz targets, each for a while
 //!  foreign.rs   programs that tests run and nobody here wrote
-//!  queue.rs     stories about a queue that a kernel may lack
+//!  feature.rs   what a kernel may lack
 //! ```
 
+mod feature;
 mod foreign;
 mod fuzz;
 mod kernels;
 mod outcome;
 mod program;
-mod queue;
 mod rung;
 mod stage;
 
@@ -130,15 +130,12 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     let mut arguments = rung.arguments().to_vec();
     arguments.extend(args.filter.as_deref());
     let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
-    let no_queue = if rung == Rung::Kernel { queue::check().err() } else { None };
-    let is_whole = lacking.is_empty() && no_queue.is_none();
-    let tests = if is_whole { Vec::new() } else { program.tests(&arguments)? };
+    let tests = if rung == Rung::Kernel { program.tests(&arguments)? } else { Vec::new() };
+    let missing = feature::missing(&tests);
     let mut skipped = foreign::skipped(&tests, &lacking);
+    skipped.extend(feature::skipped(&tests, &missing));
     arguments.extend(lacking.iter().flat_map(|lack| ["--skip", lack.module]));
-    if let Some(reason) = no_queue {
-        skipped.extend(queue::skipped(&tests, &format!("{reason:#}")));
-        arguments.extend(["--skip", queue::MODULE]);
-    }
+    arguments.extend(missing.iter().flat_map(|lack| ["--skip", lack.module]));
     let step = Step::start(format!("{rung}: {program}"));
     let ran = program.run(&arguments, stage.environment(), rung.limit());
     let left = stage.leave();

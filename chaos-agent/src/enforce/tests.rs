@@ -4,6 +4,7 @@ use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use serde_json::json;
 
 use super::*;
+use crate::kernel::Layer;
 use crate::kernel::fake::FakeKernel;
 use crate::locate::{Link, LinkKind, Route};
 use crate::peers::Peer;
@@ -214,4 +215,36 @@ fn an_ended_profile_leaves_the_kernel_and_keeps_its_counters() {
     let view = enforcer.view();
     assert_eq!(view.states.len(), 1);
     assert!(!view.profiles[0].is_acting);
+}
+
+#[test]
+fn an_interface_whose_packets_begin_with_ip_gets_hooks_that_read_them_so_and_no_xdp() {
+    let native = Settings { xdp: XdpMode::Native, ..settings() };
+    let mut enforcer = Enforcer::new(FakeKernel::default(), native);
+    let mut both = topology(&["eth0", "wg0"]);
+    both.links.get_mut(&2).unwrap().kind = LinkKind::Ip;
+    enforcer.set_topology(both);
+    while enforcer.attach_next() {}
+    let hooked = enforcer.view().hooked;
+    assert_eq!(
+        [1, 2].map(|index| hooked[&index].ingress),
+        [HookKind::XdpNative, HookKind::TcxIngress].map(Some)
+    );
+    let layers = BTreeMap::from([(1, Layer::Ethernet), (2, Layer::Ip)]);
+    assert_eq!(enforcer.kernel().layers, layers);
+}
+
+#[test]
+fn targets_outside_are_told_apart_where_a_profile_names_peers() {
+    let mut enforcer = enforcer();
+    let mut by_peers = world("20%");
+    enforcer.apply(&by_peers, server(), BOOT);
+    assert!(enforcer.view().peers_outside.is_empty(), "it names none");
+    let profile = by_peers.profiles.values_mut().next().unwrap();
+    profile.peers = vec![Peer::Network("10.244.1.2/32".parse().unwrap())];
+    enforcer.apply(&by_peers, server(), BOOT);
+    let view = enforcer.view();
+    let states = view.states.iter().map(|state| state.state);
+    assert_eq!(view.peers_outside, states.collect());
+    assert!(!view.peers_outside.is_empty());
 }

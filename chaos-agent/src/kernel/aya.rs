@@ -22,7 +22,7 @@ use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
+use super::{Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
@@ -249,8 +249,8 @@ impl Kernel for AyaKernel {
         }
     }
 
-    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError> {
-        let link = self.attach_link(interface, hook).map_err(|reason| KernelError::Attach {
+    fn attach(&mut self, interface: &Interface, layer: Layer, hook: HookKind) -> Result<(), KernelError> {
+        let link = self.attach_link(interface, layer, hook).map_err(|reason| KernelError::Attach {
             hook,
             interface: interface.name.clone(),
             reason,

@@ -8,7 +8,7 @@ use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 
-use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
+use super::{Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
 use crate::ledger::bindings;
 use crate::table::{Op, Place, Prefix};
 
@@ -29,6 +29,8 @@ pub struct FakeKernel {
     pub states: BTreeSet<u32>,
     /// Hooks by interface.
     pub hooks: BTreeMap<u32, BTreeSet<HookKind>>,
+    /// How packets of an interface begin, as its hooks take it.
+    pub layers: BTreeMap<u32, Layer>,
     /// Kinds of hooks that are refused.
     pub refused_hooks: BTreeSet<HookKind>,
     /// Operations with this name fail.
@@ -118,12 +120,13 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn attach(&mut self, interface: &Interface, hook: HookKind) -> Result<(), KernelError> {
+    fn attach(&mut self, interface: &Interface, layer: Layer, hook: HookKind) -> Result<(), KernelError> {
         if self.refused_hooks.contains(&hook) {
             let reason = "refused by the test".to_owned();
             return Err(KernelError::Attach { hook, interface: interface.name.clone(), reason });
         }
         self.hooks.entry(interface.index).or_default().insert(hook);
+        self.layers.insert(interface.index, layer);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::ValueEnum;
 use edge_api::fault_node::{HookKind, HookStatus};
 
-use super::Interface;
+use super::{Interface, Layer};
 
 /// Where packets that come from a device are decided (`--xdp`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
@@ -20,10 +20,10 @@ pub enum XdpMode {
     Generic,
 }
 
-/// Candidates for what comes in, the best first.
+/// Candidates for what comes in, the best first. Where packets begin with IP there is no XDP: it takes Ethernet frames only.
 #[must_use]
-pub fn ingress_candidates(xdp: XdpMode, has_tcx: bool) -> Vec<HookKind> {
-    let xdp = (xdp == XdpMode::Native).then_some(HookKind::XdpNative);
+pub fn ingress_candidates(xdp: XdpMode, has_tcx: bool, layer: Layer) -> Vec<HookKind> {
+    let xdp = (xdp == XdpMode::Native && layer == Layer::Ethernet).then_some(HookKind::XdpNative);
     let tcx = has_tcx.then_some(HookKind::TcxIngress);
     xdp.into_iter().chain(tcx).chain([HookKind::ClsactIngress]).collect()
 }
@@ -130,9 +130,10 @@ mod tests {
             FakeKernel { refused_hooks: BTreeSet::from([HookKind::XdpNative]), ..FakeKernel::default() };
         let interface = Interface { index: 3, name: "eth0".to_owned() };
         let mut hooked = Hooked { name: "eth0".to_owned(), ..Hooked::default() };
-        let candidates = ingress_candidates(XdpMode::Native, true);
-        hooked.ingress =
-            first_accepted(&interface, &candidates, &mut hooked.refused, |at, hook| kernel.attach(at, hook));
+        let candidates = ingress_candidates(XdpMode::Native, true, Layer::Ethernet);
+        hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, |at, hook| {
+            kernel.attach(at, Layer::Ethernet, hook)
+        });
         assert_eq!(hooked.ingress, Some(HookKind::TcxIngress));
         let statuses = statuses(&BTreeMap::from([(3, hooked)]));
         assert_eq!(statuses[0].hook, HookKind::XdpNative);
@@ -155,9 +156,11 @@ mod tests {
 
     #[test]
     fn xdp_is_only_tried_when_it_is_asked_for_and_native() {
+        let tc = [HookKind::TcxIngress, HookKind::ClsactIngress];
         for xdp in [XdpMode::Off, XdpMode::Generic] {
-            assert_eq!(ingress_candidates(xdp, true), [HookKind::TcxIngress, HookKind::ClsactIngress]);
+            assert_eq!(ingress_candidates(xdp, true, Layer::Ethernet), tc);
         }
+        assert_eq!(ingress_candidates(XdpMode::Native, true, Layer::Ip), tc);
         assert_eq!(egress_candidates(false), [HookKind::ClsactEgress]);
     }
 }

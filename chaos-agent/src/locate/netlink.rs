@@ -7,7 +7,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::SocketAddr;
@@ -142,7 +142,8 @@ fn link(message: &LinkMessage) -> (u32, Link) {
         }
     }
     link.is_pair = matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit));
-    link.kind = link_kind(message.header.link_layer_type, kind.as_ref());
+    let has_one_far_end = message.header.flags.contains(LinkFlags::Pointopoint);
+    link.kind = link_kind(message.header.link_layer_type, kind.as_ref(), has_one_far_end);
     if behind::is_ours(&link.name) {
         link.kind = LinkKind::Ours;
     }
@@ -150,7 +151,13 @@ fn link(message: &LinkMessage) -> (u32, Link) {
     (message.header.index, link)
 }
 
-const fn link_kind(layer: LinkLayerType, kind: Option<&InfoKind>) -> LinkKind {
+/// A tunnel without one far end is told for each packet where to send it, by something beside the packet (its route's next hop, or
+/// metadata), which does not survive the delay line; and some put a header of their own in front.
+///
+/// The types whose packets begin with IP are those that the kernel itself takes for such (`dev_is_mac_header_xmit` in
+/// include/linux/if_arp.h, Linux 6.1; that has PPP only from 6.5 on).
+const fn link_kind(layer: LinkLayerType, kind: Option<&InfoKind>, has_one_far_end: bool) -> LinkKind {
+    use LinkLayerType::{Ip6gre, Ipgre, None as NoHeader, Rawip, Sit, Tunnel, Tunnel6};
     match (layer, kind) {
         (LinkLayerType::Loopback, _) => LinkKind::Loopback,
         (_, Some(InfoKind::Bridge)) => LinkKind::Bridge,
@@ -162,6 +169,8 @@ const fn link_kind(layer: LinkLayerType, kind: Option<&InfoKind>) -> LinkKind {
             Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan | InfoKind::MacSec),
         ) => LinkKind::Stacked,
         (LinkLayerType::Ether, _) => LinkKind::Plain,
+        (NoHeader | Rawip, _) => LinkKind::Ip,
+        (Tunnel | Tunnel6 | Sit | Ipgre | Ip6gre, _) if has_one_far_end => LinkKind::Ip,
         _ => LinkKind::NoEthernet,
     }
 }
@@ -207,6 +216,20 @@ mod tests {
         let both = vec![AddressAttribute::Address(theirs), AddressAttribute::Local(ours)];
         assert_eq!(address(both), Some(ours));
         assert_eq!(address(vec![AddressAttribute::Address(ours)]), Some(ours), "IPv6 has no other");
+    }
+
+    #[test]
+    fn packets_begin_with_ip_on_tun_wireguard_and_tunnels_to_one_other_end() {
+        use LinkLayerType::{Ipgre, None as NoHeader, Ppp, Sit, Tunnel};
+        let of = |layer, kind: InfoKind, far_end| link_kind(layer, Some(&kind), far_end);
+        assert_eq!(of(NoHeader, InfoKind::Tun, true), LinkKind::Ip);
+        assert_eq!(of(NoHeader, InfoKind::Wireguard, true), LinkKind::Ip);
+        assert_eq!(of(LinkLayerType::Ether, InfoKind::Tun, false), LinkKind::Plain, "a TAP");
+        for (layer, kind) in [(Tunnel, InfoKind::IpIp), (Sit, InfoKind::SitTun), (Ipgre, InfoKind::GreTun)] {
+            assert_eq!(of(layer, kind.clone(), true), LinkKind::Ip);
+            assert_eq!(of(layer, kind, false), LinkKind::NoEthernet, "it sends each packet elsewhere");
+        }
+        assert_eq!(link_kind(Ppp, None, true), LinkKind::NoEthernet);
     }
 
     #[test]

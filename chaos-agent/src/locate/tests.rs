@@ -44,12 +44,22 @@ fn a_pods_own_route_leads_to_its_veth_and_the_default_route_to_the_uplink() {
 #[test]
 fn a_network_is_enforced_only_where_every_way_into_it_is_hooked() {
     let node = topology(
-        vec![link("eth0", LinkKind::Plain), link("wg0", LinkKind::NoEthernet)],
+        vec![link("eth0", LinkKind::Plain), link("ib0", LinkKind::NoEthernet)],
         &[("0.0.0.0/0", &[1]), ("10.30.0.0/16", &[2])],
     );
     assert_eq!(way(&node, "10.20.0.0/16"), hooked(&[1]));
-    let Way::NoHook { interface, because } = way(&node, "10.0.0.0/8") else { panic!("wg0 has no hook") };
-    assert_eq!((interface.as_str(), because), ("wg0", Some("it has no Ethernet header")));
+    let Way::NoHook { interface, because } = way(&node, "10.0.0.0/8") else { panic!("ib0 has no hook") };
+    assert_eq!((interface.as_str(), because), ("ib0", Some(NO_LINK_HEADER)));
+}
+
+#[test]
+fn an_interface_whose_packets_begin_with_ip_is_hooked_like_any_other() {
+    let node = topology(
+        vec![link("eth0", LinkKind::Plain), link("wg0", LinkKind::Ip)],
+        &[("0.0.0.0/0", &[1]), ("10.30.0.0/16", &[2])],
+    );
+    assert_eq!(way(&node, "10.0.0.0/8"), hooked(&[1, 2]));
+    assert_eq!([1, 2].map(|index| node.layer(index)), [Layer::Ethernet, Layer::Ip]);
 }
 
 #[test]

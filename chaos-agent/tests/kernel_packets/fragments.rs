@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::AsRawFd as _;
 
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
@@ -15,26 +14,10 @@ use crate::support::agent::{Agent, Hooks};
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::time::eventually;
-
-nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
+use crate::support::tun;
 
 const NAME: &str = "cat-tap";
 const TARGET: &str = "fd77:1::2";
-
-/// A TAP device in the namespace that this thread is in.
-fn tap() -> File {
-    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    // SAFETY: integers and arrays of such only.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
-        *to = libc::c_char::try_from(from).unwrap();
-    }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap();
-    // SAFETY: an open descriptor, and a request that lives as long as the call.
-    unsafe { set_interface(file.as_raw_fd(), &raw const request) }.unwrap();
-    file
-}
 
 /// Puts in a frame of which the first `linear` bytes stay together.
 fn put(tap: &mut File, frame: &[u8], linear: u16) {
@@ -49,7 +32,7 @@ fn put(tap: &mut File, frame: &[u8], linear: u16) {
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn ports_are_found_also_where_a_driver_left_them_in_fragments() {
     let node = Namespace::new();
-    let mut tap = node.run(tap);
+    let mut tap = node.run(|| tun::open(NAME, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR));
     node.ip(&format!("link set {NAME} up\n"));
     let mut agent = Agent::start(&node, Hooks::Tcx);
     let wall = Fault::partition().on(&[format!("{TARGET}/128")]).matching(json!({"ports": ["5683"]}));

@@ -94,7 +94,7 @@ fn each_fragment_draws_for_itself_and_ports_are_those_of_the_first() {
 }
 
 /// A numbered frame with this many VLAN tags, from host to host.
-fn frame(number: u32, tags: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
+pub(crate) fn frame(number: u32, tags: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
     let body = payload(number, 64);
     let tags = [SERVICE_TAG, TAG][2 - tags..].to_vec();
     let spec = Spec { tags, payload: body.len(), ..Spec::udp((from, 5683), (to, 40_000)) };
@@ -105,7 +105,7 @@ fn frame(number: u32, tags: usize, from: IpAddr, to: IpAddr) -> Vec<u8> {
 }
 
 /// A node that bridges a device and a peer, so that tagged frames pass without an interface for their VLAN.
-fn bridge() -> Stage {
+pub(crate) fn bridge() -> Stage {
     let stage = Stage::without_device();
     for (interface, far) in [(TO_DEVICE, &stage.device), (TO_PEER, &stage.peer)] {
         let near = Plug { space: &stage.node, interface, addresses: &[] };

@@ -20,7 +20,7 @@ use crate::support::time::{Beat, boot_ns, eventually, ms, wall};
 use crate::support::traffic::End;
 
 /// Packets of a story, each way.
-const COUNT: u32 = 400;
+pub(crate) const COUNT: u32 = 400;
 
 /// A packet is sent so often.
 const EVERY: Duration = Duration::from_micros(200);
@@ -38,27 +38,27 @@ for_each_engine! {
 }
 
 /// When each packet was sent and when it came, by number.
-struct Trip {
+pub(crate) struct Trip {
     sent_ns: BTreeMap<u32, u64>,
     /// In the order in which they came.
-    came: Vec<(u32, u64)>,
+    pub(crate) came: Vec<(u32, u64)>,
     counter: Counter,
 }
 
 impl Trip {
-    fn effect(&self, effect: Effect) -> u64 {
+    pub(crate) fn effect(&self, effect: Effect) -> u64 {
         self.counter.effects[effect as usize]
     }
 
     /// How long each took, in nanoseconds.
-    fn took_ns(&self) -> Vec<u64> {
+    pub(crate) fn took_ns(&self) -> Vec<u64> {
         self.came.iter().map(|(number, at)| at - self.sent_ns[number]).collect()
     }
 }
 
 /// A node with an agent between a device and a peer.
-struct Scene {
-    stage: Stage,
+pub(crate) struct Scene {
+    pub(crate) stage: Stage,
     agent: Agent,
     /// Packets of a trip.
     count: u32,
@@ -68,13 +68,23 @@ struct Scene {
 
 impl Scene {
     fn new(hooks: Hooks, holds: Holds) -> Self {
-        let stage = Stage::new();
+        Self::on(Stage::new(), hooks, holds)
+    }
+
+    /// The same on any stage.
+    pub(crate) fn on(stage: Stage, hooks: Hooks, holds: Holds) -> Self {
         let agent = Agent::with(&stage.node, hooks, holds);
         Self { stage, agent, count: COUNT, every: EVERY }
     }
 
     /// Sends numbered packets one way under these faults, and waits for `expected` to come.
-    fn trip(&mut self, faults: Value, direction: Direction, family: Family, expected: Option<u32>) -> Trip {
+    pub(crate) fn trip(
+        &mut self,
+        faults: Value,
+        direction: Direction,
+        family: Family,
+        expected: Option<u32>,
+    ) -> Trip {
         let target = family.host(1, 2);
         self.agent.set(&[]);
         self.agent.set(&[Fault::new("later", faults).on(std::slice::from_ref(&target))]);
@@ -228,7 +238,7 @@ fn corrupted_packets_reach_the_receivers_stack_and_are_counted_there_as_wrong_ch
 }
 
 /// `UdpInCsumErrors` of a namespace.
-fn checksum_errors(space: &crate::support::space::Namespace) -> u64 {
+pub(crate) fn checksum_errors(space: &crate::support::space::Namespace) -> u64 {
     let table = space.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
     let mut lines = table.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());

@@ -13,6 +13,8 @@
 
 mod support;
 
+mod appear;
+mod bare;
 mod deadline;
 mod death;
 mod follow;
@@ -21,6 +23,7 @@ mod frames;
 mod harness;
 mod later;
 mod later_queue;
+mod links;
 mod loss;
 mod padding;
 mod partition;

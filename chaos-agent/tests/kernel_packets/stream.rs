@@ -16,7 +16,7 @@ use crate::support::space::Namespace;
 use crate::support::stage::{Family, Stage};
 use crate::support::time::{is_emulated, patience};
 
-const PORT: u16 = 7_000;
+pub(crate) const PORT: u16 = 7_000;
 
 /// Bytes of a transfer: many super-packets.
 fn length() -> usize {
@@ -24,18 +24,18 @@ fn length() -> usize {
 }
 
 /// What is sent: no two packets alike.
-fn bytes() -> Vec<u8> {
+pub(crate) fn bytes() -> Vec<u8> {
     let words = (0..u32::try_from(length() / 4).unwrap()).map(|word| word.wrapping_mul(2_654_435_761));
     words.flat_map(u32::to_be_bytes).collect()
 }
 
 /// Both of the device's: it sends from either.
-fn addresses(family: Family) -> [String; 2] {
+pub(crate) fn addresses(family: Family) -> [String; 2] {
     [2, 3].map(|host| family.host(1, host))
 }
 
 /// Sends all bytes from one namespace to the other; returns what came.
-fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr) -> Vec<u8> {
+pub(crate) fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr) -> Vec<u8> {
     let listener = to.run(|| TcpListener::bind(address)).unwrap();
     let receiver = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

@@ -13,3 +13,4 @@ pub(crate) mod space;
 pub(crate) mod stage;
 pub(crate) mod time;
 pub(crate) mod traffic;
+pub(crate) mod tun;

@@ -16,6 +16,7 @@ mod coap;
 mod curl;
 mod iperf3;
 mod kinds;
+mod nft;
 mod ping;
 mod process;
 mod scene;

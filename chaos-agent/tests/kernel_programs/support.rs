@@ -4,6 +4,9 @@
 #[path = "../kernel_packets/support/agent.rs"]
 pub(crate) mod agent;
 #[expect(dead_code, reason = "their stories use the rest")]
+#[path = "../kernel_packets/support/conversation.rs"]
+pub(crate) mod conversation;
+#[expect(dead_code, reason = "their stories use the rest")]
 #[path = "../kernel_packets/support/fault.rs"]
 pub(crate) mod fault;
 #[path = "../kernel_packets/support/numbers.rs"]

@@ -116,6 +116,10 @@ impl World<'static> for Host {
         true
     }
 
+    fn count_node_miss(&mut self, binding: &Binding, packet: &Packet) {
+        self.counters.entry((binding.state, packet.direction)).or_default().node_misses += 1;
+    }
+
     fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64) {
         let counter = self.counters.entry((binding.state, packet.direction)).or_default();
         for effect in Effect::ALL {

@@ -2,7 +2,7 @@
 
 use fault_abi::counter::Global;
 use fault_abi::key::{Direction, PROTOCOL_ICMP, PROTOCOL_TCP};
-use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
+use fault_abi::names::{TC_EGRESS, TC_INGRESS, TC_IP_EGRESS, TC_IP_INGRESS, XDP_INGRESS};
 use fault_abi::packet::{self, Link};
 use fault_abi::rule::{PortRange, Rule};
 use fault_abi::verdict::Verdict;
@@ -91,6 +91,36 @@ fn what_is_not_ip_passes() {
     }
 }
 
+/// A test run takes 14 bytes for an Ethernet header whatever it runs, and so finds the kind of a packet that begins with IP in
+/// its source address. These addresses of the device and its peer say there what the packet is.
+const BARE: [[&str; 2]; 2] = [["8.0.0.17", "8.0.1.5"], ["fd00:0:86dd::17", "fd00:0:86dd:1::5"]];
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn without_an_ethernet_header_ports_are_found_behind_options_and_extension_headers() {
+    let mut hit = rig();
+    let bindings = profiles(&mut hit, &[on_port(5683, 5683)]);
+    for [device, _] in BARE {
+        hit.target(address(device), 0, &bindings).unwrap();
+    }
+    let mut seen = 0;
+    for (name, packet) in shapes().into_iter().filter(|(_, packet)| packet.tags.is_empty()) {
+        let [device, peer] = BARE[usize::from(packet.source.is_ipv6())].map(|ip| ip.parse().unwrap());
+        let packet = Spec { source: device, destination: peer, ..packet };
+        let elsewhere = Spec { source_port: 5684, ..packet.clone() };
+        for (spec, [ingress, egress]) in [(packet, [SHOT, REDIRECT]), (elsewhere, [NEXT, NEXT])] {
+            let (out, back) = (spec.bytes(), spec.reversed().bytes());
+            assert_eq!(hit.run(TC_IP_INGRESS, &out[packet::ETHERNET..], 1).unwrap().code, ingress, "{name}");
+            assert_eq!(hit.run(TC_IP_EGRESS, &back[packet::ETHERNET..], 1).unwrap().code, egress, "{name}");
+            // Behind an Ethernet header it is nothing that begins with IP, and without one no Ethernet frame.
+            assert_eq!(hit.run(TC_IP_INGRESS, &out, 1).unwrap().code, NEXT, "{name}");
+            assert_eq!(hit.run(TC_INGRESS, &out[packet::ETHERNET..], 1).unwrap().code, NEXT, "{name}");
+        }
+        seen += 1;
+    }
+    assert_eq!(counted(&mut hit, 0, Direction::FromDevice, Verdict::Partition), seen);
+}
+
 /// Each prefix of a frame: nothing crashes or is refused, and what is too short for an address passes.
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
@@ -120,6 +150,17 @@ fn more_extension_headers_than_are_followed_count_as_malformed() {
     assert_passes(&rig, &deep, "a rule with ports");
     assert_eq!(global(&mut rig, Global::Malformed), 3);
     assert_drops(&rig_with(&[partition()]), &deep, "a rule without");
+}
+
+#[test]
+fn a_packet_that_begins_with_ip_is_what_its_kind_and_its_first_byte_agree_upon() {
+    let (v4, v6) = (from_device().bytes(), from_device6().bytes());
+    let (v4, v6) = (&v4[packet::ETHERNET..], &v6[packet::ETHERNET..]);
+    let of = |bytes: &[u8], kind: u16| packet::bare(bytes, kind.to_be());
+    assert_eq!((of(v4, 0x0800), of(v6, 0x86dd)), (Link::Ipv4(0), Link::Ipv6(0)));
+    for (bytes, kind) in [(v4, 0x86dd), (v6, 0x0800), (v4, 0x8847), (&[][..], 0x0800)] {
+        assert_eq!(of(bytes, kind), Link::Other);
+    }
 }
 
 /// The parser of the host reads what the kernel's reads: it is the same code.

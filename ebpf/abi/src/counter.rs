@@ -33,6 +33,9 @@ pub struct Counter {
     pub delays: [u64; DELAY_BUCKETS],
     /// The sum of those times, in nanoseconds.
     pub delay_ns: u64,
+    /// Packets that the rule leaves alone for their peer only, which is an address of this node. (Its probes of a pod are
+    /// none of them.) They are not among `packets`.
+    pub node_misses: u64,
 }
 
 impl Counter {
@@ -53,6 +56,7 @@ impl Counter {
             *sum = sum.wrapping_add(n);
         }
         self.delay_ns = self.delay_ns.wrapping_add(other.delay_ns);
+        self.node_misses = self.node_misses.wrapping_add(other.node_misses);
     }
 
     /// Packets seen, whatever became of them.

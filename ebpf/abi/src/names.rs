@@ -64,6 +64,18 @@ pub const XDP_INGRESS: &str = "xdp_ingress";
 pub const TC_REST_DISPATCH: &str = "tc_rest_dispatch";
 /// Decides on what comes from a device as far as [`XDP_INGRESS`] did not.
 pub const TC_REST: &str = "tc_rest";
+/// As [`TC_INGRESS_DISPATCH`], on an interface without an Ethernet header: calls [`TC_IP_INGRESS`].
+pub const TC_IP_INGRESS_DISPATCH: &str = "tc_ip_ingress_dispatch";
+/// As [`TC_EGRESS_DISPATCH`], on an interface without an Ethernet header: calls [`TC_IP_EGRESS`].
+pub const TC_IP_EGRESS_DISPATCH: &str = "tc_ip_egress_dispatch";
+/// As [`TC_INGRESS`], for packets that begin with IP.
+pub const TC_IP_INGRESS: &str = "tc_ip_ingress";
+/// As [`TC_EGRESS`], for packets that begin with IP.
+pub const TC_IP_EGRESS: &str = "tc_ip_egress";
+/// All that is attached to TC ingress of interfaces.
+pub const INGRESS_DISPATCHERS: [&str; 3] = [TC_INGRESS_DISPATCH, TC_REST_DISPATCH, TC_IP_INGRESS_DISPATCH];
+/// All that is attached to TC egress of interfaces.
+pub const EGRESS_DISPATCHERS: [&str; 2] = [TC_EGRESS_DISPATCH, TC_IP_EGRESS_DISPATCH];
 /// Carries out the plan of a packet that came in.
 pub const TC_ACT_INGRESS: &str = "tc_act_ingress";
 /// Carries out the plan of a packet that goes out.
@@ -95,9 +107,13 @@ pub const SLOT_TC_ACT_EGRESS: u32 = 4;
 pub const SLOT_TC_REJECT_INGRESS: u32 = 5;
 /// Slot of [`TC_REJECT_EGRESS`] in [`PROGRAMS_TC`].
 pub const SLOT_TC_REJECT_EGRESS: u32 = 6;
+/// Slot of [`TC_IP_INGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_IP_INGRESS: u32 = 7;
+/// Slot of [`TC_IP_EGRESS`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_IP_EGRESS: u32 = 8;
 
 /// What is in [`PROGRAMS_TC`].
-pub const TC_SLOTS: [(u32, &str); 7] = [
+pub const TC_SLOTS: [(u32, &str); 9] = [
     (SLOT_TC_INGRESS, TC_INGRESS),
     (SLOT_TC_EGRESS, TC_EGRESS),
     (SLOT_TC_REST, TC_REST),
@@ -105,4 +121,6 @@ pub const TC_SLOTS: [(u32, &str); 7] = [
     (SLOT_TC_ACT_EGRESS, TC_ACT_EGRESS),
     (SLOT_TC_REJECT_INGRESS, TC_REJECT_INGRESS),
     (SLOT_TC_REJECT_EGRESS, TC_REJECT_EGRESS),
+    (SLOT_TC_IP_INGRESS, TC_IP_INGRESS),
+    (SLOT_TC_IP_EGRESS, TC_IP_EGRESS),
 ];

@@ -1,7 +1,7 @@
 //! Where a frame has its addresses and ports: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with
 //! extension headers, TCP, UDP and ICMP. Kernel programs and host tests bring the bytes by [`Frame`].
 //!
-//! The work is split: [`link`] and [`target`] run on each packet, [`transport`] only on those of a target.
+//! The work is split: [`link`] (or [`bare`]) and [`target`] run on each packet, [`transport`] only on those of a target.
 
 use crate::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 
@@ -87,6 +87,18 @@ pub fn link<F: Frame + ?Sized>(frame: &F) -> Link {
             }
             _ => return Link::Other,
         }
+    }
+}
+
+/// The IP header of a packet that begins with it, as all do on an interface without an Ethernet header. `kind` is what the
+/// kernel takes it for: an EtherType as it is in memory (network order).
+#[inline(always)]
+pub fn bare<F: Frame + ?Sized>(packet: &F, kind: u16) -> Link {
+    let Some(first) = packet.byte(0) else { return Link::Other };
+    match (u16::from_be(kind), first >> 4) {
+        (TYPE_IPV4, 4) => Link::Ipv4(0),
+        (TYPE_IPV6, 6) => Link::Ipv6(0),
+        _ => Link::Other,
     }
 }
 

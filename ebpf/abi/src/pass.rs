@@ -7,8 +7,8 @@ use crate::decide::{self, Packet};
 use crate::draw::{Draw, Position};
 use crate::key::{Address, Direction, IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::rule::{
-    Binding, Entry, MAX_BINDINGS, MAX_PHASES, PHASE_BURSTS, PHASE_PER_FLOW, PHASE_REJECT, PROTECTED_NODE,
-    PROTECTED_PROBE, Phase, RULE_LIFTS_PROBES, Rule,
+    Binding, Entry, MAX_BINDINGS, MAX_PHASES, PEER_IS_NODE, PHASE_BURSTS, PHASE_PER_FLOW, PHASE_REJECT,
+    PROTECTED_NODE, PROTECTED_PROBE, Phase, RULE_LIFTS_PROBES, Rule,
 };
 use crate::verdict::Verdict;
 
@@ -89,6 +89,8 @@ pub trait World<'r> {
     ) -> Option<Track<Self::Channel>>;
     /// Counts the packet under its verdict; `false`: the binding has no counter.
     fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, now_ns: u64) -> bool;
+    /// Counts a packet in [`Counter::node_misses`](crate::counter::Counter::node_misses).
+    fn count_node_miss(&mut self, binding: &Binding, packet: &Packet);
     /// Counts a set of [`Effect`](crate::verdict::Effect)s, and the delay given, where there is one.
     fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64);
     /// The word of [`turn`](crate::delay::turn); `None`: the binding has no state.
@@ -142,7 +144,7 @@ const fn is_dhcp_pair(a: u16, b: u16) -> bool {
     (a == 67 && (b == 67 || b == 68)) || (a == 547 && (b == 546 || b == 547))
 }
 
-/// Which conversations of this packet are protected: bits of `PROTECTED_*`.
+/// Which conversations of this packet are protected: bits of `PROTECTED_*`, and [`PEER_IS_NODE`].
 ///
 /// Only for conversations of this node. `in_protected` is what `PROTECTED` holds for the target's end, `in_cidr`
 /// whether the target is in `PROTECTED_CIDRS`.
@@ -153,7 +155,8 @@ pub const fn protection(packet: &Packet, kubelet_port: u16, in_protected: u32, i
         && packet.has_ports
         && packet.protocol == PROTOCOL_TCP
         && packet.peer_port == kubelet_port;
-    if kubelet || in_cidr { in_protected | PROTECTED_NODE } else { in_protected }
+    let of_node = if kubelet || in_cidr { PROTECTED_NODE } else { 0 };
+    in_protected | of_node | PEER_IS_NODE
 }
 
 /// Whether an entry is still the one that was looked up, as far as its address says.
@@ -196,7 +199,18 @@ pub fn run<'r, W: World<'r>>(
     Verdict::Pass
 }
 
-/// The rule of a binding, if it acts on this packet; `Err(true)`: it would, but leaves the conversation alone.
+/// Why a rule leaves a packet alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// It is over, or about other packets.
+    Other,
+    /// It is about other peers.
+    Peer,
+    /// The conversation is protected.
+    Spared,
+}
+
+/// The rule of a binding, if it acts on this packet.
 #[inline(always)]
 pub(crate) fn acting<'r, W: World<'r>>(
     world: &W,
@@ -204,16 +218,16 @@ pub(crate) fn acting<'r, W: World<'r>>(
     packet: &Packet,
     protection: u32,
     now_ns: u64,
-) -> Result<&'r Rule, bool> {
-    let Some(rule) = world.rule(binding.rule) else { return Err(false) };
+) -> Result<&'r Rule, Miss> {
+    let Some(rule) = world.rule(binding.rule) else { return Err(Miss::Other) };
     if !decide::applies(rule, packet, now_ns) {
-        return Err(false);
+        return Err(Miss::Other);
     }
     if rule.peer_set != 0 && !world.is_peer(rule.peer_set, &packet.peer) {
-        return Err(false);
+        return Err(Miss::Peer);
     }
     if protection & PROTECTED_PROBE != 0 && rule.flags & RULE_LIFTS_PROBES == 0 {
-        return Err(true);
+        return Err(Miss::Spared);
     }
     Ok(rule)
 }
@@ -248,8 +262,16 @@ pub fn bind<'r, W: World<'r>>(
 ) -> Option<Verdict> {
     let rule = match acting(world, binding, packet, protection, now_ns) {
         Ok(rule) => rule,
-        Err(true) => return None,
-        Err(false) => return Some(Verdict::Pass),
+        Err(Miss::Spared) => return None,
+        Err(miss) => {
+            let by_node = miss as u32 == Miss::Peer as u32
+                && protection & (PEER_IS_NODE | PROTECTED_PROBE) == PEER_IS_NODE;
+            // Behind XDP it has been counted there.
+            if by_node && !matches!(stage, Stage::Rest) {
+                world.count_node_miss(binding, packet);
+            }
+            return Some(Verdict::Pass);
+        }
     };
     let number = world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1);
     let phase = &rule.phases[number];

@@ -47,6 +47,9 @@ pub const PROTECTED_NODE: u32 = 1;
 /// Value in `PROTECTED`: a node's probe of a pod; [`RULE_LIFTS_PROBES`] lifts it.
 pub const PROTECTED_PROBE: u32 = 2;
 
+/// Beside those: the packet's peer is an address of this node.
+pub const PEER_IS_NODE: u32 = 4;
+
 /// A probability of 100 %.
 pub const ALWAYS: u64 = 1 << 32;
 /// A correlation of 100 %.

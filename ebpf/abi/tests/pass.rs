@@ -13,7 +13,7 @@ use fault_abi::pass::{
     Channel, Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run,
 };
 use fault_abi::rule::{
-    ALWAYS, Binding, Entry, PHASE_PARTITION, PROTECTED_NODE, PROTECTED_PROBE, Phase, PortRange,
+    ALWAYS, Binding, Entry, PEER_IS_NODE, PHASE_PARTITION, PROTECTED_NODE, PROTECTED_PROBE, Phase, PortRange,
     RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
 };
 use fault_abi::verdict::Verdict;
@@ -30,6 +30,7 @@ struct Model<'r> {
     counts: BTreeMap<(u32, Verdict), u64>,
     effects: BTreeMap<u32, u32>,
     globals: Vec<Global>,
+    node_misses: u32,
 }
 
 /// A channel that nobody else changes.
@@ -67,6 +68,10 @@ impl<'r> World<'r> for Model<'r> {
     fn count(&mut self, binding: &Binding, _: &Packet, verdict: Verdict, _: u64) -> bool {
         *self.counts.entry((binding.state, verdict)).or_default() += 1;
         true
+    }
+
+    fn count_node_miss(&mut self, _: &Binding, _: &Packet) {
+        self.node_misses += 1;
     }
 
     fn effects(&mut self, binding: &Binding, _: &Packet, effects: u32, _: u64) {
@@ -152,10 +157,28 @@ fn a_probe_passes_unless_the_rule_lifts_it() {
 #[test]
 fn a_conversation_is_protected_by_either_end() {
     let tcp = Packet { protocol: PROTOCOL_TCP, peer_port: 10_250, ..packet() };
-    assert_eq!(protection(&tcp, 10_250, 0, false), PROTECTED_NODE);
-    assert_eq!(protection(&tcp, 0, 0, false), 0);
-    assert_eq!(protection(&packet(), 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE);
-    assert_eq!(protection(&packet(), 10_250, 0, true), PROTECTED_NODE);
+    assert_eq!(protection(&tcp, 10_250, 0, false), PROTECTED_NODE | PEER_IS_NODE);
+    assert_eq!(protection(&tcp, 0, 0, false), PEER_IS_NODE);
+    assert_eq!(protection(&packet(), 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE | PEER_IS_NODE);
+    assert_eq!(protection(&packet(), 10_250, 0, true), PROTECTED_NODE | PEER_IS_NODE);
+}
+
+#[test]
+fn a_packet_that_lacks_the_right_peer_alone_is_told_apart_where_its_peer_is_the_node() {
+    let by_peer = Rule { peer_set: 1, ..rule() };
+    let misses = |rule: Rule, protection, peers: &[Address]| {
+        let peers = peers.iter().map(|peer| (1, *peer)).collect();
+        let mut model = Model { rules: &[rule], peers, ..Model::default() };
+        through(&mut model, 1, &packet(), protection, 15);
+        model.node_misses
+    };
+    assert_eq!(misses(by_peer, PEER_IS_NODE, &[]), 1);
+    assert_eq!(misses(by_peer, 0, &[]), 0, "somebody else");
+    assert_eq!(misses(by_peer, PEER_IS_NODE, &[packet().peer]), 0, "the right peer");
+    assert_eq!(misses(by_peer, PEER_IS_NODE | PROTECTED_PROBE, &[]), 0, "a probe");
+    let of_tcp = Rule { protocol: PROTOCOL_TCP, ..by_peer };
+    assert_eq!(misses(of_tcp, PEER_IS_NODE, &[]), 0, "it lacks the right protocol, too");
+    assert_eq!(misses(rule(), PEER_IS_NODE, &[]), 0, "the rule is about anybody");
 }
 
 #[test]

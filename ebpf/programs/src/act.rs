@@ -9,6 +9,7 @@ use fault_abi::later::{COPY_CORRUPT, COPY_DROPPED, Copy, MAX_COPIES};
 use fault_abi::packet::MAX_OFFSET;
 use fault_abi::pass::World as _;
 
+use crate::bare;
 use crate::errand;
 use crate::frame::within;
 use crate::line;
@@ -72,6 +73,9 @@ pub fn act(ctx: &TcContext, direction: Direction) -> i32 {
     if own.delay_ns == 0 {
         return NEXT;
     }
+    if work.network == 0 && !bare::dress_counted(ctx, own.state) {
+        return drop(direction);
+    }
     line::enter(ctx, direction, work.now_ns + own.delay_ns, own.state)
 }
 
@@ -96,7 +100,8 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
     // SAFETY: the context that the kernel gave.
     let (failed, bytes) = unsafe {
         let skb = ctx.skb.skb;
-        (bpf_clone_redirect(skb, (*skb).ifindex, flags) != 0, u64::from((*skb).len))
+        let bytes = u64::from((*skb).len) + bare::bytes_before(work.network);
+        (bpf_clone_redirect(skb, (*skb).ifindex, flags) != 0, bytes)
     };
     errand::clear(ctx);
     if failed {

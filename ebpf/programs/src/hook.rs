@@ -9,6 +9,7 @@ use fault_abi::pass::{self, Stage, World};
 use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS};
 use fault_abi::verdict::Verdict;
 
+use crate::bare;
 use crate::entry::{find, protected, read};
 use crate::frame::{Forgetful, Linear, within};
 use crate::maps::{CONFIG, LATER_FRAGMENT, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
@@ -64,11 +65,10 @@ pub fn note_splitter(splitter: u32) {
     }
 }
 
-/// The fate of a packet. `measure` says its length on the wire and whether it is a super-packet; it is
-/// called for packets of targets only.
+/// The fate of a packet, whose IP header is where `link` says. `measure` says its length on the wire and whether it is a
+/// super-packet; it is called for packets of targets only.
 #[inline(always)]
-pub fn decide(frame: &Linear, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> Outcome {
-    let link = packet::link(frame);
+pub fn decide(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> Outcome {
     let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
     let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
     if find(&target, config).is_none() {
@@ -321,7 +321,9 @@ pub extern "C" fn shape(index: u32, number: u32) -> u32 {
 pub extern "C" fn settle() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass as u32 };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let Scratch { packet, plan, .. } = unsafe { &mut *scratch };
+    let Scratch { packet, plan, network, .. } = unsafe { &mut *scratch };
+    // What is counted into the line is counted out of it, where the packet has an Ethernet header: see `bare`.
+    packet.bytes += bare::bytes_before(*network);
     let (mut number, mut left, mut touched) = (0, 0, 0);
     while number < MAX_COPIES {
         if number as u32 >= plan.count {

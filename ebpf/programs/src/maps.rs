@@ -92,7 +92,7 @@ pub static LATENESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LATENESS_E
 
 /// What the TC dispatchers call.
 #[map]
-pub static PROGRAMS_TC: ProgramArray = ProgramArray::with_max_entries(8, 0);
+pub static PROGRAMS_TC: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
 /// What the XDP dispatcher calls.
 #[map]
@@ -118,7 +118,7 @@ pub struct Scratch {
     pub now_ns: u64,
     /// Which of its conversations are protected: `PROTECTED_*`.
     pub protection: u32,
-    /// Where its IP header begins.
+    /// Where its IP header begins; 0: the interface has no Ethernet header.
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,

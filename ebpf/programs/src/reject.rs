@@ -7,7 +7,6 @@ use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_b
 use aya_ebpf::programs::TcContext;
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP};
-use fault_abi::packet::ETHERNET;
 
 use crate::errand;
 use crate::line::redirect;
@@ -68,7 +67,7 @@ fn answer(ctx: &TcContext, direction: Direction) -> Option<()> {
         Direction::ToDevice => (packet.peer, packet.target),
     };
     // No error answers an error, a later fragment, or what was not sent to one receiver (RFC 1122 §3.2.2).
-    if notes & LATER_FRAGMENT != 0 || is_of_many(&to) || (network as usize) < ETHERNET {
+    if notes & LATER_FRAGMENT != 0 || is_of_many(&to) {
         return None;
     }
     let question = Question { network, payload, from, to };
@@ -83,7 +82,8 @@ fn answer(ctx: &TcContext, direction: Direction) -> Option<()> {
         _ if is_ipv4 => forbid::<IPV4, { IPV4 + ICMP + IPV4 + QUOTED }>(ctx, &question)?,
         _ => forbid::<IPV6, { IPV6 + ICMP + IPV6 + QUOTED }>(ctx, &question)?,
     }
-    turn_around(ctx)
+    // In front of IP there is an Ethernet header, or nothing.
+    if network == 0 { Some(()) } else { turn_around(ctx) }
 }
 
 /// Multicast, or IPv4's broadcast.

@@ -5,12 +5,13 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use fault_abi::key::{Direction, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::names::{
-    SLOT_TC_ACT_EGRESS, SLOT_TC_ACT_INGRESS, SLOT_TC_EGRESS, SLOT_TC_INGRESS, SLOT_TC_REJECT_EGRESS,
-    SLOT_TC_REJECT_INGRESS, SLOT_TC_REST,
+    SLOT_TC_ACT_EGRESS, SLOT_TC_ACT_INGRESS, SLOT_TC_EGRESS, SLOT_TC_INGRESS, SLOT_TC_IP_EGRESS,
+    SLOT_TC_IP_INGRESS, SLOT_TC_REJECT_EGRESS, SLOT_TC_REJECT_INGRESS, SLOT_TC_REST,
 };
 use fault_abi::packet::{self, Frame as _, Link};
 use fault_abi::pass::Stage;
 
+use crate::bare;
 use crate::errand::{self, Errand};
 use crate::frame::{Forgetful, Linear};
 use crate::hook::{self, Arrival, Outcome};
@@ -33,6 +34,27 @@ const PORTS: usize = 4;
 /// Length of an IPv6 header.
 const IPV6: usize = 40;
 
+/// How the packets of an interface begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    /// With an Ethernet header.
+    Ethernet,
+    /// With IP.
+    Ip,
+}
+
+impl Layer {
+    /// Where a packet's IP header is.
+    #[inline(always)]
+    fn link(self, ctx: &TcContext, frame: &Linear) -> Link {
+        match self {
+            Self::Ethernet => packet::link(frame),
+            // SAFETY: the context that the kernel gave.
+            Self::Ip => packet::bare(frame, unsafe { (*ctx.skb.skb).protocol } as u16),
+        }
+    }
+}
+
 /// The dispatcher on ingress.
 #[inline(always)]
 pub fn ingress_dispatch(ctx: &TcContext) -> i32 {
@@ -51,22 +73,46 @@ pub fn egress_dispatch(ctx: &TcContext) -> i32 {
     call(ctx, SLOT_TC_EGRESS, NEXT)
 }
 
+/// The dispatcher on ingress of an interface without an Ethernet header.
+#[inline(always)]
+pub fn ip_ingress_dispatch(ctx: &TcContext) -> i32 {
+    call(ctx, SLOT_TC_IP_INGRESS, NEXT)
+}
+
+/// The dispatcher on egress of an interface without an Ethernet header.
+#[inline(always)]
+pub fn ip_egress_dispatch(ctx: &TcContext) -> i32 {
+    call(ctx, SLOT_TC_IP_EGRESS, NEXT)
+}
+
 /// What comes from a device.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
-    decide(ctx, Direction::FromDevice, Stage::Whole)
+    decide(ctx, Direction::FromDevice, Stage::Whole, Layer::Ethernet)
 }
 
 /// What comes from a device, where XDP has decided about loss.
 #[inline(always)]
 pub fn rest(ctx: &TcContext) -> i32 {
-    decide(ctx, Direction::FromDevice, Stage::Rest)
+    decide(ctx, Direction::FromDevice, Stage::Rest, Layer::Ethernet)
 }
 
 /// What goes to a device.
 #[inline(always)]
 pub fn egress(ctx: &TcContext) -> i32 {
-    decide(ctx, Direction::ToDevice, Stage::Whole)
+    decide(ctx, Direction::ToDevice, Stage::Whole, Layer::Ethernet)
+}
+
+/// What comes from a device by an interface without an Ethernet header.
+#[inline(always)]
+pub fn ip_ingress(ctx: &TcContext) -> i32 {
+    decide(ctx, Direction::FromDevice, Stage::Whole, Layer::Ip)
+}
+
+/// What goes to a device by an interface without an Ethernet header.
+#[inline(always)]
+pub fn ip_egress(ctx: &TcContext) -> i32 {
+    decide(ctx, Direction::ToDevice, Stage::Whole, Layer::Ip)
 }
 
 /// Goes on in another program; `otherwise` where there is none, as the agent has died.
@@ -90,8 +136,8 @@ pub fn drop(direction: Direction) -> i32 {
 /// How many bytes must be in the linear part to find the ports. A TCP sender's packets have its headers there with
 /// nothing else, so this asks for no more than is needed: only what a driver left in fragments is pulled.
 #[inline(always)]
-fn before_payload(frame: &Linear) -> usize {
-    match packet::link(frame) {
+fn before_payload(frame: &Linear, link: Link) -> usize {
+    match link {
         Link::Other => 0,
         Link::Ipv4(offset) => match frame.byte(offset) {
             Some(first) => offset + (first & 0xf) as usize * 4 + PORTS,
@@ -105,9 +151,10 @@ fn before_payload(frame: &Linear) -> usize {
 }
 
 #[inline(always)]
-fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
+fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> i32 {
     hook::note_splitter(match errand::take(ctx) {
         Errand::Done => return NEXT,
+        Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
         Errand::Split => SPLITTER_BEHIND,
         Errand::None if can_split(ctx) => SPLITTER_AHEAD,
@@ -119,7 +166,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
         // Forgotten how it came about: the verifier would else walk all that follows once for each way.
-        let needed = Forgetful::new(&frame, scratch).forget(before_payload(&frame));
+        let needed = Forgetful::new(&frame, scratch).forget(before_payload(&frame, layer.link(ctx, &frame)));
         if ctx.data() + needed > ctx.data_end() {
             let _ = ctx.pull_data(if length < PULL { length } else { PULL });
         }
@@ -131,7 +178,8 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
         let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
         (u64::from(length), gso)
     };
-    let outcome = hook::decide(&frame, Arrival { direction, stage }, measure);
+    let link = layer.link(ctx, &frame);
+    let outcome = hook::decide(&frame, link, Arrival { direction, stage }, measure);
     let (act, reject) = match direction {
         Direction::FromDevice => (SLOT_TC_ACT_INGRESS, SLOT_TC_REJECT_INGRESS),
         Direction::ToDevice => (SLOT_TC_ACT_EGRESS, SLOT_TC_REJECT_EGRESS),
@@ -139,6 +187,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage) -> i32 {
     match outcome {
         Outcome::Pass => NEXT,
         Outcome::Drop => drop(direction),
+        Outcome::Split if layer == Layer::Ip && !bare::dress(ctx) => drop(direction),
         Outcome::Split => line::split(ctx, direction),
         Outcome::Plan => call(ctx, act, drop(direction)),
         Outcome::Reject => call(ctx, reject, drop(direction)),

@@ -109,6 +109,15 @@ impl World<'static> for Maps {
     }
 
     #[inline(always)]
+    fn count_node_miss(&mut self, binding: &Binding, packet: &Packet) {
+        let key = CounterKey { state: binding.state, direction: packet.direction as u32 };
+        if let Some(counter) = COUNTERS.get_ptr_mut(key) {
+            // SAFETY: as in `count`.
+            unsafe { (*counter).node_misses += 1 };
+        }
+    }
+
+    #[inline(always)]
     fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64) {
         if effects == 0 {
             return;

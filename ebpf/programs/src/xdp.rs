@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use fault_abi::key::Direction;
 use fault_abi::names::SLOT_XDP_INGRESS;
+use fault_abi::packet;
 use fault_abi::pass::Stage;
 
 use crate::frame::Linear;
@@ -28,5 +29,6 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
     let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
     let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early };
-    if hook::decide(&frame, arrival, measure) == Outcome::Drop { XDP_DROP } else { XDP_PASS }
+    let link = packet::link(&frame);
+    if hook::decide(&frame, link, arrival, measure) == Outcome::Drop { XDP_DROP } else { XDP_PASS }
 }

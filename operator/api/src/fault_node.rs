@@ -263,7 +263,7 @@ pub struct ProfileOnNode {
     pub effective: bool,
     /// CamelCase, bounded; absent when all is well. Why targets are not enforced: `NoRoute`, `NoHook`, `NotInstalled`,
     /// `Limit`, `SameAddress`, `HostNetwork`, `NoLinkHeader` (an interface that a delayed packet cannot be put back on),
-    /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (no packet can carry its peers' addresses),
+    /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (packets show this node's address, never a peer's),
     /// `PeersUnknown` (its peers have none now).
     /// Beside a complete `enforced` it is a remark, such as `LineDrops` (the delay line lost packets): the profile shows it
     /// in `status.nodes` and stays Active.

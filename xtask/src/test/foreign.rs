@@ -14,11 +14,12 @@ const TARGET: &str = "kernel_programs";
 /// A module of stories, and what it runs: programs with the Debian packages that bring them.
 type Module = (&'static str, &'static [(&'static str, &'static str)]);
 
-const MODULES: [Module; 4] = [
+const MODULES: [Module; 5] = [
     ("ping::", &[("ping", "iputils-ping")]),
     ("iperf3::", &[("iperf3", "iperf3")]),
     ("curl::", &[("curl", "curl"), ("busybox", "busybox-static")]),
     ("coap::", &[("coap-client-notls", "libcoap3-bin")]),
+    ("nft::", &[("nft", "nftables")]),
 ];
 /// With it they are started.
 const STARTER: (&str, &str) = ("setpriv", "util-linux");

@@ -8,7 +8,7 @@ use fault_abi::names;
 
 use super::load::program;
 use super::{AyaKernel, chain};
-use crate::kernel::{Interface, KernelError};
+use crate::kernel::{Interface, KernelError, Layer};
 
 /// An attached hook; dropping it detaches.
 #[expect(dead_code, reason = "held for their drop")]
@@ -19,7 +19,16 @@ pub(super) enum Link {
 }
 
 impl AyaKernel {
-    pub(super) fn attach_link(&mut self, interface: &Interface, hook: HookKind) -> Result<Link, String> {
+    pub(super) fn attach_link(
+        &mut self,
+        interface: &Interface,
+        layer: Layer,
+        hook: HookKind,
+    ) -> Result<Link, String> {
+        let (ingress, egress) = match layer {
+            Layer::Ethernet => (names::TC_INGRESS_DISPATCH, names::TC_EGRESS_DISPATCH),
+            Layer::Ip => (names::TC_IP_INGRESS_DISPATCH, names::TC_IP_EGRESS_DISPATCH),
+        };
         let said = |error: ProgramError| chain(&error);
         match hook {
             HookKind::XdpNative | HookKind::XdpGeneric => {
@@ -31,10 +40,10 @@ impl AyaKernel {
                 let id = program.attach_to_if_index(interface.index, mode).map_err(said)?;
                 program.take_link(id).map(|xdp| Link::Xdp(xdp, rest)).map_err(said)
             }
-            HookKind::TcxIngress => self.attach_tc(interface, names::TC_INGRESS_DISPATCH, true),
-            HookKind::TcxEgress => self.attach_tc(interface, names::TC_EGRESS_DISPATCH, true),
-            HookKind::ClsactIngress => self.attach_tc(interface, names::TC_INGRESS_DISPATCH, false),
-            HookKind::ClsactEgress => self.attach_tc(interface, names::TC_EGRESS_DISPATCH, false),
+            HookKind::TcxIngress => self.attach_tc(interface, ingress, true),
+            HookKind::TcxEgress => self.attach_tc(interface, egress, true),
+            HookKind::ClsactIngress => self.attach_tc(interface, ingress, false),
+            HookKind::ClsactEgress => self.attach_tc(interface, egress, false),
         }
     }
 
@@ -69,7 +78,7 @@ impl AyaKernel {
         name: &'static str,
         tcx: bool,
     ) -> Result<SchedClassifierLink, String> {
-        let is_egress = [names::TC_EGRESS_DISPATCH, names::LINE_START].contains(&name);
+        let is_egress = name == names::LINE_START || names::EGRESS_DISPATCHERS.contains(&name);
         let way = if is_egress { TcAttachType::Egress } else { TcAttachType::Ingress };
         let options = if tcx {
             TcAttachOptions::TcxOrder(LinkOrder::first())
@@ -93,9 +102,9 @@ impl AyaKernel {
 /// When the kernel refuses.
 pub fn detach_filters(interface: &str, egress: bool) -> Result<(), KernelError> {
     let (way, all): (_, &[&str]) = if egress {
-        (TcAttachType::Egress, &[names::TC_EGRESS_DISPATCH])
+        (TcAttachType::Egress, &names::EGRESS_DISPATCHERS)
     } else {
-        (TcAttachType::Ingress, &[names::TC_INGRESS_DISPATCH, names::TC_REST_DISPATCH])
+        (TcAttachType::Ingress, &names::INGRESS_DISPATCHERS)
     };
     for name in all {
         match tc::qdisc_detach_program(interface, way, name) {

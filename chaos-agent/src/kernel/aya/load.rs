@@ -18,14 +18,8 @@ pub(super) fn fill_arrays(
 ) -> Result<(Vec<OwnedFd>, Vec<ProgramArray<MapData>>), KernelError> {
     let tc = names::TC_SLOTS.map(|(slot, name)| (names::PROGRAMS_TC, slot, name));
     let xdp = [(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)];
-    for name in [
-        names::TC_INGRESS_DISPATCH,
-        names::TC_EGRESS_DISPATCH,
-        names::TC_REST_DISPATCH,
-        names::LINE_START,
-        names::LINE_END,
-        names::SPLITTER_END,
-    ] {
+    let attached = names::INGRESS_DISPATCHERS.into_iter().chain(names::EGRESS_DISPATCHERS);
+    for name in attached.chain([names::LINE_START, names::LINE_END, names::SPLITTER_END]) {
         load::<SchedClassifier>(programs, name)?;
     }
     if with_xdp {

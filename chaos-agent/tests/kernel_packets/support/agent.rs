@@ -6,17 +6,18 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
 use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
-use chaos_agent::kernel::LineLimits;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
+use chaos_agent::kernel::{Layer, LineLimits};
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
+use chaos_agent::status::{self, Facts, Seen};
 use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
-use edge_api::fault_node::HookKind;
+use edge_api::fault_node::{HookKind, ProfileOnNode};
 use edge_api::fault_profile::FaultProfile;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::draw::{Draw, Kind, Position};
@@ -39,16 +40,16 @@ pub(crate) enum Hooks {
 }
 
 impl Hooks {
-    /// What an interface then has.
-    pub(crate) fn kinds(self) -> [HookKind; 2] {
+    /// What an interface then has whose packets begin so.
+    pub(crate) fn kinds(self, layer: Layer) -> [HookKind; 2] {
         let [ingress, egress] = if self.has_tcx() {
             [HookKind::TcxIngress, HookKind::TcxEgress]
         } else {
             [HookKind::ClsactIngress, HookKind::ClsactEgress]
         };
         match self {
-            Self::Tcx | Self::Clsact => [ingress, egress],
-            Self::XdpNative => [HookKind::XdpNative, egress],
+            Self::XdpNative if layer == Layer::Ethernet => [HookKind::XdpNative, egress],
+            _ => [ingress, egress],
         }
     }
 
@@ -57,7 +58,8 @@ impl Hooks {
         self != Self::Clsact && release.unwrap() >= preflight::TCX
     }
 
-    fn settings(self) -> Settings {
+    /// What the agent is told.
+    pub(crate) fn settings(self) -> Settings {
         let xdp = match self {
             Self::XdpNative => XdpMode::Native,
             Self::Tcx | Self::Clsact => XdpMode::Off,
@@ -87,7 +89,7 @@ impl Holds {
 }
 
 /// Slots for many rules: stories replace them faster than they rest.
-const CAPACITY: Capacity =
+pub(crate) const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
 /// More than any story holds back.
@@ -106,6 +108,7 @@ pub(crate) struct Agent {
     hooks: Hooks,
     /// What it knows, but for profiles.
     pub(crate) world: World,
+    seen: Seen,
     _inside: Inside,
 }
 
@@ -130,8 +133,17 @@ impl Agent {
         let line = kernel.connect(behind, LINE_LIMITS).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
-        let mut agent =
-            Self { enforcer, line, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
+        let mut agent = Self {
+            enforcer,
+            line,
+            netlink,
+            _tasks: tasks,
+            runtime,
+            hooks,
+            world,
+            seen: Seen::default(),
+            _inside: inside,
+        };
         agent.locate();
         agent.set(&[]);
         agent
@@ -140,12 +152,13 @@ impl Agent {
     /// Looks at the interfaces, and hooks new ones.
     fn locate(&mut self) {
         let topology = self.runtime.block_on(self.netlink.topology()).unwrap();
-        self.enforcer.set_topology(topology);
+        self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
         let view = self.enforcer.view();
-        for hooked in view.hooked.values() {
+        for (index, hooked) in &view.hooked {
             let kinds: Vec<HookKind> = hooked.kinds().collect();
-            assert_eq!(kinds, self.hooks.kinds(), "{}: {:?}", hooked.name, hooked.refused);
+            let wanted = self.hooks.kinds(topology.layer(*index));
+            assert_eq!(kinds, wanted, "{}: {:?}", hooked.name, hooked.refused);
         }
     }
 
@@ -186,6 +199,21 @@ impl Agent {
     /// How many targets the first profile has, and how many of them are enforced.
     pub(crate) fn enforced(&self) -> (u32, u32) {
         self.enforcer.view().profiles[0].external
+    }
+
+    /// The first profile as the node's status has it, by all that the counters have shown at each call so far.
+    pub(crate) fn entry(&mut self) -> Option<ProfileOnNode> {
+        let view = self.enforcer.view();
+        self.seen.look(&view, &*self.enforcer.counters()).unwrap();
+        let now = boot_ns();
+        let facts = Facts {
+            kernel: preflight::kernel_release(),
+            server_time: server_time(now),
+            clock_offset: None,
+            engine: self.line.status(now),
+            line: self.line.usage(),
+        };
+        status::make(&view, &self.seen, &facts).profiles.into_iter().next()
     }
 
     /// What the kernel counted for a profile on a target.

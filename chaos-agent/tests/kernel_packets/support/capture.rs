@@ -24,6 +24,8 @@ pub(crate) struct Capture {
     pub(crate) received: BTreeMap<Id, u64>,
     /// Frames that were seen twice.
     pub(crate) repeated: u32,
+    /// The outer VLAN tags of numbered frames that came in with one.
+    pub(crate) tags: BTreeMap<Id, u16>,
 }
 
 impl Capture {
@@ -31,17 +33,20 @@ impl Capture {
     pub(crate) fn new(space: &Namespace, interface: &str) -> Self {
         let socket = space.run(|| open(interface)).unwrap();
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
-        Self { socket, sent: BTreeMap::new(), received: BTreeMap::new(), repeated: 0 }
+        Self { socket, sent: BTreeMap::new(), received: BTreeMap::new(), repeated: 0, tags: BTreeMap::new() }
     }
 
     /// Takes in what was captured so far.
     pub(crate) fn look(&mut self) {
         let mut buffer = vec![0_u8; 65_536];
-        while let Some((length, kind)) = self.next(&mut buffer) {
+        while let Some((length, kind, tag)) = self.next(&mut buffer) {
             let Some(id) = id(&buffer[..length]) else { continue };
             let seen = if kind == libc::PACKET_OUTGOING { &mut self.sent } else { &mut self.received };
             if seen.insert(id, length as u64).is_some() {
                 self.repeated += 1;
+            }
+            if let (Some(tag), true) = (tag, kind != libc::PACKET_OUTGOING) {
+                self.tags.insert(id, tag);
             }
         }
     }
@@ -53,22 +58,28 @@ impl Capture {
         assert_eq!(usize::try_from(sent), Ok(frame.len()), "{}", io::Error::last_os_error());
     }
 
-    fn next(&self, buffer: &mut [u8]) -> Option<(usize, u8)> {
+    /// The next frame's length, its kind, and the tag that the kernel has taken out of it.
+    fn next(&self, buffer: &mut [u8]) -> Option<(usize, u8, Option<u16>)> {
         // SAFETY: plain numbers, zero is valid.
         let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        let mut length = ADDRESS_LENGTH;
-        // SAFETY: buffer and address are as long as said.
-        let got = unsafe {
-            libc::recvfrom(
-                self.socket.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                libc::MSG_DONTWAIT,
-                (&raw mut from).cast(),
-                &raw mut length,
-            )
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut control = [0_u64; 16];
+        // SAFETY: plain numbers and null pointers, which are valid.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_name, message.msg_namelen) = ((&raw mut from).cast(), ADDRESS_LENGTH);
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+        // SAFETY: all parts are as long as said and live here.
+        let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        let length = usize::try_from(got).ok()?;
+        // SAFETY: what the kernel has filled in; the first message is the only one that was asked for.
+        let tag = unsafe {
+            let first = libc::CMSG_FIRSTHDR(&raw const message);
+            let is_there = !first.is_null() && (*first).cmsg_type == libc::PACKET_AUXDATA;
+            is_there.then(|| libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned())
         };
-        Some((usize::try_from(got).ok()?, from.sll_pkttype))
+        let tag = tag.filter(|tag| tag.tp_status & libc::TP_STATUS_VLAN_VALID != 0);
+        Some((length, from.sll_pkttype, tag.map(|tag| tag.tp_vlan_tci)))
     }
 }
 
@@ -82,6 +93,15 @@ fn open(interface: &str) -> io::Result<OwnedFd> {
     }
     // SAFETY: a fresh descriptor.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let yes: libc::c_int = 1;
+    // SAFETY: a number that is as long as said.
+    let told = unsafe {
+        let length = libc::socklen_t::try_from(size_of_val(&yes)).unwrap();
+        libc::setsockopt(raw, libc::SOL_PACKET, libc::PACKET_AUXDATA, (&raw const yes).cast(), length)
+    };
+    if told < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let name = CString::new(interface)?;
     // SAFETY: plain numbers, zero is valid; the name ends with zero.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

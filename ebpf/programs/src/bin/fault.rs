@@ -49,6 +49,30 @@ pub fn tc_rest(ctx: TcContext) -> i32 {
     fault_ebpf::tc::rest(&ctx)
 }
 
+/// Attached to TC ingress of an interface without an Ethernet header.
+#[classifier]
+pub fn tc_ip_ingress_dispatch(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::ip_ingress_dispatch(&ctx)
+}
+
+/// Attached to TC egress of an interface without an Ethernet header.
+#[classifier]
+pub fn tc_ip_egress_dispatch(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::ip_egress_dispatch(&ctx)
+}
+
+/// Called by the dispatcher on TC ingress of an interface without an Ethernet header.
+#[classifier]
+pub fn tc_ip_ingress(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::ip_ingress(&ctx)
+}
+
+/// Called by the dispatcher on TC egress of an interface without an Ethernet header.
+#[classifier]
+pub fn tc_ip_egress(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::ip_egress(&ctx)
+}
+
 /// Called on ingress for a packet that has a plan.
 #[classifier]
 pub fn tc_act_ingress(ctx: TcContext) -> i32 {
