@@ -142,7 +142,7 @@ pub struct Queue {
     /// What the programs count of it.
     pub counters: Arc<dyn QueueCounters>,
     /// The programs at its ends, which work until its packets have left.
-    pub _ends: Box<dyn Any + Send + Sync>,
+    pub ends: Box<dyn Any + Send + Sync>,
 }
 
 /// The delay line as status and metrics show it. By default there is none.

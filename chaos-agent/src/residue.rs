@@ -124,10 +124,7 @@ pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), Resi
 /// Removes a device of ours. A delay line that the kernel keeps going is waited for until it is empty.
 async fn remove_device(netlink: &Handle, index: u32, interface: &str) -> Result<(), String> {
     if interface == behind::LINE {
-        let held = fq::drain(netlink).await.map_err(|error| error.to_string())?;
-        if held > 0 {
-            tracing::warn!(held, "packets that the delay line holds for longer are lost with it");
-        }
+        fq::drain(netlink).await.map_err(|error| error.to_string())?;
     }
     netlink.link().del(index).execute().await.map_err(|error| error.to_string())
 }

@@ -149,22 +149,25 @@ async fn add_queue(
     Ok(())
 }
 
-/// Waits until the line that is there holds no packet, for two seconds at most; says how many it holds then. One that is
-/// no queue of the kernel's holds none.
+/// Waits until the line that is there holds no packet, for two seconds at most; what it holds then is lost with it, and the log
+/// says how many. One that is no queue of the kernel's holds none.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub async fn drain(netlink: &Handle) -> Result<u32, rtnetlink::Error> {
+pub async fn drain(netlink: &Handle) -> Result<(), rtnetlink::Error> {
     let looks = DRAIN.as_millis() / LOOK_EVERY.as_millis();
     let mut held = waiting(netlink).await?;
     for _ in 0..looks {
         if held == 0 {
-            break;
+            return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
         held = waiting(netlink).await?;
     }
-    Ok(held)
+    if held > 0 {
+        tracing::warn!(held, "packets that the delay line holds for longer are lost with it");
+    }
+    Ok(())
 }
 
 /// Removes the line that is there, once it is empty; says whether there was one.
@@ -172,10 +175,7 @@ pub async fn drain(netlink: &Handle) -> Result<u32, rtnetlink::Error> {
 /// # Errors
 /// When the kernel refuses.
 pub async fn remove(netlink: &Handle) -> Result<bool, FqError> {
-    let held = drain(netlink).await.map_err(FqError::Queue)?;
-    if held > 0 {
-        tracing::warn!(held, "packets that the delay line holds for longer are lost with it");
-    }
+    drain(netlink).await.map_err(FqError::Queue)?;
     Ok(PAIR.remove(netlink).await?)
 }
 

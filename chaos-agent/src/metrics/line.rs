@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernels_has_the_same_numbers_and_lives_without_an_agent() {
-        let queue = Queue { counters: Arc::new(Counted), _ends: Box::new(()) };
+        let queue = Queue { counters: Arc::new(Counted), ends: Box::new(()) };
         let line = LineView { queue: Some(queue), ..LineView::default() };
         line.sign_ns.store(KERNEL_LIVES, std::sync::atomic::Ordering::Relaxed);
         let text = prometheus::TextEncoder::new().encode_to_string(&collect(&line).unwrap()).unwrap();

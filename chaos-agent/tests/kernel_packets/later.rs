@@ -175,17 +175,18 @@ fn a_reordered_packet_comes_behind_those_sent_after_it_and_no_other_waits_for_it
     assert!(!in_order, "some came behind those that were sent after them");
 }
 
-/// A queue that looks at the head of a flow alone would hold those behind a late one: of 50 packets a second and 200 ms ten.
+/// A queue that looks at the head of a flow alone would hold up those behind a late one: of 50 packets a second ten in 200 ms,
+/// and five of them for longer than 100 ms. Machines that stand still hold up some, too, but not so many.
 fn in_one_flow_with_two_very_different_delays_none_waits_for_another(holds: Holds) {
     let mut scene = Scene::new(Hooks::Tcx, holds);
     let faults = json!({"delay": {"time": "10ms"}, "reorder": {"percent": "5%", "by": "200ms"}});
     (scene.count, scene.every) = (150, Duration::from_millis(20));
     let trip = scene.trip(faults, Direction::FromDevice, Family::V4, None);
     let took = trip.took_ns();
-    let late = took.iter().filter(|ns| **ns >= ms(210)).count() as u64;
-    let soon = took.iter().filter(|ns| **ns < ms(110)).count() as u64;
-    assert_eq!((late, late + soon), (trip.effect(Effect::Reorder), 150), "{took:?}");
-    assert!(took.iter().all(|ns| *ns >= ms(10)) && late > 0);
+    let longer_than = |limit| took.iter().filter(|ns| **ns >= limit).count() as u64;
+    let reordered = trip.effect(Effect::Reorder);
+    assert!(longer_than(ms(10)) == 150 && longer_than(ms(210)) >= reordered && reordered > 0, "{took:?}");
+    assert!(longer_than(ms(110)) < 3 * reordered, "{reordered} were reordered: {took:?}");
 }
 
 fn each_packet_comes_twice_under_a_duplicate_of_all_and_the_second_has_a_delay_of_its_own(holds: Holds) {

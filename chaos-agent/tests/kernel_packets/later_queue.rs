@@ -11,7 +11,7 @@ mod fq {
 
     use fault_abi::counter::Global;
     use fault_abi::key::Direction;
-    use fault_abi::line::STALLED_NS;
+    use fault_abi::line::{Held, STALLED_NS};
     use nix::sys::socket::{setsockopt, sockopt};
     use serde_json::json;
 
@@ -110,6 +110,32 @@ mod fq {
             traffic.all_come(to, ms(1_000));
         }
         Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+    }
+
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn what_the_queue_refuses_is_counted_and_held_no_longer() {
+        let stage = Stage::new();
+        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        agent.set(&[delay(20)]);
+        let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+        let room = |packets: &str| {
+            let change = ["qdisc", "change", "dev", "edo-line", "root", "fq", "limit", packets];
+            let ran = stage.node.run(|| Command::new("tc").args(change).output()).unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        };
+        room("0");
+        for number in 0..20 {
+            device.send(&peer, number).unwrap();
+        }
+        let refused = || agent.global(Global::LineRefused);
+        eventually(|| (refused() == 20).then_some(()), || format!("{} were refused", refused()));
+        assert_eq!((agent.line.dropped(), agent.line.held().unwrap()), (20, Some(Held::default())));
+        room("1000");
+        device.send(&peer, 20).unwrap();
+        let came = || Some(peer.take()).filter(|came| !came.is_empty());
+        assert_eq!(eventually(came, || "nothing comes any more".to_owned()), [20]);
+        assert_eq!((refused(), agent.line.held().unwrap()), (20, Some(Held::default())));
     }
 
     /// A netem on a device's interface or the node's, both of which are the story's own.

@@ -59,7 +59,7 @@ impl AyaKernel {
             Some(LineDevice::Fq(_)) => {
                 (self.sign_of_life(Arc::clone(&view.sign_ns))?)(KERNEL_LIVES);
                 let counters = Arc::clone(&self.reader) as Arc<dyn QueueCounters>;
-                view.queue = Some(Queue { counters, _ends: Box::new(lasting) });
+                view.queue = Some(Queue { counters, ends: Box::new(lasting) });
             }
         }
         Ok(view)
