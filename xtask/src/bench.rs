@@ -77,6 +77,9 @@ pub struct Longer {
     /// With --cluster: so many profiles are applied, one after the other
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub profiles: u32,
+    /// Run this build of chaos-agent's benchmark `figures` instead of building it
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
 }
 
 impl Longer {
@@ -110,8 +113,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What the flags ask for, in the order of the help.
 fn longer(args: &Longer) -> Result<Vec<Report>> {
-    let Longer { paths, replace, cluster, vm, engine, profiles } = args;
-    let program = figures::build()?;
+    let Longer { paths, replace, cluster, vm, engine, profiles, program } = args;
+    let program = program.clone().map_or_else(figures::build, Ok)?;
     let count = profiles.to_string();
     let mut reports = Vec::new();
     let mut show = |report: Report| {

@@ -216,15 +216,20 @@ async fn tell(targets: u32, profiles: u32, shared: &Arc<Shared>, fire: &Fire) ->
     tasks.spawn(note_start(space.api(), Arc::clone(&started), shutdown.clone()));
     until("rules of this node", || shared.is_enforcing()).await;
     until("packets that arrive", || fire.arrived.load(Ordering::Acquire) > 0).await;
-    let mut times = Times::default();
-    for number in 0..profiles {
-        if number % 10 == 0 {
-            eprintln!("profile {number} of {profiles}");
+    let all = async {
+        let mut times = Times::default();
+        for number in 0..profiles {
+            eprintln!("profile {} of {profiles}", number + 1);
+            one(&space, number, shared, fire, &started, &mut times).await;
+            // Not in step with anybody's beat.
+            sleep(Duration::from_millis(200 + u64::from(number) * 37 % 100)).await;
         }
-        one(&space, number, shared, fire, &started, &mut times).await;
-        // Not in step with anybody's beat.
-        sleep(Duration::from_millis(200 + u64::from(number) * 37 % 100)).await;
-    }
+        times
+    };
+    let times = tokio::select! {
+        times = all => times,
+        ended = tasks.join_next() => panic!("a part ended by itself: {ended:?}"),
+    };
     shutdown.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap().unwrap();
@@ -256,7 +261,7 @@ fn operator(
         "--controllers=fault",
         "--leader-elect=false",
         "--listen=127.0.0.1:0",
-        "--namespace=edge-system",
+        &format!("--namespace={}", space.namespace),
         &format!("--watch-namespace={}", space.namespace),
     ]);
     let (client, metrics) = (space.server.client().unwrap(), Metrics::new().unwrap());

@@ -8,11 +8,18 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::libc;
 
+use crate::measure::float;
+use crate::support::time::Beat;
+
 /// Turns of the loop between two looks at the clock: looking is what costs most where it is emulated.
 const TURNS: u64 = 500;
+
+/// Long enough for the thread to run, and to look at the clock.
+const ASIDE: Duration = Duration::from_millis(2);
 
 /// The thread.
 pub(crate) struct Soak {
@@ -30,8 +37,9 @@ impl Soak {
         Self { others, is_over, thread: Some(thread) }
     }
 
-    /// Ticks of the clock that were others' so far.
+    /// Ticks of the clock that were others' so far. Stands aside for a moment, in which the thread takes them in.
     pub(crate) fn others(&self) -> u64 {
+        Beat::new(ASIDE).wait();
         self.others.load(Ordering::Relaxed)
     }
 }
@@ -76,7 +84,7 @@ pub(crate) fn tick() -> u64 {
 /// Ticks that an instruction takes: 1 where the clock counts them.
 pub(crate) fn ticks_of_an_instruction() -> f64 {
     let took = (0..100).map(|_| turn(tick()).1).min().unwrap();
-    crate::measure::float(took) / crate::measure::float(2 * TURNS)
+    float(took) / float(2 * TURNS)
 }
 
 /// Gives this thread only what nobody else wants.

@@ -23,7 +23,7 @@ use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Counters, Flows, Interface, Kept, Kernel, KernelError};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
@@ -250,16 +250,18 @@ impl Kernel for AyaKernel {
         self.links.remove(&index);
     }
 
-    fn prepare(&mut self) -> bool {
+    fn prepare(&mut self) -> Ahead {
         let cpus = nr_cpus().unwrap_or(1);
         let wanted = self.highest.saturating_add(spare(self.used, cpus, self.state_room));
         for state in (self.prepared + 1..=wanted).take(PREPARED_AT_ONCE as usize) {
-            if self.prepare_state(state).is_err() {
-                // The kernel's reserve is empty, or the table full: there is no hurry.
-                return false;
+            match self.prepare_state(state) {
+                Ok(()) => {}
+                Err(error) if is_short_of_memory(&error) => return Ahead::Later,
+                // The table is full: those that are asked for will say so.
+                Err(_) => return Ahead::Done,
             }
         }
-        self.prepared < wanted
+        if self.prepared < wanted { Ahead::More } else { Ahead::Done }
     }
 
     fn flows(&self) -> Arc<dyn Flows> {

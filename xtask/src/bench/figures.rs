@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fault_rig::figures::Report;
@@ -22,7 +22,8 @@ const NAME: &str = "figures";
 /// When it does not compile.
 pub(super) fn build() -> Result<PathBuf> {
     let step = Step::start("building the benchmark, optimised");
-    let building = ["bench", "--package", "chaos-agent", "--bench", NAME, "--no-run"];
+    // Of the workspace: with the features of all of it, as everything else is built.
+    let building = ["bench", "--workspace", "--bench", NAME, "--no-run"];
     let messages = Cmd::cargo().args(building).arg("--message-format=json").dir(paths::root()).read()?;
     let program =
         messages.lines().find_map(executable).context("cargo built no program for the benchmark")?;
@@ -40,7 +41,7 @@ fn executable(message: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it fails, with what it said.
 pub(super) fn run(
-    program: &PathBuf,
+    program: &Path,
     what: &str,
     arguments: &[&str],
     environment: &[(String, OsString)],

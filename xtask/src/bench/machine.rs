@@ -35,5 +35,6 @@ pub(super) fn run(program: &Path, engine: &str) -> Result<Report> {
     let machine = boot::machine(&kernel, &packed, &console)?.args(COUNTING);
     let output = boot::run(&machine, &console, LIMIT, |line| step.note(line))?;
     step.done("");
-    Report::in_output(&output).context("the figures")?.with_context(|| format!("no figures in\n{output}"))
+    let shown = || format!("the figures in\n{output}");
+    Report::in_output(&output).with_context(shown)?.with_context(shown)
 }

@@ -163,18 +163,15 @@ impl Agent {
 
     /// Replaces all profiles.
     pub(crate) fn set_objects(&mut self, objects: &[FaultProfile]) {
-        self.bring(objects.iter().map(|object| Profile::parse(object).unwrap()).collect());
+        let profiles = objects.iter().map(|object| Profile::parse(object).unwrap()).collect();
+        assert!(self.bring(profiles), "{:?}", self.enforcer.view().failure);
     }
 
-    /// Replaces all profiles by these, already parsed.
-    pub(crate) fn bring(&mut self, profiles: Vec<Profile>) {
+    /// Replaces all profiles by these, already parsed; returns whether the kernel took everything at once.
+    pub(crate) fn bring(&mut self, profiles: Vec<Profile>) -> bool {
         self.world.profiles = profiles.into_iter().map(|profile| (profile.name.clone(), profile)).collect();
         let now = boot_ns();
-        assert!(
-            self.enforcer.apply(&self.world, server_time(now), now),
-            "{:?}",
-            self.enforcer.view().failure
-        );
+        self.enforcer.apply(&self.world, server_time(now), now)
     }
 
     /// How many targets the first profile has, and how many of them are enforced.
