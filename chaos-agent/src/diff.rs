@@ -7,7 +7,7 @@
 mod slots;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, ENTRY_HAS_PORTS, Entry};
@@ -28,10 +28,10 @@ pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity, now_ns: u64) -> Ve
     protect(ledger, plan, &mut ops);
     let mut slots = Slots::new(ledger, plan, capacity);
     slots.allocate(&mut ops);
-    let written = write_entries(ledger, plan, &slots, &mut ops);
+    let referred = write_entries(ledger, plan, &slots, &mut ops);
     remove_entries(ledger, plan, &mut ops);
     unprotect(ledger, plan, &mut ops);
-    slots::retire(ledger, plan, &slots, &written, &mut ops);
+    slots::retire(ledger, plan, &slots, &referred, &mut ops);
     slots::release(ledger, now_ns, &mut ops);
     ops
 }
@@ -58,35 +58,29 @@ fn unprotect(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
 }
 
 /// Writes what differs, narrow places first: a wide one that is new never decides what a narrow one shall, and
-/// ports are there before the address that points at them. Returns the entries as they will be.
-fn write_entries(
-    ledger: &Ledger,
-    plan: &Plan,
-    slots: &Slots<'_>,
-    ops: &mut Vec<Op>,
-) -> BTreeMap<Place, Entry> {
+/// ports are there before the address that points at them. Returns what the entries will refer to.
+fn write_entries(ledger: &Ledger, plan: &Plan, slots: &Slots<'_>, ops: &mut Vec<Op>) -> Referred {
     let mut generation = slots.generation;
-    let mut entries = BTreeMap::new();
+    let mut referred = Referred::default();
     let mut wanted: Vec<(&Place, &EntrySpec)> = plan.entries.iter().collect();
     wanted.sort_by_key(|(place, _)| place.width());
     for (place, spec) in wanted {
         let mut entry = entry(*place, spec, slots);
+        referred.add(&entry);
         let current = ledger.entries.get(place);
         if current.is_some_and(|current| is_same(current, &entry)) {
-            entries.insert(*place, entry);
             continue;
         }
         generation += 1;
         entry.generation = generation;
         entry.generation_again = generation;
-        entries.insert(*place, entry);
         ops.push(Op::WriteEntry { place: *place, entry: Box::new(entry) });
     }
     let has_cidrs = plan.config.flags & CONFIG_HAS_CIDRS != 0;
     if has_cidrs && ledger.config.is_none_or(|config| config.flags & CONFIG_HAS_CIDRS == 0) {
         ops.push(Op::SetConfig(plan.config));
     }
-    entries
+    referred
 }
 
 fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {
@@ -123,13 +117,19 @@ fn remove_entries(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
 }
 
 /// Slots and states that entries refer to.
-fn referred<'a>(entries: impl Iterator<Item = &'a Entry>) -> (BTreeSet<u32>, BTreeSet<u32>) {
-    let all = entries.flat_map(bindings);
-    all.fold((BTreeSet::new(), BTreeSet::new()), |(mut rules, mut states), binding| {
-        rules.insert(binding.rule);
-        states.insert(binding.state);
-        (rules, states)
-    })
+#[derive(Default)]
+struct Referred {
+    rules: BTreeSet<u32>,
+    states: BTreeSet<u32>,
+}
+
+impl Referred {
+    fn add(&mut self, entry: &Entry) {
+        for binding in bindings(entry) {
+            self.rules.insert(binding.rule);
+            self.states.insert(binding.state);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
 use crate::diff::{QUARANTINE_NS, diff};
 use crate::kernel::hooks::{Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
-use crate::kernel::{Flows, Interface, Kept, Kernel};
+use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
 use crate::table::{Capacity, Op, Uid};
@@ -179,8 +179,8 @@ impl<K: Kernel> Enforcer<K> {
         true
     }
 
-    /// Does some work ahead of what may be asked for; returns whether there is more.
-    pub fn prepare(&mut self) -> bool {
+    /// Does some work ahead of what may be asked for; returns what is left.
+    pub fn prepare(&mut self) -> Ahead {
         self.kernel.prepare()
     }
 

@@ -152,9 +152,8 @@ pub trait Kernel: Send {
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);
 
-    /// Does some work ahead of what may be asked for; returns whether there is more of it. Stops by itself when the
-    /// kernel is short of memory.
-    fn prepare(&mut self) -> bool;
+    /// Does some work ahead of what may be asked for; returns what is left of it.
+    fn prepare(&mut self) -> Ahead;
 
     /// The flows, for a thread of its own.
     fn flows(&self) -> Arc<dyn Flows>;
@@ -181,6 +180,17 @@ impl Kept {
     pub fn has(&self, state: u32) -> bool {
         state > self.known || self.states.contains(&state)
     }
+}
+
+/// What is left of the work ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Nothing.
+    Done,
+    /// More, at once.
+    More,
+    /// More, but the kernel is short of memory for a moment.
+    Later,
 }
 
 /// Flows, which the programs fill in.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::clock;
 use crate::enforce::Enforcer;
-use crate::kernel::Kernel;
+use crate::kernel::{Ahead, Kernel};
 use crate::shared::Shared;
 
 /// Without any change the enforcer comes around so often: to correct deadlines by a clock that was set, to try
@@ -18,6 +18,8 @@ use crate::shared::Shared;
 const BEAT: Duration = Duration::from_secs(10);
 /// What the kernel refused is tried again after so long.
 const RETRY: Duration = Duration::from_secs(1);
+/// The kernel's memory for spare counters is looked for again after so long: a worker of its fills it up, by the portion.
+const REFILL: Duration = Duration::from_millis(2);
 
 /// Runs until it is stopped. Blocking: it has a thread of its own.
 ///
@@ -26,14 +28,13 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
     let mut last_beat = Instant::now();
     let mut retry_at: Option<Instant> = None;
-    let (mut is_unhooked, mut is_unprepared) = (true, true);
+    let mut is_unhooked = true;
+    // When there is work ahead to be done.
+    let mut ahead_at = Some(Instant::now());
     let mut sweep = Sweep::default();
     loop {
-        let wait = if is_unhooked || is_unprepared {
-            Duration::ZERO
-        } else {
-            pause(&enforcer, last_beat, retry_at)?
-        };
+        let wait = if is_unhooked { Duration::ZERO } else { pause(&enforcer, last_beat, retry_at)? };
+        let wait = ahead_at.map_or(wait, |at| wait.min(at.saturating_duration_since(Instant::now())));
         let wake = shared.wait(wait);
         if wake.stop {
             let qdiscs = enforcer.added_qdiscs();
@@ -63,14 +64,25 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         let was_unhooked = is_unhooked;
         is_unhooked = enforcer.attach_next();
         // What a round has used up is made anew when nothing else is to be done.
-        is_unprepared |= is_round;
-        if is_unprepared && !is_unhooked {
-            is_unprepared = enforcer.prepare();
+        if is_round {
+            ahead_at = Some(Instant::now());
+        }
+        if ahead_at.is_some_and(|at| at <= Instant::now()) && !is_unhooked {
+            ahead_at = next_ahead(enforcer.prepare());
         }
         if is_round || has_topology || (was_unhooked && !is_unhooked) {
             shared.show(enforcer.view());
         }
         shared.beat(is_round);
+    }
+}
+
+/// When to go on with the work ahead.
+fn next_ahead(left: Ahead) -> Option<Instant> {
+    match left {
+        Ahead::Done => None,
+        Ahead::More => Some(Instant::now()),
+        Ahead::Later => Some(Instant::now() + REFILL),
     }
 }
 
@@ -122,4 +134,34 @@ fn pause<K: Kernel>(
         pause = pause.min(next);
     }
     Ok(pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforce::Settings;
+    use crate::index::Index;
+    use crate::kernel::fake::FakeKernel;
+    use crate::kernel::hooks::XdpMode;
+    use crate::table::Capacity;
+
+    #[test]
+    fn work_ahead_goes_on_soon_after_the_kernel_was_short_of_memory() {
+        let capacity = Capacity { targets: 8, rules: 8, flows: 8, peers: 8, protected: 8, node_addresses: 8 };
+        let kernel = FakeKernel::default();
+        let ahead = kernel.ahead.clone();
+        ahead.set([Ahead::More, Ahead::Later, Ahead::Later, Ahead::More, Ahead::Done]);
+        let enforcer = Enforcer::new(kernel, Settings { capacity, xdp: XdpMode::Off, has_tcx: true });
+        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default());
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let runner = scope.spawn(|| run(enforcer, &shared));
+            while ahead.left() > 0 && began.elapsed() < BEAT / 2 {
+                std::thread::yield_now();
+            }
+            shared.stop();
+            runner.join().unwrap().unwrap();
+        });
+        assert_eq!(ahead.left(), 0, "before the next beat, {BEAT:?}");
+    }
 }

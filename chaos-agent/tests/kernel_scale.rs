@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use chaos_agent::enforce::{Enforcer, Settings};
+use chaos_agent::kernel::Ahead;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object;
@@ -62,7 +63,7 @@ fn a_thousand_targets_come_change_and_go_in_one_round_each() {
     let server: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     for (what, percent) in [("applied", Some("20%")), ("changed", Some("30%")), ("lifted", None)] {
         // As the agent's thread does while nothing is to be done.
-        while enforcer.prepare() {}
+        while enforcer.prepare() != Ahead::Done {}
         let profiles = percent.map(profile).into_iter();
         world.profiles = profiles.map(|profile| (profile.name.clone(), profile)).collect();
         let began = Instant::now();

@@ -1,24 +1,30 @@
-//! `cargo xtask bench`: what the kernel programs cost a packet, by `BPF_PROG_TEST_RUN`, beside programs that do nothing.
+//! `cargo xtask bench`: what the kernel programs cost a packet, by `BPF_PROG_TEST_RUN`, beside programs that do nothing; and, each
+//! by a flag of its own, what takes longer to measure. All of it as ratios to a baseline of the same run.
 //!
 //! ```text
-//!  cases.rs    what is measured: rigs with targets, and a program and frame each
-//!  report.rs   ratios, aims, the table and the JSON
-//!  line.rs     the delay line's engine instead: a program of its own
+//!  cases.rs      what is measured by default: rigs with targets, and a program and frame each
+//!  report.rs     its ratios and aims
+//!  figures.rs    chaos-agent's program `figures`: packets' paths, replaced rules, and an API server
+//!  machine.rs    the same program in a machine in qemu, where instructions are counted
+//!  line.rs       the delay line's engine: a program of its own
 //! ```
 
 mod cases;
+mod figures;
 mod line;
+mod machine;
 mod report;
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use fault_rig::figures::Report;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use self::cases::Bench;
-use self::report::{Measured, Report};
+use self::report::Measured;
 use crate::progress::Step;
 use crate::{build_ebpf, interrupt, tools};
 
@@ -34,15 +40,55 @@ pub struct Args {
     /// Runs of a program in a round
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub longer: Longer,
     /// Measure the delay line's userspace engine instead; builds the agent optimised, which takes minutes the first time
-    #[arg(long)]
+    #[arg(long, conflicts_with = "longer")]
     pub line: bool,
     /// With --line: give the engine real-time priority, so that a busy machine says little
     #[arg(long, requires = "line")]
     pub realtime: bool,
 }
 
-/// Runs the verb. Prints the table to stdout; a missed aim is shown and is no error.
+/// What takes longer than the kernel programs, and is measured instead of them. All of it wants the agent optimised, which takes
+/// minutes to build the first time.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(id = "longer", multiple = true)]
+pub struct Longer {
+    /// Measure real packets between namespaces: without hooks, with hooks and no match, through the splitter, through the delay
+    /// line (a minute)
+    #[arg(long)]
+    pub paths: bool,
+    /// Measure how long it takes to replace the rules of 65,536 targets, and whether a packet escapes meanwhile (a minute)
+    #[arg(long)]
+    pub replace: bool,
+    /// Measure the time from a write to an API server to the first packet that is hit, with 1,000 targets; builds etcd and
+    /// kube-apiserver once (three minutes without that)
+    #[arg(long)]
+    pub cluster: bool,
+    /// Count instructions beside bare interfaces and tc netem in a machine in qemu, under Debian's newest kernel that apt offers
+    /// (five minutes)
+    #[arg(long)]
+    pub vm: bool,
+    /// With --paths or --vm: the delay line's engine, as chaos-agent's --engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: String,
+    /// With --cluster: so many profiles are applied, one after the other
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub profiles: u32,
+    /// Run this build of chaos-agent's benchmark `figures` instead of building it
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+}
+
+impl Longer {
+    const fn is_any(&self) -> bool {
+        self.paths || self.replace || self.cluster || self.vm
+    }
+}
+
+/// Runs the verb. Prints the tables to stdout; a missed aim is shown and is no error.
 ///
 /// # Errors
 /// Without root, when the kernel refuses the programs, or when the file cannot be written.
@@ -57,15 +103,53 @@ pub fn run(args: &Args) -> Result<()> {
         return line::run(args);
     }
     build_ebpf::run(&build_ebpf::Args::default())?;
+    let reports = if args.longer.is_any() { longer(&args.longer)? } else { vec![programs(args)?] };
+    if let Some(file) = &args.json {
+        let text = serde_json::to_string_pretty(&reports).context("writing the figures as JSON")? + "\n";
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// What the flags ask for, in the order of the help.
+fn longer(args: &Longer) -> Result<Vec<Report>> {
+    let Longer { paths, replace, cluster, vm, engine, profiles, program } = args;
+    let program = program.clone().map_or_else(figures::build, Ok)?;
+    let count = profiles.to_string();
+    let mut reports = Vec::new();
+    let mut show = |report: Report| {
+        print!("{}{}", if reports.is_empty() { "" } else { "\n" }, report.table());
+        reports.push(report);
+    };
+    if *paths {
+        show(figures::run(&program, "packets between namespaces", &["paths", "--engine", engine], &[])?);
+    }
+    if *replace {
+        show(figures::run(&program, "replacing rules", &["replace"], &[])?);
+    }
+    if *cluster {
+        let assets = crate::test::control_plane()?;
+        show(figures::run(
+            &program,
+            "from the API server to packets",
+            &["apply", "--profiles", &count],
+            &assets,
+        )?);
+    }
+    if *vm {
+        show(machine::run(&program, engine)?);
+    }
+    Ok(reports)
+}
+
+/// By default: what the kernel programs cost.
+fn programs(args: &Args) -> Result<Report> {
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("reading {}", path.display()));
     let bench = Bench::prepare(&read(build_ebpf::object())?, &read(build_ebpf::baseline())?)?;
     stay_on_one_cpu()?;
-    let report = Report::new(measure(&bench, args)?, args.rounds, args.repeat)?;
+    let report = report::report(&measure(&bench, args)?, args.rounds, args.repeat)?;
     print!("{}", report.table());
-    if let Some(file) = &args.json {
-        fs::write(file, report.json()?).with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+    Ok(report)
 }
 
 /// All cases in turn, round after round, so that a noisy moment hits no case alone.

@@ -30,6 +30,7 @@ use anyhow::{Result, bail};
 use self::outcome::Outcome;
 use self::program::Program;
 use self::rung::Rung;
+pub(crate) use self::stage::control_plane;
 use self::stage::{Ability, Stage};
 use crate::cmd::Cmd;
 use crate::progress::Step;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fault_abi::rule::{Entry, Rule};
+use fault_abi::rule::Rule;
 
-use super::{QUARANTINE_NS, referred};
+use super::{QUARANTINE_NS, Referred};
 use crate::compile::{Plan, RuleSpec};
 use crate::ledger::{Ledger, RuleRow};
-use crate::table::{Capacity, Op, Place, Prefix, TargetName, Uid};
+use crate::table::{Capacity, Op, Prefix, TargetName, Uid};
 
 /// The slot of each rule and the number of each state that entries are going to refer to.
 pub(super) struct Slots<'a> {
@@ -102,16 +102,16 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// Retires what no entry of `entries` refers to: rules at once, states when their profile is gone, or when there
+/// Retires what no entry is going to refer to: rules at once, states when their profile is gone, or when there
 /// are too many of targets that are gone.
 pub(super) fn retire(
     ledger: &Ledger,
     plan: &Plan,
     slots: &Slots<'_>,
-    entries: &BTreeMap<Place, Entry>,
+    referred: &Referred,
     ops: &mut Vec<Op>,
 ) {
-    let (rules, states) = referred(entries.values());
+    let Referred { rules, states } = referred;
     let live = ledger.rules.iter().filter(|(_, row)| row.retired_ns.is_none());
     let unused = live.filter(|(slot, _)| !rules.contains(slot));
     ops.extend(unused.map(|(slot, _)| Op::RetireRule { slot: *slot }));

@@ -174,8 +174,9 @@ proptest! {
             let plan = plan_of(rows);
             for op in diff(&node.ledger, &plan, CAPACITY, node.now_ns) {
                 if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = &op {
-                    let (rules, _) = referred(node.kernel.entries.values());
-                    assert!(!rules.contains(slot), "{op:?}");
+                    let mut referred = Referred::default();
+                    node.kernel.entries.values().for_each(|entry| referred.add(entry));
+                    assert!(!referred.rules.contains(slot), "{op:?}");
                 }
                 node.kernel.perform(&op).unwrap();
                 node.ledger.record(&op, node.now_ns);

@@ -4,6 +4,7 @@ mod attach;
 mod line;
 mod load;
 mod read;
+mod spare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -22,18 +23,16 @@ use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
 pub use attach::detach_filters;
 use load::{convert, fill_arrays, take, typed};
 use read::Reader;
+use spare::spare;
 
-/// Counters that are made before anybody asks for them, since making many at once takes longer than a change may:
-/// half a KiB each, on each CPU.
-const SPARE: u32 = 1024;
-/// How many are made in one go.
+/// How many spare counters are made in one go.
 const PREPARED_AT_ONCE: u32 = 32;
 
 /// Room for packets in a line of the engine `fq` where nobody says how much.
@@ -72,8 +71,10 @@ pub struct AyaKernel {
     /// The highest state in use so far, and the highest that is made: those in between are spare.
     highest: u32,
     prepared: u32,
-    /// Spare states at most.
-    spare: u32,
+    /// States in use, and retired ones that are still there.
+    used: u32,
+    /// Room for states.
+    state_room: u32,
     added_qdiscs: BTreeSet<u32>,
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
@@ -164,7 +165,8 @@ impl AyaKernel {
             ends: Vec::new(),
             highest: 0,
             prepared: 0,
-            spare: SPARE.min(state_room / 4),
+            used: 0,
+            state_room,
             added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
@@ -206,7 +208,10 @@ impl AyaKernel {
         if state > self.prepared {
             self.prepare_state(state)?;
         }
-        self.highest = self.highest.max(state);
+        if state > self.highest {
+            self.highest = state;
+            self.used += 1;
+        }
         Ok(())
     }
 
@@ -226,7 +231,9 @@ impl AyaKernel {
         for direction in Direction::ALL {
             gone_is_fine(self.counters.remove(&counter_key(state, direction)))?;
         }
-        gone_is_fine(self.states.remove(&state))
+        gone_is_fine(self.states.remove(&state))?;
+        self.used = self.used.saturating_sub(1);
+        Ok(())
     }
 }
 
@@ -263,15 +270,18 @@ impl Kernel for AyaKernel {
         self.links.remove(&index);
     }
 
-    fn prepare(&mut self) -> bool {
-        let wanted = self.highest.saturating_add(self.spare);
+    fn prepare(&mut self) -> Ahead {
+        let cpus = nr_cpus().unwrap_or(1);
+        let wanted = self.highest.saturating_add(spare(self.used, cpus, self.state_room));
         for state in (self.prepared + 1..=wanted).take(PREPARED_AT_ONCE as usize) {
-            if self.prepare_state(state).is_err() {
-                // The kernel's reserve is empty, or the table full: there is no hurry.
-                return false;
+            match self.prepare_state(state) {
+                Ok(()) => {}
+                Err(error) if is_short_of_memory(&error) => return Ahead::Later,
+                // The table is full: those that are asked for will say so.
+                Err(_) => return Ahead::Done,
             }
         }
-        self.prepared < wanted
+        if self.prepared < wanted { Ahead::More } else { Ahead::Done }
     }
 
     fn flows(&self) -> Arc<dyn Flows> {

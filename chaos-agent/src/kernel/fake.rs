@@ -1,14 +1,14 @@
 //! An in-memory kernel for tests: the same tables, looked up as the programs do, and hooks that can be refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 
-use super::{Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
 use crate::ledger::bindings;
 use crate::table::{Op, Place, Prefix};
 
@@ -40,6 +40,29 @@ pub struct FakeKernel {
     /// Operations performed so far.
     pub performed: usize,
     pub(crate) counters: CounterTable,
+    /// What it answers when it is asked to work ahead.
+    pub ahead: FakeAhead,
+}
+
+/// What [`FakeKernel`] answers when it is asked to work ahead, one after the other; then that it is done.
+#[derive(Clone, Debug, Default)]
+pub struct FakeAhead(Arc<Mutex<VecDeque<Ahead>>>);
+
+impl FakeAhead {
+    /// These are the answers.
+    pub fn set(&self, answers: impl IntoIterator<Item = Ahead>) {
+        *self.lock() = answers.into_iter().collect();
+    }
+
+    /// How many of them were not given yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Ahead>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl FakeKernel {
@@ -134,8 +157,8 @@ impl Kernel for FakeKernel {
         self.hooks.remove(&index);
     }
 
-    fn prepare(&mut self) -> bool {
-        false
+    fn prepare(&mut self) -> Ahead {
+        self.ahead.lock().pop_front().unwrap_or(Ahead::Done)
     }
 
     fn flows(&self) -> Arc<dyn Flows> {

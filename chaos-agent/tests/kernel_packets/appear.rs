@@ -88,7 +88,7 @@ impl Hooking {
     fn start(node: &Namespace, hooks: Hooks) -> Self {
         let _inside = node.enter();
         let kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, false).unwrap();
-        let enforcer = Enforcer::new(kernel, hooks.settings());
+        let enforcer = Enforcer::new(kernel, hooks.settings(CAPACITY));
         let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default());
         let (appeared, hooked, shutdown) = (Times::default(), Times::default(), CancellationToken::new());
         let for_thread = Arc::clone(&shared);

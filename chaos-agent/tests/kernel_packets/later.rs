@@ -73,7 +73,7 @@ impl Scene {
 
     /// The same on any stage.
     pub(crate) fn on(stage: Stage, hooks: Hooks, holds: Holds) -> Self {
-        let agent = Agent::with(&stage.node, hooks, holds);
+        let agent = Agent::start(&stage.node, (hooks, holds));
         Self { stage, agent, count: COUNT, every: EVERY }
     }
 
@@ -299,7 +299,7 @@ fn frames_of_9000_bytes_go_through_the_line_whole(holds: Holds) {
 fn a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by_it(holds: Holds) {
     let stage = Stage::new();
     let _behind = Shooter::by_mark(&stage.node, TO_DEVICE, Direction::ToDevice);
-    let mut agent = Agent::with(&stage.node, Hooks::Tcx, holds);
+    let mut agent = Agent::start(&stage.node, (Hooks::Tcx, holds));
     let target = Family::V4.host(1, 2);
     // So seldom that it never happens here; but each packet passes the splitter.
     for faults in [json!({"delay": {"time": "5ms"}}), json!({"corrupt": {"percent": "0.0001%"}})] {
@@ -330,7 +330,7 @@ fn a_mark_survives_line_and_splitter_and_a_program_behind_ours_on_tcx_decides_by
 /// `ping` says "time of day goes back" where a packet brings the time along at which it was to leave.
 fn the_time_of_arrival_that_a_receiver_on_the_node_sees_is_that_behind_the_delay(holds: Holds) {
     let stage = Stage::new();
-    let mut agent = Agent::with(&stage.node, Hooks::Tcx, holds);
+    let mut agent = Agent::start(&stage.node, (Hooks::Tcx, holds));
     let target = Family::V4.host(1, 2);
     agent.set(&[Fault::new("later", json!({"delay": {"time": "30ms"}})).on(std::slice::from_ref(&target))]);
     let device = stage.device_end(Family::V4);

@@ -109,14 +109,14 @@ mod fq {
         for (traffic, _, to) in &mut ways {
             traffic.all_come(to, ms(1_000));
         }
-        Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
     }
 
     #[test]
     #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
     fn what_the_queue_refuses_is_counted_and_held_no_longer() {
         let stage = Stage::new();
-        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        let mut agent = Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
         agent.set(&[delay(20)]);
         let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
         let room = |packets: &str| {
@@ -204,7 +204,7 @@ mod fq {
         let stage = Stage::new();
         let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
         let asked = Duration::from_millis(20);
-        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        let mut agent = Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
         let turn = |_| {
             agent.set(&[]);
             let netem = {
@@ -272,7 +272,7 @@ mod fq {
             let _netem = Netem::new(&stage.node, TO_DEVICE, 25);
             run()
         };
-        let mut agent = Agent::with(&stage.node, Hooks::Tcx, Holds::Fq);
+        let mut agent = Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
         agent.set(&[delay(25).direction("ToDevice")]);
         let ours = run();
         let ratios = [0, 1].map(|i| ours[i] as f64 / netem[i] as f64);

@@ -53,7 +53,7 @@ pub(crate) fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr) ->
 /// Both ways under these faults.
 fn arrives_whole(hooks: Hooks, holds: Holds, faults: &Value) -> Agent {
     let stage = Stage::new();
-    let mut agent = Agent::with(&stage.node, hooks, holds);
+    let mut agent = Agent::start(&stage.node, (hooks, holds));
     for family in Family::BOTH {
         agent.set(&[]);
         agent.set(&[Fault::new("stream", faults.clone()).on(&addresses(family))]);

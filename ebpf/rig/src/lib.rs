@@ -3,7 +3,9 @@
 //!
 //! * [`Rig`]: an object's programs and maps
 //! * [`frame`]: frames to run them on
+//! * [`figures`]: what a benchmark has measured
 
+pub mod figures;
 pub mod frame;
 mod maps;
 

@@ -1,11 +1,13 @@
-//! Figures, ratios to the program that does nothing, and the aims.
-
-use std::fmt::Write as _;
+//! The kernel programs' figures as ratios to the program that does nothing, and the aims.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use fault_abi::counter::{Counter, TargetState};
+use fault_abi::key::Direction;
+use fault_rig::figures::{Aim, Figure, Report};
 
 use super::cases::{Case, Hook, Kind, Later};
+
+const UNIT: &str = "ns/packet";
 
 /// A case with its best time.
 #[derive(Clone, Copy, Debug)]
@@ -16,110 +18,49 @@ pub(super) struct Measured {
     pub(super) ns: u64,
 }
 
-/// All that is printed or written.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    /// Release and architecture of the kernel.
-    kernel: String,
-    /// Rounds through all cases.
-    rounds: u32,
-    /// Runs of a program in a round.
-    repeat: u32,
-    /// In the order in which they were measured.
-    cases: Vec<Row>,
-    /// What the project wants to hold.
-    aims: Vec<Aim>,
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    hook: Hook,
-    name: String,
-    nanoseconds: u64,
-    ratio: f64,
-}
-
-/// A bound and whether it holds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Aim {
-    name: String,
-    nanoseconds: u64,
-    limit: f64,
-    holds: bool,
-}
-
-impl Report {
-    /// Compares.
-    ///
-    /// # Errors
-    /// When a baseline is missing.
-    pub(super) fn new(measured: Vec<Measured>, rounds: u32, repeat: u32) -> Result<Self> {
-        let ns = |hook, kind| {
-            let found = measured.iter().find(|it| it.case == Case { hook, kind });
-            found.map(|it| it.ns).with_context(|| format!("{kind:?} was not measured"))
+/// Compares.
+///
+/// # Errors
+/// When a baseline is missing.
+pub(super) fn report(measured: &[Measured], rounds: u32, repeat: u32) -> Result<Report> {
+    let ns = |hook, kind| {
+        let found = measured.iter().find(|it| it.case == Case { hook, kind });
+        found.map(|it| float(it.ns)).with_context(|| format!("{kind:?} was not measured"))
+    };
+    let method = format!("best of {rounds} rounds of {repeat} runs each");
+    let mut report = Report::new(method).context("asking for the kernel's name")?;
+    for it in measured {
+        let baseline = ns(it.case.hook, Kind::Baseline)?;
+        let figure = Figure::alone(label(it.case.hook), &name(it.case), float(it.ns), UNIT);
+        report.figures.push(figure.beside(baseline.max(1.0)));
+    }
+    for hook in [Hook::Tc, Hook::Xdp] {
+        let baseline = ns(hook, Kind::Baseline)?;
+        let one = ns(hook, Kind::Miss(1))?;
+        let mut aim = |text: &str, value, limit| {
+            report.aims.push(Aim::at_most(&format!("{}: {text}", label(hook)), value, "ns", limit));
         };
-        let (mut cases, mut aims) = (Vec::new(), Vec::new());
-        for it in &measured {
-            let baseline = ns(it.case.hook, Kind::Baseline)?;
-            cases.push(Row {
-                hook: it.case.hook,
-                name: name(it.case),
-                nanoseconds: it.ns,
-                ratio: float(it.ns) / float(baseline.max(1)),
-            });
-        }
-        for hook in [Hook::Tc, Hook::Xdp] {
-            let baseline = float(ns(hook, Kind::Baseline)?);
-            let one = ns(hook, Kind::Miss(1))?;
-            let aim = |text: &str, nanoseconds, limit| Aim {
-                name: format!("{}: {text}", label(hook)),
-                nanoseconds,
-                limit,
-                holds: float(nanoseconds) <= limit,
-            };
-            aims.push(aim("a miss ≤ 1.5 × the empty program + 30 ns", one, 1.5 * baseline + 30.0));
-            let with_cidrs = ns(hook, Kind::MissWithCidrs(1))?;
-            aims.push(aim("with CIDR rules ≤ 1.5 × empty + 60 ns", with_cidrs, 1.5 * baseline + 60.0));
-            let many = ns(hook, Kind::Miss(65_536))?;
-            aims.push(aim("65,536 targets ≤ 1.1 × one", many, 1.1 * float(one)));
-        }
-        let system = nix::sys::utsname::uname().context("asking for the kernel's name")?;
-        let kernel = format!("{} {}", system.release().display(), system.machine().display());
-        Ok(Self { kernel, rounds, repeat, cases, aims })
+        aim("a miss ≤ 1.5 × the empty program + 30 ns", one, 1.5 * baseline + 30.0);
+        let with_cidrs = ns(hook, Kind::MissWithCidrs(1))?;
+        aim("with CIDR rules ≤ 1.5 × empty + 60 ns", with_cidrs, 1.5 * baseline + 60.0);
+        aim("65,536 targets ≤ 1.1 × one", ns(hook, Kind::Miss(65_536))?, 1.1 * one);
     }
+    let memory = memory(1_000, 64);
+    report.figures.push(Figure::alone("memory", "counters of 1,000 targets on 64 CPUs", memory, "MiB"));
+    report.aims.push(Aim::at_most(
+        "memory: counters of 1,000 targets on 64 CPUs ≤ 80 MiB",
+        memory,
+        "MiB",
+        80.0,
+    ));
+    Ok(report)
+}
 
-    /// For people.
-    pub(super) fn table(&self) -> String {
-        let mut text = format!(
-            "Linux {}, best of {} rounds of {} runs each\n\n{:<44} {:>9} {:>7}\n",
-            self.kernel, self.rounds, self.repeat, "", "ns/packet", "ratio"
-        );
-        for row in &self.cases {
-            let _ = writeln!(
-                text,
-                "{:<44} {:>9} {:>6.2}×",
-                format!("{}: {}", label(row.hook), row.name),
-                row.nanoseconds,
-                row.ratio
-            );
-        }
-        text.push('\n');
-        for aim in &self.aims {
-            let word = if aim.holds { "holds " } else { "MISSED" };
-            let _ = writeln!(text, "{word} {:<48} {} ns, aim {:.0} ns", aim.name, aim.nanoseconds, aim.limit);
-        }
-        text
-    }
-
-    /// For programs.
-    ///
-    /// # Errors
-    /// Never in practice: all of it can be written as JSON.
-    pub(super) fn json(&self) -> Result<String> {
-        let mut text = serde_json::to_string_pretty(self).context("writing the figures as JSON")?;
-        text.push('\n');
-        Ok(text)
-    }
+/// MiB of counters and states of so many targets under a profile each, as large as programs and agent share them.
+fn memory(targets: u32, cpus: u32) -> f64 {
+    let counters = Direction::ALL.len() * size_of::<Counter>() * cpus as usize;
+    let bytes = (counters + size_of::<TargetState>()) * targets as usize;
+    float(bytes as u64) / f64::from(1 << 20)
 }
 
 const fn label(hook: Hook) -> &'static str {
@@ -155,9 +96,12 @@ fn name(case: Case) -> String {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a packet are far below 2^53")]
-fn float(ns: u64) -> f64 {
-    ns as f64
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds of a packet and bytes of a table are far below 2^53"
+)]
+fn float(number: u64) -> f64 {
+    number as f64
 }
 
 #[cfg(test)]
@@ -175,18 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn a_report_shows_ratios_and_which_aims_hold() {
+    fn a_report_has_ratios_to_the_empty_program_and_aims_for_each_hook() {
         let all = [measured(Hook::Tc, 1), measured(Hook::Xdp, 1)].concat();
-        let report = Report::new(all, 3, 100).unwrap();
+        let report = report(&all, 3, 100).unwrap();
         let holds: Vec<bool> = report.aims.iter().map(|aim| aim.holds).collect();
-        assert_eq!(holds, [true, false, true, true, false, true]);
-        let table = report.table();
-        assert!(table.contains("2.50×") && table.contains("MISSED"), "{table}");
-        assert!(report.json().unwrap().contains("\"ratio\": 2.5"));
+        assert_eq!(holds, [true, false, true, true, false, true, true]);
+        assert_eq!(report.value("XDP", "miss among 1"), Some(50.0));
+        assert_eq!(report.figures[1].ratio, Some(2.5));
     }
 
     #[test]
     fn a_report_without_a_baseline_is_refused() {
-        assert!(Report::new(vec![], 1, 1).is_err());
+        let mut without = measured(Hook::Tc, 1);
+        without.remove(0);
+        assert!(report(&without, 1, 1).is_err());
+    }
+
+    #[test]
+    fn the_memory_of_counters_grows_with_targets_and_cpus() {
+        let (one, many) = (memory(1, 1), memory(1_000, 64));
+        assert!(one > 0.001 && one < 0.002, "{one} MiB for both directions of one target on one CPU");
+        assert!(many > 60_000.0 * one && many < 64_000.0 * one, "the state is there once: {many} MiB");
     }
 }

@@ -131,6 +131,14 @@ impl Stage {
     }
 }
 
+/// Variables by which a program finds the control plane's binaries, which are built where they are missing.
+///
+/// # Errors
+/// When they cannot be built.
+pub(crate) fn control_plane() -> Result<Vec<(String, OsString)>> {
+    Ok(assets()?.environment)
+}
+
 /// One folder with all binaries, as KUBEBUILDER_ASSETS wants it.
 fn assets() -> Result<Stage> {
     let binaries = binaries::ensure_some(Module::Kubernetes, &ASSETS)?;

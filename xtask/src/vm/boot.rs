@@ -2,20 +2,27 @@
 //! and behind it the program's exit code.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::kernel::Kernel;
 use crate::cmd::Cmd;
+use crate::{interrupt, wait};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// What `init.sh` says before the exit code.
 const ENDED: &str = "the test program ended: ";
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How many of the console's last lines a failure shows.
 const TAIL: usize = 40;
@@ -44,6 +51,51 @@ pub fn machine(kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<Cmd>
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", line]))
+}
+
+/// Boots, and waits until the machine is off; `look` sees each line that the program prints. Returns all that it printed.
+///
+/// # Errors
+/// When the machine does not start, hangs, or ends before its program does, and when the program fails.
+pub fn run(machine: &Cmd, console: &Path, limit: Duration, mut look: impl FnMut(&str)) -> Result<String> {
+    let mut command = machine.command();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = command.spawn().with_context(|| format!("starting `{machine}`"))?;
+    let (lines, printed) = mpsc::sync_channel(1024);
+    let reader = child.stdout.take().map(|pipe| thread::spawn(move || tell(pipe, &lines)));
+    let mut output = String::new();
+    let mut take = |line: String| {
+        look(&line);
+        output.push_str(&line);
+        output.push('\n');
+    };
+    let ended = wait::until("the machine to be off", limit, LOOK_EVERY, || {
+        printed.try_iter().for_each(&mut take);
+        child.try_wait().context("waiting for qemu")
+    });
+    if ended.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    // Until the reader has come to the end of the pipe.
+    printed.iter().for_each(&mut take);
+    let _ = reader.map(JoinHandle::join);
+    interrupt::check()?;
+    let ended = end_of_program(&output, ended, console)?;
+    if !ended.success() {
+        bail!("the program in the machine failed ({ended}):\n{output}");
+    }
+    Ok(output)
+}
+
+/// Sends on each line, until the pipe ends or nobody wants more.
+fn tell(pipe: impl Read, lines: &mpsc::SyncSender<String>) {
+    for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
 }
 
 /// How the test program ended, out of all that came on the machine's stdout.
@@ -82,6 +134,22 @@ mod tests {
         let ok = ExitStatus::from_raw(0);
         assert!(end("test result: ok.\r\nthe test program ended: 0\r\n", Ok(ok)).unwrap().success());
         assert_eq!(end("the test program ended: 101\n", Ok(ok)).unwrap().code(), Some(101));
+    }
+
+    #[test]
+    fn what_a_program_prints_is_seen_while_it_runs_and_is_there_at_the_end() {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let boot = |script: &str| {
+            let mut seen = Vec::new();
+            let machine = Cmd::new("sh").args(["-c", script]);
+            let limit = Duration::from_secs(20);
+            (run(&machine, console.path(), limit, |line| seen.push(line.to_owned())), seen)
+        };
+        let (output, seen) = boot("echo half; echo whole; echo 'the test program ended: 0'");
+        assert_eq!(seen[..2], ["half", "whole"]);
+        assert!(output.unwrap().starts_with("half\nwhole\n"));
+        let failed = boot("echo why; echo 'the test program ended: 7'").0.unwrap_err();
+        assert!(format!("{failed:#}").contains("why"), "{failed:#}");
     }
 
     #[test]

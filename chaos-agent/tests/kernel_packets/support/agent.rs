@@ -59,12 +59,12 @@ impl Hooks {
     }
 
     /// What the agent is told.
-    pub(crate) fn settings(self) -> Settings {
+    pub(crate) fn settings(self, capacity: Capacity) -> Settings {
         let xdp = match self {
             Self::XdpNative => XdpMode::Native,
             Self::Tcx | Self::Clsact => XdpMode::Off,
         };
-        Settings { capacity: CAPACITY, xdp, has_tcx: self.has_tcx() }
+        Settings { capacity, xdp, has_tcx: self.has_tcx() }
     }
 }
 
@@ -96,6 +96,26 @@ pub(crate) const CAPACITY: Capacity =
 const LINE_LIMITS: LineLimits =
     LineLimits { packets: 16_384, bytes: 64 << 20, target_packets: 8_192, target_bytes: 32 << 20 };
 
+/// How an agent is started.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) hooks: Hooks,
+    pub(crate) capacity: Capacity,
+    pub(crate) engine: EngineChoice,
+}
+
+impl From<Hooks> for Start {
+    fn from(hooks: Hooks) -> Self {
+        Self { hooks, capacity: CAPACITY, engine: EngineChoice::Auto }
+    }
+}
+
+impl From<(Hooks, Holds)> for Start {
+    fn from((hooks, holds): (Hooks, Holds)) -> Self {
+        Self { engine: holds.choice(), ..hooks.into() }
+    }
+}
+
 /// An agent, at work in a node's namespace. Dropping it ends all faults.
 pub(crate) struct Agent {
     // Dropped first: detaching is done inside the namespace.
@@ -114,21 +134,17 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
-    pub(crate) fn start(node: &Namespace, hooks: Hooks) -> Self {
-        Self::with(node, hooks, Holds::Best)
-    }
-
-    /// The same, with this engine.
-    pub(crate) fn with(node: &Namespace, hooks: Hooks, holds: Holds) -> Self {
+    pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
+        let Start { hooks, capacity, engine } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
-        let settings = hooks.settings();
+        let settings = hooks.settings(capacity);
         let mut kernel =
-            AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
+            AyaKernel::load(built_in().unwrap(), capacity, settings.xdp != XdpMode::Off).unwrap();
         let handle = netlink.handle();
-        let behind = runtime.block_on(Behind::make(&handle, holds.choice(), LINE_LIMITS));
+        let behind = runtime.block_on(Behind::make(&handle, engine, LINE_LIMITS));
         assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
         let line = kernel.connect(behind, LINE_LIMITS).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
@@ -186,14 +202,15 @@ impl Agent {
 
     /// Replaces all profiles.
     pub(crate) fn set_objects(&mut self, objects: &[FaultProfile]) {
-        let profiles = objects.iter().map(|object| Profile::parse(object).unwrap());
-        self.world.profiles = profiles.map(|profile| (profile.name.clone(), profile)).collect();
+        let profiles = objects.iter().map(|object| Profile::parse(object).unwrap()).collect();
+        assert!(self.bring(profiles), "{:?}", self.enforcer.view().failure);
+    }
+
+    /// Replaces all profiles by these, already parsed; returns whether the kernel took everything at once.
+    pub(crate) fn bring(&mut self, profiles: Vec<Profile>) -> bool {
+        self.world.profiles = profiles.into_iter().map(|profile| (profile.name.clone(), profile)).collect();
         let now = boot_ns();
-        assert!(
-            self.enforcer.apply(&self.world, server_time(now), now),
-            "{:?}",
-            self.enforcer.view().failure
-        );
+        self.enforcer.apply(&self.world, server_time(now), now)
     }
 
     /// How many targets the first profile has, and how many of them are enforced.

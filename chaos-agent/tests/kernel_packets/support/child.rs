@@ -51,7 +51,7 @@ pub(crate) struct Counted {
 pub(crate) fn play() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let role: Role = serde_json::from_str(&role).unwrap();
-    let mut agent = Agent::with(&Namespace::open(&role.node), role.hooks, role.holds);
+    let mut agent = Agent::start(&Namespace::open(&role.node), (role.hooks, role.holds));
     println!("\n{ANSWER}{}", agent.hooked().len());
     for question in std::io::stdin().lines().map_while(Result::ok) {
         if let Question::Set(profiles) = serde_json::from_str(&question).unwrap() {

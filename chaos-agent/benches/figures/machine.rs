@@ -1,0 +1,330 @@
+//! In a machine in qemu whose clock counts instructions: what the kernel and the agent execute for a packet and for a byte, and how
+//! exactly a delay is kept, beside bare interfaces and beside `tc netem`. Nothing there varies with what else the host does.
+
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use chaos_agent::args::EngineChoice;
+use fault_abi::key::Direction;
+use fault_abi::verdict::{Effect, Verdict};
+use fault_rig::figures::{Aim, Figure, Report};
+use serde_json::json;
+
+use crate::measure::{Stream, float, median, quantile};
+use crate::soak::{Soak, ticks_of_an_instruction};
+use crate::support::agent::{Agent, Hooks, Start};
+use crate::support::fault::Fault;
+use crate::support::space::Namespace;
+use crate::support::stage::{Family, Stage, TO_DEVICE};
+use crate::support::time::{Beat, wall};
+use crate::support::traffic::End;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) engine: EngineChoice,
+    /// Rounds through all cases.
+    pub(crate) rounds: u32,
+    /// Datagrams of a case in a round.
+    pub(crate) packets: u32,
+    /// Bytes by TCP of a case in a round.
+    pub(crate) bytes: u64,
+}
+
+/// Some minutes, emulated.
+pub(crate) const WHOLE: Plan =
+    Plan { engine: EngineChoice::Auto, rounds: 3, packets: 2_000, bytes: 16 << 20 };
+
+/// Between two datagrams: 10,000 a second.
+const BEAT: Duration = Duration::from_micros(100);
+/// What packets are delayed by.
+const DELAY: Duration = Duration::from_millis(5);
+/// What the project wants of TCP with the agent attached and no match, as a ratio to bare.
+const AIM_TCP: f64 = 1.02;
+
+/// Who does what to the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    Bare,
+    Unmatched,
+    NetemLoss,
+    Loss,
+    NetemDelay,
+    Delay,
+}
+
+impl Case {
+    const ALL: [Self; 6] =
+        [Self::Bare, Self::Unmatched, Self::NetemLoss, Self::Loss, Self::NetemDelay, Self::Delay];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Unmatched => "hooks, no match",
+            Self::NetemLoss => "tc netem, 20 % loss",
+            Self::Loss => "20 % loss",
+            Self::NetemDelay => "tc netem, 5 ms delay",
+            Self::Delay => "5 ms delay",
+        }
+    }
+
+    const fn netem(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::NetemLoss => Some(&["loss", "20%"]),
+            Self::NetemDelay => Some(&["delay", "5ms", "limit", "100000"]),
+            _ => None,
+        }
+    }
+
+    fn fault(self) -> Option<Fault> {
+        let [here, elsewhere] = [2, 3].map(|host| [Family::V4.host(1, host)]);
+        let fault = match self {
+            Self::Bare | Self::NetemLoss | Self::NetemDelay => return None,
+            Self::Unmatched => Fault::partition().on(&elsewhere),
+            Self::Loss => Fault::loss("20%").on(&here),
+            Self::Delay => Fault::new("delay", json!({"delay": {"time": "5ms"}})).on(&here),
+        };
+        Some(fault.direction("ToDevice"))
+    }
+
+    const fn is_late(self) -> bool {
+        matches!(self, Self::NetemDelay | Self::Delay)
+    }
+}
+
+/// What came of a run of datagrams.
+struct Run {
+    /// Instructions of all but the thread that soaks up the rest.
+    instructions: u64,
+    /// How long each that arrived was under way, in nanoseconds.
+    under_way: Vec<u64>,
+}
+
+/// Figures of a case, a value for each round.
+#[derive(Default)]
+struct Sums {
+    instructions: Vec<u64>,
+    under_way: Vec<u64>,
+}
+
+/// A machine with one processor, two sets of wires, and an agent at one of them.
+struct World {
+    bare: Stage,
+    ours: Stage,
+    agent: Agent,
+    soak: Soak,
+}
+
+/// Measures.
+pub(crate) fn measure(plan: &Plan) -> Report {
+    let (bare, ours) = (Stage::new(), Stage::new());
+    let start = Start { engine: plan.engine, ..Start::from(Hooks::Tcx) };
+    let agent = Agent::start(&ours.node, start);
+    let mut world = World { bare, ours, agent, soak: Soak::start() };
+    let mut sums: [Sums; Case::ALL.len()] = Default::default();
+    let (mut idle, mut tcp) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    for round in 0..plan.rounds {
+        for (case, sums) in Case::ALL.into_iter().zip(&mut sums) {
+            eprintln!("round {} of {}: {}", round + 1, plan.rounds, case.name());
+            let Run { instructions, under_way } = world.datagrams(case, plan.packets);
+            sums.instructions.push(instructions);
+            sums.under_way.extend(under_way);
+        }
+        idle.push(world.idle(plan.packets));
+        for (index, instructions) in tcp.iter_mut().enumerate() {
+            eprintln!("round {} of {}: TCP", round + 1, plan.rounds);
+            instructions.push(world.stream(index, plan.bytes));
+        }
+    }
+    report(plan, &world, median(&idle), &sums, &tcp)
+}
+
+impl World {
+    fn stage(&self, case: Case) -> &Stage {
+        if case.fault().is_some() { &self.ours } else { &self.bare }
+    }
+
+    /// Steady datagrams from peer to device.
+    fn datagrams(&mut self, case: Case, packets: u32) -> Run {
+        if let Some(fault) = case.fault() {
+            self.agent.set(&[fault]);
+        }
+        let stage = self.stage(case);
+        let _netem = case.netem().map(|what| Netem::new(&stage.node, what));
+        let (peer, device) = (stage.peer_end(Family::V4), stage.device_end(Family::V4));
+        let mut times = device.times_of_arrival();
+        // Neighbours, and whatever is made at its first use.
+        send(&peer, &device, 20);
+        Beat::new(DELAY * 2).wait();
+        while times().is_some() {}
+        let before = self.soak.others();
+        let sent = send(&peer, &device, packets);
+        Beat::new(DELAY * 2).wait();
+        let instructions = self.soak.others() - before;
+        let arrived: Vec<SystemTime> = std::iter::from_fn(times).collect();
+        self.check(case, packets, arrived.len());
+        // Packets keep their order; where some are lost nobody asks.
+        let under_way = sent.iter().zip(&arrived).filter(|_| sent.len() == arrived.len());
+        let nanoseconds = |(sent, arrived): (&SystemTime, &SystemTime)| {
+            u64::try_from(arrived.duration_since(*sent).unwrap().as_nanos()).unwrap()
+        };
+        Run { instructions, under_way: under_way.map(nanoseconds).collect() }
+    }
+
+    /// The same time and the same waits without packets.
+    fn idle(&self, packets: u32) -> u64 {
+        let before = self.soak.others();
+        let mut beat = Beat::new(BEAT);
+        (0..packets).for_each(|_| beat.wait());
+        Beat::new(DELAY * 2).wait();
+        self.soak.others() - before
+    }
+
+    /// Bytes by TCP: bare, with hooks and no match, and by the splitter.
+    fn stream(&mut self, index: usize, bytes: u64) -> u64 {
+        let case = [Case::Bare, Case::Unmatched, Case::Loss][index];
+        match case {
+            Case::Loss => self.agent.set(&[Fault::loss("0%").on(&[Family::V4.host(1, 2)])]),
+            _ => self.agent.set(&case.fault().into_iter().collect::<Vec<_>>()),
+        }
+        let stage = self.stage(case);
+        let mut stream = Stream::open(&stage.peer, (&stage.device, Family::V4.ip(1, 2)));
+        stream.flow(bytes / 8);
+        let before = self.soak.others();
+        stream.flow(bytes);
+        self.soak.others() - before
+    }
+
+    /// A case that measured something else than it says is worse than none.
+    fn check(&self, case: Case, packets: u32, arrived: usize) {
+        let arrived = u32::try_from(arrived).unwrap();
+        let counter = self.agent.total(Direction::ToDevice);
+        let (all, some) = (arrived == packets, packets / 10..packets * 95 / 100);
+        let is_so = match case {
+            Case::Bare | Case::Unmatched | Case::NetemDelay => all,
+            Case::NetemLoss => some.contains(&arrived),
+            Case::Loss => some.contains(&arrived) && counter.packets[Verdict::Loss as usize] > 0,
+            Case::Delay => all && counter.effects[Effect::Delay as usize] >= u64::from(packets),
+        };
+        assert!(is_so, "{case:?}: {arrived} of {packets} arrived, {counter:?}");
+    }
+}
+
+/// Sends on the beat, numbered from 0; returns when each was sent.
+fn send(peer: &End, device: &End, packets: u32) -> Vec<SystemTime> {
+    let mut beat = Beat::new(BEAT);
+    let mut send = |number| {
+        beat.wait();
+        let at = wall();
+        peer.send(device, number).unwrap();
+        at
+    };
+    (0..packets).map(&mut send).collect()
+}
+
+/// `tc netem` at the node's interface to the device, until this is dropped.
+struct Netem<'a> {
+    node: &'a Namespace,
+}
+
+impl<'a> Netem<'a> {
+    fn new(node: &'a Namespace, what: &[&str]) -> Self {
+        let netem = Self { node };
+        netem.tc(&[&["add", "dev", TO_DEVICE, "root", "netem"], what].concat());
+        netem
+    }
+
+    fn tc(&self, arguments: &[&str]) {
+        let ran = self.node.run(|| Command::new("tc").arg("qdisc").args(arguments).output());
+        let ran = ran.expect("iproute2 is needed");
+        assert!(ran.status.success(), "tc qdisc {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
+impl Drop for Netem<'_> {
+    fn drop(&mut self) {
+        self.tc(&["del", "dev", TO_DEVICE, "root"]);
+    }
+}
+
+fn report(
+    plan: &Plan,
+    world: &World,
+    idle: u64,
+    sums: &[Sums; Case::ALL.len()],
+    tcp: &[Vec<u64>; 3],
+) -> Report {
+    let engine = if world.agent.line.stats.is_some() { "userspace" } else { "none" };
+    let method = format!(
+        "qemu -icount, {:.2} ns an instruction, median of {} rounds of {} datagrams at {}/s and {} MiB by TCP, delay line: {engine}",
+        ticks_of_an_instruction(),
+        plan.rounds,
+        plan.packets,
+        1_000_000 / BEAT.as_micros(),
+        plan.bytes >> 20
+    );
+    let mut report = Report::new(method).unwrap();
+    stream_figures(&mut report, plan.bytes, tcp);
+    let per_packet =
+        |sums: &Sums| float(median(&sums.instructions).saturating_sub(idle)) / f64::from(plan.packets);
+    let cases = || Case::ALL.into_iter().zip(sums);
+    let cost =
+        |wanted: Case| cases().find(|(case, _)| *case == wanted).map(|(_, sums)| per_packet(sums)).unwrap();
+    let bare = cost(Case::Bare);
+    for (case, sums) in cases() {
+        let figure = Figure::alone("UDP", case.name(), per_packet(sums), "instructions/packet");
+        report.figures.push(figure.beside(bare));
+    }
+    // What a fault adds, as a ratio to what netem adds.
+    for (ours, netem) in [(Case::Loss, Case::NetemLoss), (Case::Delay, Case::NetemDelay)] {
+        let (ours, added) = (cost(ours) - bare, cost(netem) - bare);
+        for (name, value) in [(netem, added), (ours_of(netem), ours)] {
+            let figure = Figure::alone("added to bare", name.name(), value, "instructions/packet");
+            report.figures.push(figure.beside(added));
+        }
+    }
+    delay_figures(&mut report, sums);
+    report
+}
+
+const fn ours_of(netem: Case) -> Case {
+    match netem {
+        Case::NetemLoss => Case::Loss,
+        _ => Case::Delay,
+    }
+}
+
+fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; 3]) {
+    let per_byte = |index: usize| float(median(&tcp[index])) / float(bytes);
+    let names = [Case::Bare.name(), Case::Unmatched.name(), "hit, 0 % loss, by the splitter"];
+    for (index, name) in names.into_iter().enumerate() {
+        let figure = Figure::alone("TCP", name, per_byte(index), "instructions/byte");
+        report.figures.push(figure.beside(per_byte(0)));
+    }
+    let ratio = per_byte(1) / per_byte(0);
+    report.aims.push(Aim::at_most("TCP: instructions a byte, hooks and no match ÷ bare", ratio, "", AIM_TCP));
+}
+
+/// How far from what was asked a delay is, beside the time that a packet takes anyway.
+fn delay_figures(report: &mut Report, sums: &[Sums; Case::ALL.len()]) {
+    let usual = median(&sums[0].under_way);
+    let asked = u64::try_from(DELAY.as_nanos()).unwrap_or(u64::MAX);
+    let errors =
+        |sums: &Sums| -> Vec<u64> { sums.under_way.iter().map(|ns| ns.abs_diff(usual + asked)).collect() };
+    let late: Vec<(Case, Vec<u64>)> = Case::ALL
+        .into_iter()
+        .zip(sums)
+        .filter(|(case, _)| case.is_late())
+        .map(|(case, sums)| (case, errors(sums)))
+        .collect();
+    for (word, per_mille) in [("p50", 500), ("p99", 990)] {
+        let values: Vec<f64> =
+            late.iter().map(|(_, errors)| float(quantile(errors, per_mille)) / 1e3).collect();
+        for ((case, _), value) in late.iter().zip(&values) {
+            let name = format!("{}, {word}", case.name());
+            report.figures.push(Figure::alone("delay error", &name, *value, "µs").beside(values[0]));
+        }
+        let name = format!("delay error {word} ≤ netem's");
+        report.aims.push(Aim::at_most(&name, values[1], "µs", values[0]));
+    }
+}

@@ -1,0 +1,178 @@
+//! The rules of many targets are replaced, under packets that a rule met before and one meets after: how long that takes, and
+//! whether one escapes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use chaos_agent::args::EngineChoice;
+use chaos_agent::profile::{ObjectName, Profile};
+use chaos_agent::table::Capacity;
+use chaos_agent::world::DeviceTarget;
+use edge_api::FaultProfile;
+use fault_abi::key::Direction;
+use fault_abi::verdict::Verdict;
+use fault_rig::figures::{Aim, Figure, Report};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::json;
+
+use crate::measure::{float, median, now_ns, quantile};
+use crate::support::agent::{Agent, Hooks, Start};
+use crate::support::fault::{Fault, NAMESPACE};
+use crate::support::space::Namespace;
+use crate::support::stage::{Family, Stage};
+use crate::support::time::{Beat, eventually};
+use crate::support::traffic::BUFFER;
+
+/// Targets have addresses from here on: 10.128.0.0/15.
+const FIRST: u32 = 0x0a80_0000;
+const PORT: u16 = 5683;
+/// Between packets of a target.
+const BEAT: Duration = Duration::from_micros(100);
+/// What the project wants, in milliseconds.
+const AIM_MS: f64 = 1_000.0;
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(FIRST + number)
+}
+
+/// What replacing took, in nanoseconds each.
+struct Times {
+    first: u64,
+    replaced: Vec<u64>,
+    shown: u64,
+    lifted: u64,
+}
+
+/// Measures, with `targets` of at least 3.
+pub(crate) fn measure(targets: u32, rounds: u32) -> Report {
+    let stage = Stage::new();
+    stage.node.ip(&format!("route add 10.128.0.0/15 via {}\n", Family::V4.ip(1, 2)));
+    // Those whose packets are sent: the ends of all tables and their middle.
+    let under_fire = [0, targets / 2, targets - 1].map(address);
+    let addresses = under_fire.map(|ip| format!("addr add {ip}/32 dev lo\n"));
+    stage.device.ip(&addresses.concat());
+    let capacity =
+        Capacity { targets, rules: 512, flows: 4096, peers: 64, protected: 64, node_addresses: 64 };
+    let start = Start { hooks: Hooks::Tcx, capacity, engine: EngineChoice::Auto };
+    let mut agent = Agent::start(&stage.node, start);
+    agent.world.devices = (0..targets).map(|number| (named(number), device(number))).collect();
+    let sink = sink(&stage.device);
+    let (sent, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let source = stage.peer.run(|| UdpSocket::bind((Family::V4.ip(2, 2), 0)).unwrap());
+    let mut times = Times { first: 0, replaced: Vec::new(), shown: 0, lifted: 0 };
+    // The kernel gives out the memory of so many counters in portions: the rest is tried again.
+    times.first = timed(|| while !agent.bring(vec![profile("partition")]) {});
+    let mut took_all = true;
+    thread::scope(|scope| {
+        scope.spawn(|| fire(&source, under_fire, &sent, &is_over));
+        for round in 0..rounds {
+            eprintln!("round {} of {rounds}", round + 1);
+            let next = if round % 2 == 0 { "loss" } else { "partition" };
+            let profile = profile(next);
+            times.replaced.push(timed(|| took_all &= agent.bring(vec![profile])));
+            rest(&sent);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(took_all, "the kernel refused a part");
+    let sent = sent.load(Ordering::Relaxed);
+    let escaped = escaped(&agent, &sink, sent);
+    times.shown = timed(|| assert_eq!(agent.enforced().0, targets));
+    times.lifted = timed(|| assert!(agent.bring(Vec::new()), "the kernel refused a part"));
+    report(targets, &times, sent, escaped)
+}
+
+/// Until 200 more packets have gone: between two replacements the old rule is seen to act, and quarantines end.
+fn rest(sent: &AtomicU64) {
+    let before = sent.load(Ordering::Relaxed);
+    let is_on = || (sent.load(Ordering::Relaxed) > before + 200).then_some(());
+    eventually(is_on, || "the sender has stopped".to_owned());
+}
+
+fn fire(source: &UdpSocket, targets: [Ipv4Addr; 3], sent: &AtomicU64, is_over: &AtomicBool) {
+    let mut beat = Beat::new(BEAT);
+    while !is_over.load(Ordering::Relaxed) {
+        for target in targets {
+            source.send_to(&[0; 64], (target, PORT)).unwrap();
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        beat.wait();
+    }
+}
+
+fn sink(device: &Namespace) -> UdpSocket {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+    let socket = device.run(|| UdpSocket::bind(address).unwrap());
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// Packets that came through. All others were counted where they were dropped.
+fn escaped(agent: &Agent, sink: &UdpSocket, sent: u64) -> u64 {
+    let mut escaped = 0;
+    let mut account = || {
+        while sink.recv(&mut [0; 128]).is_ok() {
+            escaped += 1;
+        }
+        let packets = agent.total(Direction::ToDevice).packets;
+        let dropped = packets[Verdict::Partition as usize] + packets[Verdict::Loss as usize];
+        (dropped + escaped == sent).then_some(escaped)
+    };
+    eventually(&mut account, || format!("of {sent} packets some are neither counted nor here"))
+}
+
+fn timed(work: impl FnOnce()) -> u64 {
+    let began = now_ns();
+    work();
+    now_ns() - began
+}
+
+fn named(number: u32) -> ObjectName {
+    ObjectName { namespace: NAMESPACE.to_owned(), name: format!("pump-{number:05}") }
+}
+
+fn device(number: u32) -> DeviceTarget {
+    let labels = BTreeMap::from([("site".to_owned(), "berlin".to_owned())]);
+    DeviceTarget { labels, port: PORT, addresses: vec![(IpAddr::from(address(number)), None)] }
+}
+
+/// The same profile with one of two rules, each of which lets nothing pass.
+fn profile(rule: &str) -> Profile {
+    let fault = if rule == "loss" { Fault::loss("100%") } else { Fault::partition() };
+    let mut object = serde_json::to_value(fault.named("wall").object()).unwrap();
+    object["spec"]["targets"] = json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}});
+    let object: FaultProfile = serde_json::from_value(object).unwrap();
+    Profile::parse(&object).unwrap()
+}
+
+fn report(targets: u32, times: &Times, sent: u64, escaped: u64) -> Report {
+    let method = format!(
+        "{} replacements of the rule of {targets} targets, {sent} packets to three of them meanwhile",
+        times.replaced.len()
+    );
+    let mut report = Report::new(method).unwrap();
+    let ms = |ns: u64| float(ns) / 1e6;
+    let middle = ms(median(&times.replaced));
+    let mut figure = |name: &str, value: f64, unit: &str| {
+        report.figures.push(Figure::alone("replace", name, value, unit));
+    };
+    figure("first applied, with counters made", ms(times.first), "ms");
+    figure("replaced, median", middle, "ms");
+    figure("replaced, slowest", ms(quantile(&times.replaced, 1000)), "ms");
+    figure("lifted", ms(times.lifted), "ms");
+    figure("shown to status and metrics", ms(times.shown), "ms");
+    figure("packets sent meanwhile", float(sent), "packets");
+    figure("packets that escaped", float(escaped), "packets");
+    report.aims.push(Aim::at_most(
+        &format!("the rules of {targets} targets are replaced"),
+        middle,
+        "ms",
+        AIM_MS,
+    ));
+    report.aims.push(Aim::at_most("no packet escapes meanwhile", float(escaped), "packets", 0.0));
+    report
+}

@@ -1,0 +1,22 @@
+//! Namespaces, wires, profiles and the agent's kernel layer, as the stories about packets have them.
+
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/agent.rs"]
+pub(crate) mod agent;
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/fault.rs"]
+pub(crate) mod fault;
+#[path = "../../tests/kernel_packets/support/numbers.rs"]
+pub(crate) mod numbers;
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/space.rs"]
+pub(crate) mod space;
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/stage.rs"]
+pub(crate) mod stage;
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/time.rs"]
+pub(crate) mod time;
+#[expect(dead_code, reason = "the stories use the rest")]
+#[path = "../../tests/kernel_packets/support/traffic.rs"]
+pub(crate) mod traffic;
