@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chaos_agent::line::audit::Audit;
 use chaos_agent::line::engine::{Engine, Options};
 use chaos_agent::line::pool::Limits;
 use chaos_agent::line::stats::Stats;
@@ -139,7 +140,7 @@ fn measure(load: Load, time: Duration, is_realtime: bool) -> Row {
     });
     let mut socket = open(NAME).unwrap();
     let options = Options { magic: MAGIC, limits: LIMITS, is_realtime };
-    let engine = Engine::start(tap, &options, Box::new(|_| {})).unwrap();
+    let engine = Engine::start(tap, &options, Box::new(|_| {}), Audit::default()).unwrap();
     let stats = Arc::clone(engine.stats());
     let started = Instant::now();
     let sent = send(&mut socket, load, time, &stats);

@@ -10,11 +10,13 @@
 //! * [`frame`]: reads a ticket off the bytes, and mends what a VLAN tag did to them (pure)
 //! * [`wheel`]: what leaves when, in exact order (pure)
 //! * [`pool`]: the bytes of packets in the line, within limits (pure)
+//! * [`audit`]: compares what hooks count as in the line with what is there (pure)
 //! * [`relay`]: takes packets in and gives them out; knows no thread and no clock
 //! * [`stats`]: what the engine counts, and how late packets leave
 //! * [`tap`]: the device
 //! * [`engine`]: the thread
 
+pub mod audit;
 pub mod engine;
 pub mod frame;
 pub mod pool;

@@ -20,7 +20,7 @@ use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
 use crate::kernel::LineLimits;
 use crate::kernel::aya::AyaKernel;
-use crate::kernel::hooks::XdpMode;
+use crate::kernel::hooks::{GENERIC, XdpMode};
 use crate::kernel::object;
 use crate::locate::netlink::Netlink;
 use crate::metrics::Metrics;
@@ -154,6 +154,9 @@ fn take_kernel(
         protected: MAX_PROTECTED,
         node_addresses: MAX_NODE_ADDRESSES,
     };
+    if xdp == XdpMode::Generic {
+        tracing::warn!("{GENERIC}");
+    }
     let mut kernel = AyaKernel::load(object::built_in()?, capacity, xdp == XdpMode::Native)?;
     let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };

@@ -27,6 +27,7 @@ use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
 pub use attach::detach_filters;
+use line::Counts;
 use load::{convert, fill_arrays, take, typed};
 use read::Reader;
 
@@ -60,6 +61,8 @@ pub struct AyaKernel {
     config: Array<MapData, Config>,
     line: Array<MapData, Line>,
     sign: MapData,
+    /// For the engine, until it starts.
+    counts: Option<Counts>,
     /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
@@ -121,6 +124,7 @@ impl AyaKernel {
         let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
+        let counts = Counts::new(take(&mut programs, names::HELD)?, &states)?;
         let reader = Arc::new(Reader::new(&counters, take(&mut programs, names::GLOBAL)?)?);
         Ok(Self {
             _high: high,
@@ -140,6 +144,7 @@ impl AyaKernel {
             config: typed(&mut programs, names::CONFIG)?,
             line: typed(&mut programs, names::LINE)?,
             sign,
+            counts: Some(counts),
             engine: None,
             ends: Vec::new(),
             highest: 0,

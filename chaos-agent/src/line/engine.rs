@@ -17,6 +17,7 @@ use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
+use super::audit::Audit;
 use super::pool::{Limits, TooMuch};
 use super::relay::{Queue, Relay};
 use super::stats::Stats;
@@ -95,7 +96,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the limits are beyond any sense, or the kernel refuses a descriptor or the thread.
-    pub fn start(tap: Tap, options: &Options, heartbeat: Heartbeat) -> Result<Self, EngineError> {
+    pub fn start(
+        tap: Tap,
+        options: &Options,
+        heartbeat: Heartbeat,
+        audit: Audit,
+    ) -> Result<Self, EngineError> {
         let (tap, stats) = (Arc::new(tap), Arc::new(Stats::default()));
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_flags(flags).map_err(failed("an eventfd"))?;
@@ -110,6 +116,7 @@ impl Engine {
             armed_ns: 0,
             heartbeat,
             next_beat_ns: 0,
+            audit,
             drain: tap.queue().saturating_add(options.limits.packets),
             is_realtime: options.is_realtime,
         };
@@ -173,6 +180,7 @@ struct Worker {
     armed_ns: u64,
     heartbeat: Heartbeat,
     next_beat_ns: u64,
+    audit: Audit,
     /// How many frames are read when all has to go: what was in the queue, and not what somebody sends without an end.
     drain: u32,
     is_realtime: bool,
@@ -196,15 +204,31 @@ impl Worker {
     /// Writes what is due, reads what came, and sleeps if there was nothing.
     fn turn(&mut self) -> Result<(), EngineError> {
         let now_ns = boot_ns().map_err(failed("the clock"))?;
-        if now_ns >= self.next_beat_ns {
+        let is_beat = now_ns >= self.next_beat_ns;
+        if is_beat {
             (self.heartbeat)(now_ns);
             self.next_beat_ns = now_ns.saturating_add(BEAT_NS);
         }
         let now_ns = self.relay.give_out(&*self.tap, now_ns, boot_ns).map_err(failed("the clock"))?;
+        if is_beat {
+            self.audit.look();
+        }
         let queue = self.relay.take_in(&*self.tap, now_ns).map_err(failed("reading the TAP"))?;
+        if is_beat && queue == Queue::Empty {
+            self.settle();
+        }
         let next_ns = self.relay.next_deadline();
         let is_at_once = next_ns.is_some_and(|at| at <= now_ns.saturating_add(AT_ONCE_NS));
         if queue == Queue::Open || is_at_once { Ok(()) } else { self.wait(now_ns, next_ns, queue) }
+    }
+
+    /// Has counted out what was lost; what the TAP does not take now is found again by the next looks.
+    fn settle(&mut self) {
+        for (state, surplus) in self.audit.judge(self.relay.held()) {
+            if let Err(error) = self.relay.settle(&*self.tap, state, surplus) {
+                tracing::debug!(%error, state, ?surplus, "packets that were lost in the line stay counted for now");
+            }
+        }
     }
 
     /// Sleeps until a frame comes (if there is room for one), a packet is due, or it is time for a heartbeat or to end.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fault_abi::ticket::TICKET;
 use nix::libc;
 
+use super::audit::Surplus;
 use super::frame;
 use super::pool::{CHAIN, CHUNK, LONGEST, Limits, Pool, TooMuch};
 use super::stats::Stats;
@@ -86,6 +87,23 @@ impl Relay {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The packets that are there: the state of each, and its bytes.
+    pub fn held(&self) -> impl Iterator<Item = (u32, u64)> {
+        let bytes = |slot| (self.pool.length(slot) - TICKET) as u64;
+        self.pool.slots().map(move |slot| (frame::state(self.pool.start(slot)), bytes(slot)))
+    }
+
+    /// Has the far end count packets out that were lost on their way.
+    ///
+    /// # Errors
+    /// When the device does not take the word.
+    pub fn settle(&self, device: &impl Device, state: u32, surplus: Surplus) -> io::Result<()> {
+        let (header, ticket) = ([0; frame::ETHERNET], frame::settlement(self.magic, state, surplus));
+        device.write(&[IoSlice::new(&header), IoSlice::new(&ticket)])?;
+        self.stats.settled.add(surplus.packets.unsigned_abs());
+        Ok(())
     }
 
     /// Takes in up to [`READS`] frames.

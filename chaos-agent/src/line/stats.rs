@@ -45,6 +45,8 @@ pub struct Stats {
     pub write_failures: Count,
     /// Writes that were tried again since the kernel had no memory at that moment.
     pub write_retries: Count,
+    /// Packets that hooks had counted in and that were lost before they came here: counted out by [`super::audit`].
+    pub settled: Count,
     /// Turns in which frames may have had to wait in the TAP's queue, since the pool was full.
     pub full: Count,
     /// How late packets leave, in nanoseconds: from the time in the ticket to after the write, and those of a few more

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use chaos_agent::line::audit::Audit;
 use chaos_agent::line::engine::{Engine, Options};
 use chaos_agent::line::pool::Limits;
 use chaos_agent::line::tap::{Tap, TapError};
@@ -68,7 +69,7 @@ impl Line {
         let heard = Arc::clone(&beats);
         let heartbeat = Box::new(move |now| heard.lock().unwrap().push(now));
         let options = Options { magic: MAGIC, limits, is_realtime: false };
-        let engine = Engine::start(tap(5_000).unwrap(), &options, heartbeat);
+        let engine = Engine::start(tap(5_000).unwrap(), &options, heartbeat, Audit::default());
         Self { engine: engine.unwrap(), beats }
     }
 

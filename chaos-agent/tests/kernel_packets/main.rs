@@ -13,6 +13,8 @@
 
 mod support;
 
+mod admission;
+mod agree;
 mod deadline;
 mod death;
 mod follow;
@@ -25,4 +27,5 @@ mod padding;
 mod partition;
 mod protect;
 mod replace;
+mod statistics;
 mod stream;

@@ -5,6 +5,7 @@ pub(crate) mod agent;
 pub(crate) mod behind;
 pub(crate) mod capture;
 pub(crate) mod child;
+pub(crate) mod cpu;
 pub(crate) mod conversation;
 pub(crate) mod fault;
 pub(crate) mod numbers;

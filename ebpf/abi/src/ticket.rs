@@ -16,6 +16,11 @@ pub const GUARD: u32 = u32::from_ne_bytes([0xff, 0xff, 0xed, 0x0d]);
 /// [`Ticket::flags`]: the packet goes on as one that came in by the interface; else as one that goes out.
 pub const TICKET_INGRESS: u32 = 1;
 
+/// [`Ticket::flags`]: no packet, but the engine's word that some were lost in the line: so many as
+/// [`Ticket::interface`] says, and as many bytes as [`Ticket::release_ns`] does (both signed), are counted out of the line
+/// and of [`Ticket::state`].
+pub const TICKET_SETTLES: u32 = 2;
+
 /// A packet's way out of the line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,12 +10,12 @@ use fault_abi::counter::Global;
 use fault_abi::key::Direction;
 use fault_abi::packet::ETHERNET;
 use fault_abi::pass::World as _;
-use fault_abi::ticket::{GUARD, TICKET, TICKET_INGRESS, Ticket};
+use fault_abi::ticket::{GUARD, TICKET, TICKET_INGRESS, TICKET_SETTLES, Ticket};
 
 use crate::errand;
 use crate::maps::LINE;
 use crate::tc::drop;
-use crate::world::{Maps, leave_line};
+use crate::world::{Maps, count_out, leave_line};
 
 /// Sends a packet to an interface, out of it or as one that came in.
 #[inline(always)]
@@ -115,6 +115,10 @@ fn leave(ctx: &TcContext) -> Option<i32> {
     };
     if ticket.magic != line.magic || ticket.magic == 0 {
         return None;
+    }
+    if ticket.flags & TICKET_SETTLES != 0 {
+        count_out(ticket.state, i64::from(ticket.interface as i32) as u64, ticket.release_ns);
+        return Some(TC_ACT_SHOT);
     }
     leave_line(ticket.state, u64::from(bytes));
     // SAFETY: as above.

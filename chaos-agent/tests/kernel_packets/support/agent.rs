@@ -71,7 +71,7 @@ const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
 /// More than any story holds back.
-const LINE_LIMITS: LineLimits =
+pub(crate) const LINE_LIMITS: LineLimits =
     LineLimits { packets: 16_384, bytes: 64 << 20, target_packets: 8_192, target_bytes: 32 << 20 };
 
 /// An agent, at work in a node's namespace. Dropping it ends all faults.
@@ -92,6 +92,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, hooks: Hooks) -> Self {
+        Self::with_line(node, hooks, LINE_LIMITS)
+    }
+
+    /// The same, with so much room in the line.
+    pub(crate) fn with_line(node: &Namespace, hooks: Hooks, limits: LineLimits) -> Self {
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
@@ -100,9 +105,9 @@ impl Agent {
         let mut kernel =
             AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
         let handle = netlink.handle();
-        let behind = runtime.block_on(Behind::make(&handle, EngineChoice::Auto, LINE_LIMITS));
+        let behind = runtime.block_on(Behind::make(&handle, EngineChoice::Auto, limits));
         assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
-        let line = kernel.connect(behind, LINE_LIMITS).unwrap();
+        let line = kernel.connect(behind, limits).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent =
