@@ -141,6 +141,7 @@ impl LineView {
             kind: self.kind(),
             state: if is_running { EngineState::Running } else { EngineState::Stalled },
             message: self.no_splitter.clone(),
+            scheduling: stats.scheduling.get().copied(),
             lateness: late(500).zip(late(990)).map(|(p50, p99)| Lateness { p50, p99 }),
             dropped: self.dropped(),
         }

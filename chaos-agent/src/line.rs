@@ -14,6 +14,7 @@
 //! * [`relay`]: takes packets in and gives them out; knows no thread and no clock
 //! * [`stats`]: what the engine counts, and how late packets leave
 //! * [`tap`]: the device
+//! * [`schedule`]: how soon the thread runs when it is woken
 //! * [`engine`]: the thread
 
 pub mod audit;
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod frame;
 pub mod pool;
 pub mod relay;
+pub mod schedule;
 pub mod stats;
 pub mod tap;
 pub mod wheel;

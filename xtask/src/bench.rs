@@ -37,9 +37,9 @@ pub struct Args {
     /// Measure the delay line's userspace engine instead; builds the agent optimised, which takes minutes the first time
     #[arg(long)]
     pub line: bool,
-    /// With --line: give the engine real-time priority, so that a busy machine says little
-    #[arg(long, requires = "line")]
-    pub realtime: bool,
+    /// With --line: threads that do nothing but take CPU time meanwhile, as a busy node has
+    #[arg(long, requires = "line", default_value_t = 0)]
+    pub busy: u32,
 }
 
 /// Runs the verb. Prints the table to stdout; a missed aim is shown and is no error.

@@ -21,8 +21,7 @@ pub enum XdpMode {
 }
 
 /// What a person must know who asked for `--xdp generic`.
-pub const GENERIC: &str =
-    "--xdp generic: TC decides everything, since a packet out of the delay line would meet generic XDP a second time; use native or off";
+pub const GENERIC: &str = "--xdp generic: TC decides everything, since a packet out of the delay line would meet generic XDP a second time; use native or off";
 
 /// Candidates for what comes in, the best first.
 #[must_use]
@@ -168,7 +167,8 @@ mod tests {
         let (ingress, egress) = (Some(HookKind::TcxIngress), Some(HookKind::TcxEgress));
         let hooked = Hooked { ingress, egress, instead: Some(GENERIC), ..Hooked::default() };
         let statuses = statuses(&BTreeMap::from([(3, hooked.clone()), (4, hooked)]));
-        let told: Vec<_> = statuses.iter().map(|one| (one.hook, one.attached, one.message.as_deref())).collect();
+        let told: Vec<_> =
+            statuses.iter().map(|one| (one.hook, one.attached, one.message.as_deref())).collect();
         assert_eq!(told, [(HookKind::TcxIngress, 2, Some(GENERIC)), (HookKind::TcxEgress, 2, None)]);
     }
 

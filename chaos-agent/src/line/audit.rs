@@ -62,7 +62,8 @@ impl Surplus {
 
     /// What both have in common.
     fn and(self, other: Self) -> Self {
-        let common = |a: i64, b: i64| if a.signum() == b.signum() { a.signum() * a.abs().min(b.abs()) } else { 0 };
+        let common =
+            |a: i64, b: i64| if a.signum() == b.signum() { a.signum() * a.abs().min(b.abs()) } else { 0 };
         Self { packets: common(self.packets, other.packets), bytes: common(self.bytes, other.bytes) }
     }
 }
@@ -102,7 +103,10 @@ impl Audit {
         match self.read(&mut *admission) {
             Ok(()) => self.admission = Some(admission),
             Err(error) => {
-                tracing::warn!(error, "what hooks count as in the delay line cannot be read: packets that are lost in it take room for good");
+                tracing::warn!(
+                    error,
+                    "what hooks count as in the delay line cannot be read: packets that are lost in it take room for good"
+                );
                 self.counted.clear();
             }
         }
@@ -116,7 +120,8 @@ impl Audit {
             self.unseen = Some(admission.states()?);
         }
         let Some(unseen) = &mut self.unseen else { return Ok(()) };
-        let mut states: Vec<u32> = self.suspects.iter().map(|one| one.state).filter(|state| *state != ALL).collect();
+        let mut states: Vec<u32> =
+            self.suspects.iter().map(|one| one.state).filter(|state| *state != ALL).collect();
         states.extend(unseen.drain(..unseen.len().min(AT_ONCE.saturating_sub(states.len()))));
         states.sort_unstable();
         for state in states {

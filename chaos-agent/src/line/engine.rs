@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use edge_api::fault_node::Scheduling;
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl::set_timerslack;
@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::audit::Audit;
 use super::pool::{Limits, TooMuch};
 use super::relay::{Queue, Relay};
+use super::schedule;
 use super::stats::Stats;
 use super::tap::Tap;
 
@@ -67,12 +68,10 @@ pub struct Options {
     /// How much it holds; frames beyond that wait in the TAP's queue. The same limits as those by which the hooks admit
     /// packets, or higher ones.
     pub limits: Limits,
-    /// Runs before everything that is not real-time (`SCHED_FIFO` at its lowest priority), if CAP_SYS_NICE is there; the
-    /// thread says so in the log if it is not. Without, a node whose CPUs are all taken adds milliseconds to delays: with
-    /// ten busy threads on two CPUs, 5 to 60 ms at the 99th percentile, and 0.05 to 0.2 ms with it (`cargo xtask bench
-    /// --line`). What hooks admit bounds its work, and the kernel leaves others a twentieth of each CPU
-    /// (`sched_rt_runtime_us`).
-    pub is_realtime: bool,
+    /// The best that the thread shall have of the machine's CPUs; [`Stats::scheduling`] says what it got. As an ordinary one it
+    /// adds milliseconds to delays on a node whose CPUs are all taken (`cargo xtask bench --line --busy 2`). What hooks admit
+    /// bounds its work, and the kernel leaves others a twentieth of each CPU (`sched_rt_runtime_us`).
+    pub scheduling: Scheduling,
 }
 
 /// The running thread. Dropping it is like [`Engine::stop`].
@@ -118,7 +117,7 @@ impl Engine {
             next_beat_ns: 0,
             audit,
             drain: tap.queue().saturating_add(options.limits.packets),
-            is_realtime: options.is_realtime,
+            scheduling: options.scheduling,
         };
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(failed("starting it"))?;
@@ -183,18 +182,15 @@ struct Worker {
     audit: Audit,
     /// How many frames are read when all has to go: what was in the queue, and not what somebody sends without an end.
     drain: u32,
-    is_realtime: bool,
+    scheduling: Scheduling,
 }
 
 impl Worker {
     fn run(mut self) -> Result<(), EngineError> {
         // Timers of this thread are on time, not 50 µs late so that others may be waited for.
         set_timerslack(1).map_err(failed("its timer slack"))?;
-        if self.is_realtime
-            && let Err(error) = become_realtime()
-        {
-            tracing::info!(%error, "the delay line's thread has no real-time priority: on a busy node delays get longer");
-        }
+        // Nobody has set it before.
+        let _ = self.relay.stats().scheduling.set(schedule::take(self.scheduling));
         while !self.stop.is_wanted.load(Ordering::Acquire) {
             self.turn()?;
         }
@@ -273,17 +269,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Gives this thread the lowest real-time priority; threads and processes that it makes have none.
-fn become_realtime() -> io::Result<()> {
-    // SAFETY: plain numbers, zero is valid.
-    let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameter.sched_priority = 1;
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: 0 is this thread, and the parameter lives.
-    let set = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.

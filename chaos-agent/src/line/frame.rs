@@ -71,7 +71,8 @@ pub fn state(bytes: &[u8]) -> u32 {
 /// What has the far end count out of the line what never comes there (`fault_abi::ticket::TICKET_SETTLES`).
 #[must_use]
 pub fn settlement(magic: u64, state: u32, surplus: Surplus) -> [u8; TICKET] {
-    let packets = i32::try_from(surplus.packets).unwrap_or(if surplus.packets < 0 { i32::MIN } else { i32::MAX });
+    let packets =
+        i32::try_from(surplus.packets).unwrap_or(if surplus.packets < 0 { i32::MIN } else { i32::MAX });
     let mut bytes = [0; TICKET];
     let mut put = |at: usize, word: &[u8]| bytes[at..at + word.len()].copy_from_slice(word);
     put(offset_of!(Ticket, magic), &magic.to_ne_bytes());

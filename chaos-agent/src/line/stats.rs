@@ -1,7 +1,10 @@
 //! What the engine counts. One thread writes, anybody reads at any time; no lock, and no atomic operation that costs
 //! more than a store.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use edge_api::fault_node::Scheduling;
 
 /// A number that one thread changes and others read.
 #[derive(Debug, Default)]
@@ -49,6 +52,8 @@ pub struct Stats {
     pub settled: Count,
     /// Turns in which frames may have had to wait in the TAP's queue, since the pool was full.
     pub full: Count,
+    /// How soon the engine's thread runs when it is woken; it says so when it has begun.
+    pub scheduling: OnceLock<Scheduling>,
     /// How late packets leave, in nanoseconds: from the time in the ticket to after the write, and those of a few more
     /// that were due at the same moment.
     pub lateness: Lateness,

@@ -10,6 +10,7 @@ use chaos_agent::line::engine::{Engine, Options};
 use chaos_agent::line::pool::Limits;
 use chaos_agent::line::tap::{Tap, TapError};
 use chaos_agent::locate::netlink::Netlink;
+use edge_api::fault_node::Scheduling;
 use fault_abi::ticket::{GUARD, TICKET};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -68,7 +69,7 @@ impl Line {
         let beats = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&beats);
         let heartbeat = Box::new(move |now| heard.lock().unwrap().push(now));
-        let options = Options { magic: MAGIC, limits, is_realtime: false };
+        let options = Options { magic: MAGIC, limits, scheduling: Scheduling::ShortSlice };
         let engine = Engine::start(tap(5_000).unwrap(), &options, heartbeat, Audit::default());
         Self { engine: engine.unwrap(), beats }
     }

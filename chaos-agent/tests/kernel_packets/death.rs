@@ -90,7 +90,12 @@ fn ways(node: &Namespace, devices: &Namespace) -> Vec<Way> {
         let end = |space, host, port| End::new(space, SocketAddr::new(ip(wire, host), port));
         let to_device = (end(node, 1, 40_000), end(devices, 2, 5683));
         let from_device = (end(devices, 2, 5684), end(node, 1, 40_001));
-        [to_device, from_device].map(|(from, to)| Way { from, to, sent: BTreeMap::new(), came: BTreeSet::new() })
+        [to_device, from_device].map(|(from, to)| Way {
+            from,
+            to,
+            sent: BTreeMap::new(),
+            came: BTreeSet::new(),
+        })
     };
     WATCHED.into_iter().flat_map(both).collect()
 }

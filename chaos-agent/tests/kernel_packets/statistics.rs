@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
 use crate::support::agent::{Agent, Hooks};
-use crate::support::cpu::OneCpu;
 use crate::support::capture::{Capture, Frame};
+use crate::support::cpu::OneCpu;
 use crate::support::fault::Fault;
 use crate::support::numbers;
 use crate::support::stage::{ETH, Family, Stage};
@@ -135,7 +135,13 @@ fn bursts(fates: &[bool]) -> Vec<usize> {
 /// Lengths of runs that end after each packet with the same chance.
 fn assert_geometric(what: &str, lengths: &[usize], ends: f64) {
     let mean = share(lengths.iter().sum(), lengths.len());
-    assert_plausible(&format!("{what}, mean length"), mean, 1.0 / ends, (1.0 - ends) / (ends * ends), lengths.len());
+    assert_plausible(
+        &format!("{what}, mean length"),
+        mean,
+        1.0 / ends,
+        (1.0 - ends) / (ends * ends),
+        lengths.len(),
+    );
     for length in 1..=6 {
         let asked = ends * (1.0 - ends).powi(length - 1);
         let found = lengths.iter().filter(|one| **one == usize::try_from(length).unwrap()).count();
@@ -244,7 +250,10 @@ fn a_hundred_thousand_delays_are_distributed_and_correlated_as_asked() {
         assert_plausible(&format!("{what}: mean given"), given, mean, spread * asked.variance(), took.len());
         let measured = took.iter().sum::<f64>() / took.len() as f64;
         let (found, like) = (distance(&took, &asked), autocorrelation(&took));
-        println!("{what}: distance {found:.4}, correlation {like:.4}, on average {:.3} ms late", measured - given);
+        println!(
+            "{what}: distance {found:.4}, correlation {like:.4}, on average {:.3} ms late",
+            measured - given
+        );
         assert!(found <= KOLMOGOROV_SMIRNOV, "{what}: distance {found}");
         let margin = REACH / (took.len() as f64).sqrt();
         assert!((like - alike).abs() <= margin, "{what}: correlation {like} ± {margin}");

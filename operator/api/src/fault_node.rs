@@ -111,12 +111,27 @@ pub struct EngineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// How soon its thread runs when a packet is due, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
     /// How late packets leave it, where that is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateness: Option<Lateness>,
     /// Packets that were lost in it, against all rules: must stay 0.
     #[serde(default)]
     pub dropped: u64,
+}
+
+/// How soon a thread of the agent runs when it is woken. On a node whose CPUs are all taken it decides how late packets
+/// leave the delay line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Scheduling {
+    /// Before everything that is not real-time (`SCHED_FIFO`): needs CAP_SYS_NICE, or the limit RTPRIO.
+    RealTime,
+    /// Soon, by a slice of 0.1 ms (Linux 6.12).
+    ShortSlice,
+    /// When it is its turn.
+    Ordinary,
 }
 
 /// Whether packets can be delayed on a node.

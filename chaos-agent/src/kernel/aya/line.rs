@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use edge_api::fault_node::Scheduling;
 use fault_abi::counter::TargetState;
 use fault_abi::line::{Held, Line};
 use fault_abi::names;
@@ -56,7 +57,8 @@ impl AyaKernel {
             let limits = Limits { packets: limits.packets, bytes: limits.bytes };
             let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
             let audit = self.counts.take().map_or_else(Audit::default, |counts| Audit::new(Box::new(counts)));
-            let started = Engine::start(tap, &Options { magic, limits, is_realtime: true }, sign, audit);
+            let options = Options { magic, limits, scheduling: Scheduling::RealTime };
+            let started = Engine::start(tap, &options, sign, audit);
             let engine =
                 started.map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
             view.stats = Some(Arc::clone(engine.stats()));

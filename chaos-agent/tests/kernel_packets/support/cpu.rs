@@ -1,7 +1,7 @@
 //! Staying on one CPU. Each CPU has a queue of its own between the ends of a wire, so that packets of a thread that moves to
 //! another CPU can overtake those it sent before, and then have their places in the draw.
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity, sched_getcpu};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// This thread's stay on the CPU that it is on, until it is dropped.
