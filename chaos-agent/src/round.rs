@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
     let mut last_beat = Instant::now();
     let mut retry_at: Option<Instant> = None;
-    let (mut is_unhooked, mut is_unprepared) = (true, true);
+    let (mut is_unhooked, mut is_unprepared, mut is_held) = (true, true, false);
     let mut sweep = Sweep::default();
     loop {
         let wait = if is_unhooked || is_unprepared {
@@ -59,9 +59,15 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         if is_round {
             let took_all = round(&mut enforcer, shared, now);
             retry_at = (!took_all).then(|| Instant::now() + RETRY);
+            is_held |= took_all;
         }
         let was_unhooked = is_unhooked;
         is_unhooked = enforcer.attach_next();
+        if is_held && !is_unhooked && shared.installed_at().is_none() {
+            let wall = clock::read().context("CLOCK_BOOTTIME")?.wall;
+            let at = shared.offset().server_time(wall);
+            shared.installed(at);
+        }
         // What a round has used up is made anew when nothing else is to be done.
         is_unprepared |= is_round;
         if is_unprepared && !is_unhooked {
