@@ -14,12 +14,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
+use crate::args::{Args, CleanupArgs, KernelArgs, KernelLog, ProtectionArgs};
 use crate::behind::{Behind, LineView};
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
 use crate::kernel::LineLimits;
 use crate::kernel::aya::AyaKernel;
+use crate::kernel::aya::log::KernelLines;
 use crate::kernel::hooks::{GENERIC, XdpMode};
 use crate::kernel::object;
 use crate::locate::netlink::Netlink;
@@ -63,7 +64,10 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = http::bind(listen).await?;
     sweep(&netlink, cleanup).await?;
     let behind = Behind::make(&netlink.handle(), line.engine, line.limits()).await;
-    let (enforcer, line) = take_kernel(kernel, behind, line.limits())?;
+    let (enforcer, line, lines) = take_kernel(kernel, behind, line.limits())?;
+    if let Some(lines) = lines {
+        tasks.spawn(lines.follow(shutdown.clone()));
+    }
     let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
@@ -134,7 +138,7 @@ fn take_kernel(
     args: KernelArgs,
     behind: Behind,
     line_limits: LineLimits,
-) -> Result<(Enforcer<AyaKernel>, LineView)> {
+) -> Result<(Enforcer<AyaKernel>, LineView, Option<KernelLines>)> {
     let machine = preflight::look();
     let lacks = preflight::judge(&machine);
     for lack in &lacks {
@@ -145,7 +149,7 @@ fn take_kernel(
             lacks.iter().filter(|lack| lack.is_fatal).map(ToString::to_string).collect();
         bail!("this node cannot enforce faults:\n  {}", sentences.join("\n  "));
     }
-    let KernelArgs { xdp, max_targets, max_rules, max_flows } = args;
+    let KernelArgs { xdp, kernel_log, max_targets, max_rules, max_flows } = args;
     let capacity = Capacity {
         targets: max_targets,
         rules: max_rules,
@@ -157,12 +161,14 @@ fn take_kernel(
     if xdp == XdpMode::Generic {
         tracing::warn!("{GENERIC}");
     }
-    let mut kernel = AyaKernel::load(object::built_in()?, capacity, xdp == XdpMode::Native)?;
+    let (with_xdp, with_lines) = (xdp == XdpMode::Native, kernel_log == KernelLog::Packets);
+    let mut kernel = AyaKernel::load_with_lines(object::built_in()?, capacity, with_xdp, with_lines)?;
+    let lines = kernel.lines()?;
     let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
     let mut enforcer = Enforcer::new(kernel, settings);
     enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
-    Ok((enforcer, line))
+    Ok((enforcer, line, lines))
 }
 
 /// What does not change while the agent runs: its name, and where its own conversations go.

@@ -3,6 +3,7 @@
 mod attach;
 mod line;
 mod load;
+pub mod log;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +77,8 @@ pub struct AyaKernel {
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
     reader: Arc<Reader>,
+    /// The programs write lines that nobody has asked for yet.
+    has_lines: bool,
 }
 
 /// The flows, with a lock of their own: only sweeps take it.
@@ -100,9 +103,24 @@ impl AyaKernel {
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(object: &[u8], capacity: Capacity, with_xdp: bool) -> Result<Self, KernelError> {
+        Self::load_with_lines(object, capacity, with_xdp, false)
+    }
+
+    /// The same; `with_lines`: the programs write a line for each packet of a target, see [`Self::lines`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn load_with_lines(
+        object: &[u8],
+        capacity: Capacity,
+        with_xdp: bool,
+        with_lines: bool,
+    ) -> Result<Self, KernelError> {
         // Those that are retired rest for a while.
         let state_room = Capacity::with_replacements(capacity.states());
+        let level = if with_lines { aya_log::Level::Debug as u8 } else { 0 };
         let mut programs = EbpfLoader::new()
+            .override_global(names::LOG_LEVEL, &level, true)
             .map_max_entries(names::TARGETS, capacity.targets)
             .map_max_entries(names::PORT_TARGETS, capacity.targets)
             .map_max_entries(names::CIDRS, capacity.targets)
@@ -153,6 +171,7 @@ impl AyaKernel {
             added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
+            has_lines: with_lines,
             programs,
         })
     }

@@ -22,6 +22,7 @@ mod fragments;
 mod frames;
 mod harness;
 mod later;
+mod lines;
 mod loss;
 mod padding;
 mod partition;

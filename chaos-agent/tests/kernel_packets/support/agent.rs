@@ -8,6 +8,7 @@ use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
 use chaos_agent::kernel::LineLimits;
 use chaos_agent::kernel::aya::AyaKernel;
+use chaos_agent::kernel::aya::log::KernelLines;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
@@ -80,6 +81,8 @@ pub(crate) struct Agent {
     enforcer: Enforcer<AyaKernel>,
     /// The delay line.
     pub(crate) line: LineView,
+    /// What its programs write.
+    pub(crate) lines: Option<KernelLines>,
     netlink: Netlink,
     _tasks: JoinSet<anyhow::Result<()>>,
     runtime: Runtime,
@@ -92,18 +95,29 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, hooks: Hooks) -> Self {
-        Self::with_line(node, hooks, LINE_LIMITS)
+        Self::make(node, hooks, LINE_LIMITS, false)
     }
 
     /// The same, with so much room in the line.
     pub(crate) fn with_line(node: &Namespace, hooks: Hooks, limits: LineLimits) -> Self {
+        Self::make(node, hooks, limits, false)
+    }
+
+    /// The same, whose programs write lines.
+    pub(crate) fn with_lines(node: &Namespace, hooks: Hooks) -> Self {
+        Self::make(node, hooks, LINE_LIMITS, true)
+    }
+
+    fn make(node: &Namespace, hooks: Hooks, limits: LineLimits, with_lines: bool) -> Self {
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings();
-        let mut kernel =
-            AyaKernel::load(built_in().unwrap(), CAPACITY, settings.xdp != XdpMode::Off).unwrap();
+        let with_xdp = settings.xdp != XdpMode::Off;
+        let loaded = AyaKernel::load_with_lines(built_in().unwrap(), CAPACITY, with_xdp, with_lines);
+        let mut kernel = loaded.unwrap();
+        let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
         let behind = runtime.block_on(Behind::make(&handle, EngineChoice::Auto, limits));
         assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
@@ -111,7 +125,7 @@ impl Agent {
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent =
-            Self { enforcer, line, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
+            Self { enforcer, line, lines, netlink, _tasks: tasks, runtime, hooks, world, _inside: inside };
         agent.locate();
         agent.set(&[]);
         agent
