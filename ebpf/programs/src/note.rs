@@ -28,7 +28,16 @@ pub extern "C" fn note(outcome: u32) -> u32 {
     let (protocol, port, bytes) = (packet.protocol, packet.target_port, packet.bytes);
     macro_rules! tell {
         ($fate:literal) => {
-            debug!((), "{:i} port {} protocol {} direction {} bytes {}: {}", target, port, protocol, way, bytes, $fate)
+            debug!(
+                (),
+                "{:i} port {} protocol {} direction {} bytes {}: {}",
+                target,
+                port,
+                protocol,
+                way,
+                bytes,
+                $fate
+            )
         };
     }
     match Outcome::of(outcome) {
