@@ -132,16 +132,16 @@ impl Audit {
         Ok(())
     }
 
-    /// Compares what was read with what is really in the line, `real`: packets by state. Returns what is to be counted
-    /// out.
-    pub fn judge(&mut self, real: impl Iterator<Item = (u32, u64)>) -> Vec<(u32, Surplus)> {
-        if self.counted.is_empty() {
-            return Vec::new();
-        }
-        let mut sums = vec![Held::default(); self.counted.len()];
-        for (state, bytes) in real {
-            let of_state = self.counted.binary_search_by_key(&state, |(state, _)| *state);
-            for i in [Some(0), of_state.ok().filter(|i| *i != 0)].into_iter().flatten() {
+    /// Compares what was read with what is really in the line: in all, and packet by packet (the state and the bytes of each),
+    /// which is asked for only where the whole line is wrong. Returns what is to be counted out.
+    pub fn judge(&mut self, all: Held, packets: impl Iterator<Item = (u32, u64)>) -> Vec<(u32, Surplus)> {
+        let Some(of_states) = self.counted.len().checked_sub(1) else { return Vec::new() };
+        let mut sums = vec![all];
+        sums.resize(1 + of_states, Held::default());
+        // Walking them takes a while where the line may hold much: not for nothing.
+        for (state, bytes) in (of_states > 0).then_some(packets).into_iter().flatten() {
+            let found = self.counted.binary_search_by_key(&state, |(state, _)| *state);
+            if let Ok(i @ 1..) = found {
                 sums[i].packets += 1;
                 sums[i].bytes += bytes;
             }
@@ -239,7 +239,8 @@ mod tests {
         let mut corrections = 0;
         for _ in 0..looks {
             audit.look();
-            for (state, surplus) in audit.judge(real.iter().copied()) {
+            let all = Held { packets: real.len() as u64, bytes: real.iter().map(|(_, bytes)| bytes).sum() };
+            for (state, surplus) in audit.judge(all, real.iter().copied()) {
                 counts.lock().unwrap().add(state, -surplus.packets, -surplus.bytes);
                 corrections += 1;
             }

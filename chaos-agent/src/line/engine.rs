@@ -220,7 +220,7 @@ impl Worker {
 
     /// Has counted out what was lost; what the TAP does not take now is found again by the next looks.
     fn settle(&mut self) {
-        for (state, surplus) in self.audit.judge(self.relay.held()) {
+        for (state, surplus) in self.audit.judge(self.relay.total(), self.relay.held()) {
             if let Err(error) = self.relay.settle(&*self.tap, state, surplus) {
                 tracing::debug!(%error, state, ?surplus, "packets that were lost in the line stay counted for now");
             }

@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
+use fault_abi::line::Held;
 use fault_abi::ticket::TICKET;
 use nix::libc;
 
@@ -93,6 +94,12 @@ impl Relay {
     pub fn held(&self) -> impl Iterator<Item = (u32, u64)> {
         let bytes = |slot| (self.pool.length(slot) - TICKET) as u64;
         self.pool.slots().map(move |slot| (frame::state(self.pool.start(slot)), bytes(slot)))
+    }
+
+    /// How much they are in all.
+    #[must_use]
+    pub fn total(&self) -> Held {
+        Held { packets: u64::from(self.pool.packets()), bytes: self.stats.held_bytes.get() }
     }
 
     /// Has the far end count packets out that were lost on their way.
