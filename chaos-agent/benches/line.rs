@@ -11,14 +11,18 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use chaos_agent::line::audit::Audit;
 use chaos_agent::line::engine::{Engine, Options};
 use chaos_agent::line::pool::Limits;
 use chaos_agent::line::stats::Stats;
 use chaos_agent::line::tap::{self, Tap};
 use chaos_agent::locate::netlink::Netlink;
 use clap::Parser;
+use edge_api::fault_node::Scheduling;
 use fault_abi::ticket::{GUARD, TICKET};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -46,9 +50,9 @@ struct Args {
     /// Seconds for each load
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Give sender and engine real-time priority
-    #[arg(long)]
-    realtime: bool,
+    /// Threads that do nothing but take CPU time meanwhile
+    #[arg(long, default_value_t = 0)]
+    busy: u32,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -65,6 +69,8 @@ enum Load {
 
 #[derive(Serialize)]
 struct Row {
+    /// What the engine's thread had.
+    scheduling: Option<Scheduling>,
     load: String,
     sent_per_second: u64,
     out_per_second: u64,
@@ -80,27 +86,33 @@ fn main() {
     let args = Args::parse();
     let figures = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root: it makes a network namespace of its own");
-        if args.realtime {
-            become_realtime().unwrap();
+        let _busy: Vec<Busy> = (0..args.busy).map(|_| Busy::start()).collect();
+        // Before the engine's threads, which are as they are asked to be.
+        become_realtime().expect("needs CAP_SYS_NICE: a sender that is late makes packets late");
+        let time = Duration::from_secs(args.seconds);
+        let mut rows = Vec::new();
+        for scheduling in [Scheduling::Ordinary, Scheduling::ShortSlice, Scheduling::RealTime] {
+            let loads = [Load::Rate(1_000), Load::Rate(MODEST), Load::Rate(50_000), Load::Most(2_000)];
+            rows.extend(loads.map(|load| measure(load, time, scheduling)));
         }
-        let loads = [Load::Rate(1_000), Load::Rate(MODEST), Load::Rate(50_000), Load::Most(2_000)];
-        loads.map(|load| measure(load, Duration::from_secs(args.seconds), args.realtime))
+        rows
     });
     let rows = figures.join().unwrap();
-    print!("{}", table(&rows));
+    print!("{}", table(&rows, args.busy));
     if let Some(file) = args.json {
         fs::write(file, serde_json::to_string_pretty(&rows).unwrap()).unwrap();
     }
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], busy: u32) -> String {
     let mut text = format!(
-        "{:<28} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
-        "delay line, userspace", "in/s", "out/s", "out/core·s", "p50 µs", "p99 µs", "p99.9 µs", "lost"
+        "delay line, userspace; {busy} busy threads beside it\n{:<12} {:<20} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
+        "scheduling", "load", "in/s", "out/s", "out/core·s", "p50 µs", "p99 µs", "p99.9 µs", "lost"
     );
     for row in rows {
         text += &format!(
-            "{:<28} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
+            "{:<12} {:<20} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
+            name(row.scheduling),
             row.load,
             row.sent_per_second,
             row.out_per_second,
@@ -111,17 +123,53 @@ fn table(rows: &[Row]) -> String {
             row.lost
         );
     }
+    text.push('\n');
     let word = |holds| if holds { "holds " } else { "MISSED" };
-    let (modest, most) = (&rows[1], &rows[3]);
-    let rate = most.out_per_core_second;
-    let late = modest.late_p99_ns;
-    text += &format!("\n{} packets/s on one core: {rate}, aim {AIM_RATE}\n", word(rate >= AIM_RATE));
-    text + &format!(
-        "{} lateness p99 at {MODEST} packets/s: {} µs, aim {} µs\n",
-        word(late <= AIM_LATE_NS),
-        late / 1000,
-        AIM_LATE_NS / 1000
-    )
+    for rows in rows.chunks(4) {
+        let (scheduling, rate, late) =
+            (name(rows[0].scheduling), rows[3].out_per_core_second, rows[1].late_p99_ns);
+        text += &format!(
+            "{} packets/s on one core, {scheduling}: {rate}, aim {AIM_RATE}\n",
+            word(rate >= AIM_RATE)
+        );
+        text += &format!(
+            "{} lateness p99 at {MODEST} packets/s, {scheduling}: {} µs, aim {} µs\n",
+            word(late <= AIM_LATE_NS),
+            late / 1000,
+            AIM_LATE_NS / 1000
+        );
+    }
+    text
+}
+
+fn name(scheduling: Option<Scheduling>) -> String {
+    scheduling.map_or_else(String::new, |scheduling| format!("{scheduling:?}"))
+}
+
+/// A thread that does nothing but take CPU time, until it is dropped.
+struct Busy {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn start() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&is_over);
+        let spin = move || {
+            while !until.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        Self { is_over, thread: Some(std::thread::spawn(spin)) }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
 }
 
 /// A number in so much time, as one a second.
@@ -130,7 +178,7 @@ fn per_second(number: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(number) * 1_000_000_000 / u128::from(nanoseconds)).unwrap()
 }
 
-fn measure(load: Load, time: Duration, is_realtime: bool) -> Row {
+fn measure(load: Load, time: Duration, scheduling: Scheduling) -> Row {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tap = runtime.block_on(async {
         let mut tasks = JoinSet::new();
@@ -138,8 +186,8 @@ fn measure(load: Load, time: Duration, is_realtime: bool) -> Row {
         Tap::make(NAME, 50_000, &netlink.handle()).await.unwrap()
     });
     let mut socket = open(NAME).unwrap();
-    let options = Options { magic: MAGIC, limits: LIMITS, is_realtime };
-    let engine = Engine::start(tap, &options, Box::new(|_| {})).unwrap();
+    let options = Options { magic: MAGIC, limits: LIMITS, scheduling };
+    let engine = Engine::start(tap, &options, Box::new(|_| {}), Audit::default()).unwrap();
     let stats = Arc::clone(engine.stats());
     let started = Instant::now();
     let sent = send(&mut socket, load, time, &stats);
@@ -152,6 +200,7 @@ fn measure(load: Load, time: Duration, is_realtime: bool) -> Row {
     let late = stats.lateness.figures();
     let out = stats.out_packets.get();
     let row = Row {
+        scheduling: stats.scheduling.get().copied(),
         load: match load {
             Load::Rate(rate) => format!("{rate} packets/s"),
             Load::Most(held) => format!("most, {held} held"),
@@ -215,14 +264,15 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(schedule.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Gives this thread, and those that it starts, the lowest real-time priority: packets that their sender sends late would
-/// count as late.
+/// Gives this thread the lowest real-time priority: packets that their sender sends late would count as late.
 fn become_realtime() -> io::Result<()> {
     // SAFETY: plain numbers, zero is valid.
     let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
     parameter.sched_priority = 1;
     // SAFETY: 0 is this thread, and the parameter lives.
-    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
+    let set = unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameter)
+    };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -50,6 +50,9 @@ pub struct KernelArgs {
     /// Where packets from devices are decided; where a driver refuses XDP, TC decides
     #[arg(long, env = "XDP", value_enum, default_value_t)]
     pub xdp: XdpMode,
+    /// What the kernel programs write into the agent's log, for looking into a fault; at some 250 ns a line
+    #[arg(long, env = "KERNEL_LOG", value_enum, default_value_t)]
+    pub kernel_log: KernelLog,
     /// Targets at most: entries of each table, and profiles times targets in all
     #[arg(long, env = "MAX_TARGETS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_targets: u32,
@@ -59,6 +62,16 @@ pub struct KernelArgs {
     /// Flows at most whose packets are numbered one by one; packets of others are numbered by target
     #[arg(long, env = "MAX_FLOWS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub max_flows: u32,
+}
+
+/// What the kernel programs write into the agent's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum KernelLog {
+    /// Nothing: the kernel has removed what would write it.
+    #[default]
+    Off,
+    /// A line for each packet of a target, with what becomes of it.
+    Packets,
 }
 
 /// Which engine holds delayed packets.

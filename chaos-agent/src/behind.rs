@@ -255,6 +255,12 @@ impl LineView {
         tap::dropped(LINE).unwrap_or_default() + beside
     }
 
+    /// Packets that were lost and that the engine `userspace` has seen to take no room any more.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.stats.as_ref().map_or(0, |stats| stats.settled.get())
+    }
+
     /// How the line is at `now_ns` (CLOCK_BOOTTIME).
     #[must_use]
     pub fn status(&self, now_ns: u64) -> EngineStatus {
@@ -270,6 +276,7 @@ impl LineView {
             kind,
             state: if self.is_running(now_ns) { EngineState::Running } else { EngineState::Stalled },
             message: (!messages.is_empty()).then(|| messages.join("; ")),
+            scheduling: self.stats.as_ref().and_then(|stats| stats.scheduling.get().copied()),
             lateness: late(500).zip(late(990)).map(|(p50, p99)| Lateness { p50, p99 }),
             dropped: self.dropped(),
         }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
 use crate::diff::{QUARANTINE_NS, diff};
-use crate::kernel::hooks::{Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
+use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
@@ -162,6 +162,7 @@ impl<K: Kernel> Enforcer<K> {
         hooked.name.clone_from(&interface.name);
         let layer = self.topology.layer(interface.index);
         let mut attach = |at: &Interface, hook: HookKind| kernel.attach(at, layer, hook);
+        hooked.instead = (settings.xdp == XdpMode::Generic).then_some(GENERIC);
         if hooked.ingress.is_none() {
             let candidates = ingress_candidates(settings.xdp, settings.has_tcx, layer);
             hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);

@@ -10,17 +10,21 @@
 //! * [`frame`]: reads a ticket off the bytes, and mends what a VLAN tag did to them (pure)
 //! * [`wheel`]: what leaves when, in exact order (pure)
 //! * [`pool`]: the bytes of packets in the line, within limits (pure)
+//! * [`audit`]: compares what hooks count as in the line with what is there (pure)
 //! * [`relay`]: takes packets in and gives them out; knows no thread and no clock
 //! * [`stats`]: what the engine counts, and how late packets leave
 //! * [`tap`]: the device
+//! * [`schedule`]: how soon the thread runs when it is woken
 //! * [`engine`]: the thread
 //! * [`fq`]: the device of the other engine, with its queue
 
+pub mod audit;
 pub mod engine;
 pub mod fq;
 pub mod frame;
 pub mod pool;
 pub mod relay;
+pub mod schedule;
 pub mod stats;
 pub mod tap;
 pub mod wheel;

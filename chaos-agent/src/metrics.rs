@@ -188,8 +188,18 @@ impl Metrics {
             "This node's clock minus the API server's, as it is corrected for",
         )?;
         offset.set(self.shared.offset().correction().as_secs_f64());
-        let all = [seconds.collect(), rounds.collect(), writes.collect(), offset.collect()];
+        let gap = self.gap()?;
+        let all = [seconds.collect(), rounds.collect(), writes.collect(), offset.collect(), gap];
         Ok(all.concat())
+    }
+
+    /// The time without faults before this agent; nothing where there was no agent before, or where it is not over.
+    fn gap(&self) -> Result<Vec<MetricFamily>> {
+        let Some(gap) = self.shared.gap() else { return Ok(Vec::new()) };
+        let help = "How long this node was without faults between the agent before and this one: exactly, or at most";
+        let seconds = GaugeVec::new(Opts::new("edge_agent_enforcement_gap_seconds", help), &["bound"])?;
+        seconds.with_label_values(&[gap.bound.as_str()]).set(gap.seconds());
+        Ok(seconds.collect())
     }
 }
 

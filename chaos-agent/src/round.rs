@@ -28,7 +28,7 @@ const REFILL: Duration = Duration::from_millis(2);
 pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
     let mut last_beat = Instant::now();
     let mut retry_at: Option<Instant> = None;
-    let mut is_unhooked = true;
+    let (mut is_unhooked, mut is_held) = (true, false);
     // When there is work ahead to be done.
     let mut ahead_at = Some(Instant::now());
     let mut sweep = Sweep::default();
@@ -60,9 +60,15 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         if is_round {
             let took_all = round(&mut enforcer, shared, now);
             retry_at = (!took_all).then(|| Instant::now() + RETRY);
+            is_held |= took_all;
         }
         let was_unhooked = is_unhooked;
         is_unhooked = enforcer.attach_next();
+        if is_held && !is_unhooked && shared.installed_at().is_none() {
+            let wall = clock::read().context("CLOCK_BOOTTIME")?.wall;
+            let at = shared.offset().server_time(wall);
+            shared.installed(at);
+        }
         // What a round has used up is made anew when nothing else is to be done.
         if is_round {
             ahead_at = Some(Instant::now());

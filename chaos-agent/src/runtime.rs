@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, CleanupArgs, KernelArgs, ProtectionArgs};
+use crate::args::{Args, CleanupArgs, KernelArgs, KernelLog, ProtectionArgs};
 use crate::behind::{Behind, LineDevice, LineView};
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
 use crate::kernel::LineLimits;
-use crate::kernel::aya::AyaKernel;
-use crate::kernel::hooks::XdpMode;
+use crate::kernel::aya::log::KernelLines;
+use crate::kernel::aya::{AyaKernel, Wanted};
+use crate::kernel::hooks::{GENERIC, XdpMode};
 use crate::kernel::object;
 use crate::line::fq;
 use crate::locate::netlink::Netlink;
@@ -64,7 +65,10 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = http::bind(listen).await?;
     sweep(&netlink, cleanup).await?;
     let behind = Behind::make(&netlink.handle(), line.engine, line.limits()).await;
-    let (enforcer, line) = take_kernel(kernel, behind, line.limits())?;
+    let (enforcer, line, lines) = take_kernel(kernel, behind, line.limits())?;
+    if let Some(lines) = lines {
+        tasks.spawn(lines.follow(shutdown.clone()));
+    }
     let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
@@ -136,7 +140,7 @@ fn take_kernel(
     args: KernelArgs,
     behind: Behind,
     line_limits: LineLimits,
-) -> Result<(Enforcer<AyaKernel>, LineView)> {
+) -> Result<(Enforcer<AyaKernel>, LineView, Option<KernelLines>)> {
     let machine = preflight::look();
     let lacks = preflight::judge(&machine);
     for lack in &lacks {
@@ -147,7 +151,7 @@ fn take_kernel(
             lacks.iter().filter(|lack| lack.is_fatal).map(ToString::to_string).collect();
         bail!("this node cannot enforce faults:\n  {}", sentences.join("\n  "));
     }
-    let KernelArgs { xdp, max_targets, max_rules, max_flows } = args;
+    let KernelArgs { xdp, kernel_log, max_targets, max_rules, max_flows } = args;
     let capacity = Capacity {
         targets: max_targets,
         rules: max_rules,
@@ -156,14 +160,18 @@ fn take_kernel(
         protected: MAX_PROTECTED,
         node_addresses: MAX_NODE_ADDRESSES,
     };
-    let with_xdp = xdp == XdpMode::Native;
+    if xdp == XdpMode::Generic {
+        tracing::warn!("{GENERIC}");
+    }
     let queued = if matches!(behind.line, Some(LineDevice::Fq(_))) { line_limits.packets } else { 0 };
-    let mut kernel = AyaKernel::load_for(object::built_in()?, capacity, with_xdp, queued)?;
+    let wanted = Wanted { xdp: xdp == XdpMode::Native, queued, lines: kernel_log == KernelLog::Packets };
+    let mut kernel = AyaKernel::load_with(object::built_in()?, capacity, wanted)?;
+    let lines = kernel.lines()?;
     let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
     let mut enforcer = Enforcer::new(kernel, settings);
     enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
-    Ok((enforcer, line))
+    Ok((enforcer, line, lines))
 }
 
 /// What does not change while the agent runs: its name, and where its own conversations go.

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use edge_api::fault_node::EnforcementGap;
+use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::behind::LineView;
@@ -15,6 +17,7 @@ use crate::index::{Change, Index};
 use crate::kernel::Counters;
 use crate::locate::Topology;
 use crate::peers::Source;
+use crate::status::gap::Predecessor;
 use crate::view::View;
 
 /// Connections to the pages that are open at once; more wait in the kernel's queue.
@@ -56,6 +59,10 @@ pub struct Shared {
     offset: Mutex<Offset>,
     /// The offset was measured once, or could not be.
     clock_compared: AtomicBool,
+    /// When hooks and rules were first all in the kernel, in the API server's time.
+    installed_at: OnceLock<Timestamp>,
+    /// The agent before this one, once the API server was asked.
+    predecessor: OnceLock<Option<Predecessor>>,
     /// Interfaces that the ended enforcer has left a qdisc on.
     left: Mutex<BTreeSet<u32>>,
     /// Rules have been brought in once.
@@ -98,6 +105,8 @@ impl Shared {
             line,
             offset: Mutex::default(),
             clock_compared: AtomicBool::new(false),
+            installed_at: OnceLock::new(),
+            predecessor: OnceLock::new(),
             left: Mutex::default(),
             enforcing: AtomicBool::new(false),
             last_round: AtomicU64::new(0),
@@ -209,6 +218,29 @@ impl Shared {
         self.enforcing.fetch_or(enforcing, Ordering::Release);
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_round.store(now, Ordering::Release);
+    }
+
+    /// Hooks and rules are all in the kernel; the first time counts.
+    pub fn installed(&self, at: Timestamp) {
+        self.installed_at.get_or_init(|| at);
+    }
+
+    /// When they first were, in the API server's time.
+    #[must_use]
+    pub fn installed_at(&self) -> Option<Timestamp> {
+        self.installed_at.get().copied()
+    }
+
+    /// What the agent before this one has said last; the first answer counts, since later ones are this one's own.
+    pub fn meet(&self, predecessor: Option<Predecessor>) {
+        self.predecessor.get_or_init(|| predecessor);
+    }
+
+    /// How long the node was without faults before this agent, once that is known.
+    #[must_use]
+    pub fn gap(&self) -> Option<EnforcementGap> {
+        let predecessor = self.predecessor.get().copied().flatten()?;
+        Some(predecessor.until(self.installed_at()?))
     }
 
     /// Whether the rules of this node are in the kernel.

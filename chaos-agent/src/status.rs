@@ -1,11 +1,13 @@
 //! The FaultNode's status, out of the picture and the kernel's counters. Pure; [`publish`] writes it.
 
+pub mod gap;
 pub mod publish;
 
 use std::collections::BTreeSet;
 
 use edge_api::fault_node::{
-    ClockOffset, Engine, EngineState, EngineStatus, FaultNodeStatus, LimitStatus, ProfileOnNode,
+    ClockOffset, EnforcementGap, Engine, EngineState, EngineStatus, FaultNodeStatus, LimitStatus,
+    ProfileOnNode,
 };
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
@@ -125,6 +127,10 @@ pub struct Facts {
     pub server_time: Timestamp,
     /// The clock, where known.
     pub clock_offset: Option<ClockOffset>,
+    /// When hooks and rules were first all in the kernel.
+    pub installed_at: Option<Timestamp>,
+    /// The time without faults before this agent.
+    pub gap: Option<EnforcementGap>,
     /// The delay line.
     pub engine: EngineStatus,
     /// How full it is.
@@ -136,6 +142,9 @@ pub struct Facts {
 pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
     FaultNodeStatus {
         renewed_at: Some(MicroTime(facts.server_time)),
+        installed_at: facts.installed_at.map(MicroTime),
+        stopped_at: None,
+        gap: facts.gap.clone(),
         engine: facts.engine.clone(),
         hooks: hooks::statuses(&view.hooked),
         limits: view.limits.iter().chain(&facts.line).cloned().collect(),
@@ -261,6 +270,8 @@ mod tests {
             kernel: "6.18".to_owned(),
             server_time: Timestamp::UNIX_EPOCH,
             clock_offset: None,
+            installed_at: None,
+            gap: None,
             engine: EngineStatus::default(),
             line: Vec::new(),
         }

@@ -7,13 +7,14 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use edge_api::FaultProfile;
+use edge_api::fault_node::GapBound;
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
-use stage::Stage;
+use stage::{PATIENCE, Stage};
 
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
@@ -60,6 +61,37 @@ async fn the_fault_node_belongs_to_its_node_and_keeps_beating() {
     let last = stage.until_fault_node(|status| status.hooks.is_empty()).await;
     let profiles = last.status.unwrap().profiles;
     assert!(profiles.iter().all(|one| !one.installed), "an agent that ends says that nothing holds");
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn the_next_agent_tells_how_long_its_node_was_without_faults() {
+    let mut stage = Stage::set("node-f").await;
+    let first = stage.until_fault_node(|status| status.installed_at.is_some()).await.status.unwrap();
+    assert_eq!((first.gap, first.stopped_at), (None, None), "the first one of its node");
+    assert_eq!(stage.shared.gap(), None);
+
+    stage.end().await;
+    let stopped = stage.until_fault_node(|status| status.stopped_at.is_some()).await.status.unwrap();
+    let stopped_at = stopped.stopped_at.unwrap();
+    assert!(stopped_at.0 >= first.installed_at.unwrap().0);
+    stage.next();
+    let second = stage.until_fault_node(|status| status.gap.is_some()).await.status.unwrap();
+    let gap = second.gap.unwrap();
+    assert_eq!((&gap.since, gap.bound), (&stopped_at, GapBound::Exact));
+    assert_eq!((Some(&gap.until), second.stopped_at), (second.installed_at.as_ref(), None));
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&gap.seconds()), "{gap:?}");
+    let shown = stage.metrics();
+    assert!(shown.contains("edge_agent_enforcement_gap_seconds{bound=\"Exact\"}"), "{shown}");
+
+    // Killed, it says nothing more: its last heartbeat is all that is known.
+    stage.kill().await;
+    let last = stage.until_fault_node(|_| true).await.status.unwrap().renewed_at.unwrap();
+    stage.next();
+    let third = stage.until_fault_node(|status| status.gap.as_ref() != Some(&gap)).await.status.unwrap();
+    let third = third.gap.unwrap();
+    assert_eq!((third.since, third.bound), (last, GapBound::AtMost));
+    stage.end().await;
 }
 
 #[tokio::test]

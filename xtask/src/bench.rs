@@ -46,9 +46,9 @@ pub struct Args {
     /// Measure the delay line's userspace engine instead; builds the agent optimised, which takes minutes the first time
     #[arg(long, conflicts_with = "longer")]
     pub line: bool,
-    /// With --line: give the engine real-time priority, so that a busy machine says little
-    #[arg(long, requires = "line")]
-    pub realtime: bool,
+    /// With --line: threads that do nothing but take CPU time meanwhile, as a busy node has
+    #[arg(long, requires = "line", default_value_t = 0)]
+    pub busy: u32,
 }
 
 /// What takes longer than the kernel programs, and is measured instead of them. All of it wants the agent optimised, which takes

@@ -254,7 +254,7 @@ fn report(
     sums: &[Sums; Case::ALL.len()],
     tcp: &[Vec<u64>; 3],
 ) -> Report {
-    let engine = if world.agent.line.stats.is_some() { "userspace" } else { "none" };
+    let engine = world.agent.line.kind().as_str();
     let method = format!(
         "qemu -icount, {:.2} ns an instruction, median of {} rounds of {} datagrams at {}/s and {} MiB by TCP, delay line: {engine}",
         ticks_of_an_instruction(),

@@ -175,7 +175,7 @@ fn check(case: Case, way: &Way, plan: &Plan) {
 }
 
 fn engine(line: &LineView) -> &'static str {
-    if line.stats.is_some() { "userspace" } else { "none" }
+    line.kind().as_str()
 }
 
 fn report(plan: &Plan, engine: &str, costs: &[[Cost; 2]; Case::ALL.len()]) -> Report {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use chaos_agent::args::EngineChoice;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::table::Capacity;
 use chaos_agent::world::DeviceTarget;
@@ -56,7 +55,7 @@ pub(crate) fn measure(targets: u32, rounds: u32) -> Report {
     stage.device.ip(&addresses.concat());
     let capacity =
         Capacity { targets, rules: 512, flows: 4096, peers: 64, protected: 64, node_addresses: 64 };
-    let start = Start { hooks: Hooks::Tcx, capacity, engine: EngineChoice::Auto };
+    let start = Start { capacity, ..Hooks::Tcx.into() };
     let mut agent = Agent::start(&stage.node, start);
     agent.world.devices = (0..targets).map(|number| (named(number), device(number))).collect();
     let sink = sink(&stage.device);

@@ -3,9 +3,12 @@
 #[expect(dead_code, reason = "the stories use the rest")]
 #[path = "../../tests/kernel_packets/support/agent.rs"]
 pub(crate) mod agent;
+#[path = "../../tests/kernel_packets/support/cpu.rs"]
+pub(crate) mod cpu;
 #[expect(dead_code, reason = "the stories use the rest")]
 #[path = "../../tests/kernel_packets/support/fault.rs"]
 pub(crate) mod fault;
+#[expect(dead_code, reason = "the stories use the rest")]
 #[path = "../../tests/kernel_packets/support/numbers.rs"]
 pub(crate) mod numbers;
 #[expect(dead_code, reason = "the stories use the rest")]

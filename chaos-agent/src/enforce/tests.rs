@@ -163,6 +163,15 @@ fn a_refused_hook_or_a_missing_route_keeps_a_target_from_being_enforced() {
 }
 
 #[test]
+fn where_generic_xdp_is_asked_for_tc_decides_and_says_why() {
+    let mut enforcer = Enforcer::new(FakeKernel::default(), Settings { xdp: XdpMode::Generic, ..settings() });
+    enforcer.set_topology(topology(&["eth0"]));
+    while enforcer.attach_next() {}
+    let hooked = &enforcer.view().hooked[&1];
+    assert_eq!((hooked.ingress, hooked.instead), (Some(HookKind::TcxIngress), Some(GENERIC)));
+}
+
+#[test]
 fn hooks_follow_interfaces() {
     let mut enforcer = enforcer();
     enforcer.set_topology(topology(&["eth0", "veth1", "veth2"]));

@@ -3,6 +3,7 @@
 mod attach;
 mod line;
 mod load;
+pub mod log;
 mod read;
 mod spare;
 
@@ -28,6 +29,7 @@ use crate::line::engine::Engine;
 use crate::table::{Capacity, Op, Place, Prefix};
 use attach::Link;
 pub use attach::detach_filters;
+use line::Counts;
 use load::{convert, fill_arrays, take, typed};
 use read::Reader;
 use spare::spare;
@@ -35,8 +37,6 @@ use spare::spare;
 /// How many spare counters are made in one go.
 const PREPARED_AT_ONCE: u32 = 32;
 
-/// Room for packets in a line of the engine `fq` where nobody says how much.
-const SOME_TICKETS: u32 = 16_384;
 /// Room for those that are lost behind the queue, which must not be.
 const SPARE_TICKETS: u32 = 1_024;
 
@@ -64,6 +64,8 @@ pub struct AyaKernel {
     config: Array<MapData, Config>,
     line: Array<MapData, Line>,
     sign: MapData,
+    /// For the engine, until it starts.
+    counts: Option<Counts>,
     /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
@@ -79,6 +81,8 @@ pub struct AyaKernel {
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
     reader: Arc<Reader>,
+    /// The programs write lines that nobody has asked for yet.
+    has_lines: bool,
 }
 
 /// The flows, with a lock of their own: only sweeps take it.
@@ -97,6 +101,23 @@ impl Flows for FlowTable {
     }
 }
 
+/// What of the programs is wanted, beside hooks on TC.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Those of XDP.
+    pub xdp: bool,
+    /// Room for so many packets in a line of the engine `fq`: some 110 bytes each.
+    pub queued: u32,
+    /// A line for each packet of a target, see [`AyaKernel::lines`].
+    pub lines: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { xdp: false, queued: 16_384, lines: false }
+    }
+}
+
 impl AyaKernel {
     /// Loads the object's programs and fills the program arrays. `with_xdp` loads the XDP programs too. A delay line of
     /// the engine `fq` has room for some packets.
@@ -104,22 +125,19 @@ impl AyaKernel {
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(object: &[u8], capacity: Capacity, with_xdp: bool) -> Result<Self, KernelError> {
-        Self::load_for(object, capacity, with_xdp, SOME_TICKETS)
+        Self::load_with(object, capacity, Wanted { xdp: with_xdp, ..Wanted::default() })
     }
 
-    /// The same, for as many packets in that line as hooks admit: some 110 bytes each.
+    /// The same, as it is wanted.
     ///
     /// # Errors
     /// When the kernel refuses, with what it said.
-    pub fn load_for(
-        object: &[u8],
-        capacity: Capacity,
-        with_xdp: bool,
-        packets: u32,
-    ) -> Result<Self, KernelError> {
+    pub fn load_with(object: &[u8], capacity: Capacity, wanted: Wanted) -> Result<Self, KernelError> {
         // Those that are retired rest for a while.
         let state_room = Capacity::with_replacements(capacity.states());
+        let level = if wanted.lines { aya_log::Level::Debug as u8 } else { 0 };
         let mut programs = EbpfLoader::new()
+            .override_global(names::LOG_LEVEL, &level, true)
             .map_max_entries(names::TARGETS, capacity.targets)
             .map_max_entries(names::PORT_TARGETS, capacity.targets)
             .map_max_entries(names::CIDRS, capacity.targets)
@@ -127,7 +145,7 @@ impl AyaKernel {
             .map_max_entries(names::STATE, state_room)
             .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
             .map_max_entries(names::FLOWS, capacity.flows)
-            .map_max_entries(names::TICKETS, packets.saturating_add(SPARE_TICKETS))
+            .map_max_entries(names::TICKETS, wanted.queued.saturating_add(SPARE_TICKETS))
             .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
             .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
             .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
@@ -136,13 +154,15 @@ impl AyaKernel {
         if programs.map(names::CONFIG).is_none() {
             return Err(KernelError::Abi);
         }
-        let (high, arrays) = fill_arrays(&mut programs, with_xdp)?;
+        let (high, arrays) = fill_arrays(&mut programs, wanted.xdp)?;
         let counters = take(&mut programs, names::COUNTERS)?;
         let states = take(&mut programs, names::STATE)?;
         let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
-        let reader = Arc::new(Reader::new(&counters, &mut programs)?);
+        let held = take(&mut programs, names::HELD)?;
+        let counts = Counts::new(&held, &states)?;
+        let reader = Arc::new(Reader::new(&counters, held, &mut programs)?);
         Ok(Self {
             _high: high,
             _arrays: arrays,
@@ -161,6 +181,7 @@ impl AyaKernel {
             config: typed(&mut programs, names::CONFIG)?,
             line: typed(&mut programs, names::LINE)?,
             sign,
+            counts: Some(counts),
             engine: None,
             ends: Vec::new(),
             highest: 0,
@@ -170,6 +191,7 @@ impl AyaKernel {
             added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
+            has_lines: wanted.lines,
             programs,
         })
     }

@@ -20,6 +20,9 @@ pub enum XdpMode {
     Generic,
 }
 
+/// What a person must know who asked for `--xdp generic`.
+pub const GENERIC: &str = "--xdp generic: TC decides everything, since a packet out of the delay line would meet generic XDP a second time; use native or off";
+
 /// Candidates for what comes in, the best first. Where packets begin with IP there is no XDP: it takes Ethernet frames only.
 #[must_use]
 pub fn ingress_candidates(xdp: XdpMode, has_tcx: bool, layer: Layer) -> Vec<HookKind> {
@@ -45,6 +48,8 @@ pub struct Hooked {
     pub egress: Option<HookKind>,
     /// What was refused, and why.
     pub refused: BTreeMap<HookKind, String>,
+    /// Why the ingress is not what was asked for, although nothing was refused.
+    pub instead: Option<&'static str>,
 }
 
 impl Hooked {
@@ -94,6 +99,10 @@ pub fn statuses(hooked: &BTreeMap<u32, Hooked>) -> Vec<HookStatus> {
     for one in hooked.values() {
         for kind in one.kinds() {
             by_kind.entry(kind).or_insert_with(|| blank(kind)).attached += 1;
+        }
+        if let (Some(kind), Some(why)) = (one.ingress, one.instead) {
+            let status = by_kind.entry(kind).or_insert_with(|| blank(kind));
+            status.message.get_or_insert_with(|| why.to_owned());
         }
         for (kind, why) in &one.refused {
             let status = by_kind.entry(*kind).or_insert_with(|| blank(*kind));
@@ -146,12 +155,22 @@ mod tests {
         let why = "ä".repeat(2_000);
         let refused = BTreeMap::from([(HookKind::TcxEgress, why)]);
         let (ingress, egress) = (Some(HookKind::TcxIngress), Some(HookKind::ClsactEgress));
-        let hooked = Hooked { name: "eth0".to_owned(), ingress, egress, refused };
+        let hooked = Hooked { name: "eth0".to_owned(), ingress, egress, refused, instead: None };
         let statuses = statuses(&BTreeMap::from([(3, hooked)]));
         let told = statuses.iter().find(|status| status.hook == HookKind::TcxEgress).unwrap();
         let message = told.message.as_ref().unwrap();
         assert!(message.ends_with("ä (ClsactEgress is used instead)"), "{message}");
         assert!(message.len() <= MESSAGE, "{} bytes", message.len());
+    }
+
+    #[test]
+    fn what_decides_in_place_of_generic_xdp_says_so() {
+        let (ingress, egress) = (Some(HookKind::TcxIngress), Some(HookKind::TcxEgress));
+        let hooked = Hooked { ingress, egress, instead: Some(GENERIC), ..Hooked::default() };
+        let statuses = statuses(&BTreeMap::from([(3, hooked.clone()), (4, hooked)]));
+        let told: Vec<_> =
+            statuses.iter().map(|one| (one.hook, one.attached, one.message.as_deref())).collect();
+        assert_eq!(told, [(HookKind::TcxIngress, 2, Some(GENERIC)), (HookKind::TcxEgress, 2, None)]);
     }
 
     #[test]

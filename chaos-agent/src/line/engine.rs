@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use edge_api::fault_node::Scheduling;
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl::set_timerslack;
@@ -17,8 +17,10 @@ use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
+use super::audit::Audit;
 use super::pool::{Limits, TooMuch};
 use super::relay::{Queue, Relay};
+use super::schedule;
 use super::stats::Stats;
 use super::tap::Tap;
 
@@ -66,12 +68,10 @@ pub struct Options {
     /// How much it holds; frames beyond that wait in the TAP's queue. The same limits as those by which the hooks admit
     /// packets, or higher ones.
     pub limits: Limits,
-    /// Runs before everything that is not real-time (`SCHED_FIFO` at its lowest priority), if CAP_SYS_NICE is there; the
-    /// thread says so in the log if it is not. Without, a node whose CPUs are all taken adds milliseconds to delays: with
-    /// ten busy threads on two CPUs, 5 to 60 ms at the 99th percentile, and 0.05 to 0.2 ms with it (`cargo xtask bench
-    /// --line`). What hooks admit bounds its work, and the kernel leaves others a twentieth of each CPU
-    /// (`sched_rt_runtime_us`).
-    pub is_realtime: bool,
+    /// The best that the thread shall have of the machine's CPUs; [`Stats::scheduling`] says what it got. As an ordinary one it
+    /// adds milliseconds to delays on a node whose CPUs are all taken (`cargo xtask bench --line --busy 2`). What hooks admit
+    /// bounds its work, and the kernel leaves others a twentieth of each CPU (`sched_rt_runtime_us`).
+    pub scheduling: Scheduling,
 }
 
 /// The running thread. Dropping it is like [`Engine::stop`].
@@ -95,7 +95,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the limits are beyond any sense, or the kernel refuses a descriptor or the thread.
-    pub fn start(tap: Tap, options: &Options, heartbeat: Heartbeat) -> Result<Self, EngineError> {
+    pub fn start(
+        tap: Tap,
+        options: &Options,
+        heartbeat: Heartbeat,
+        audit: Audit,
+    ) -> Result<Self, EngineError> {
         let (tap, stats) = (Arc::new(tap), Arc::new(Stats::default()));
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_flags(flags).map_err(failed("an eventfd"))?;
@@ -110,8 +115,9 @@ impl Engine {
             armed_ns: 0,
             heartbeat,
             next_beat_ns: 0,
+            audit,
             drain: tap.queue().saturating_add(options.limits.packets),
-            is_realtime: options.is_realtime,
+            scheduling: options.scheduling,
         };
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(failed("starting it"))?;
@@ -173,20 +179,18 @@ struct Worker {
     armed_ns: u64,
     heartbeat: Heartbeat,
     next_beat_ns: u64,
+    audit: Audit,
     /// How many frames are read when all has to go: what was in the queue, and not what somebody sends without an end.
     drain: u32,
-    is_realtime: bool,
+    scheduling: Scheduling,
 }
 
 impl Worker {
     fn run(mut self) -> Result<(), EngineError> {
         // Timers of this thread are on time, not 50 µs late so that others may be waited for.
         set_timerslack(1).map_err(failed("its timer slack"))?;
-        if self.is_realtime
-            && let Err(error) = become_realtime()
-        {
-            tracing::info!(%error, "the delay line's thread has no real-time priority: on a busy node delays get longer");
-        }
+        // Nobody has set it before.
+        let _ = self.relay.stats().scheduling.set(schedule::take(self.scheduling));
         while !self.stop.is_wanted.load(Ordering::Acquire) {
             self.turn()?;
         }
@@ -196,15 +200,31 @@ impl Worker {
     /// Writes what is due, reads what came, and sleeps if there was nothing.
     fn turn(&mut self) -> Result<(), EngineError> {
         let now_ns = boot_ns().map_err(failed("the clock"))?;
-        if now_ns >= self.next_beat_ns {
+        let is_beat = now_ns >= self.next_beat_ns;
+        if is_beat {
             (self.heartbeat)(now_ns);
             self.next_beat_ns = now_ns.saturating_add(BEAT_NS);
         }
         let now_ns = self.relay.give_out(&*self.tap, now_ns, boot_ns).map_err(failed("the clock"))?;
+        if is_beat {
+            self.audit.look();
+        }
         let queue = self.relay.take_in(&*self.tap, now_ns).map_err(failed("reading the TAP"))?;
+        if is_beat && queue == Queue::Empty {
+            self.settle();
+        }
         let next_ns = self.relay.next_deadline();
         let is_at_once = next_ns.is_some_and(|at| at <= now_ns.saturating_add(AT_ONCE_NS));
         if queue == Queue::Open || is_at_once { Ok(()) } else { self.wait(now_ns, next_ns, queue) }
+    }
+
+    /// Has counted out what was lost; what the TAP does not take now is found again by the next looks.
+    fn settle(&mut self) {
+        for (state, surplus) in self.audit.judge(self.relay.total(), self.relay.held()) {
+            if let Err(error) = self.relay.settle(&*self.tap, state, surplus) {
+                tracing::debug!(%error, state, ?surplus, "packets that were lost in the line stay counted for now");
+            }
+        }
     }
 
     /// Sleeps until a frame comes (if there is room for one), a packet is due, or it is time for a heartbeat or to end.
@@ -249,17 +269,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Gives this thread the lowest real-time priority; threads and processes that it makes have none.
-fn become_realtime() -> io::Result<()> {
-    // SAFETY: plain numbers, zero is valid.
-    let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameter.sched_priority = 1;
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: 0 is this thread, and the parameter lives.
-    let set = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.

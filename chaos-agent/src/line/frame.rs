@@ -4,7 +4,9 @@
 
 use std::mem::offset_of;
 
-use fault_abi::ticket::{GUARD, TICKET, Ticket};
+use fault_abi::ticket::{GUARD, TICKET, TICKET_BYTES, TICKET_SETTLES, Ticket};
+
+use super::audit::Surplus;
 
 /// Two MAC addresses and an EtherType.
 pub const ETHERNET: usize = 14;
@@ -58,6 +60,34 @@ pub fn straighten(bytes: &mut [u8], magic: u64) -> Result<u64, Malformed> {
         bytes[ADDRESSES..TICKET + TAG + ADDRESSES].rotate_left(TAG);
     }
     Ok(u64::from_ne_bytes(word(bytes, offset_of!(Ticket, release_ns))))
+}
+
+/// The state in a ticket in front of a frame.
+#[must_use]
+pub fn state(bytes: &[u8]) -> u32 {
+    u32::from_ne_bytes(word(bytes, offset_of!(Ticket, state)))
+}
+
+/// How many bytes hooks have counted into the line for the packet of a ticket in front of a frame.
+#[must_use]
+pub fn counted_bytes(bytes: &[u8]) -> u64 {
+    u64::from(u32::from_ne_bytes(word(bytes, offset_of!(Ticket, flags))) >> TICKET_BYTES)
+}
+
+/// What has the far end count out of the line what never comes there (`fault_abi::ticket::TICKET_SETTLES`).
+#[must_use]
+pub fn settlement(magic: u64, state: u32, surplus: Surplus) -> [u8; TICKET] {
+    let packets =
+        i32::try_from(surplus.packets).unwrap_or(if surplus.packets < 0 { i32::MIN } else { i32::MAX });
+    let mut bytes = [0; TICKET];
+    let mut put = |at: usize, word: &[u8]| bytes[at..at + word.len()].copy_from_slice(word);
+    put(offset_of!(Ticket, magic), &magic.to_ne_bytes());
+    put(offset_of!(Ticket, interface), &packets.to_ne_bytes());
+    put(offset_of!(Ticket, guard), &GUARD.to_ne_bytes());
+    put(offset_of!(Ticket, release_ns), &surplus.bytes.to_ne_bytes());
+    put(offset_of!(Ticket, state), &state.to_ne_bytes());
+    put(offset_of!(Ticket, flags), &TICKET_SETTLES.to_ne_bytes());
+    bytes
 }
 
 /// The bytes at a place; zeroes past the end, where nobody looks.

@@ -49,7 +49,7 @@ pub struct TooMuch(Limits);
 struct Chunk {
     /// The next of the chain, or the next free one.
     next: u32,
-    /// Of a packet's first one: the packet's length.
+    /// Of the first one of a packet that is there: the packet's length; of all others 0.
     length: u32,
 }
 
@@ -135,6 +135,11 @@ impl Pool {
         &self.chunk(slot)[..self.length(slot).min(CHUNK)]
     }
 
+    /// The slots of all packets.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.chunks).filter(|(_, chunk)| chunk.length != 0).map(|(slot, _)| slot)
+    }
+
     /// A packet's pieces in order, into `pieces`, [`CHAIN`] of them or more; returns how many they are.
     pub fn pieces<'a>(&'a self, slot: u32, pieces: &mut [IoSlice<'a>]) -> usize {
         let (mut at, mut left, mut count) = (slot, self.length(slot), 0);
@@ -152,6 +157,7 @@ impl Pool {
     /// Gives a packet's chunks back.
     pub fn give_back(&mut self, slot: u32) {
         let mut last = slot;
+        self.chunks[slot as usize].length = 0;
         self.left += 1;
         while self.chunks[last as usize].next != NONE {
             last = self.chunks[last as usize].next;
@@ -217,6 +223,7 @@ mod tests {
                     None => prop_assert_eq!(held.len(), 8),
                 }
                 prop_assert_eq!(pool.packets() as usize, held.len());
+                prop_assert!(pool.slots().eq(held.keys().copied()));
             }
             for (slot, bytes) in held {
                 prop_assert_eq!(pool.length(slot), bytes.len());

@@ -4,10 +4,11 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 
-use fault_abi::line::LONGEST_STAY_NS;
+use fault_abi::line::{Held, LONGEST_STAY_NS};
 use fault_abi::ticket::TICKET;
 use nix::libc;
 
+use super::audit::Surplus;
 use super::frame;
 use super::pool::{CHAIN, CHUNK, LONGEST, Limits, Pool, TooMuch};
 use super::stats::Stats;
@@ -54,6 +55,8 @@ pub struct Relay {
     pool: Pool,
     /// Where a long frame's rest is read to, until its length is known. A byte longer than it may be.
     rest: Box<[u8]>,
+    /// Bytes in the line as hooks have counted them. A VLAN tag may be in a frame here that was beside it there.
+    counted_bytes: u64,
     stats: Arc<Stats>,
 }
 
@@ -65,7 +68,7 @@ impl Relay {
     pub fn new(magic: u64, limits: Limits, stats: Arc<Stats>) -> Result<Self, TooMuch> {
         let pool = Pool::new(limits)?;
         let rest = vec![0; LONGEST - CHUNK + 1].into_boxed_slice();
-        Ok(Self { magic, wheel: Wheel::new(pool.capacity()), pool, rest, stats })
+        Ok(Self { magic, wheel: Wheel::new(pool.capacity()), pool, rest, counted_bytes: 0, stats })
     }
 
     /// When the next packet leaves.
@@ -84,6 +87,29 @@ impl Relay {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The packets that are there: the state of each, and its bytes as hooks have counted them.
+    pub fn held(&self) -> impl Iterator<Item = (u32, u64)> {
+        let tickets = self.pool.slots().map(|slot| self.pool.start(slot));
+        tickets.map(|ticket| (frame::state(ticket), frame::counted_bytes(ticket)))
+    }
+
+    /// How much they are in all.
+    #[must_use]
+    pub fn total(&self) -> Held {
+        Held { packets: u64::from(self.pool.packets()), bytes: self.counted_bytes }
+    }
+
+    /// Has the far end count packets out that were lost on their way.
+    ///
+    /// # Errors
+    /// When the device does not take the word.
+    pub fn settle(&self, device: &impl Device, state: u32, surplus: Surplus) -> io::Result<()> {
+        let (header, ticket) = ([0; frame::ETHERNET], frame::settlement(self.magic, state, surplus));
+        device.write(&[IoSlice::new(&header), IoSlice::new(&ticket)])?;
+        self.stats.settled.add(surplus.packets.unsigned_abs());
+        Ok(())
     }
 
     /// Takes in up to [`READS`] frames.
@@ -128,6 +154,7 @@ impl Relay {
                 self.stats.malformed.add(1);
                 continue;
             };
+            self.counted_bytes = self.counted_bytes.wrapping_add(frame::counted_bytes(start));
             let slot = self.pool.take(first, &self.rest[..length - first]);
             self.wheel.insert(release_ns.min(now_ns.saturating_add(LONGEST_STAY_NS)), slot);
             *packets += 1;
@@ -155,6 +182,8 @@ impl Relay {
             let length = (self.pool.length(slot) - TICKET) as u64;
             packets += 1;
             bytes += length;
+            let counted = frame::counted_bytes(self.pool.start(slot));
+            self.counted_bytes = self.counted_bytes.wrapping_sub(counted);
             if self.write(device, slot) {
                 releases[written] = release_ns;
                 written += 1;

@@ -1,8 +1,10 @@
 //! What the engine counts. One thread writes, anybody reads at any time; no lock, and no atomic operation that costs
 //! more than a store.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edge_api::fault_node::Scheduling;
 use fault_abi::lateness::{BUCKETS, bounds, bucket};
 
 /// A number that one thread changes and others read.
@@ -47,8 +49,12 @@ pub struct Stats {
     pub write_failures: Count,
     /// Writes that were tried again since the kernel had no memory at that moment.
     pub write_retries: Count,
+    /// Packets that hooks had counted in and that were lost before they came here: counted out by [`super::audit`].
+    pub settled: Count,
     /// Turns in which frames may have had to wait in the TAP's queue, since the pool was full.
     pub full: Count,
+    /// How soon the engine's thread runs when it is woken; it says so when it has begun.
+    pub scheduling: OnceLock<Scheduling>,
     /// How late packets leave, in nanoseconds: from the time in the ticket to after the write, and those of a few more
     /// that were due at the same moment.
     pub lateness: Lateness,

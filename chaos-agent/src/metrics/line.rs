@@ -37,6 +37,11 @@ pub(super) fn collect(line: &LineView) -> Result<Vec<MetricFamily>> {
             "Packets lost in the delay line, which nobody asked for: must stay 0",
             line.dropped(),
         )?,
+        counter(
+            "edge_line_settled_packets_total",
+            "Packets lost on their way into the delay line or out of it that no longer take room there",
+            line.settled(),
+        )?,
         vec![lateness(&late)],
     ];
     Ok(all.concat())

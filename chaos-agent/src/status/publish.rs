@@ -9,6 +9,7 @@ use edge_api::FaultNode;
 use edge_api::fault_node::{FaultNodeStatus, RENEW_EVERY_SECONDS};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Patch, PatchParams, ValidationDirective};
 use kube::client::Body;
 use kube::{Api, Client};
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::gap::Predecessor;
 use super::{Facts, Seen, differs, make};
 use crate::clock;
 use crate::shared::Shared;
@@ -116,7 +118,10 @@ impl Publisher {
     async fn farewell(&self) {
         let Ok(facts) = self.facts() else { return };
         if self.shared.is_enforcing() {
-            let status = make(&self.shared.view().without_kernel(), &self.seen(), &facts);
+            let status = FaultNodeStatus {
+                stopped_at: Some(MicroTime(facts.server_time)),
+                ..make(&self.shared.view().without_kernel(), &self.seen(), &facts)
+            };
             self.told(self.apply(&status).await);
         }
     }
@@ -142,6 +147,8 @@ impl Publisher {
             kernel: self.kernel.clone(),
             server_time: offset.server_time(now.wall),
             clock_offset: offset.status(),
+            installed_at: self.shared.installed_at(),
+            gap: self.shared.gap(),
             engine: self.shared.line.status(now.boot_ns),
             line: self.shared.line.usage(),
         })
@@ -175,7 +182,9 @@ impl Publisher {
             "metadata": {"name": self.node, "ownerReferences": owners}, "spec": {},
         });
         let old = call(self.api().patch(&self.node, &params(), &Patch::Apply(object))).await?;
-        self.seen().resume(&old.status.unwrap_or_default());
+        let old = old.status.unwrap_or_default();
+        self.shared.meet(Predecessor::of(&old));
+        self.seen().resume(&old);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use chaos_agent::index::Index;
 use chaos_agent::kernel::fake::{FakeKernel, FakePackets};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::locate::{Link, Route, Topology};
+use chaos_agent::metrics::Metrics;
 use chaos_agent::shared::Shared;
 use chaos_agent::status::publish::Publisher;
 use chaos_agent::table::Capacity;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 const RIGHTS: &str = include_str!("../../../deploy/agent/rbac.yaml");
 const NAMESPACE: &str = "edge-system";
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 static GIVEN: OnceCell<()> = OnceCell::const_new();
 
@@ -51,27 +52,26 @@ impl Stage {
         GIVEN.get_or_init(|| give_rights(space.client.clone())).await;
         let object: Node = serde_json::from_value(json!({"metadata": {"name": node}})).unwrap();
         Api::all(space.client.clone()).create(&PostParams::default(), &object).await.unwrap();
-        let agent = Somebody::service_account(NAMESPACE, "chaos-agent", "chaos-agent-0", node);
-        let client = space.server.client_as(&agent).unwrap();
-        let kernel = FakeKernel::default();
-        let packets = kernel.packets();
-        let enforcer = Enforcer::new(kernel, settings());
-        let fixed = World { node: node.to_owned(), ..World::default() };
-        let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default());
-        shared.take_topology(topology(true));
-        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        watch::start(&client, node, &shared, &shutdown, &mut tasks);
-        let publisher = Publisher {
-            client,
-            node: node.to_owned(),
-            kernel: "test".to_owned(),
-            shared: Arc::clone(&shared),
-            seen: Arc::default(),
-        };
-        tasks.spawn(publisher.run(shutdown.clone()));
-        let for_thread = Arc::clone(&shared);
-        tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
+        let (shared, packets, shutdown, tasks) = start(&space, node);
         Self { space, node: node.to_owned(), shared, packets, shutdown, tasks: Mutex::new(tasks) }
+    }
+
+    /// Starts another agent, with a kernel in which there is nothing.
+    pub(crate) fn next(&mut self) {
+        let (shared, packets, shutdown, tasks) = start(&self.space, &self.node);
+        (self.shared, self.packets, self.shutdown, self.tasks) =
+            (shared, packets, shutdown, Mutex::new(tasks));
+    }
+
+    /// Ends the agent without a word to the API server.
+    pub(crate) async fn kill(&self) {
+        self.shared.stop();
+        self.tasks.lock().await.shutdown().await;
+    }
+
+    /// What the agent's page of metrics shows.
+    pub(crate) fn metrics(&self) -> String {
+        Metrics::new(Arc::clone(&self.shared), 100).render().unwrap()
     }
 
     /// Ends the agent; each part must end well.
@@ -212,6 +212,34 @@ impl Stage {
         let mut all = status.profiles.iter();
         all.find(|entry| entry.namespace == self.space.namespace && entry.name == profile).cloned()
     }
+}
+
+/// Starts all parts of an agent.
+fn start(
+    space: &Space,
+    node: &str,
+) -> (Arc<Shared>, FakePackets, CancellationToken, JoinSet<anyhow::Result<()>>) {
+    let agent = Somebody::service_account(NAMESPACE, "chaos-agent", "chaos-agent-0", node);
+    let client = space.server.client_as(&agent).unwrap();
+    let kernel = FakeKernel::default();
+    let packets = kernel.packets();
+    let enforcer = Enforcer::new(kernel, settings());
+    let fixed = World { node: node.to_owned(), ..World::default() };
+    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default());
+    shared.take_topology(topology(true));
+    let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    watch::start(&client, node, &shared, &shutdown, &mut tasks);
+    let publisher = Publisher {
+        client,
+        node: node.to_owned(),
+        kernel: "test".to_owned(),
+        shared: Arc::clone(&shared),
+        seen: Arc::default(),
+    };
+    tasks.spawn(publisher.run(shutdown.clone()));
+    let for_thread = Arc::clone(&shared);
+    tasks.spawn_blocking(move || round::run(enforcer, &for_thread));
+    (shared, packets, shutdown, tasks)
 }
 
 impl Drop for Stage {

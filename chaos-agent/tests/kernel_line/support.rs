@@ -5,10 +5,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use chaos_agent::line::audit::Audit;
 use chaos_agent::line::engine::{Engine, Options};
 use chaos_agent::line::pool::Limits;
 use chaos_agent::line::tap::{Tap, TapError};
 use chaos_agent::locate::netlink::Netlink;
+use edge_api::fault_node::Scheduling;
 use fault_abi::ticket::{GUARD, TICKET};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -67,8 +69,8 @@ impl Line {
         let beats = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&beats);
         let heartbeat = Box::new(move |now| heard.lock().unwrap().push(now));
-        let options = Options { magic: MAGIC, limits, is_realtime: false };
-        let engine = Engine::start(tap(5_000).unwrap(), &options, heartbeat);
+        let options = Options { magic: MAGIC, limits, scheduling: Scheduling::ShortSlice };
+        let engine = Engine::start(tap(5_000).unwrap(), &options, heartbeat, Audit::default());
         Self { engine: engine.unwrap(), beats }
     }
 

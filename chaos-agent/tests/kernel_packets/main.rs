@@ -13,6 +13,8 @@
 
 mod support;
 
+mod admission;
+mod agree;
 mod appear;
 mod bare;
 mod deadline;
@@ -23,10 +25,12 @@ mod frames;
 mod harness;
 mod later;
 mod later_queue;
+mod lines;
 mod links;
 mod loss;
 mod padding;
 mod partition;
 mod protect;
 mod replace;
+mod statistics;
 mod stream;

@@ -6,9 +6,12 @@ pub(crate) mod agent;
 #[expect(dead_code, reason = "their stories use the rest")]
 #[path = "../kernel_packets/support/conversation.rs"]
 pub(crate) mod conversation;
+#[path = "../kernel_packets/support/cpu.rs"]
+pub(crate) mod cpu;
 #[expect(dead_code, reason = "their stories use the rest")]
 #[path = "../kernel_packets/support/fault.rs"]
 pub(crate) mod fault;
+#[expect(dead_code, reason = "their stories use the rest")]
 #[path = "../kernel_packets/support/numbers.rs"]
 pub(crate) mod numbers;
 #[expect(dead_code, reason = "their stories use the rest")]

@@ -47,6 +47,9 @@ pub const PROGRAMS_TC: &str = "PROGRAMS_TC";
 /// Program array of the XDP dispatcher; see [`SLOT_XDP_INGRESS`].
 pub const PROGRAMS_XDP: &str = "PROGRAMS_XDP";
 
+/// The level of the programs' log, a byte: `aya_log_ebpf::macro_support::AYA_LOG_LEVEL`.
+pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+
 /// What is attached to TC ingress: a tail call to [`TC_INGRESS`], and NEXT where there is none.
 pub const TC_INGRESS_DISPATCH: &str = "tc_ingress_dispatch";
 /// What is attached to TC egress: a tail call to [`TC_EGRESS`], and NEXT where there is none.

@@ -24,6 +24,11 @@ pub const TICKET_INGRESS: u32 = 1;
 /// to beside it on the way, so that its length does not tell.
 pub const TICKET_BYTES: u32 = 8;
 
+/// [`Ticket::flags`]: no packet, but the engine's word that some were lost in the line: so many as
+/// [`Ticket::interface`] says, and as many bytes as [`Ticket::release_ns`] does (both signed), are counted out of the line
+/// and of [`Ticket::state`].
+pub const TICKET_SETTLES: u32 = 2;
+
 /// A packet's way out of the line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

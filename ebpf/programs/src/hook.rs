@@ -13,6 +13,7 @@ use crate::bare;
 use crate::entry::{find, protected, read};
 use crate::frame::{Forgetful, Linear, within};
 use crate::maps::{CONFIG, LATER_FRAGMENT, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
+use crate::note;
 use crate::world::Maps;
 
 /// What becomes of a packet at a hook.
@@ -34,7 +35,7 @@ pub enum Outcome {
 impl Outcome {
     /// The outcome of this number.
     #[inline(always)]
-    const fn of(number: u32) -> Self {
+    pub const fn of(number: u32) -> Self {
         match number {
             1 => Self::Drop,
             2 => Self::Reject,
@@ -120,7 +121,11 @@ fn held(
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
         (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
     }
-    Outcome::of(judge(arrival.stage as u32))
+    let outcome = judge(arrival.stage as u32);
+    if note::is_wanted() {
+        note::note(outcome);
+    }
+    Outcome::of(outcome)
 }
 
 /// What becomes of the packet in `SCRATCH`, as the number of an [`Outcome`].

@@ -10,8 +10,8 @@
 //! What is decided is in `fault-abi`, which the host tests run too; here are only the ways in and out:
 //! [`maps`], [`frame`] (the packet's bytes), [`hook`] (the verdict on a packet), [`entry`] (its target's profiles), [`tc`] and
 //! [`xdp`]; [`act`] carries out what is decided beside the verdict, [`reject`] answers in a packet's stead, [`line`] leads into
-//! the delay line and the splitter and out of them, [`bare`] is what they need where interfaces have no Ethernet header, and
-//! [`errand`] is what one program tells another about a packet.
+//! the delay line and the splitter and out of them, [`bare`] is what they need where interfaces have no Ethernet header,
+//! [`note`] writes lines for people, and [`errand`] is what one program tells another about a packet.
 #![no_std]
 // For the one instruction in `world::add`.
 #![feature(asm_experimental_arch)]
@@ -24,6 +24,7 @@ pub mod frame;
 pub mod hook;
 pub mod line;
 pub mod maps;
+pub mod note;
 pub mod reject;
 pub mod tc;
 pub mod world;

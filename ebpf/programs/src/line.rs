@@ -12,12 +12,12 @@ use fault_abi::lateness::{BUCKETS, bucket};
 use fault_abi::line::{LINE_IS_FQ, LONGEST_STAY_NS};
 use fault_abi::packet::ETHERNET;
 use fault_abi::pass::World as _;
-use fault_abi::ticket::{GUARD, TICKET, TICKET_BYTES, TICKET_INGRESS, Ticket};
+use fault_abi::ticket::{GUARD, TICKET, TICKET_BYTES, TICKET_INGRESS, TICKET_SETTLES, Ticket};
 
 use crate::errand;
 use crate::maps::{LATENESS, LINE, SEQUENCE, TICKETS};
 use crate::tc::{NEXT, drop};
-use crate::world::{Maps, add, leave_line};
+use crate::world::{Maps, add, count_out, leave_line};
 
 /// Sends a packet to an interface, out of it or as one that came in.
 #[inline(always)]
@@ -192,6 +192,10 @@ fn leave(ctx: &TcContext) -> Option<i32> {
     };
     if ticket.magic != line.magic || ticket.magic == 0 {
         return None;
+    }
+    if ticket.flags & TICKET_SETTLES != 0 {
+        count_out(ticket.state, i64::from(ticket.interface as i32) as u64, ticket.release_ns);
+        return Some(TC_ACT_SHOT);
     }
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: the context that the kernel gave; a helper that checks what it is given.

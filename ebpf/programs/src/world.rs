@@ -167,12 +167,15 @@ impl World<'static> for Maps {
         let Some(line) = LINE.get(0) else { return false };
         let Some(held) = HELD.get_ptr_mut(0) else { return false };
         let Some(target) = STATE.get_ptr_mut(state) else { return false };
+        // Signed: a count that was set right while packets were on their way may be below 0 for a moment.
+        let below = |before: u64, limit: u64| (before as i64) < limit as i64;
         // SAFETY: words of live map values, changed atomically.
         let fits = unsafe {
-            let packets = add(&raw mut (*held).packets, 1) < line.packets;
-            let bytes_fit = add(&raw mut (*held).bytes, bytes) + bytes <= line.bytes;
-            let of_target = add(&raw mut (*target).line_packets, 1) < line.target_packets;
-            let of_target_bytes = add(&raw mut (*target).line_bytes, bytes) + bytes <= line.target_bytes;
+            let packets = below(add(&raw mut (*held).packets, 1), line.packets);
+            let bytes_fit = below(add(&raw mut (*held).bytes, bytes), (line.bytes + 1).wrapping_sub(bytes));
+            let of_target = below(add(&raw mut (*target).line_packets, 1), line.target_packets);
+            let of_target_bytes =
+                below(add(&raw mut (*target).line_bytes, bytes), (line.target_bytes + 1).wrapping_sub(bytes));
             packets & bytes_fit & of_target & of_target_bytes
         };
         if !fits {
@@ -209,14 +212,20 @@ impl World<'static> for Maps {
 /// Counts a packet out of the line. The target's state is gone when its profile is.
 #[inline(always)]
 pub fn leave_line(state: u32, bytes: u64) {
+    count_out(state, 1, bytes);
+}
+
+/// Counts packets out of the line.
+#[inline(always)]
+pub fn count_out(state: u32, packets: u64, bytes: u64) {
     // SAFETY: words of live map values, changed atomically.
     unsafe {
         if let Some(held) = HELD.get_ptr_mut(0) {
-            add(&raw mut (*held).packets, u64::MAX);
+            add(&raw mut (*held).packets, packets.wrapping_neg());
             add(&raw mut (*held).bytes, bytes.wrapping_neg());
         }
         if let Some(target) = STATE.get_ptr_mut(state) {
-            add(&raw mut (*target).line_packets, u64::MAX);
+            add(&raw mut (*target).line_packets, packets.wrapping_neg());
             add(&raw mut (*target).line_bytes, bytes.wrapping_neg());
         }
     }

@@ -74,7 +74,8 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses.
     pub fn load(object: &[u8]) -> Result<Self, RigError> {
-        let mut programs = EbpfLoader::new().load(object)?;
+        // No lines of the programs' log: nobody reads them here, and they cost more than the rest.
+        let mut programs = EbpfLoader::new().override_global(names::LOG_LEVEL, &0_u8, false).load(object)?;
         for (name, program) in programs.programs_mut() {
             let loaded = match program {
                 Program::Xdp(program) => program.load(),

@@ -44,6 +44,15 @@ pub struct FaultNodeStatus {
     /// The heartbeat, in the API server's time. 40 s old: the entries count as Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed_at: Option<MicroTime>,
+    /// When this agent's hooks and rules were first all in the kernel, in the API server's time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_at: Option<MicroTime>,
+    /// When the agent has ended in good order, and all of this node's faults with it. The next one takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<MicroTime>,
+    /// How long this node was without faults between the agent before and this one; absent where there was none before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<EnforcementGap>,
     /// The delay line of this node.
     #[serde(default)]
     pub engine: EngineStatus,
@@ -70,6 +79,45 @@ pub struct FaultNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub profiles: Vec<ProfileOnNode>,
+}
+
+/// A time without faults on a node, since one agent had ended and the next had not yet begun: packets passed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnforcementGap {
+    /// The end of the agent before, in the API server's time.
+    pub since: MicroTime,
+    /// When the next one's hooks and rules were all in the kernel.
+    pub until: MicroTime,
+    /// How well the beginning is known.
+    pub bound: GapBound,
+}
+
+impl EnforcementGap {
+    /// Its length, in seconds.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.until.0.duration_since(self.since.0).as_secs_f64()
+    }
+}
+
+/// How well the beginning of a gap is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum GapBound {
+    /// The agent said when it ended.
+    Exact,
+    /// It was killed: its last heartbeat is the beginning, and the gap was this long at most.
+    AtMost,
+}
+
+impl GapBound {
+    /// The name as the API and the metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "Exact",
+            Self::AtMost => "AtMost",
+        }
+    }
 }
 
 /// How packets are kept until they are due.
@@ -111,12 +159,27 @@ pub struct EngineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+    /// How soon its thread runs when a packet is due, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
     /// How late packets leave it, where that is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateness: Option<Lateness>,
     /// Packets that were lost in it, against all rules: must stay 0.
     #[serde(default)]
     pub dropped: u64,
+}
+
+/// How soon a thread of the agent runs when it is woken. On a node whose CPUs are all taken it decides how late packets
+/// leave the delay line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Scheduling {
+    /// Before everything that is not real-time (`SCHED_FIFO`): needs CAP_SYS_NICE, or the limit RTPRIO.
+    RealTime,
+    /// Soon, by a slice of 0.1 ms (Linux 6.12).
+    ShortSlice,
+    /// When it is its turn.
+    Ordinary,
 }
 
 /// Whether packets can be delayed on a node.

@@ -13,10 +13,7 @@ use crate::paths;
 /// When it does not build, or when the kernel refuses it a TAP.
 pub(super) fn run(args: &Args) -> Result<()> {
     let bench = ["bench", "--package", "chaos-agent", "--bench", "line", "--"];
-    let mut command = Cmd::cargo().args(bench).dir(paths::root());
-    if args.realtime {
-        command = command.arg("--realtime");
-    }
+    let mut command = Cmd::cargo().args(bench).dir(paths::root()).arg("--busy").arg(args.busy.to_string());
     if let Some(file) = &args.json {
         command = command.arg("--json").arg(std::path::absolute(file)?);
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use edge_api::fault_node::GapBound;
 use edge_api::fault_profile::FaultPhase;
 use jiff::Timestamp;
 use serde_json::json;
@@ -16,6 +17,8 @@ use super::world::{PATIENCE, PORTS, SOON, Story, World, fault};
 const GUARANTEE: Duration = Duration::from_millis(100);
 /// The kernel's clock and the wall's are read one after the other, and one of them may be disciplined meanwhile.
 const CLOCKS: Duration = Duration::from_millis(100);
+/// An agent's word and what its hooks do are so far apart: it detaches while it says goodbye.
+const GAP_SLACK: Duration = Duration::from_millis(500);
 /// Packets in a row that count as a state: half a second of them.
 const ROW: usize = 100;
 
@@ -51,6 +54,39 @@ fn a_killed_agents_faults_are_gone_within_100_ms_and_come_back_until_the_origina
         }
     }
     story.wait_for("jsonpath={.status.phase}=Expired", &["fault/killed"]);
+}
+
+/// Packets pass from the end of the old agent on until the new one's rules are in the kernel, and that is what is told.
+#[test]
+#[ignore = "node rung: needs root and a cluster"]
+fn an_update_of_the_agents_has_a_gap_that_fault_nodes_and_metrics_tell() {
+    let story = Story::begin();
+    let mut probes = [1, 2].map(|node| probe(&story, node));
+    story.apply(&partition("updated", "10m"));
+    story.wait_for("Effective", &["fault/updated"]);
+    probes.iter_mut().for_each(|probe| probe.until(false, ROW).unwrap());
+    let before = [1, 2].map(|node| story.fault_node(node).status.unwrap_or_default().installed_at);
+    let began = Instant::now();
+    story.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/chaos-agent"]);
+    story.kubectl(&["-n", SYSTEM, "rollout", "status", "daemonset/chaos-agent", "--timeout=180s"]);
+    probes.iter_mut().for_each(|probe| probe.until(false, ROW).unwrap());
+    for ((node, probe), before) in [1, 2].into_iter().zip(probes).zip(before) {
+        let told = wait::until("the gap in a FaultNode", PATIENCE, SOON, || {
+            let status = story.fault_node(node).status.unwrap_or_default();
+            Ok(status.gap.filter(|_| status.installed_at != before))
+        });
+        let told = told.unwrap();
+        assert_eq!(told.bound, GapBound::Exact, "an agent that is told to end says when it did");
+        let shown = story.agent(node).sum("edge_agent_enforcement_gap_seconds", &[("bound", "Exact")]);
+        assert!((shown - told.seconds()).abs() < 0.001, "the metric shows {shown} s, the FaultNode {told:?}");
+        for (way, fates) in probe.stop().unwrap() {
+            let passed: Vec<_> = fates.iter().filter(|fate| fate.arrived && fate.sent.at >= began).collect();
+            let (first, last) = (passed.first().unwrap(), passed.last().unwrap());
+            let measured = (last.sent.at - first.sent.at).as_secs_f64();
+            println!("{way}: packets passed for {measured:.2} s, {:.2} s are told", told.seconds());
+            assert!((measured - told.seconds()).abs() < GAP_SLACK.as_secs_f64(), "{way}: {told:?}");
+        }
+    }
 }
 
 #[test]

@@ -282,11 +282,15 @@ impl World {
         .unwrap()
     }
 
+    /// What a node's agent says of itself.
+    pub(crate) fn fault_node(&self, node: u8) -> FaultNode {
+        let api = Api::<FaultNode>::all(self.client.clone());
+        self.run(api.get(&plan::node_name(node))).unwrap()
+    }
+
     /// The kinds of hooks that a node's agent has on interfaces.
     pub(crate) fn hooks(&self, node: u8) -> Vec<HookKind> {
-        let api = Api::<FaultNode>::all(self.client.clone());
-        let node = self.run(api.get(&plan::node_name(node))).unwrap();
-        let hooks = node.status.unwrap_or_default().hooks;
+        let hooks = self.fault_node(node).status.unwrap_or_default().hooks;
         hooks.iter().filter(|hook| hook.attached > 0).map(|hook| hook.hook).collect()
     }
 

@@ -4,15 +4,18 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::tc::SchedClassifierLink;
-use fault_abi::line::{KERNEL_LIVES, LINE_IS_FQ, Line};
+use edge_api::fault_node::Scheduling;
+use fault_abi::counter::TargetState;
+use fault_abi::line::{Held, KERNEL_LIVES, LINE_IS_FQ, Line};
 use fault_abi::names;
 
 use super::load::convert;
 use super::{AyaKernel, chain};
 use crate::behind::{Behind, LineDevice, LineView, Queue};
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
+use crate::line::audit::{Admission, Audit};
 use crate::line::engine::{Engine, Heartbeat, Options};
 use crate::line::pool::Limits;
 
@@ -50,8 +53,10 @@ impl AyaKernel {
                 let name = tap.name().to_owned();
                 let limits = Limits { packets: limits.packets, bytes: limits.bytes };
                 let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
-                let started = Engine::start(tap, &Options { magic, limits, is_realtime: true }, sign);
-                let engine = started
+                let audit =
+                    self.counts.take().map_or_else(Audit::default, |counts| Audit::new(Box::new(counts)));
+                let options = Options { magic, limits, scheduling: Scheduling::RealTime };
+                let engine = Engine::start(tap, &options, sign, audit)
                     .map_err(|error| KernelError::Line { interface: name, reason: error.to_string() })?;
                 view.stats = Some(Arc::clone(engine.stats()));
                 self.engine = Some(engine);
@@ -91,14 +96,54 @@ impl AyaKernel {
 
     /// What the engine shows its life with, to the programs and here.
     fn sign_of_life(&self, seen: Arc<AtomicU64>) -> Result<Heartbeat, KernelError> {
-        let failed = |error: &dyn std::error::Error| KernelError::Load(format!("ENGINE: {}", chain(error)));
-        let fd = self.sign.fd().as_fd().try_clone_to_owned().map_err(|error| failed(&error))?;
-        let data = MapData::from_fd(fd).map_err(|error| failed(&error))?;
+        let data = again(names::ENGINE, &self.sign)?;
         let mut engine: Array<MapData, u64> = convert(names::ENGINE, Map::Array(data))?;
         Ok(Box::new(move |now_ns| {
             // It cannot fail for a table that is there; were it to, hooks would pass packets undelayed, and count them.
             let _ = engine.set(0, now_ns, 0);
             seen.store(now_ns, Ordering::Relaxed);
         }))
+    }
+}
+
+/// A map by a descriptor of its own.
+fn again(name: &'static str, map: &MapData) -> Result<MapData, KernelError> {
+    let failed = |error: &dyn std::error::Error| KernelError::Load(format!("{name}: {}", chain(error)));
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| failed(&error))?;
+    MapData::from_fd(fd).map_err(|error| failed(&error))
+}
+
+/// The hooks' counts of what is in the line.
+pub(super) struct Counts {
+    held: Array<MapData, Held>,
+    states: HashMap<MapData, u32, TargetState>,
+}
+
+impl Counts {
+    /// By descriptors of its own.
+    pub(super) fn new(held: &Map, states: &Map) -> Result<Self, KernelError> {
+        let Map::Array(held) = held else { return Err(KernelError::Missing(names::HELD)) };
+        let Map::HashMap(states) = states else { return Err(KernelError::Missing(names::STATE)) };
+        let held = Map::Array(again(names::HELD, held)?);
+        let states = Map::HashMap(again(names::STATE, states)?);
+        Ok(Self { held: convert(names::HELD, held)?, states: convert(names::STATE, states)? })
+    }
+}
+
+impl Admission for Counts {
+    fn held(&mut self) -> Result<Held, String> {
+        self.held.get(&0, 0).map_err(|error| chain(&error))
+    }
+
+    fn states(&mut self) -> Result<Vec<u32>, String> {
+        self.states.keys().map(|state| state.map_err(|error| chain(&error))).collect()
+    }
+
+    fn held_by(&mut self, state: u32) -> Result<Option<Held>, String> {
+        match self.states.get(&state, 0) {
+            Ok(state) => Ok(Some(Held { packets: state.line_packets, bytes: state.line_bytes })),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(chain(&error)),
+        }
     }
 }

@@ -23,15 +23,15 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Takes its tables out of `programs`, and a second descriptor of `counters`.
-    pub(super) fn new(counters: &Map, programs: &mut Ebpf) -> Result<Self, KernelError> {
+    /// Takes `held`, others of its tables out of `programs`, and a second descriptor of `counters`.
+    pub(super) fn new(counters: &Map, held: Map, programs: &mut Ebpf) -> Result<Self, KernelError> {
         let failed = |error: &dyn std::error::Error| KernelError::Load(format!("COUNTERS: {}", chain(error)));
         let fd = map_data(names::COUNTERS, counters)?.fd().as_fd().try_clone_to_owned();
         let again = MapData::from_fd(fd.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
         Ok(Self {
             counters: convert(names::COUNTERS, Map::PerCpuHashMap(again))?,
             global: typed(programs, names::GLOBAL)?,
-            held: typed(programs, names::HELD)?,
+            held: convert(names::HELD, held)?,
             lateness: typed(programs, names::LATENESS)?,
         })
     }

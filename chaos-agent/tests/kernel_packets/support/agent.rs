@@ -6,7 +6,8 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
 use chaos_agent::compile::draw_key;
 use chaos_agent::enforce::{Enforcer, Settings};
-use chaos_agent::kernel::aya::AyaKernel;
+use chaos_agent::kernel::aya::log::KernelLines;
+use chaos_agent::kernel::aya::{AyaKernel, Wanted};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::kernel::{Layer, LineLimits};
@@ -93,7 +94,7 @@ pub(crate) const CAPACITY: Capacity =
     Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, protected: 64, node_addresses: 64 };
 
 /// More than any story holds back.
-const LINE_LIMITS: LineLimits =
+pub(crate) const LINE_LIMITS: LineLimits =
     LineLimits { packets: 16_384, bytes: 64 << 20, target_packets: 8_192, target_bytes: 32 << 20 };
 
 /// How an agent is started.
@@ -102,11 +103,15 @@ pub(crate) struct Start {
     pub(crate) hooks: Hooks,
     pub(crate) capacity: Capacity,
     pub(crate) engine: EngineChoice,
+    /// Room in the line.
+    pub(crate) limits: LineLimits,
+    /// Its programs write lines.
+    pub(crate) lines: bool,
 }
 
 impl From<Hooks> for Start {
     fn from(hooks: Hooks) -> Self {
-        Self { hooks, capacity: CAPACITY, engine: EngineChoice::Auto }
+        Self { hooks, capacity: CAPACITY, engine: EngineChoice::Auto, limits: LINE_LIMITS, lines: false }
     }
 }
 
@@ -122,6 +127,8 @@ pub(crate) struct Agent {
     enforcer: Enforcer<AyaKernel>,
     /// The delay line.
     pub(crate) line: LineView,
+    /// What its programs write.
+    pub(crate) lines: Option<KernelLines>,
     netlink: Netlink,
     _tasks: JoinSet<anyhow::Result<()>>,
     runtime: Runtime,
@@ -135,23 +142,25 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
-        let Start { hooks, capacity, engine } = how.into();
+        let Start { hooks, capacity, engine, limits, lines } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings(capacity);
-        let mut kernel =
-            AyaKernel::load(built_in().unwrap(), capacity, settings.xdp != XdpMode::Off).unwrap();
+        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, ..Wanted::default() };
+        let mut kernel = AyaKernel::load_with(built_in().unwrap(), capacity, wanted).unwrap();
+        let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
-        let behind = runtime.block_on(Behind::make(&handle, engine, LINE_LIMITS));
+        let behind = runtime.block_on(Behind::make(&handle, engine, limits));
         assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
-        let line = kernel.connect(behind, LINE_LIMITS).unwrap();
+        let line = kernel.connect(behind, limits).unwrap();
         let enforcer = Enforcer::new(kernel, settings);
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent = Self {
             enforcer,
             line,
+            lines,
             netlink,
             _tasks: tasks,
             runtime,
@@ -227,6 +236,8 @@ impl Agent {
             kernel: preflight::kernel_release(),
             server_time: server_time(now),
             clock_offset: None,
+            installed_at: None,
+            gap: None,
             engine: self.line.status(now),
             line: self.line.usage(),
         };

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 
 use super::numbers::{Id, id};
 use super::space::Namespace;
@@ -14,6 +16,13 @@ use super::traffic::BUFFER;
 
 #[expect(clippy::cast_possible_truncation, reason = "twenty bytes")]
 const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+
+/// A frame, and when the kernel saw it: by the clock of the wall, in nanoseconds.
+pub(crate) struct Frame {
+    pub(crate) at_ns: u64,
+    pub(crate) is_outgoing: bool,
+    pub(crate) bytes: Vec<u8>,
+}
 
 /// A packet socket on an interface.
 pub(crate) struct Capture {
@@ -33,6 +42,7 @@ impl Capture {
     pub(crate) fn new(space: &Namespace, interface: &str) -> Self {
         let socket = space.run(|| open(interface)).unwrap();
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
         Self { socket, sent: BTreeMap::new(), received: BTreeMap::new(), repeated: 0, tags: BTreeMap::new() }
     }
 
@@ -48,6 +58,29 @@ impl Capture {
             if let (Some(tag), true) = (tag, kind != libc::PACKET_OUTGOING) {
                 self.tags.insert(id, tag);
             }
+        }
+    }
+
+    /// Takes what was captured so far, byte by byte, in place of [`Self::look`].
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        let (mut frames, mut buffer) = (Vec::new(), vec![0_u8; 65_536]);
+        let mut space = nix::cmsg_space!(TimeSpec);
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+            let Ok(message) = recvmsg::<LinkAddr>(socket, &mut parts, Some(&mut space), flags) else {
+                return frames;
+            };
+            let stamp = message.cmsgs().unwrap().find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
+                _ => None,
+            });
+            let (kind, length) = (message.address.unwrap().pkttype(), message.bytes);
+            frames.push(Frame {
+                at_ns: u64::try_from(stamp.unwrap().as_nanos()).unwrap(),
+                is_outgoing: kind == libc::PACKET_OUTGOING,
+                bytes: buffer[..length].to_vec(),
+            });
         }
     }
 

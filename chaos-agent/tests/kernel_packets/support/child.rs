@@ -45,6 +45,9 @@ pub(crate) struct Counted {
     pub(crate) partitioned: u64,
     pub(crate) delayed: u64,
     pub(crate) stalled: u64,
+    pub(crate) line_full: u64,
+    /// Of the whole line: packets that were lost in it and have been counted out.
+    pub(crate) settled: u64,
 }
 
 /// Plays the role, if this process has one, and then ends; to be called first in a story that has children.
@@ -65,6 +68,8 @@ pub(crate) fn play() {
                 partitioned: counter.packets[Verdict::Partition as usize],
                 delayed: counter.effects[Effect::Delay as usize],
                 stalled: counter.effects[Effect::Stalled as usize],
+                line_full: counter.effects[Effect::LineFull as usize],
+                settled: agent.line.stats.as_ref().unwrap().settled.get(),
             }
         });
         println!("\n{ANSWER}{}", serde_json::to_string(&counted).unwrap());

@@ -24,3 +24,10 @@ pub(crate) fn id(bytes: &[u8]) -> Option<Id> {
     let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     Some((word(at)?, word(at + 4)?))
 }
+
+/// The numbers of all repetitions whose mark is whole.
+pub(crate) fn all(bytes: &[u8]) -> Vec<u32> {
+    let marks = bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    marks.filter_map(|(at, _)| word(at + MARK.len())).collect()
+}

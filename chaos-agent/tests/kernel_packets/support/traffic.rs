@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 
+use super::cpu::OneCpu;
 use super::numbers::{id, payload};
 use super::space::Namespace;
 use super::time::eventually;
@@ -108,8 +109,9 @@ impl End {
 /// overflows when its reader is not scheduled for a while.
 const UNDER_WAY: u64 = 64;
 
-/// Sends numbers as fast as they arrive.
+/// Sends numbers as fast as they arrive, in their order.
 pub(crate) fn paced(count: u32, mut send: impl FnMut(u32), mut arrived: impl FnMut() -> u64) {
+    let _here = OneCpu::stay();
     for number in 0..count {
         if number % 16 == 0 {
             let is_free = || (u64::from(number) < arrived() + UNDER_WAY).then_some(());
