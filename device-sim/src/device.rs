@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge_protocol::{BootId, DesiredCommand, Refusal, Report};
+use edge_protocol::{BootId, DesiredCommand, OwnerCommand, Refusal, Report};
 
 use self::step::Step;
 use crate::behaviour::Behaviour;
@@ -14,6 +14,7 @@ use crate::durable::Durable;
 use crate::lies::{Earlier, Lie};
 use crate::random::Dice;
 
+mod owner;
 mod step;
 
 /// The Device object that a device believes to be; it is built in and never changes.
@@ -39,6 +40,8 @@ pub struct Now {
 pub enum Input<'a> {
     /// `PUT /desired`.
     Put(&'a DesiredCommand),
+    /// `PUT /owner`.
+    Own(&'a OwnerCommand),
     /// `GET /state`.
     Get,
     /// Time has passed, perhaps up to [`Device::wake_at`], or the behaviour is another one now.
@@ -52,7 +55,7 @@ pub enum Input<'a> {
 /// What a device answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// 2.04: the command is stored.
+    /// 2.04: the command, or whom it obeys, is stored.
     Stored,
     /// 4.03, 4.12 or 4.22.
     Refused(Refusal),

@@ -195,6 +195,7 @@ impl Runner {
     async fn answer(&mut self, request: &Request) -> Answer {
         let input = match &request.asked {
             Ok(Asked::Put(command)) => Input::Put(command),
+            Ok(Asked::Own(command)) => Input::Own(command),
             Ok(Asked::Get) => Input::Get,
             Err(rejection) => return self.encode(request, Err(rejection)),
         };

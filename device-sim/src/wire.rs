@@ -3,8 +3,8 @@
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 use edge_protocol::{
-    CONTENT_FORMAT_CBOR, DecodeError, DesiredCommand, EncodeError, MAX_PAYLOAD, PATH_DESIRED, PATH_STATE,
-    decode, encode,
+    CONTENT_FORMAT_CBOR, DecodeError, DesiredCommand, EncodeError, MAX_PAYLOAD, OwnerCommand, PATH_DESIRED,
+    PATH_OWNER, PATH_STATE, Payload, decode, encode,
 };
 
 use crate::device::Reply;
@@ -40,6 +40,8 @@ pub struct Request {
 pub enum Asked {
     /// `PUT /desired`.
     Put(DesiredCommand),
+    /// `PUT /owner`.
+    Own(OwnerCommand),
     /// `GET /state`.
     Get,
 }
@@ -141,19 +143,24 @@ fn asked(packet: &Packet, method: RequestType) -> Result<Asked, Rejection> {
             }
             Ok(Asked::Get)
         }
-        (RequestType::Put, [path]) if *path == PATH_DESIRED.as_bytes() => {
-            if number(packet, CoapOption::ContentFormat) != Some(CONTENT_FORMAT_CBOR.into()) {
-                return Err(Rejection::new(Code::UnsupportedContentFormat, "commands are application/cbor"));
-            }
-            decode(&packet.payload)
-                .map(Asked::Put)
-                .map_err(|error: DecodeError| Rejection::new(Code::BadRequest, error.to_string()))
+        (RequestType::Put, [path]) if *path == PATH_DESIRED.as_bytes() => command(packet).map(Asked::Put),
+        (RequestType::Put, [path]) if *path == PATH_OWNER.as_bytes() => command(packet).map(Asked::Own),
+        (_, [path]) if [PATH_STATE, PATH_DESIRED, PATH_OWNER].map(str::as_bytes).contains(path) => {
+            Err(Rejection::new(Code::MethodNotAllowed, RESOURCES))
         }
-        (_, [path]) if [PATH_STATE.as_bytes(), PATH_DESIRED.as_bytes()].contains(path) => {
-            Err(Rejection::new(Code::MethodNotAllowed, "GET /state or PUT /desired"))
-        }
-        _ => Err(Rejection::new(Code::NotFound, "GET /state or PUT /desired")),
+        _ => Err(Rejection::new(Code::NotFound, RESOURCES)),
     }
+}
+
+const RESOURCES: &str = "GET /state, PUT /desired or PUT /owner";
+
+fn command<T: Payload>(packet: &Packet) -> Result<T, Rejection> {
+    if number(packet, CoapOption::ContentFormat) != Some(CONTENT_FORMAT_CBOR.into()) {
+        let text = "commands are application/cbor";
+        return Err(Rejection::new(ResponseType::UnsupportedContentFormat, text));
+    }
+    decode(&packet.payload)
+        .map_err(|error: DecodeError| Rejection::new(ResponseType::BadRequest, error.to_string()))
 }
 
 /// Unknown options with an odd number are critical: 4.02 (RFC 7252 §5.4.1). The others are elective.

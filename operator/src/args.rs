@@ -148,6 +148,9 @@ pub struct LinkArgs {
     /// Longest time for which a resolved DNS name is used
     #[arg(long, env = "DNS_TTL", default_value = "30s", value_parser = duration)]
     pub dns_ttl: Duration,
+    /// Time after a Device's deletion until a device that does not answer is given up, unreleased
+    #[arg(long, env = "RELEASE_DEADLINE", default_value = "30s", value_parser = duration)]
+    pub release_deadline: Duration,
 }
 
 /// How soon and how often what failed is tried again.

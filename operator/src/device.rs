@@ -9,6 +9,7 @@
 //! ```
 
 pub mod absorb;
+pub mod adopt;
 pub mod controls;
 pub mod decide;
 pub mod evidence;
@@ -17,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod policy;
+pub mod release;
 pub mod status;
 pub mod validate;
 

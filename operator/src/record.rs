@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Mutex;
 
+use edge_api::Device;
+use edge_api::device::{ADOPT, FINALIZER};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -16,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::action::Mark;
 use crate::budget::Bucket;
 use crate::epoch::NAME;
 use crate::error::{ApiError, call};
@@ -57,6 +60,32 @@ where
     let what = || format!("apply status of {} {namespace}/{name}", K::kind(&()));
     shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })?;
     call(what, api.patch_status(&name, &params, &Patch::Apply(&patch))).await
+}
+
+/// Changes a Device's metadata: our finalizer, or the annotation of an adoption. Only a leader may.
+///
+/// # Errors
+/// A conflict when the object is no longer at `version`; what the API server says else.
+pub async fn apply_mark(
+    shared: &Shared,
+    device: &Device,
+    version: Option<&str>,
+    mark: Mark,
+) -> Result<(), ApiError> {
+    let (namespace, name) = (device.namespace().unwrap_or_default(), device.name_any());
+    let others = device.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned();
+    let mut metadata = match mark {
+        Mark::Hold => json!({ "finalizers": others.chain([FINALIZER.to_owned()]).collect::<Vec<_>>() }),
+        Mark::LetGo => json!({ "finalizers": others.collect::<Vec<_>>() }),
+        Mark::Adopted => json!({ "annotations": { ADOPT: null } }),
+    };
+    metadata["uid"] = json!(device.metadata.uid);
+    metadata["resourceVersion"] = json!(version);
+    let params = PatchParams { field_manager: Some(NAME.into()), ..PatchParams::default() };
+    let api: Api<Device> = Api::namespaced(shared.client.clone(), &namespace);
+    let what = || format!("{mark:?} Device {namespace}/{name}");
+    shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })?;
+    call(what, api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await.map(drop)
 }
 
 /// Tells Events beside the work, so that none holds a reconcile up. Above the rate, and when too many wait, they

@@ -13,11 +13,11 @@ use crate::random::Dice;
 
 /// One decision while it is being made.
 pub(super) struct Step<'a> {
-    device: &'a Device,
+    pub(super) device: &'a Device,
     now: Now,
     behaviour: &'a Behaviour,
     dice: &'a mut Dice,
-    plan: Plan,
+    pub(super) plan: Plan,
 }
 
 impl<'a> Step<'a> {
@@ -30,6 +30,7 @@ impl<'a> Step<'a> {
     pub(super) fn take(mut self, input: Input<'_>) -> Plan {
         match input {
             Input::Put(command) => self.put(command),
+            Input::Own(command) => self.own(command),
             Input::Get => self.report(),
             Input::Tick => self.tick(),
             Input::Forget => self.forget(),
@@ -39,19 +40,19 @@ impl<'a> Step<'a> {
     }
 
     /// The durable state as it will be after this step.
-    fn durable(&self) -> &Durable {
+    pub(super) fn durable(&self) -> &Durable {
         self.plan.durable.as_deref().unwrap_or(&self.device.durable)
     }
 
     /// The same, to be changed; it is stored then.
-    fn durable_mut(&mut self) -> &mut Durable {
+    pub(super) fn durable_mut(&mut self) -> &mut Durable {
         let current = &self.device.durable;
         Arc::make_mut(self.plan.durable.get_or_insert_with(|| Arc::clone(current)))
     }
 
     fn put(&mut self, command: &DesiredCommand) {
         if let Some(reason) = self.reason_to_refuse(command) {
-            let refusal = self.refusal(reason, command);
+            let refusal = self.refusal(reason, Some(&command.firmware));
             self.plan.reply = Some(Reply::Refused(refusal));
             return;
         }
@@ -63,25 +64,9 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The order matters: who is asked comes before what is asked.
     fn reason_to_refuse(&self, command: &DesiredCommand) -> Option<RefusalReason> {
-        let Identity { namespace, name } = &self.device.identity;
-        if (&command.namespace, &command.name) != (namespace, name) {
-            return Some(RefusalReason::WrongName);
-        }
-        if let Some(held) = &self.durable().held {
-            if command.uid != held.uid {
-                return Some(RefusalReason::ForeignUid);
-            }
-            if command.generation < held.generation {
-                return Some(RefusalReason::LowerGeneration);
-            }
-            if command.epoch < held.epoch {
-                return Some(RefusalReason::LowerEpoch);
-            }
-        }
-        (self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware))
-            .then_some(RefusalReason::Unsupported)
+        let unsupported = self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware);
+        self.reason_to_disobey(command).or(unsupported.then_some(RefusalReason::Unsupported))
     }
 
     /// The same command from a later leader: it is obeyed from now on, and nothing is done twice.
@@ -99,6 +84,7 @@ impl<'a> Step<'a> {
 
         let durable = self.durable_mut();
         durable.held = Some(command.clone());
+        durable.claim = None;
         let failures = if same_generation { durable.progress.failures } else { 0 };
         durable.progress = Progress { failures, gave_up: false };
         self.record(What::Stored, command.clone());
@@ -156,11 +142,11 @@ impl<'a> Step<'a> {
         let durable = self.durable_mut();
         durable.boots += 1;
         let (incarnation, boots) = (durable.incarnation, durable.boots);
-        let (running, held) = (durable.running.clone(), durable.held.clone());
+        let (running, owner) = (durable.running.clone(), durable.owner());
         *self.dice = Dice::new(self.device.seed, &self.device.identity.name, boots);
         let entry = Entry {
             generation: running.generation,
-            epoch: held.as_ref().map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             command_id: None,
             config_digest: running.digest(),
             firmware: running.firmware,
@@ -197,7 +183,7 @@ impl<'a> Step<'a> {
         self.plan.notices.push(Notice::InstallStarted);
     }
 
-    fn interrupt_install(&mut self) {
+    pub(super) fn interrupt_install(&mut self) {
         if self.plan.volatile.install.take().is_some() {
             self.plan.notices.push(Notice::InstallInterrupted);
         }
@@ -239,7 +225,7 @@ impl<'a> Step<'a> {
     }
 
     /// An entry of which only time and boot are filled in.
-    fn entry(&self, what: What) -> Entry {
+    pub(super) fn entry(&self, what: What) -> Entry {
         Entry {
             number: 0,
             unix_ms: self.now.unix_ms,
@@ -261,17 +247,17 @@ impl<'a> Step<'a> {
     fn report(&mut self) {
         let sequence = self.next_sequence();
         let durable = self.durable();
-        let held = durable.held.as_ref();
+        let (held, owner) = (durable.held.as_ref(), durable.owner());
         let Identity { namespace, name } = self.device.identity.clone();
         let report = Report {
             namespace,
             name,
-            uid: held.map(|held| held.uid.clone()),
+            uid: owner.as_ref().map(|owner| owner.uid.clone()),
             firmware: durable.running.firmware.clone(),
             config_digest: durable.running.digest(),
             applied_generation: durable.running.generation,
             held_generation: held.map_or(0, |held| held.generation),
-            epoch: held.map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             command_id: held.map(|held| held.command_id),
             boot_id: self.plan.volatile.boot_id,
             sequence,
@@ -284,21 +270,22 @@ impl<'a> Step<'a> {
         self.plan.reply = Some(Reply::State(told));
     }
 
-    fn refusal(&mut self, reason: RefusalReason, command: &DesiredCommand) -> Refusal {
+    pub(super) fn refusal(&mut self, reason: RefusalReason, firmware: Option<&str>) -> Refusal {
         let sequence = self.next_sequence();
-        let held = self.durable().held.as_ref();
+        let (held, owner) = (self.durable().held.as_ref(), self.durable().owner());
         let Identity { namespace, name } = self.device.identity.clone();
         Refusal {
             reason,
             namespace,
             name,
-            uid: held.map(|held| held.uid.clone()),
+            uid: owner.as_ref().map(|owner| owner.uid.clone()),
             held_generation: held.map_or(0, |held| held.generation),
-            epoch: held.map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             boot_id: self.plan.volatile.boot_id,
             sequence,
-            detail: (reason == RefusalReason::Unsupported)
-                .then(|| format!("firmware {} is not for this device", command.firmware)),
+            detail: firmware
+                .filter(|_| reason == RefusalReason::Unsupported)
+                .map(|firmware| format!("firmware {firmware} is not for this device")),
         }
     }
 

@@ -3,4 +3,5 @@
 
 mod device;
 mod misbehaviour;
+mod owner;
 mod wire;

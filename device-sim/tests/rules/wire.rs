@@ -3,7 +3,7 @@
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 use device_sim::device::Reply;
 use device_sim::wire::{Asked, Incoming, MAX_DATAGRAM, Request, read};
-use edge_protocol::{CommandId, DesiredCommand, encode};
+use edge_protocol::{CommandId, DesiredCommand, OwnerChange, OwnerCommand, encode};
 use proptest::prelude::*;
 
 fn packet(method: RequestType, path: &str) -> Packet {
@@ -49,6 +49,17 @@ fn a_command_and_a_read_are_understood() {
     let asked = request(&put(encode(&command()).unwrap())).asked;
     assert_eq!(asked, Ok(Asked::Put(command())));
     assert_eq!(request(&packet(RequestType::Get, "state")).asked, Ok(Asked::Get));
+    let release = OwnerCommand {
+        namespace: "edge".into(),
+        name: "pump".into(),
+        uid: "a".into(),
+        epoch: 1,
+        change: OwnerChange::Release,
+    };
+    let mut owner = packet(RequestType::Put, "owner");
+    owner.add_option(CoapOption::ContentFormat, vec![60]);
+    owner.payload = encode(&release).unwrap();
+    assert_eq!(request(&owner).asked, Ok(Asked::Own(release)));
     let mut observe = packet(RequestType::Get, "state");
     observe.set_observe_value(0);
     assert_eq!(request(&observe).asked, Ok(Asked::Get), "Observe is elective: a plain read");

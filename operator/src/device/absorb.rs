@@ -1,6 +1,6 @@
 //! What an exchange's outcome teaches: the only place where a device's words change what is remembered of it. Pure.
 
-use edge_protocol::{DecodeError, Refusal, RefusalReason, Report};
+use edge_protocol::{DecodeError, Held, Refusal, RefusalReason, Report};
 use tokio::time::Instant;
 
 use super::evidence::{Context, Contradiction, Disposition, Foreign};
@@ -14,10 +14,21 @@ use crate::link::{Code, End};
 pub struct Outcome {
     /// Number of the exchange.
     pub number: u64,
-    /// Was it a command?
-    pub command: bool,
+    /// What it was about.
+    pub topic: Topic,
     /// What came of it.
     pub answer: Answer,
+}
+
+/// What an exchange is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Its report.
+    State,
+    /// What it shall run.
+    Desired,
+    /// Whom it obeys.
+    Owner,
 }
 
 /// What a device answered.
@@ -44,7 +55,7 @@ pub enum Answer {
 /// Precondition Failed: the device holds something later.
 const PRECONDITION_FAILED: Code = Code(4, 12);
 /// Forbidden: the device is not ours.
-const FORBIDDEN: Code = Code(4, 3);
+pub(super) const FORBIDDEN: Code = Code(4, 3);
 /// Unprocessable Entity: the device can never run this.
 const UNPROCESSABLE: Code = Code(4, 22);
 
@@ -62,7 +73,7 @@ impl Answer {
         }
     }
 
-    /// Reads the end of a `PUT /desired`.
+    /// Reads the end of a `PUT`.
     pub fn to_command(end: End) -> Self {
         match end {
             End::Response(Code::CHANGED, _) => Self::Stored,
@@ -101,6 +112,10 @@ pub enum Note {
     Retry,
     /// A command that was due again and found no token; whose budget has none: `device` or `process`.
     BudgetExhausted(&'static str),
+    /// A device obeys its object since a person said so.
+    Adopted,
+    /// The release of a device ended so.
+    Released(&'static str),
 }
 
 /// What an outcome is held against.
@@ -130,6 +145,11 @@ impl Memory {
         }
         match outcome.answer {
             Answer::Report(report) => self.absorb_report(&report, around),
+            Answer::Stored if outcome.topic == Topic::Owner => {
+                self.alive(around.now);
+                self.adopted(around.now);
+                vec![Note::Adopted]
+            }
             Answer::Stored => {
                 self.alive(around.now);
                 if self.conflict.is_none() {
@@ -162,7 +182,7 @@ impl Memory {
             Answer::Silence => {
                 self.address_index = self.address_index.wrapping_add(1);
                 // An unanswered probe says what silence says anyway; it delays no command.
-                if outcome.command {
+                if outcome.topic != Topic::State {
                     self.fail("no answer".to_owned(), around);
                     self.lost_touch = true;
                 }
@@ -173,6 +193,22 @@ impl Memory {
                 Vec::new()
             }
         }
+    }
+
+    /// The device says whom it obeys.
+    fn holds(&mut self, uid: Option<&str>, epoch: u64) {
+        self.holder = uid.map(|uid| Held { uid: uid.to_owned(), epoch });
+    }
+
+    /// The device obeys this object, from now and generation 0 on: what was commanded before counts no more.
+    fn adopted(&mut self, now: Instant) {
+        self.conflict = None;
+        self.holder = None;
+        self.put = None;
+        self.recommand = false;
+        self.settle();
+        self.evidence.outdated();
+        self.next_probe = now;
     }
 
     fn alive(&mut self, now: Instant) {
@@ -204,11 +240,18 @@ impl Memory {
             commanded: (commanded, around.spec.target.as_ref()),
         };
         let disposition = self.evidence.weigh(report, &context);
+        let released = report.uid.is_none() && self.conflict == Some(Conflict::Foreign(Foreign::Released));
+        if disposition != Disposition::Stale && !released {
+            self.holds(report.uid.as_deref(), report.epoch);
+        }
         let mut notes = vec![Note::Report(disposition.as_str())];
         match disposition {
             Disposition::Accepted => {
                 self.alive(around.now);
-                self.conflict = None;
+                // Only a device that obeys this object again has forgotten that it was released from it.
+                if !released {
+                    self.conflict = None;
+                }
                 self.accept(around);
             }
             Disposition::Stale => {
@@ -299,7 +342,14 @@ impl Memory {
         }
         self.inherited = false;
         self.evidence.outdated();
+        if let Some(refusal) = &refusal {
+            self.holds(refusal.uid.as_deref(), refusal.epoch);
+        }
         match reason {
+            Some(RefusalReason::Released) => {
+                self.holds(Some(around.identity.2), 0);
+                self.conflict = Some(Conflict::Foreign(Foreign::Released));
+            }
             Some(RefusalReason::WrongName) => self.conflict = Some(Conflict::Foreign(Foreign::Name)),
             Some(RefusalReason::ForeignUid) => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),
             None if code == FORBIDDEN => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),

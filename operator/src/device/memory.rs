@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use edge_api::condition::{find_condition, types};
 use edge_api::{Device, DevicePhase};
+use edge_protocol::Held;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use super::absorb::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
+use super::release::Release;
 use super::validate::{Host, Target};
 use crate::budget::Bucket;
 
@@ -60,6 +62,17 @@ impl Conflict {
         match self {
             Self::Foreign(_) => false,
             Self::Contradiction(contradiction) => contradiction.can_be_recommanded(),
+        }
+    }
+
+    /// May a person end it by giving the device to this object?
+    pub fn can_be_adopted(self) -> bool {
+        match self {
+            Self::Foreign(Foreign::Owner | Foreign::Released) => true,
+            Self::Foreign(Foreign::Name) => false,
+            Self::Contradiction(contradiction) => {
+                matches!(contradiction, Contradiction::EpochAhead | Contradiction::GenerationAhead)
+            }
         }
     }
 }
@@ -122,6 +135,10 @@ pub struct Memory {
     pub evidence: Evidence,
     /// Why they are not believed.
     pub conflict: Option<Conflict>,
+    /// Whom it obeys, as it said last.
+    pub holder: Option<Held>,
+    /// The object is being deleted.
+    pub release: Option<Release>,
     /// The exchange under way.
     pub busy: Option<Busy>,
     /// The outcome of the last one, not looked at yet.
@@ -203,6 +220,8 @@ impl Memory {
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
             conflict: None,
+            holder: None,
+            release: None,
             busy: None,
             inbox: None,
             next_number: 0,

@@ -33,6 +33,8 @@ pub struct DeviceMetrics {
     retries: IntCounterVec,
     exhausted: IntCounterVec,
     transitions: IntCounterVec,
+    releases: IntCounterVec,
+    adoptions: IntCounterVec,
     /// Datagrams that came in, by what they turned out to be.
     pub datagrams: IntCounterVec,
     /// Exchanges under way.
@@ -90,6 +92,16 @@ impl DeviceMetrics {
                 "edge_device_transitions_total",
                 "Changes of phase written to status.",
                 &["from", "to"],
+            )?,
+            releases: count(
+                "edge_device_releases_total",
+                "Devices whose object was deleted, by how their release ended.",
+                &["namespace", "end"],
+            )?,
+            adoptions: count(
+                "edge_device_adoptions_total",
+                "Devices that obey their object since a person said so.",
+                &["namespace"],
             )?,
             datagrams: count(
                 "edge_link_datagrams_total",
@@ -152,6 +164,8 @@ impl DeviceMetrics {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
                 Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
                 Note::Retry => self.retries.with_label_values(&[namespace]).inc(),
+                Note::Adopted => self.adoptions.with_label_values(&[namespace]).inc(),
+                Note::Released(end) => self.releases.with_label_values(&[namespace, end]).inc(),
                 Note::BudgetExhausted(whose) => self.exhausted.with_label_values(&[namespace, whose]).inc(),
             }
         }

@@ -4,6 +4,7 @@ use edge_api::condition::{ConditionStatus, set_condition, types};
 use edge_api::{DevicePhase, DeviceStatus, Sync};
 use tokio::time::Instant;
 
+use super::adopt;
 use super::decide::Observed;
 use super::evidence::Foreign;
 use super::memory::{Conflict, Memory, Verdict};
@@ -26,8 +27,8 @@ pub enum Standing {
     NotContacted,
     /// Silent for longer than `lostAfter`.
     Unreachable,
-    /// It is not believed.
-    Conflicted(Conflict),
+    /// It is not believed; why, as a sentence.
+    Conflicted(Conflict, String),
     /// Its desired state is not tried again.
     Failed(Verdict),
     /// It runs what it shall, or shall run nothing in particular.
@@ -51,7 +52,7 @@ impl Standing {
             Self::Pending { .. } | Self::NotContacted => DevicePhase::Pending,
             Self::Paused => DevicePhase::Paused,
             Self::Unreachable => DevicePhase::Unreachable,
-            Self::Conflicted(_) => DevicePhase::Conflicted,
+            Self::Conflicted(..) => DevicePhase::Conflicted,
             Self::Failed(_) => DevicePhase::Failed,
             Self::InSync => DevicePhase::InSync,
             Self::Syncing => DevicePhase::Syncing,
@@ -70,7 +71,7 @@ impl Standing {
             Self::Unreachable => {
                 ("Unreachable", "the device is silent for longer than spec.liveness.lostAfter".into())
             }
-            Self::Conflicted(conflict) => (conflict_reason(*conflict), conflict_sentence(*conflict).into()),
+            Self::Conflicted(conflict, sentence) => (conflict_reason(*conflict), sentence.clone()),
             Self::Failed(verdict) => ("Failed", verdict.message.clone()),
         };
         Some(Notice { reason, note })
@@ -99,12 +100,12 @@ fn contact(memory: &Memory, spec: &Spec, now: Instant) -> Contact {
 }
 
 /// How it stands with a device that may be talked to.
-pub fn assess(memory: &Memory, spec: &Spec, now: Instant) -> Standing {
-    if contact(memory, spec, now) == Contact::Lost {
+pub fn assess(memory: &Memory, spec: &Spec, seen: &Observed<'_>) -> Standing {
+    if contact(memory, spec, seen.now) == Contact::Lost {
         return Standing::Unreachable;
     }
     if let Some(conflict) = memory.conflict {
-        return Standing::Conflicted(conflict);
+        return Standing::Conflicted(conflict, conflict_sentence(conflict, memory, seen));
     }
     let Some(target) = &spec.target else {
         return if memory.heard.is_some() || memory.evidence.believed().is_some() {
@@ -152,7 +153,7 @@ pub fn build(old: &DeviceStatus, memory: &Memory, standing: &Standing, seen: &Ob
         (types::READY, ready(standing, &reach)),
         (types::REACHABLE, reach),
         (types::SYNCED, synced(memory, standing)),
-        (types::CONSISTENT, consistent(memory)),
+        (types::CONSISTENT, consistent(memory, seen)),
     ];
     for (type_, Word { status, reason, message }) in conditions {
         let generation = Some(seen.generation);
@@ -220,11 +221,11 @@ fn synced(memory: &Memory, standing: &Standing) -> Word {
     }
 }
 
-fn consistent(memory: &Memory) -> Word {
+fn consistent(memory: &Memory, seen: &Observed<'_>) -> Word {
     use ConditionStatus::{False, True, Unknown};
 
     match memory.conflict {
-        Some(conflict) => word(False, conflict_reason(conflict), conflict_sentence(conflict)),
+        Some(conflict) => word(False, conflict_reason(conflict), &conflict_sentence(conflict, memory, seen)),
         None if memory.evidence.believed().is_some() => {
             word(True, "Consistent", "its reports agree with each other and with what it acknowledged")
         }
@@ -240,9 +241,7 @@ fn ready(standing: &Standing, reach: &Word) -> Word {
         Standing::Paused => word(False, "Paused", "spec.paused: nothing is sent"),
         Standing::NotContacted => word(False, "NotContacted", "no answer yet"),
         Standing::Unreachable => word(False, "Unreachable", &reach.message),
-        Standing::Conflicted(conflict) => {
-            word(False, conflict_reason(*conflict), conflict_sentence(*conflict))
-        }
+        Standing::Conflicted(conflict, sentence) => word(False, conflict_reason(*conflict), sentence),
         Standing::Failed(verdict) => word(False, verdict.reason, &verdict.message),
         Standing::Syncing => word(False, "Syncing", "not yet as desired"),
         Standing::InSync if reach.status == True => word(True, "Ready", "as desired, and it answers"),
@@ -254,18 +253,27 @@ fn conflict_reason(conflict: Conflict) -> &'static str {
     match conflict {
         Conflict::Foreign(Foreign::Name) => "ForeignName",
         Conflict::Foreign(Foreign::Owner) => "ForeignOwner",
+        Conflict::Foreign(Foreign::Released) => "ReleasedBefore",
         Conflict::Contradiction(contradiction) => contradiction.reason(),
     }
 }
 
-fn conflict_sentence(conflict: Conflict) -> &'static str {
-    match conflict {
+/// The same for the same conflict, so that it is written once.
+fn conflict_sentence(conflict: Conflict, memory: &Memory, seen: &Observed<'_>) -> String {
+    let what = match conflict {
         Conflict::Foreign(Foreign::Name) => {
             "another device answers at spec.endpoint: was its address used again?"
         }
         Conflict::Foreign(Foreign::Owner) => {
             "the device obeys another Device object of this name, one that was deleted or is in another cluster"
         }
+        Conflict::Foreign(Foreign::Released) => {
+            "the device was released from this object, which was deleted then: was this cluster restored from a backup?"
+        }
         Conflict::Contradiction(contradiction) => contradiction.sentence(),
+    };
+    match memory.holder.as_ref().filter(|_| conflict.can_be_adopted()) {
+        Some(held) => format!("{what}; {}", adopt::advice(seen.device, held)),
+        None => what.to_owned(),
     }
 }
