@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge_protocol::{BootId, DesiredCommand, OwnerCommand, Refusal, Report};
+use edge_protocol::{BootId, DesiredCommand, Held, OwnerCommand, Refusal, Report};
 
 use self::step::Step;
 use crate::behaviour::Behaviour;
-use crate::durable::Durable;
+use crate::durable::{Durable, Progress, Running};
 use crate::lies::{Earlier, Lie};
 use crate::random::Dice;
 
@@ -92,6 +92,17 @@ pub struct Plan {
     volatile: Volatile,
 }
 
+/// Of a report, what is not a number that changes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Face {
+    held: Option<DesiredCommand>,
+    claim: Option<Held>,
+    progress: Progress,
+    running: Running,
+    last_error: Option<String>,
+    installing: bool,
+}
+
 /// What a power cut loses.
 #[derive(Debug, Clone)]
 struct Volatile {
@@ -163,6 +174,20 @@ impl Device {
     #[must_use]
     pub fn boot_id(&self) -> BootId {
         self.volatile.boot_id
+    }
+
+    /// What an observer wants to know of: it is told when this is another.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        let Durable { held, claim, progress, running, last_error, .. } = self.durable.as_ref();
+        Face {
+            held: held.clone(),
+            claim: claim.clone(),
+            progress: *progress,
+            running: running.clone(),
+            last_error: last_error.clone(),
+            installing: self.is_installing(),
+        }
     }
 
     /// Is a firmware being installed?

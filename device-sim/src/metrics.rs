@@ -13,7 +13,7 @@ pub struct Metrics {
     registry: Registry,
     /// Devices in this process.
     pub devices: IntGauge,
-    /// Datagrams received, by `fate`: handled, repeated, dropped, while_down, ignored, reset.
+    /// Datagrams received, by `fate`: handled, repeated, dropped, while_down, ignored, reset, reset_by_peer.
     pub datagrams: IntCounterVec,
     /// Requests that reached a device, by `method` and `code` of the answer.
     pub requests: IntCounterVec,
@@ -23,6 +23,8 @@ pub struct Metrics {
     pub lies: IntCounterVec,
     /// Times that a device lost what is volatile without a reboot.
     pub forgotten: IntCounter,
+    /// Notifications of observers; what becomes of them is counted with answers.
+    pub notifications: IntCounter,
     /// Boots.
     pub reboots: IntCounterVec,
     /// Installs, by `event`: started, failed, interrupted, applied.
@@ -61,6 +63,11 @@ impl Metrics {
             "Times that a device lost what is volatile without a reboot",
         )?;
         registry.register(Box::new(forgotten.clone()))?;
+        let notifications = IntCounter::new(
+            "device_sim_notifications_total",
+            "Reports told to observers, lost ones included",
+        )?;
+        registry.register(Box::new(notifications.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_25, 2.0, 14)?;
         let durable_write_seconds = Histogram::with_opts(
             HistogramOpts::new("device_sim_durable_write_seconds", "Time that a durable write takes")
@@ -78,6 +85,7 @@ impl Metrics {
             answers: counter("device_sim_answers_total", "Answers, by fate", &["fate"])?,
             lies: counter("device_sim_untrue_reports_total", "Reports that were not true", &["kind"])?,
             forgotten,
+            notifications,
             reboots: counter("device_sim_reboots_total", "Boots of devices", &[])?,
             installs: counter("device_sim_installs_total", "Installs, by event", &["event"])?,
             durable_write_seconds,
@@ -99,7 +107,8 @@ impl Metrics {
         for (counter, values) in [
             (
                 &self.datagrams,
-                ["handled", "repeated", "dropped", "while_down", "ignored", "reset"].as_slice(),
+                ["handled", "repeated", "dropped", "while_down", "ignored", "reset", "reset_by_peer"]
+                    .as_slice(),
             ),
             (
                 &self.answers,

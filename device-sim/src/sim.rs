@@ -19,6 +19,7 @@ use crate::device::{Device, Identity};
 use crate::durable::{Durable, DurableError, StateFile};
 use crate::history::History;
 use crate::metrics::Metrics;
+use crate::observers::{self, Observers};
 use crate::outbox::{DELAYED_ANSWERS, Outbox};
 use crate::random::Dice;
 use crate::transport::{Control, DURABLE_WRITES, Runner, Shared};
@@ -234,6 +235,9 @@ async fn start_device(
     let (control, control_receiver) = mpsc::channel(1);
     let (view, view_receiver) = watch::channel(View::of(&device));
     let mut runner = Runner {
+        face: device.face(),
+        observers: Observers::default(),
+        observed: 0,
         dice: Dice::new(config.seed, &name, device.durable().boots),
         device,
         socket,
@@ -255,6 +259,7 @@ fn show_limits(metrics: &Metrics, devices: usize) {
     for (name, limit) in [
         ("devices", MAX_DEVICES),
         ("delayed_answers", each(DELAYED_ANSWERS)),
+        ("observers", each(observers::OBSERVERS)),
         ("remembered_messages", each(dedup::CAPACITY)),
         ("durable_writes", DURABLE_WRITES),
     ] {

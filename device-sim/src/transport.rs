@@ -14,9 +14,10 @@ use tracing::warn;
 
 use crate::behaviour::{Behaviour, Fate};
 use crate::dedup::{self, Dedup};
-use crate::device::{Device, Input, Notice, Now, Plan, Reply};
+use crate::device::{Device, Face, Input, Notice, Now, Plan, Reply};
 use crate::durable::{DurableError, StateFile};
 use crate::metrics::Metrics;
+use crate::observers::Observers;
 use crate::outbox::{self, Outbox};
 use crate::random::Dice;
 use crate::view::View;
@@ -81,8 +82,14 @@ pub struct Runner {
     pub dedup: Dedup,
     /// Answers that wait.
     pub outbox: Outbox,
+    /// Who is told of changes.
+    pub observers: Observers,
+    /// What they know of, or will be told now.
+    pub face: Face,
     /// No timer is heeded before this; set after a failed durable write.
     pub hold_until: Option<Duration>,
+    /// Observers, as the metrics show them.
+    pub observed: usize,
 }
 
 impl Runner {
@@ -104,7 +111,7 @@ impl Runner {
                 () = stop.cancelled() => break,
                 Some(Control::PowerCycle(done)) = self.control.recv() => self.power_cycle(done).await,
                 () = sleep_until_some(wake_at) => self.wake().await,
-                Ok(()) = self.behaviour.changed() => self.tick().await,
+                Ok(()) = self.behaviour.changed() => self.change_behaviour().await,
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, peer)) => self.receive(&buffer[..length], peer).await,
                     // Linux reports errors of earlier sends here; the next datagram may be fine.
@@ -133,6 +140,12 @@ impl Runner {
         if self.device.wake_at().is_some_and(|at| at <= now) {
             self.tick().await;
         }
+        self.notify().await;
+    }
+
+    async fn change_behaviour(&mut self) {
+        self.tick().await;
+        self.notify().await;
     }
 
     async fn tick(&mut self) {
@@ -157,6 +170,33 @@ impl Runner {
         self.wake().await;
         let fate = self.handle(datagram, peer).await;
         self.shared.metrics.datagrams.with_label_values(&[fate]).inc();
+        self.notify().await;
+    }
+
+    /// Tells all observers when there is something new, as lossily as it answers.
+    async fn notify(&mut self) {
+        let face = self.device.face();
+        if !self.device.is_up() || face == self.face {
+            return;
+        }
+        self.face = face;
+        let now = self.shared.now().elapsed;
+        for observer in self.observers.present(now) {
+            let Ok(Some(Reply::State(report))) = self.step(Input::Get).await else { return };
+            let id = self.own_message_id();
+            let sequence = self.observers.told(&observer, id);
+            if let Some(bytes) = wire::notification(&report, &observer.token, id, sequence) {
+                self.shared.metrics.notifications.inc();
+                self.deliver(bytes, observer.peer).await;
+            }
+        }
+        self.show_observers();
+    }
+
+    fn show_observers(&mut self) {
+        let (before, now) = (self.observed, self.observers.len());
+        self.usage("observers").add(count(now) - count(before));
+        self.observed = now;
     }
 
     /// Handles a datagram and names its fate.
@@ -173,6 +213,11 @@ impl Runner {
                 self.transmit(&bytes, peer).await;
                 return "reset";
             }
+            Incoming::ResetBy(message_id) => {
+                self.observers.reset(peer, message_id);
+                self.show_observers();
+                return "reset_by_peer";
+            }
             Incoming::Ignore => return "ignored",
         };
         if self.behaviour.borrow().forgets(&mut self.dice) && self.step(Input::Forget).await.is_ok() {
@@ -185,34 +230,60 @@ impl Runner {
             self.deliver(answer, peer).await;
             return "repeated";
         }
-        let Answer { bytes, code } = self.answer(&request).await;
+        let Answer { bytes, code } = self.answer(&request, peer).await;
         self.shared.metrics.requests.with_label_values(&[request.method, &code]).inc();
         self.remember(key, bytes.clone(), now);
         self.deliver(bytes, peer).await;
         "handled"
     }
 
-    async fn answer(&mut self, request: &Request) -> Answer {
+    async fn answer(&mut self, request: &Request, peer: SocketAddr) -> Answer {
         let input = match &request.asked {
             Ok(Asked::Put(command)) => Input::Put(command),
             Ok(Asked::Own(command)) => Input::Own(command),
             Ok(Asked::Get) => Input::Get,
-            Err(rejection) => return self.encode(request, Err(rejection)),
+            Err(rejection) => return self.encode(request, Err(rejection), None),
         };
+        let observe = self.observe(request, peer);
         match self.step(input).await {
-            Ok(Some(reply)) => self.encode(request, Ok(&reply)),
-            Ok(None) => self.encode(request, Err(&Rejection::internal("the device has no answer"))),
+            Ok(Some(reply)) => self.encode(request, Ok(&reply), observe),
+            Ok(None) => self.encode(request, Err(&Rejection::internal("the device has no answer")), None),
             Err(error) => {
                 let rejection = Rejection::internal(format!("not stored ({})", error.category()));
-                self.encode(request, Err(&rejection))
+                self.encode(request, Err(&rejection), None)
             }
         }
     }
 
-    fn encode(&mut self, request: &Request, reply: Result<&Reply, &Rejection>) -> Answer {
-        // Any id will do that was not used towards this peer lately (RFC 7252 §4.4).
+    /// Begins or ends an observation, if that is asked for; gives the sequence of the answer.
+    fn observe(&mut self, request: &Request, peer: SocketAddr) -> Option<u32> {
+        let now = self.shared.now().elapsed;
+        let sequence = match request.observe {
+            Some(0) => Some(self.observers.register(peer, request.token(), now)),
+            Some(1) => {
+                self.observers.cancel(peer, request.token());
+                None
+            }
+            _ => None,
+        };
+        self.show_observers();
+        sequence
+    }
+
+    fn encode(
+        &mut self,
+        request: &Request,
+        reply: Result<&Reply, &Rejection>,
+        observe: Option<u32>,
+    ) -> Answer {
+        let id = self.own_message_id();
+        request.answer(reply, id, observe)
+    }
+
+    /// Any id will do that was not used towards this peer lately (RFC 7252 §4.4).
+    fn own_message_id(&mut self) -> u16 {
         let [high, low, ..] = self.dice.draw().to_be_bytes();
-        request.answer(reply, u16::from_be_bytes([high, low]))
+        u16::from_be_bytes([high, low])
     }
 
     /// Decides, stores, adopts. On an error nothing has changed.
@@ -258,6 +329,8 @@ impl Runner {
     fn lose_volatile(&mut self) {
         self.usage("remembered_messages").sub(count(self.dedup.len()));
         self.dedup = Dedup::default();
+        self.observers = Observers::default();
+        self.show_observers();
         self.discard_waiting();
     }
 

@@ -37,7 +37,7 @@ pub async fn perform(
             Action::Notify(notice) => notify(controls, device, &notice),
             Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
             Action::Mark(mark) => {
-                apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?
+                apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
             }
         }
     }
@@ -124,7 +124,8 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
         Question::Command(command) => (Method::Put, edge_protocol::PATH_DESIRED, command.payload.clone()),
         Question::Own(owning) => (Method::Put, edge_protocol::PATH_OWNER, owning.payload.clone()),
     };
-    let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id };
+    let observe = matches!(ask.question, Question::Report).then(|| key.subject(uid));
+    let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id, observe };
     let counters = controls.metrics.of(key);
     let end = controls.link.exchange(request, rand::random(), shared::draw(), &counters).await;
     let answer = match ask.question {

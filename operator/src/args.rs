@@ -124,6 +124,9 @@ pub struct WorkArgs {
     /// Exchanges with devices at once; each device has one at most
     #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub max_in_flight: u16,
+    /// Devices that are observed (RFC 7641) at once; more are probed alone
+    #[arg(long, env = "MAX_OBSERVATIONS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub max_observations: u32,
     /// DNS lookups at once
     #[arg(long, env = "MAX_LOOKUPS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_lookups: u16,

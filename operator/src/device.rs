@@ -10,6 +10,7 @@
 
 pub mod absorb;
 pub mod adopt;
+pub mod census;
 pub mod controls;
 pub mod decide;
 pub mod evidence;
@@ -51,8 +52,11 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 pub async fn run(shared: Arc<Shared>) -> Result<()> {
     let mut tasks = JoinSet::new();
     let (outcomes, triggers) = mpsc::channel(1024);
-    let controls = Arc::new(Controls::new(shared.clone(), outcomes).await.context("device controller")?);
+    let (news, notifications) = mpsc::channel(1024);
+    let controls = Controls::new(shared.clone(), outcomes, news).await.context("device controller")?;
+    let controls = Arc::new(controls);
     tasks.spawn(controls.clone().receive());
+    tasks.spawn(controls.clone().heed(notifications));
     let store = shared.devices.store().clone();
     let changed = changes(controls.clone());
     Controller::for_shared_stream(stream::pending(), store)

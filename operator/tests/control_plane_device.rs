@@ -1,5 +1,9 @@
 //! The device controller against a real API server and simulated devices that speak CoAP over the loopback.
 
+#[path = "control_plane_device/measured.rs"]
+mod measured;
+#[path = "control_plane_device/notices.rs"]
+mod notices;
 #[path = "control_plane_device/owners.rs"]
 mod owners;
 #[path = "control_plane_device/scripted.rs"]
@@ -244,7 +248,7 @@ async fn an_endpoint_out_of_reach_is_pending_with_the_sentence_and_gets_no_packe
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn an_endpoint_may_be_a_dns_name() {
-    let stage = Stage::set_with("dns", 1, &["--allow-cidrs=::1/128"]).await;
+    let stage = Stage::set_with("dns", 1, &["--allow-cidrs=127.0.0.1/32,::1/128"]).await;
     stage.declare(0, Some("2.0.0")).await;
     stage.edit("device-0", json!({"endpoint": {"host": "localhost"}})).await;
     let by_name = |status: &edge_api::DeviceStatus| {

@@ -4,4 +4,5 @@
 mod client;
 mod conversation;
 mod misbehaviour;
+mod observation;
 mod process;

@@ -36,6 +36,8 @@ pub enum Topic {
 pub enum Answer {
     /// Its report.
     Report(Box<Report>),
+    /// Its report, which it may have sent before it was asked.
+    Pushed(Box<Report>),
     /// 2.04: the command is stored.
     Stored,
     /// One of the three codes of a refusal, and its reason as far as that can be read.
@@ -67,9 +69,18 @@ impl Answer {
                 Ok(report) => Self::Report(Box::new(report)),
                 Err(error) => Self::Malformed(error),
             },
+            End::Notified(payload) => Self::pushed(&payload),
             End::Response(code, _) => Self::Unable(code),
             End::Reset => Self::Reset,
             End::NoAnswer | End::NoResponse => Self::Silence,
+        }
+    }
+
+    /// Reads a notification.
+    pub fn pushed(payload: &[u8]) -> Self {
+        match edge_protocol::decode::<Report>(payload) {
+            Ok(report) => Self::Pushed(Box::new(report)),
+            Err(error) => Self::Malformed(error),
         }
     }
 
@@ -82,7 +93,8 @@ impl Answer {
             }
             End::Response(code, _) => Self::Unable(code),
             End::Reset => Self::Reset,
-            End::NoAnswer | End::NoResponse => Self::Silence,
+            // Nobody observes what is commanded.
+            End::NoAnswer | End::NoResponse | End::Notified(_) => Self::Silence,
         }
     }
 
@@ -90,6 +102,7 @@ impl Answer {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Report(_) => "report",
+            Self::Pushed(_) => "notified",
             Self::Stored => "stored",
             Self::Refused(..) => "refused",
             Self::Malformed(_) => "malformed",
@@ -145,6 +158,7 @@ impl Memory {
         }
         match outcome.answer {
             Answer::Report(report) => self.absorb_report(&report, around),
+            Answer::Pushed(report) => self.absorb_pushed(&report, around),
             Answer::Stored if outcome.topic == Topic::Owner => {
                 self.alive(around.now);
                 self.adopted(around.now);
@@ -228,7 +242,33 @@ impl Memory {
         self.not_before = Some(around.now + delay);
     }
 
-    fn absorb_report(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+    /// Takes in a report that came by itself. It may have left the device before something that is known already, a
+    /// command above all: so it can say what is new, and never accuse. What it cannot be believed is asked.
+    pub fn absorb_pushed(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+        let disposition = self.weigh(report, around);
+        let mut notes = vec![Note::Report(disposition.as_str())];
+        match disposition {
+            Disposition::Accepted => {
+                self.holds(report.uid.as_deref(), report.epoch);
+                self.alive(around.now);
+                self.accept(around);
+            }
+            Disposition::Rebooted => {
+                self.alive(around.now);
+                self.next_probe = around.now;
+                notes.push(Note::Reboot);
+            }
+            Disposition::Stale => {}
+            Disposition::Restless | Disposition::Foreign(_) | Disposition::Contradictory(_) => {
+                let usual = self.next_probe;
+                self.ask_again(around);
+                self.next_probe = self.next_probe.min(usual);
+            }
+        }
+        notes
+    }
+
+    fn weigh(&mut self, report: &Report, around: &Surroundings<'_>) -> Disposition {
         let acknowledged = self.put.as_ref().filter(|put| put.acknowledged).map(|put| put.generation);
         let held_is_current = report.held_generation == around.generation;
         let commanded = if held_is_current { Some(around.generation) } else { self.commanded_generation() };
@@ -239,7 +279,11 @@ impl Memory {
             acknowledged,
             commanded: (commanded, around.spec.target.as_ref()),
         };
-        let disposition = self.evidence.weigh(report, &context);
+        self.evidence.weigh(report, &context)
+    }
+
+    fn absorb_report(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+        let disposition = self.weigh(report, around);
         let released = report.uid.is_none() && self.conflict == Some(Conflict::Foreign(Foreign::Released));
         if disposition != Disposition::Stale && !released {
             self.holds(report.uid.as_deref(), report.epoch);

@@ -13,13 +13,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::absorb::{Answer, Note};
+use super::census::{Census, Summary};
 use super::key::Key;
 use super::memory::Memory;
-use super::metrics::{Census, DeviceMetrics};
+use super::metrics::DeviceMetrics;
 use super::policy::Policy;
+use super::status;
 use crate::budget::Bucket;
 use crate::dns::Dns;
 use crate::leader::guard::Leadership;
+use crate::link::observe::{Notification, Subject};
 use crate::link::slots::Slots;
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
@@ -87,7 +91,11 @@ pub struct Controls {
 impl Controls {
     /// # Errors
     /// When there is no socket, or a metric is registered twice.
-    pub async fn new(shared: Arc<Shared>, outcomes: mpsc::Sender<ObjectRef<Device>>) -> Result<Self> {
+    pub async fn new(
+        shared: Arc<Shared>,
+        outcomes: mpsc::Sender<ObjectRef<Device>>,
+        news: mpsc::Sender<Notification>,
+    ) -> Result<Self> {
         let args = &shared.args;
         let registry = shared.metrics.registry();
         let devices = shared.devices.store();
@@ -95,13 +103,14 @@ impl Controls {
         let table: Arc<Mutex<HashMap<Key, Entry>>> = Arc::default();
         Census::register(registry, devices.clone(), {
             let table = table.clone();
-            move || ages(&lock(&table), Instant::now())
+            move || summaries(&lock(&table), Instant::now())
         })?;
         for (name, limit) in [
             ("in_flight_exchanges", f64::from(args.work.max_in_flight)),
             ("workers", f64::from(args.work.workers)),
             ("lookups", f64::from(args.work.max_lookups)),
             ("retries_per_second", args.retry.retry_rate),
+            ("observations", f64::from(args.work.max_observations)),
         ] {
             shared.metrics.limit.with_label_values(&[name]).set(limit);
         }
@@ -109,7 +118,12 @@ impl Controls {
         let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
-        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone());
+        let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
+        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone()).observing(
+            observed,
+            news,
+            metrics.observations.clone(),
+        );
         let controller = shared.metrics.controller("device");
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
@@ -133,6 +147,26 @@ impl Controls {
         socket::receive(self.link.clone(), self.sockets.clone(), self.shared.shutdown.clone()).await;
     }
 
+    /// Hands the reports that came by themselves to their devices, for ever.
+    pub async fn heed(self: Arc<Self>, mut news: mpsc::Receiver<Notification>) {
+        while let Some(Notification { subject: Subject { namespace, name, uid }, payload }) =
+            news.recv().await
+        {
+            let key = Key { namespace, name };
+            let report = match Answer::pushed(&payload) {
+                Answer::Pushed(report) => report,
+                _ => {
+                    self.metrics.note(&key.namespace, &[Note::Report("malformed")]);
+                    continue;
+                }
+            };
+            let known = self.if_known(&key, &uid, |memory| memory.push(report));
+            if known.is_some() && self.outcomes.send(key.reference()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Ends all exchanges and lookups.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
@@ -148,8 +182,10 @@ impl Controls {
     pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
         let mut table = lock(&self.table);
         let uid = device.uid().unwrap_or_default();
-        if table.get(key).is_some_and(|entry| entry.memory.uid != uid) {
-            table.remove(key);
+        if table.get(key).is_some_and(|entry| entry.memory.uid != uid)
+            && let Some(former) = table.remove(key)
+        {
+            self.link.forget(&key.subject(&former.memory.uid));
         }
         let entry = table.entry(key.clone()).or_insert_with(|| {
             let (now, wall) = (Instant::now(), shared::wall_clock());
@@ -185,7 +221,9 @@ impl Controls {
 
     /// Forgets a device that is gone; ends its exchange.
     pub fn forget(&self, key: &Key) {
-        lock(&self.table).remove(key);
+        if let Some(entry) = lock(&self.table).remove(key) {
+            self.link.forget(&key.subject(&entry.memory.uid));
+        }
         self.metrics.forget(key);
     }
 
@@ -213,15 +251,18 @@ impl Controls {
     }
 }
 
-fn ages(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, f64> {
-    let mut oldest = BTreeMap::new();
-    for (key, entry) in table {
-        let Some(since) = entry.memory.unmet_since else { continue };
-        let age = now.saturating_duration_since(since).as_secs_f64();
-        let known: &mut f64 = oldest.entry(key.namespace.clone()).or_default();
-        *known = known.max(age);
+fn summaries(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, Summary> {
+    let mut all: BTreeMap<String, Summary> = BTreeMap::new();
+    for (key, Entry { memory, .. }) in table {
+        let summary = all.entry(key.namespace.clone()).or_default();
+        if let Some(patience) = memory.patience {
+            *summary.contacts.entry(status::contact(memory, patience, now)).or_default() += 1;
+            summary.silence = summary.silence.max(memory.silence(now).as_secs_f64());
+        }
+        let age = memory.unmet_since.map(|since| now.saturating_duration_since(since).as_secs_f64());
+        summary.unmet = summary.unmet.max(age.unwrap_or(0.0));
     }
-    oldest
+    all
 }
 
 #[cfg(test)]

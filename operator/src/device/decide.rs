@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
-use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
+use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand, Report};
 use kube::ResourceExt;
 use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
 
-use super::absorb::{Note, Surroundings};
+use super::absorb::{Answer, Note, Surroundings};
 use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
 use super::status::{self, RESOLVING, Standing};
@@ -91,6 +91,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
         return release::decide(seen, memory, budget, RESYNC);
     }
     let mut decision = Decision { wake: RESYNC, ..Decision::default() };
+    memory.patience = None;
     let standing = match seen.spec {
         Err(invalid) => {
             memory.busy = None;
@@ -109,7 +110,10 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
                     decision.wake = decision.wake.min(JUDGE_AGAIN);
                     standing
                 }
-                None => act(seen, spec, memory, budget, &mut decision),
+                None => {
+                    memory.patience = Some(spec.patience);
+                    act(seen, spec, memory, budget, &mut decision)
+                }
             }
         }
     };
@@ -139,7 +143,7 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
 /// While nothing may be sent, nothing is under way, and silence is nobody's fault.
 fn hold_still(memory: &mut Memory, now: Instant) {
     memory.busy = None;
-    memory.inbox = None;
+    (memory.inbox, memory.pushed) = (None, None);
     memory.begin_anew(now);
     memory.next_probe = now;
     memory.evidence.outdated();
@@ -177,9 +181,7 @@ fn act(
         now: seen.now,
         draw: seen.draw,
     };
-    if let Some(outcome) = memory.inbox.take() {
-        decision.notes = memory.absorb(outcome, &around);
-    }
+    hear(memory, &around, &mut decision.notes);
     if memory.busy.is_none() {
         match next_question(seen, spec, memory, budget, decision) {
             Ok(question) => decision.actions.extend(ask(seen, memory, question)),
@@ -193,6 +195,28 @@ fn act(
     let next = next.map(|wait| if waiting { wait.max(QUEUE_LOOK) } else { wait });
     decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
     status::assess(memory, spec, seen)
+}
+
+/// Takes in the outcome of the last exchange and the report that came by itself, the older one of both first.
+fn hear(memory: &mut Memory, around: &Surroundings<'_>, notes: &mut Vec<Note>) {
+    let outcome = memory.inbox.take();
+    let asked = outcome.as_ref().and_then(|outcome| match &outcome.answer {
+        Answer::Report(report) => Some((report.boot_id, report.sequence)),
+        _ => None,
+    });
+    let mut pushed = memory.pushed.take();
+    let earlier = |report: &mut Box<Report>| {
+        asked.is_none_or(|(boot, sequence)| boot != report.boot_id || report.sequence < sequence)
+    };
+    if let Some(report) = pushed.take_if(earlier) {
+        notes.extend(memory.absorb_pushed(&report, around));
+    }
+    if let Some(outcome) = outcome {
+        notes.extend(memory.absorb(outcome, around));
+    }
+    if let Some(report) = pushed {
+        notes.extend(memory.absorb_pushed(&report, around));
+    }
 }
 
 /// The next question for the device, or how long there is none.
@@ -382,6 +406,8 @@ fn patience(seen: &Observed<'_>) -> Option<Duration> {
 
 #[cfg(test)]
 mod answers;
+#[cfg(test)]
+mod notices;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]

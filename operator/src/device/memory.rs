@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge_api::condition::{find_condition, types};
 use edge_api::{Device, DevicePhase};
-use edge_protocol::Held;
+use edge_protocol::{Held, Report};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use tokio_util::sync::DropGuard;
 use super::absorb::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
 use super::release::Release;
-use super::validate::{Host, Target};
+use super::validate::{Host, Patience, Target};
 use crate::budget::Bucket;
 
 /// Why a target is not tried again until it changes. The condition Synced keeps it over a restart.
@@ -123,6 +123,8 @@ pub struct Memory {
     pub endpoint: Option<(Host, u16)>,
     /// Since when silence is counted, if nothing was heard.
     pub since: Instant,
+    /// How soon its silence counts; none while nothing may be sent to it.
+    pub patience: Option<Patience>,
     /// Last sign of life.
     pub heard: Option<Instant>,
     /// Time since then that questions waited here before they were sent: no fault of the device.
@@ -143,6 +145,8 @@ pub struct Memory {
     pub busy: Option<Busy>,
     /// The outcome of the last one, not looked at yet.
     pub inbox: Option<Outcome>,
+    /// The last report that came by itself, not looked at yet.
+    pub pushed: Option<Box<Report>>,
     /// Number of the next exchange.
     pub next_number: u64,
     /// Message id of the next exchange. Counted for each device, so that none is used twice in 247 s.
@@ -214,6 +218,7 @@ impl Memory {
             uid: device.uid().unwrap_or_default(),
             endpoint: None,
             since,
+            patience: None,
             heard: None,
             queued: Duration::ZERO,
             doubtful: false,
@@ -224,6 +229,7 @@ impl Memory {
             release: None,
             busy: None,
             inbox: None,
+            pushed: None,
             next_number: 0,
             next_message_id: message_id,
             target,
@@ -242,6 +248,15 @@ impl Memory {
             lookup: Lookup::default(),
             address_index: 0,
             told: None,
+        }
+    }
+
+    /// A report came by itself. Only the latest waits: of those of one boot, the one with the highest sequence.
+    pub fn push(&mut self, report: Box<Report>) {
+        let overtaken =
+            |waiting: &Report| waiting.boot_id == report.boot_id && waiting.sequence > report.sequence;
+        if !self.pushed.as_deref().is_some_and(overtaken) {
+            self.pushed = Some(report);
         }
     }
 

@@ -87,7 +87,7 @@ pub(super) fn decide(
     memory.unmet_since = None;
     let release = memory.release.unwrap_or_else(|| {
         // What else was under way is of no use any more, and what failed before says nothing of this.
-        (memory.busy, memory.inbox, memory.attempts) = (None, None, 0);
+        (memory.busy, memory.inbox, memory.pushed, memory.attempts) = (None, None, None, 0);
         memory.settle();
         Release { since: seen.now, end: None }
     });
@@ -145,7 +145,7 @@ fn learn(seen: &Observed<'_>, memory: &mut Memory, answer: &Answer) -> Option<En
         },
         Answer::Abandoned => return None,
         Answer::Silence => memory.address_index = memory.address_index.wrapping_add(1),
-        Answer::Report(_) | Answer::Malformed(_) | Answer::Unable(_) | Answer::Reset => {}
+        Answer::Report(_) | Answer::Pushed(_) | Answer::Malformed(_) | Answer::Unable(_) | Answer::Reset => {}
     }
     memory.failures = memory.failures.saturating_add(1);
     memory.not_before = Some(seen.now + seen.policy.backoff.delay(memory.failures, seen.draw));

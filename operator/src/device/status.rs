@@ -8,7 +8,7 @@ use super::adopt;
 use super::decide::Observed;
 use super::evidence::Foreign;
 use super::memory::{Conflict, Memory, Verdict};
-use super::validate::Spec;
+use super::validate::{Patience, Spec};
 use crate::action::Notice;
 
 /// How it stands with a device.
@@ -78,30 +78,50 @@ impl Standing {
     }
 }
 
-/// How long a device has been silent, in the words of conditions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Contact {
+/// How long a device has been silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contact {
+    /// It never answered, and is not yet lost.
     Never,
+    /// It answers.
     Answering,
+    /// Longer than `suspectAfter`.
     Silent,
+    /// Longer than `lostAfter`.
     Lost,
 }
 
-fn contact(memory: &Memory, spec: &Spec, now: Instant) -> Contact {
+impl Contact {
+    /// All of them, for metrics that show all.
+    pub const ALL: [Self; 4] = [Self::Never, Self::Answering, Self::Silent, Self::Lost];
+
+    /// As the metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Answering => "answering",
+            Self::Silent => "silent",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// How long a device has been silent.
+pub fn contact(memory: &Memory, patience: Patience, now: Instant) -> Contact {
     let silence = memory.silence(now);
-    if silence >= spec.patience.lost {
+    if silence >= patience.lost {
         return Contact::Lost;
     }
     match memory.heard {
         None => Contact::Never,
-        Some(_) if silence < spec.patience.suspect => Contact::Answering,
+        Some(_) if silence < patience.suspect => Contact::Answering,
         Some(_) => Contact::Silent,
     }
 }
 
 /// How it stands with a device that may be talked to.
 pub fn assess(memory: &Memory, spec: &Spec, seen: &Observed<'_>) -> Standing {
-    if contact(memory, spec, seen.now) == Contact::Lost {
+    if contact(memory, spec.patience, seen.now) == Contact::Lost {
         return Standing::Unreachable;
     }
     if let Some(conflict) = memory.conflict {
@@ -185,7 +205,7 @@ fn reachable(memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> Word 
     match (standing, seen.spec) {
         (Standing::Pending { reason, message }, _) => word(Unknown, reason, message),
         (Standing::Paused, _) | (_, Err(_)) => word(Unknown, "Paused", "spec.paused: nothing is sent"),
-        (_, Ok(spec)) => match contact(memory, spec, seen.now) {
+        (_, Ok(spec)) => match contact(memory, spec.patience, seen.now) {
             Contact::Never => word(Unknown, "NotContacted", "no answer yet"),
             Contact::Answering => word(True, "Answering", "the device answers"),
             Contact::Silent => word(Unknown, "Silent", "silent for longer than spec.liveness.suspectAfter"),

@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn message(kind: Kind, id: u16, token: Option<Token>) -> Message {
-        let response = |token| Response { token, code: Code::CONTENT, payload: Vec::new() };
+        let response = |token| Response { token, code: Code::CONTENT, payload: Vec::new(), observe: None };
         Message { kind, id, response: token.map(response) }
     }
 
