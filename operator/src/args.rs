@@ -1,11 +1,14 @@
 //! The flags, grouped by what they concern. Each has an environment variable, a unit and a default.
 
+pub mod bounds;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use edge_api::quantity::{DurationString, Network};
 
+use self::bounds::BoundArgs;
 use crate::leader::decide::Settings;
 use crate::telemetry::TelemetryArgs;
 
@@ -34,6 +37,9 @@ pub struct Args {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub retry: RetryArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub bounds: BoundArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub telemetry: TelemetryArgs,

@@ -2,6 +2,7 @@
 //! What concerns devices alone is in [`crate::device::metrics`].
 
 pub mod running;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use prometheus::{
 };
 
 use self::running::{AllRunning, Running};
+use self::usage::Usage;
 
 /// Buckets for waits and work: 1 ms to 32 s.
 const SECONDS: [f64; 16] =
@@ -27,6 +29,7 @@ pub struct Metrics {
     pub election_requests: Calls,
     /// Configured limits, by name.
     pub limit: GaugeVec,
+    usage: Usage,
 }
 
 /// Calls to the API server.
@@ -118,7 +121,14 @@ impl Metrics {
             &registry,
             GaugeVec::new(Opts::new("edge_limit", "Configured limits, by name."), &["name"])?,
         )?;
-        Ok(Arc::new(Self { registry, families, requests, election_requests, limit }))
+        let usage = register(&registry, Usage::new()?)?;
+        Ok(Arc::new(Self { registry, families, requests, election_requests, limit, usage }))
+    }
+
+    /// Shows a bounded thing: its limit, and how many there are.
+    pub fn bound(&self, name: &'static str, limit: f64, usage: impl Fn() -> usize + Send + Sync + 'static) {
+        self.limit.with_label_values(&[name]).set(limit);
+        self.usage.show(name, usage);
     }
 
     /// Where further metrics are registered.

@@ -19,18 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::Mark;
+use crate::args::bounds::{BoundArgs, size};
 use crate::budget::Bucket;
 use crate::epoch::NAME;
 use crate::error::{ApiError, call};
 use crate::leader::guard::{Leadership, NotLeading};
 use crate::lock::lock;
-use crate::metrics::{Metrics, register};
+use crate::metrics::{Metrics, register, usage};
 use crate::shared::Shared;
-
-/// Events that may be told at once, and how many a second after that.
-const RATE: (u32, f64) = (50, 5.0);
-/// Events that wait to be told.
-const QUEUE: usize = 64;
 
 /// Writes the whole status of an object, and gives what the server made of it. Only a leader may.
 ///
@@ -104,10 +100,11 @@ impl Events {
     ///
     /// # Errors
     /// When the metric's name is taken.
-    pub fn new(metrics: &Metrics) -> Result<(Self, Queue), prometheus::Error> {
+    pub fn new(metrics: &Metrics, bounds: &BoundArgs) -> Result<(Self, Queue), prometheus::Error> {
         let dropped = IntCounter::new("edge_events_dropped_total", "Events not told, since too many were.")?;
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let bucket = Mutex::new(Bucket::new(RATE.0, RATE.1));
+        let (queue, waiting) = mpsc::channel(size(bounds.event_queue));
+        metrics.bound("events", f64::from(bounds.event_queue), usage::waiting(&queue));
+        let bucket = Mutex::new(Bucket::new(bounds.event_burst, bounds.event_rate));
         Ok((Self { queue, bucket, dropped: register(metrics.registry(), dropped)? }, Queue(waiting)))
     }
 
@@ -170,13 +167,17 @@ fn short(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
+    use crate::args::Args;
 
     #[tokio::test]
     async fn events_above_the_rate_are_dropped_and_counted_and_notes_are_cut() {
-        let (events, Queue(mut queue)) = Events::new(&Metrics::new().unwrap()).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let bounds = Args::parse_from(["edge-operator"]).bounds;
+        let (events, Queue(mut queue)) = Events::new(&metrics, &bounds).unwrap();
         for _ in 0..60 {
             events.tell(&Pod::default(), EventType::Warning, "Sync", "Failed", &"ä".repeat(1000));
         }

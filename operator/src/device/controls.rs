@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DeviceStatus};
 use kube::ResourceExt;
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::status;
+use crate::args::bounds::size;
 use crate::budget::Bucket;
 use crate::dns::Dns;
 use crate::leader::guard::Leadership;
@@ -28,7 +30,7 @@ use crate::link::slots::Slots;
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
-use crate::metrics::ControllerMetrics;
+use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
 use crate::shared::{self, Shared};
 
@@ -105,33 +107,27 @@ impl Controls {
             let table = table.clone();
             move || summaries(&lock(&table), Instant::now())
         })?;
-        for (name, limit) in [
-            ("in_flight_exchanges", f64::from(args.work.max_in_flight)),
-            ("workers", f64::from(args.work.workers)),
-            ("lookups", f64::from(args.work.max_lookups)),
-            ("retries_per_second", args.retry.retry_rate),
-            ("observations", f64::from(args.work.max_observations)),
-        ] {
-            shared.metrics.limit.with_label_values(&[name]).set(limit);
-        }
         let sockets = Arc::new(Sockets::bind().await.context("UDP socket")?);
         let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
         let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
-        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone()).observing(
-            observed,
-            news,
-            metrics.observations.clone(),
-        );
+        let bounds = &args.bounds;
+        shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
+        shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
+        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
+            .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
+            .observing(observed, news, metrics.observations.clone());
+        let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
+        show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
             controller,
             metrics,
-            link: Arc::new(link),
+            link,
             slots: Slots::new(in_flight),
-            dns: Dns::new(usize::from(args.work.max_lookups)),
+            dns,
             tasks: Mutex::default(),
             outcomes,
             sockets,
@@ -178,6 +174,25 @@ impl Controls {
         &self.policy
     }
 
+    /// Is this device remembered, or is there room for it? If not, a person is told.
+    pub fn admits(&self, key: &Key, device: &Device) -> bool {
+        let most = self.shared.args.bounds.max_devices;
+        let mut table = lock(&self.table);
+        if table.contains_key(key) {
+            return true;
+        }
+        if table.len() < size(most) {
+            table.insert(key.clone(), self.nothing_yet(device));
+            return true;
+        }
+        drop(table);
+        self.metrics.refused.inc();
+        let note =
+            format!("not managed: there are {most} devices already, which is --max-devices of the operator");
+        self.shared.events.tell(device, EventType::Warning, "Sync", "TooManyDevices", &note);
+        false
+    }
+
     /// Works on all that is remembered of a device; of a new one that is nothing yet.
     pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
         let mut table = lock(&self.table);
@@ -187,12 +202,13 @@ impl Controls {
         {
             self.link.forget(&key.subject(&former.memory.uid));
         }
-        let entry = table.entry(key.clone()).or_insert_with(|| {
-            let (now, wall) = (Instant::now(), shared::wall_clock());
-            let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
-            Entry { memory, written: None, failures: 0 }
-        });
-        act(entry)
+        act(table.entry(key.clone()).or_insert_with(|| self.nothing_yet(device)))
+    }
+
+    fn nothing_yet(&self, device: &Device) -> Entry {
+        let (now, wall) = (Instant::now(), shared::wall_clock());
+        let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
+        Entry { memory, written: None, failures: 0 }
     }
 
     /// Works on what is remembered of a device, and on the retries that all devices share.
@@ -249,6 +265,29 @@ impl Controls {
         let there = table.iter().filter(|(_, entry)| moved.is_none_or(|moved| entry.memory.may_be_at(moved)));
         there.map(|(key, _)| key.reference()).collect()
     }
+}
+
+fn show_bounds(
+    shared: &Shared,
+    link: &Arc<Link<WhileLeading>>,
+    dns: &Dns,
+    table: &Arc<Mutex<HashMap<Key, Entry>>>,
+) {
+    let (args, metrics) = (&shared.args, &shared.metrics);
+    metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
+    metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
+    metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
+    metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
+    let entries = table.clone();
+    metrics.bound("devices", f64::from(args.bounds.max_devices), move || lock(&entries).len());
+    let exchanges = link.clone();
+    metrics.bound("in_flight_exchanges", f64::from(args.work.max_in_flight), move || exchanges.in_flight());
+    let ended = link.clone();
+    let most = f64::from(args.bounds.remembered_exchanges);
+    metrics.bound("remembered_exchanges", most, move || ended.remembered());
+    let observed = link.clone();
+    let most = f64::from(args.work.max_observations);
+    metrics.bound("observations", most, move || observed.observed_devices());
 }
 
 fn summaries(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, Summary> {

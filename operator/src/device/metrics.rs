@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use edge_api::{Device, DevicePhase};
 use kube::runtime::reflector::Store;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::absorb::Note;
 use super::key::Key;
@@ -31,6 +31,8 @@ pub struct DeviceMetrics {
     adoptions: IntCounterVec,
     /// Datagrams that came in, by what they turned out to be.
     pub datagrams: IntCounterVec,
+    /// Looks at devices for which there was no room.
+    pub refused: IntCounter,
     /// Exchanges under way.
     pub in_flight: IntGauge,
     /// Exchanges that wait for a slot.
@@ -103,6 +105,13 @@ impl DeviceMetrics {
                 "edge_link_datagrams_total",
                 "Datagrams that came in, by what they turned out to be, and those that could not be sent.",
                 &["result"],
+            )?,
+            refused: register(
+                registry,
+                IntCounter::new(
+                    "edge_devices_refused_total",
+                    "Looks at devices that are not managed, since there are --max-devices already.",
+                )?,
             )?,
             in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
             waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use tokio::net::UdpSocket;
@@ -17,7 +17,8 @@ use super::window::{Route, Window};
 use super::wire::{self, Kind, MAX_DATAGRAM, Message, Method, Token};
 use crate::lock::lock;
 
-/// Messages that wait for the driver of one exchange; what comes faster is dropped, as the network might.
+/// Messages that wait for the driver of one exchange, if nothing else is said; what comes faster is dropped, as the
+/// network might.
 const MAILBOX: usize = 4;
 
 /// A way to send datagrams: sockets, or a scripted network in tests.
@@ -105,13 +106,33 @@ pub struct Link<D> {
     timing: Timing,
     datagrams_total: IntCounterVec,
     observing: Option<Observing>,
+    mailbox: usize,
 }
 
 impl<D: Datagrams> Link<D> {
     /// At most `limit` exchanges at once. `datagrams_total` counts by one label what came in.
     pub fn new(datagrams: D, timing: Timing, limit: usize, datagrams_total: IntCounterVec) -> Self {
         let window = Mutex::new(Window::new(limit));
-        Self { datagrams, window, timing, datagrams_total, observing: None }
+        Self { datagrams, window, timing, datagrams_total, observing: None, mailbox: MAILBOX }
+    }
+
+    /// Remembers so many ended exchanges, and lets so many messages wait for one that is open; one at least.
+    #[must_use]
+    pub fn bounded(mut self, remembered: usize, mailbox: usize) -> Self {
+        let window = self.window.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.window = Mutex::new(window.remembering(remembered));
+        self.mailbox = mailbox.max(1);
+        self
+    }
+
+    /// Ended exchanges that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.window().remembered()
+    }
+
+    /// Devices that are observed.
+    pub fn observed_devices(&self) -> usize {
+        self.observations(|observations| observations.len()).unwrap_or(0)
     }
 
     /// Observes at most `limit` devices. Notifications go to `news`; what comes while that is full is dropped and
@@ -160,7 +181,7 @@ impl<D: Datagrams> Link<D> {
             // What is sent was encoded within the protocol's limits; a longer one cannot be sent at all.
             return End::NoAnswer;
         };
-        let (sender, mut mailbox) = mpsc::channel(MAILBOX);
+        let (sender, mut mailbox) = mpsc::channel(self.mailbox);
         if let Err(full) = self.window().open(token, peer, id, sender) {
             tracing::error!(%full, "an exchange was started without a free slot");
             return End::NoAnswer;

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::wire::{Kind, Message, Token};
 
-/// Ended exchanges that are remembered.
+/// Ended exchanges that are remembered, if nothing else is said.
 const REMEMBERED: usize = 4096;
 
 /// No further exchange may be opened now.
@@ -40,6 +40,7 @@ pub struct Window<T> {
     ended: HashMap<Token, (SocketAddr, Kind)>,
     order: VecDeque<Token>,
     limit: usize,
+    remembered: usize,
 }
 
 impl<T> Window<T> {
@@ -51,7 +52,19 @@ impl<T> Window<T> {
             ended: HashMap::new(),
             order: VecDeque::new(),
             limit,
+            remembered: REMEMBERED,
         }
+    }
+
+    /// Remembers at most so many ended exchanges, one at least.
+    #[must_use]
+    pub fn remembering(self, remembered: usize) -> Self {
+        Self { remembered: remembered.max(1), ..self }
+    }
+
+    /// Ended exchanges that are remembered now.
+    pub fn remembered(&self) -> usize {
+        self.order.len()
     }
 
     /// Exchanges that are open.
@@ -84,7 +97,7 @@ impl<T> Window<T> {
         if self.ids.get(&key) == Some(&token) {
             self.ids.remove(&key);
         }
-        if self.order.len() >= REMEMBERED
+        if self.order.len() >= self.remembered
             && let Some(oldest) = self.order.pop_front()
         {
             self.ended.remove(&oldest);
