@@ -1,5 +1,12 @@
 //! Whom a device obeys: a Device deleted and made again, a device that another one owns, a restored cluster.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a hand that slips ends the story"
+)]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
