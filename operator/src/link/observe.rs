@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -48,14 +49,14 @@ pub enum Sight<'a> {
 
 struct Observation {
     peer: SocketAddr,
-    subject: Subject,
+    subject: Arc<Subject>,
     last: Option<(u32, Instant)>,
 }
 
 /// All that is observed, by token.
 pub struct Observations {
     by_token: HashMap<Token, Observation>,
-    tokens: HashMap<Subject, Token>,
+    tokens: HashMap<Arc<Subject>, Token>,
     limit: usize,
 }
 
@@ -87,8 +88,9 @@ impl Observations {
         if self.by_token.len() >= self.limit {
             return None;
         }
+        let subject = Arc::new(subject.clone());
         self.tokens.insert(subject.clone(), fresh);
-        self.by_token.insert(fresh, Observation { peer, subject: subject.clone(), last: None });
+        self.by_token.insert(fresh, Observation { peer, subject, last: None });
         Some(fresh)
     }
 

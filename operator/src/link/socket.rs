@@ -186,7 +186,7 @@ impl<D: Datagrams> Link<D> {
             tracing::error!(%full, "an exchange was started without a free slot");
             return End::NoAnswer;
         }
-        let mut closing = Closing { link: self, token, answered: false };
+        let mut closing = Closing { link: self, token, peer, id, answered: false };
         let started = Instant::now();
         let mut exchange = Exchange::start(self.timing, started, draw);
         self.transmit(peer, &bytes).await;
@@ -309,12 +309,14 @@ impl<D: Datagrams> Link<D> {
 struct Closing<'a, D: Datagrams> {
     link: &'a Link<D>,
     token: Token,
+    peer: SocketAddr,
+    id: u16,
     answered: bool,
 }
 
 impl<D: Datagrams> Drop for Closing<'_, D> {
     fn drop(&mut self) {
-        self.link.window().close(self.token, self.answered);
+        self.link.window().close(self.token, self.peer, self.id, self.answered);
     }
 }
 
