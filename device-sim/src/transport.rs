@@ -23,6 +23,8 @@ use crate::random::Dice;
 use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
+mod observation;
+
 /// Durable writes that a process has under way at once.
 pub const DURABLE_WRITES: usize = 8;
 /// How long a device waits after a failed durable write or receive before it tries again.
@@ -173,32 +175,6 @@ impl Runner {
         self.notify().await;
     }
 
-    /// Tells all observers when there is something new, as lossily as it answers.
-    async fn notify(&mut self) {
-        let face = self.device.face();
-        if !self.device.is_up() || face == self.face {
-            return;
-        }
-        self.face = face;
-        let now = self.shared.now().elapsed;
-        for observer in self.observers.present(now) {
-            let Ok(Some(Reply::State(report))) = self.step(Input::Get).await else { return };
-            let id = self.own_message_id();
-            let sequence = self.observers.told(&observer, id);
-            if let Some(bytes) = wire::notification(&report, &observer.token, id, sequence) {
-                self.shared.metrics.notifications.inc();
-                self.deliver(bytes, observer.peer).await;
-            }
-        }
-        self.show_observers();
-    }
-
-    fn show_observers(&mut self) {
-        let (before, now) = (self.observed, self.observers.len());
-        self.usage("observers").add(count(now) - count(before));
-        self.observed = now;
-    }
-
     /// Handles a datagram and names its fate.
     async fn handle(&mut self, datagram: &[u8], peer: SocketAddr) -> &'static str {
         if !self.device.is_up() {
@@ -253,21 +229,6 @@ impl Runner {
                 self.encode(request, Err(&rejection), None)
             }
         }
-    }
-
-    /// Begins or ends an observation, if that is asked for; gives the sequence of the answer.
-    fn observe(&mut self, request: &Request, peer: SocketAddr) -> Option<u32> {
-        let now = self.shared.now().elapsed;
-        let sequence = match request.observe {
-            Some(0) => Some(self.observers.register(peer, request.token(), now)),
-            Some(1) => {
-                self.observers.cancel(peer, request.token());
-                None
-            }
-            _ => None,
-        };
-        self.show_observers();
-        sequence
     }
 
     fn encode(

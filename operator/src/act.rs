@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Ask, Notice, Question};
-use crate::device::absorb::{Answer, Outcome, Topic};
+use crate::device::answer::{Answer, Outcome, Topic};
 use crate::device::controls::{Controls, Written};
 use crate::device::key::Key;
 use crate::device::observe::Sight;

@@ -10,6 +10,7 @@
 
 pub mod absorb;
 pub mod adopt;
+pub mod answer;
 pub mod census;
 pub mod controls;
 pub mod decide;

@@ -1,118 +1,14 @@
 //! What an exchange's outcome teaches: the only place where a device's words change what is remembered of it. Pure.
 
-use edge_protocol::{DecodeError, Held, Refusal, RefusalReason, Report};
+use edge_protocol::{Held, Refusal, RefusalReason, Report};
 use tokio::time::Instant;
 
+use super::answer::{Answer, FORBIDDEN, Outcome, PRECONDITION_FAILED, Topic};
 use super::evidence::{Context, Contradiction, Disposition, Foreign};
 use super::memory::{Conflict, Memory, Verdict};
 use super::policy::Policy;
 use super::validate::Spec;
-use crate::link::{Code, End};
-
-/// How an exchange ended, and which it was.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Number of the exchange.
-    pub number: u64,
-    /// What it was about.
-    pub topic: Topic,
-    /// What came of it.
-    pub answer: Answer,
-}
-
-/// What an exchange is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
-    /// Its report.
-    State,
-    /// What it shall run.
-    Desired,
-    /// Whom it obeys.
-    Owner,
-}
-
-/// What a device answered.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
-    /// Its report.
-    Report(Box<Report>),
-    /// Its report, which it may have sent before it was asked.
-    Pushed(Box<Report>),
-    /// 2.04: the command is stored.
-    Stored,
-    /// One of the three codes of a refusal, and its reason as far as that can be read.
-    Refused(Code, Option<Refusal>),
-    /// Something that cannot be read as an answer.
-    Malformed(DecodeError),
-    /// A code that says nothing of the command (5.00, 4.29, …).
-    Unable(Code),
-    /// A reset message.
-    Reset,
-    /// Nothing.
-    Silence,
-    /// The exchange was never begun, or was ended here.
-    Abandoned,
-}
-
-/// Precondition Failed: the device holds something later.
-const PRECONDITION_FAILED: Code = Code(4, 12);
-/// Forbidden: the device is not ours.
-pub(super) const FORBIDDEN: Code = Code(4, 3);
-/// Unprocessable Entity: the device can never run this.
-const UNPROCESSABLE: Code = Code(4, 22);
-
-impl Answer {
-    /// Reads the end of a `GET /state`.
-    pub fn to_report(end: End) -> Self {
-        match end {
-            End::Response(Code::CONTENT, payload) => match edge_protocol::decode::<Report>(&payload) {
-                Ok(report) => Self::Report(Box::new(report)),
-                Err(error) => Self::Malformed(error),
-            },
-            End::Notified(payload) => Self::pushed(&payload),
-            End::Response(code, _) => Self::Unable(code),
-            End::Reset => Self::Reset,
-            End::NoAnswer | End::NoResponse => Self::Silence,
-        }
-    }
-
-    /// Reads a notification.
-    pub fn pushed(payload: &[u8]) -> Self {
-        match edge_protocol::decode::<Report>(payload) {
-            Ok(report) => Self::Pushed(Box::new(report)),
-            Err(error) => Self::Malformed(error),
-        }
-    }
-
-    /// Reads the end of a `PUT`.
-    pub fn to_command(end: End) -> Self {
-        match end {
-            End::Response(Code::CHANGED, _) => Self::Stored,
-            End::Response(code @ (PRECONDITION_FAILED | FORBIDDEN | UNPROCESSABLE), payload) => {
-                Self::Refused(code, edge_protocol::decode(&payload).ok())
-            }
-            End::Response(code, _) => Self::Unable(code),
-            End::Reset => Self::Reset,
-            // Nobody observes what is commanded.
-            End::NoAnswer | End::NoResponse | End::Notified(_) => Self::Silence,
-        }
-    }
-
-    /// A short name for metrics.
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::Report(_) => "report",
-            Self::Pushed(_) => "notified",
-            Self::Stored => "stored",
-            Self::Refused(..) => "refused",
-            Self::Malformed(_) => "malformed",
-            Self::Unable(_) => "unable",
-            Self::Reset => "reset",
-            Self::Silence => "timeout",
-            Self::Abandoned => "abandoned",
-        }
-    }
-}
+use crate::link::Code;
 
 /// Something to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +46,30 @@ pub struct Surroundings<'a> {
 }
 
 impl Memory {
+    /// Takes in the outcome of the last exchange and the report that came by itself, the older one of both first.
+    pub fn hear(&mut self, around: &Surroundings<'_>) -> Vec<Note> {
+        let outcome = self.inbox.take();
+        let asked = outcome.as_ref().and_then(|outcome| match &outcome.answer {
+            Answer::Report(report) => Some((report.boot_id, report.sequence)),
+            _ => None,
+        });
+        let earlier = |report: &mut Box<Report>| {
+            asked.is_none_or(|(boot, sequence)| boot != report.boot_id || report.sequence < sequence)
+        };
+        let mut notes = Vec::new();
+        let mut pushed = self.pushed.take();
+        if let Some(report) = pushed.take_if(earlier) {
+            notes.extend(self.absorb_pushed(&report, around));
+        }
+        if let Some(outcome) = outcome {
+            notes.extend(self.absorb(outcome, around));
+        }
+        if let Some(report) = pushed {
+            notes.extend(self.absorb_pushed(&report, around));
+        }
+        notes
+    }
+
     /// Takes in the outcome of the last exchange.
     pub fn absorb(&mut self, outcome: Outcome, around: &Surroundings<'_>) -> Vec<Note> {
         self.next_probe = around.now + around.policy.probe_delay(around.spec.patience.probe, around.draw);

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::absorb::{Answer, Note};
+use super::absorb::Note;
+use super::answer::Answer;
 use super::census::{Census, Summary};
 use super::key::Key;
 use super::memory::Memory;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
-use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand, Report};
+use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
 use kube::ResourceExt;
 use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
 
-use super::absorb::{Answer, Note, Surroundings};
+use super::absorb::{Note, Surroundings};
 use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
 use super::status::{self, RESOLVING, Standing};
@@ -181,7 +181,7 @@ fn act(
         now: seen.now,
         draw: seen.draw,
     };
-    hear(memory, &around, &mut decision.notes);
+    decision.notes = memory.hear(&around);
     if memory.busy.is_none() {
         match next_question(seen, spec, memory, budget, decision) {
             Ok(question) => decision.actions.extend(ask(seen, memory, question)),
@@ -195,28 +195,6 @@ fn act(
     let next = next.map(|wait| if waiting { wait.max(QUEUE_LOOK) } else { wait });
     decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
     status::assess(memory, spec, seen)
-}
-
-/// Takes in the outcome of the last exchange and the report that came by itself, the older one of both first.
-fn hear(memory: &mut Memory, around: &Surroundings<'_>, notes: &mut Vec<Note>) {
-    let outcome = memory.inbox.take();
-    let asked = outcome.as_ref().and_then(|outcome| match &outcome.answer {
-        Answer::Report(report) => Some((report.boot_id, report.sequence)),
-        _ => None,
-    });
-    let mut pushed = memory.pushed.take();
-    let earlier = |report: &mut Box<Report>| {
-        asked.is_none_or(|(boot, sequence)| boot != report.boot_id || report.sequence < sequence)
-    };
-    if let Some(report) = pushed.take_if(earlier) {
-        notes.extend(memory.absorb_pushed(&report, around));
-    }
-    if let Some(outcome) = outcome {
-        notes.extend(memory.absorb(outcome, around));
-    }
-    if let Some(report) = pushed {
-        notes.extend(memory.absorb_pushed(&report, around));
-    }
 }
 
 /// The next question for the device, or how long there is none.

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use super::absorb::Outcome;
+use super::answer::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
 use super::release::Release;
 use super::validate::{Host, Patience, Target};

@@ -9,7 +9,8 @@ use jiff::SignedDuration;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::absorb::{Answer, Note};
+use super::absorb::Note;
+use super::answer::{Answer, FORBIDDEN};
 use super::decide::{Decision, Observed, Place, ask, look_up, own, permission};
 use super::memory::Memory;
 use crate::action::{Action, Mark, Notice, Question};
@@ -140,7 +141,7 @@ fn learn(seen: &Observed<'_>, memory: &mut Memory, answer: &Answer) -> Option<En
                 return Some(End::NotOurs);
             }
             Some(RefusalReason::LowerEpoch) => return Some(End::Refused),
-            None if *code == super::absorb::FORBIDDEN => return Some(End::NotOurs),
+            None if *code == FORBIDDEN => return Some(End::NotOurs),
             _ => {}
         },
         Answer::Abandoned => return None,

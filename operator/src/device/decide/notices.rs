@@ -1,9 +1,9 @@
 //! Reports that come by themselves, in time, late and out of order, told as stories.
 
 use edge_api::DevicePhase::{Conflicted, InSync, Syncing};
-use edge_protocol::BootId;
+use edge_protocol::{BootId, Report};
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, Story, desired};
 use super::*;
 

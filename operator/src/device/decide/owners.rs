@@ -6,7 +6,7 @@ use edge_api::device::{ADOPT, FINALIZER};
 use edge_protocol::{BootId, Held, OwnerChange, Refusal, RefusalReason, Report};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, EPOCH, Story, desired, wall};
 use super::tests::refused;
 use super::*;

@@ -10,7 +10,8 @@ use edge_api::{Desired, Device, DevicePhase, DeviceSpec, DeviceStatus, Endpoint,
 use edge_protocol::{BootId, Install, Report, config_digest};
 use tokio::time::Instant;
 
-use super::super::absorb::{Answer, Note, Outcome, Topic};
+use super::super::absorb::Note;
+use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
 use crate::budget::Backoff;

@@ -3,7 +3,7 @@
 use edge_api::DevicePhase::{Conflicted, Failed, InSync, Paused, Pending, Syncing, Unreachable};
 use edge_protocol::{Refusal, RefusalReason};
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, EPOCH, Story, desired};
 use super::*;
 use crate::link::Code;
