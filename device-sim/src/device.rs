@@ -6,13 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge_protocol::{BootId, DesiredCommand, Refusal, Report};
+use edge_protocol::{BootId, DesiredCommand, Held, OwnerCommand, Refusal, Report};
 
 use self::step::Step;
 use crate::behaviour::Behaviour;
-use crate::durable::Durable;
+use crate::durable::{Durable, Progress, Running};
+use crate::lies::{Earlier, Lie};
 use crate::random::Dice;
 
+mod owner;
 mod step;
 
 /// The Device object that a device believes to be; it is built in and never changes.
@@ -38,10 +40,14 @@ pub struct Now {
 pub enum Input<'a> {
     /// `PUT /desired`.
     Put(&'a DesiredCommand),
+    /// `PUT /owner`.
+    Own(&'a OwnerCommand),
     /// `GET /state`.
     Get,
-    /// Time has passed, perhaps up to [`Device::wake_at`].
+    /// Time has passed, perhaps up to [`Device::wake_at`], or the behaviour is another one now.
     Tick,
+    /// It loses what is volatile without a reboot ([`Behaviour::forget`]).
+    Forget,
     /// It is switched on, or off and on again: all that is volatile is lost.
     PowerCycle,
 }
@@ -49,7 +55,7 @@ pub enum Input<'a> {
 /// What a device answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// 2.04: the command is stored.
+    /// 2.04: the command, or whom it obeys, is stored.
     Stored,
     /// 4.03, 4.12 or 4.22.
     Refused(Refusal),
@@ -70,6 +76,8 @@ pub enum Notice {
     InstallFailed,
     /// A power cut or a newer command ends an install.
     InstallInterrupted,
+    /// A report is not the truth.
+    Lied(Lie),
 }
 
 /// What shall be. The durable part has to be stored first.
@@ -84,6 +92,17 @@ pub struct Plan {
     volatile: Volatile,
 }
 
+/// Of a report, what is not a number that changes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Face {
+    held: Option<DesiredCommand>,
+    claim: Option<Held>,
+    progress: Progress,
+    running: Running,
+    last_error: Option<String>,
+    installing: bool,
+}
+
 /// What a power cut loses.
 #[derive(Debug, Clone)]
 struct Volatile {
@@ -92,6 +111,10 @@ struct Volatile {
     sequence: u64,
     install: Option<Ongoing>,
     next_reboot: Option<Duration>,
+    /// By how many millionths its clock is too fast.
+    clock_error: i64,
+    /// Reports of earlier; they are not lost with the power ([`crate::lies`]).
+    earlier: Earlier,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,12 +124,13 @@ enum Power {
     Up { since: Duration },
 }
 
-/// An install under way. Its end is drawn at its start.
+/// An install under way. Its end, and a reboot in the middle of it, are drawn at its start.
 #[derive(Debug, Clone, Copy)]
 struct Ongoing {
     started: Duration,
     ends: Duration,
     fails: bool,
+    reboots: Option<Duration>,
 }
 
 /// One device.
@@ -122,8 +146,15 @@ impl Device {
     /// A device that is switched off. [`Input::PowerCycle`] starts it.
     #[must_use]
     pub fn new(identity: Identity, seed: u64, durable: Durable) -> Self {
-        let volatile =
-            Volatile { power: Power::Off, boot_id: BootId(0), sequence: 0, install: None, next_reboot: None };
+        let volatile = Volatile {
+            power: Power::Off,
+            boot_id: BootId(0),
+            sequence: 0,
+            install: None,
+            next_reboot: None,
+            clock_error: 0,
+            earlier: Earlier::default(),
+        };
         Self { identity, seed, durable: Arc::new(durable), volatile }
     }
 
@@ -145,6 +176,20 @@ impl Device {
         self.volatile.boot_id
     }
 
+    /// What an observer wants to know of: it is told when this is another.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        let Durable { held, claim, progress, running, last_error, .. } = self.durable.as_ref();
+        Face {
+            held: held.clone(),
+            claim: claim.clone(),
+            progress: *progress,
+            running: running.clone(),
+            last_error: last_error.clone(),
+            installing: self.is_installing(),
+        }
+    }
+
     /// Is a firmware being installed?
     #[must_use]
     pub fn is_installing(&self) -> bool {
@@ -159,7 +204,8 @@ impl Device {
             Power::Off | Power::Up { .. } => None,
         };
         let install = self.volatile.install.map(|install| install.ends);
-        [boot, install, self.volatile.next_reboot].into_iter().flatten().min()
+        let cut = self.volatile.install.and_then(|install| install.reboots);
+        [boot, install, cut, self.volatile.next_reboot].into_iter().flatten().min()
     }
 
     /// What shall be, after this.

@@ -1,16 +1,19 @@
 //! What a device keeps when its power is cut, and the file that keeps it. A file is replaced as a whole:
 //! written beside, synced, renamed, and the folder synced, so that a reader finds the old or the new state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use edge_protocol::{ConfigDigest, DesiredCommand, config_digest};
+use edge_protocol::{ConfigDigest, DesiredCommand, Held, config_digest};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::history::History;
+
+/// Objects that released a device and are remembered. Their commands can come late; nobody is late by so many owners.
+pub const RELEASED: usize = 4;
 
 /// The state of one device that survives a power cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,12 @@ pub struct Durable {
     pub boots: u64,
     /// The command that it holds: the last one that was answered with 2.04.
     pub held: Option<DesiredCommand>,
+    /// Who adopted it, until the first command of that one.
+    #[serde(default)]
+    pub claim: Option<Held>,
+    /// The last objects that released it, oldest first, at most [`RELEASED`]; their late commands are refused.
+    #[serde(default)]
+    pub released: VecDeque<String>,
     /// How carrying out the held command went so far.
     pub progress: Progress,
     /// What runs.
@@ -70,11 +79,20 @@ impl Durable {
             incarnation,
             boots: 0,
             held: None,
+            claim: None,
+            released: VecDeque::new(),
             progress: Progress::default(),
             running: Running { firmware: firmware.into(), config: BTreeMap::new(), generation: 0 },
             last_error: None,
             history: History::default(),
         }
+    }
+
+    /// Whom it obeys, and from which epoch on.
+    #[must_use]
+    pub fn owner(&self) -> Option<Held> {
+        let of_command = |held: &DesiredCommand| Held { uid: held.uid.clone(), epoch: held.epoch };
+        self.held.as_ref().map(of_command).or_else(|| self.claim.clone())
     }
 }
 

@@ -21,6 +21,10 @@ pub enum What {
     Applied,
     /// An install failed; what ran goes on running.
     InstallFailed,
+    /// The object that it obeyed was deleted and gave it up; what ran goes on running, as nobody's command.
+    Released,
+    /// It was given to another object, or to the same one from a lower epoch on.
+    Adopted,
 }
 
 /// One thing that happened.

@@ -19,8 +19,10 @@ use crate::device::{Device, Identity};
 use crate::durable::{Durable, DurableError, StateFile};
 use crate::history::History;
 use crate::metrics::Metrics;
+use crate::observers::{self, Observers};
+use crate::outbox::{DELAYED_ANSWERS, Outbox};
 use crate::random::Dice;
-use crate::transport::{Control, DELAYED_ANSWERS, DURABLE_WRITES, Outbox, Runner, Shared};
+use crate::transport::{Control, DURABLE_WRITES, Runner, Shared};
 use crate::view::View;
 
 /// The most devices of one process: a socket and a task each.
@@ -129,7 +131,14 @@ impl DeviceHandle {
         self.view.clone().wait_for(condition).await.ok().map(|view| view.clone())
     }
 
-    /// Changes how it behaves from now on (spontaneous reboots: from its next boot).
+    /// How it behaves.
+    #[must_use]
+    pub fn behaviour(&self) -> Behaviour {
+        self.behaviour.borrow().clone()
+    }
+
+    /// Changes how it behaves from now on. What was drawn already stays: an install under way, and the clock until
+    /// the next boot.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
     }
@@ -226,6 +235,9 @@ async fn start_device(
     let (control, control_receiver) = mpsc::channel(1);
     let (view, view_receiver) = watch::channel(View::of(&device));
     let mut runner = Runner {
+        face: device.face(),
+        observers: Observers::default(),
+        observed: 0,
         dice: Dice::new(config.seed, &name, device.durable().boots),
         device,
         socket,
@@ -247,6 +259,7 @@ fn show_limits(metrics: &Metrics, devices: usize) {
     for (name, limit) in [
         ("devices", MAX_DEVICES),
         ("delayed_answers", each(DELAYED_ANSWERS)),
+        ("observers", each(observers::OBSERVERS)),
         ("remembered_messages", each(dedup::CAPACITY)),
         ("durable_writes", DURABLE_WRITES),
     ] {

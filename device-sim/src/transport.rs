@@ -1,7 +1,6 @@
 //! The I/O around one device: its socket, its state file, its timers. It carries out what
 //! [`Device`] decides, in the one order that keeps promises: store, adopt, answer.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,17 +12,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::behaviour::Behaviour;
+use crate::behaviour::{Behaviour, Fate};
 use crate::dedup::{self, Dedup};
-use crate::device::{Device, Input, Notice, Now, Plan, Reply};
+use crate::device::{Device, Face, Input, Notice, Now, Plan, Reply};
 use crate::durable::{DurableError, StateFile};
 use crate::metrics::Metrics;
+use crate::observers::Observers;
+use crate::outbox::{self, Outbox};
 use crate::random::Dice;
 use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
-/// Late and repeated answers that one device may have waiting; above, they are discarded and counted.
-pub const DELAYED_ANSWERS: usize = 64;
+mod observation;
+
 /// Durable writes that a process has under way at once.
 pub const DURABLE_WRITES: usize = 8;
 /// How long a device waits after a failed durable write or receive before it tries again.
@@ -81,17 +82,16 @@ pub struct Runner {
     pub shared: Arc<Shared>,
     /// Answers given.
     pub dedup: Dedup,
-    /// Answers that wait, by time and number.
+    /// Answers that wait.
     pub outbox: Outbox,
+    /// Who is told of changes.
+    pub observers: Observers,
+    /// What they know of, or will be told now.
+    pub face: Face,
     /// No timer is heeded before this; set after a failed durable write.
     pub hold_until: Option<Duration>,
-}
-
-/// Answers that wait for their time.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    waiting: BTreeMap<(Duration, u64), (SocketAddr, Vec<u8>)>,
-    numbered: u64,
+    /// Observers, as the metrics show them.
+    pub observed: usize,
 }
 
 impl Runner {
@@ -113,6 +113,7 @@ impl Runner {
                 () = stop.cancelled() => break,
                 Some(Control::PowerCycle(done)) = self.control.recv() => self.power_cycle(done).await,
                 () = sleep_until_some(wake_at) => self.wake().await,
+                Ok(()) = self.behaviour.changed() => self.change_behaviour().await,
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, peer)) => self.receive(&buffer[..length], peer).await,
                     // Linux reports errors of earlier sends here; the next datagram may be fine.
@@ -128,20 +129,30 @@ impl Runner {
 
     fn wake_at(&self) -> Option<Instant> {
         let timer = self.device.wake_at().map(|at| self.hold_until.map_or(at, |hold| at.max(hold)));
-        let answer = self.outbox.waiting.keys().next().map(|(at, _)| *at);
-        let at = [timer, answer].into_iter().flatten().min()?;
+        let at = [timer, self.outbox.due_at()].into_iter().flatten().min()?;
         Some(self.shared.started + at)
     }
 
     async fn wake(&mut self) {
         let now = self.shared.now().elapsed;
-        while let Some(entry) = self.outbox.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
-            let (peer, bytes) = entry.remove();
-            self.shared.metrics.usage.with_label_values(&["delayed_answers"]).dec();
-            self.send(&bytes, peer).await;
+        while let Some(answer) = self.outbox.due(now) {
+            self.usage("delayed_answers").dec();
+            self.send(answer).await;
         }
-        let due = self.device.wake_at().is_some_and(|at| at <= now);
-        if due && self.hold_until.is_none_or(|hold| hold <= now) {
+        if self.device.wake_at().is_some_and(|at| at <= now) {
+            self.tick().await;
+        }
+        self.notify().await;
+    }
+
+    async fn change_behaviour(&mut self) {
+        self.tick().await;
+        self.notify().await;
+    }
+
+    async fn tick(&mut self) {
+        let now = self.shared.now().elapsed;
+        if self.hold_until.is_none_or(|hold| hold <= now) {
             self.hold_until = match self.step(Input::Tick).await {
                 Ok(_) => None,
                 Err(_) => Some(now + RETRY_AFTER),
@@ -161,6 +172,7 @@ impl Runner {
         self.wake().await;
         let fate = self.handle(datagram, peer).await;
         self.shared.metrics.datagrams.with_label_values(&[fate]).inc();
+        self.notify().await;
     }
 
     /// Handles a datagram and names its fate.
@@ -174,44 +186,65 @@ impl Runner {
         let request = match wire::read(datagram) {
             Incoming::Request(request) => request,
             Incoming::Reset(bytes) => {
-                self.send(&bytes, peer).await;
+                self.transmit(&bytes, peer).await;
                 return "reset";
+            }
+            Incoming::ResetBy(message_id) => {
+                self.observers.reset(peer, message_id);
+                self.show_observers();
+                return "reset_by_peer";
             }
             Incoming::Ignore => return "ignored",
         };
+        if self.behaviour.borrow().forgets(&mut self.dice) && self.step(Input::Forget).await.is_ok() {
+            self.shared.metrics.forgotten.inc();
+            self.lose_volatile();
+        }
         let now = self.shared.now().elapsed;
         let key = (peer, request.message_id());
         if let Some(answer) = self.dedup.answer(key, now).map(<[u8]>::to_vec) {
             self.deliver(answer, peer).await;
             return "repeated";
         }
-        let Answer { bytes, code } = self.answer(&request).await;
+        let Answer { bytes, code } = self.answer(&request, peer).await;
         self.shared.metrics.requests.with_label_values(&[request.method, &code]).inc();
         self.remember(key, bytes.clone(), now);
         self.deliver(bytes, peer).await;
         "handled"
     }
 
-    async fn answer(&mut self, request: &Request) -> Answer {
+    async fn answer(&mut self, request: &Request, peer: SocketAddr) -> Answer {
         let input = match &request.asked {
             Ok(Asked::Put(command)) => Input::Put(command),
+            Ok(Asked::Own(command)) => Input::Own(command),
             Ok(Asked::Get) => Input::Get,
-            Err(rejection) => return self.encode(request, Err(rejection)),
+            Err(rejection) => return self.encode(request, Err(rejection), None),
         };
+        let observe = self.observe(request, peer);
         match self.step(input).await {
-            Ok(Some(reply)) => self.encode(request, Ok(&reply)),
-            Ok(None) => self.encode(request, Err(&Rejection::internal("the device has no answer"))),
+            Ok(Some(reply)) => self.encode(request, Ok(&reply), observe),
+            Ok(None) => self.encode(request, Err(&Rejection::internal("the device has no answer")), None),
             Err(error) => {
                 let rejection = Rejection::internal(format!("not stored ({})", error.category()));
-                self.encode(request, Err(&rejection))
+                self.encode(request, Err(&rejection), None)
             }
         }
     }
 
-    fn encode(&mut self, request: &Request, reply: Result<&Reply, &Rejection>) -> Answer {
-        // Any id will do that was not used towards this peer lately (RFC 7252 §4.4).
+    fn encode(
+        &mut self,
+        request: &Request,
+        reply: Result<&Reply, &Rejection>,
+        observe: Option<u32>,
+    ) -> Answer {
+        let id = self.own_message_id();
+        request.answer(reply, id, observe)
+    }
+
+    /// Any id will do that was not used towards this peer lately (RFC 7252 §4.4).
+    fn own_message_id(&mut self) -> u16 {
         let [high, low, ..] = self.dice.draw().to_be_bytes();
-        request.answer(reply, u16::from_be_bytes([high, low]))
+        u16::from_be_bytes([high, low])
     }
 
     /// Decides, stores, adopts. On an error nothing has changed.
@@ -257,12 +290,13 @@ impl Runner {
     fn lose_volatile(&mut self) {
         self.usage("remembered_messages").sub(count(self.dedup.len()));
         self.dedup = Dedup::default();
+        self.observers = Observers::default();
+        self.show_observers();
         self.discard_waiting();
     }
 
     fn discard_waiting(&mut self) {
-        let discarded = self.outbox.waiting.len();
-        self.outbox.waiting.clear();
+        let discarded = self.outbox.clear();
         self.usage("delayed_answers").sub(count(discarded));
         self.shared.metrics.answers.with_label_values(&["discarded"]).inc_by(discarded as u64);
     }
@@ -277,34 +311,66 @@ impl Runner {
         self.shared.metrics.usage.with_label_values(&[name])
     }
 
-    /// Sends an answer as the behaviour has it: not at all, late, twice.
+    /// Sends an answer as the behaviour has it: not at all, late, twice, behind the next one, with an old one.
     async fn deliver(&mut self, bytes: Vec<u8>, peer: SocketAddr) {
-        let copies = self.behaviour.borrow().copies(&mut self.dice);
-        let answers = self.shared.metrics.answers.clone();
-        let count = |fate| answers.with_label_values(&[fate]).inc();
-        if copies.is_empty() {
-            count("lost");
+        let answer = outbox::Answer { peer, bytes };
+        let fate = self.behaviour.borrow().fate(&mut self.dice);
+        let now = self.shared.now().elapsed;
+        match fate {
+            Fate::Lost => self.count("lost"),
+            Fate::Held(longest) => {
+                self.count("held");
+                let kept = self.outbox.hold(answer, now + longest);
+                self.keeps(kept);
+            }
+            Fate::Sent(delays) => {
+                for (copy, delay) in delays.into_iter().enumerate() {
+                    if copy > 0 {
+                        self.count("repeated");
+                    } else if !delay.is_zero() {
+                        self.count("late");
+                    }
+                    if delay.is_zero() {
+                        self.send(answer.clone()).await;
+                    } else {
+                        let kept = self.outbox.delay(answer.clone(), now + delay);
+                        self.keeps(kept);
+                    }
+                }
+            }
         }
-        for (copy, delay) in copies.into_iter().enumerate() {
-            if copy > 0 {
-                count("repeated");
-            } else if !delay.is_zero() {
-                count("late");
-            }
-            if delay.is_zero() {
-                self.send(&bytes, peer).await;
-            } else if self.outbox.waiting.len() < DELAYED_ANSWERS {
-                self.outbox.numbered += 1;
-                let at = (self.shared.now().elapsed + delay, self.outbox.numbered);
-                self.outbox.waiting.insert(at, (peer, bytes.clone()));
-                self.usage("delayed_answers").inc();
-            } else {
-                count("discarded");
-            }
+        self.repeat_old(peer).await;
+    }
+
+    fn keeps(&self, kept: Result<(), outbox::Full>) {
+        match kept {
+            Ok(()) => self.usage("delayed_answers").inc(),
+            Err(outbox::Full) => self.count("discarded"),
         }
     }
 
-    async fn send(&self, bytes: &[u8], peer: SocketAddr) {
+    async fn repeat_old(&mut self, peer: SocketAddr) {
+        if !self.behaviour.borrow().repeats(&mut self.dice) {
+            return;
+        }
+        let draw = self.dice.draw();
+        if let Some(old) = self.outbox.earlier(peer, draw).cloned() {
+            self.count("old");
+            self.transmit(&old.bytes, peer).await;
+        }
+    }
+
+    /// Sends an answer now, and behind it those that it has overtaken.
+    async fn send(&mut self, answer: outbox::Answer) {
+        self.transmit(&answer.bytes, answer.peer).await;
+        for overtaken in self.outbox.sent(&answer) {
+            self.usage("delayed_answers").dec();
+            self.count("overtaken");
+            self.transmit(&overtaken.bytes, overtaken.peer).await;
+        }
+    }
+
+    async fn transmit(&self, bytes: &[u8], peer: SocketAddr) {
         let fate = match self.socket.send_to(bytes, peer).await {
             Ok(_) => "sent",
             Err(error) => {
@@ -312,6 +378,10 @@ impl Runner {
                 "failed"
             }
         };
+        self.count(fate);
+    }
+
+    fn count(&self, fate: &str) {
         self.shared.metrics.answers.with_label_values(&[fate]).inc();
     }
 }

@@ -3,8 +3,8 @@
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet, RequestType, ResponseType};
 use edge_protocol::{
-    CONTENT_FORMAT_CBOR, DecodeError, DesiredCommand, EncodeError, MAX_PAYLOAD, PATH_DESIRED, PATH_STATE,
-    decode, encode,
+    CONTENT_FORMAT_CBOR, DecodeError, DesiredCommand, EncodeError, MAX_PAYLOAD, OwnerCommand, PATH_DESIRED,
+    PATH_OWNER, PATH_STATE, Payload, Report, decode, encode,
 };
 
 use crate::device::Reply;
@@ -19,6 +19,8 @@ pub enum Incoming {
     Request(Request),
     /// Not a message, or none that concerns a server: says nothing.
     Ignore,
+    /// The sender does not know what our message of this id is about.
+    ResetBy(u16),
     /// A confirmable message that is no request (RFC 7252 §4.2): answered by these bytes, a Reset.
     Reset(Vec<u8>),
 }
@@ -31,6 +33,8 @@ pub struct Request {
     token: Vec<u8>,
     /// GET, PUT, or another one that is refused; for metrics.
     pub method: &'static str,
+    /// Of a GET: 0 asks to be told of changes, 1 to be told no more (RFC 7641 §2).
+    pub observe: Option<u32>,
     /// What it asks for, or why it is refused.
     pub asked: Result<Asked, Rejection>,
 }
@@ -40,6 +44,8 @@ pub struct Request {
 pub enum Asked {
     /// `PUT /desired`.
     Put(DesiredCommand),
+    /// `PUT /owner`.
+    Own(OwnerCommand),
     /// `GET /state`.
     Get,
 }
@@ -80,6 +86,7 @@ pub fn read(datagram: &[u8]) -> Incoming {
         (MessageType::Confirmable | MessageType::NonConfirmable, MessageClass::Request(method)) => {
             Incoming::Request(request(&packet, method))
         }
+        (MessageType::Reset, MessageClass::Empty) => Incoming::ResetBy(packet.header.message_id),
         (MessageType::Confirmable, _) => Incoming::Reset(empty(MessageType::Reset, packet.header.message_id)),
         _ => Incoming::Ignore,
     }
@@ -118,6 +125,7 @@ fn request(packet: &Packet, method: RequestType) -> Request {
             RequestType::Put => "PUT",
             _ => "other",
         },
+        observe: number(packet, CoapOption::Observe).filter(|_| method == RequestType::Get),
         asked: asked(packet, method),
     }
 }
@@ -141,19 +149,24 @@ fn asked(packet: &Packet, method: RequestType) -> Result<Asked, Rejection> {
             }
             Ok(Asked::Get)
         }
-        (RequestType::Put, [path]) if *path == PATH_DESIRED.as_bytes() => {
-            if number(packet, CoapOption::ContentFormat) != Some(CONTENT_FORMAT_CBOR.into()) {
-                return Err(Rejection::new(Code::UnsupportedContentFormat, "commands are application/cbor"));
-            }
-            decode(&packet.payload)
-                .map(Asked::Put)
-                .map_err(|error: DecodeError| Rejection::new(Code::BadRequest, error.to_string()))
+        (RequestType::Put, [path]) if *path == PATH_DESIRED.as_bytes() => command(packet).map(Asked::Put),
+        (RequestType::Put, [path]) if *path == PATH_OWNER.as_bytes() => command(packet).map(Asked::Own),
+        (_, [path]) if [PATH_STATE, PATH_DESIRED, PATH_OWNER].map(str::as_bytes).contains(path) => {
+            Err(Rejection::new(Code::MethodNotAllowed, RESOURCES))
         }
-        (_, [path]) if [PATH_STATE.as_bytes(), PATH_DESIRED.as_bytes()].contains(path) => {
-            Err(Rejection::new(Code::MethodNotAllowed, "GET /state or PUT /desired"))
-        }
-        _ => Err(Rejection::new(Code::NotFound, "GET /state or PUT /desired")),
+        _ => Err(Rejection::new(Code::NotFound, RESOURCES)),
     }
+}
+
+const RESOURCES: &str = "GET /state, PUT /desired or PUT /owner";
+
+fn command<T: Payload>(packet: &Packet) -> Result<T, Rejection> {
+    if number(packet, CoapOption::ContentFormat) != Some(CONTENT_FORMAT_CBOR.into()) {
+        let text = "commands are application/cbor";
+        return Err(Rejection::new(ResponseType::UnsupportedContentFormat, text));
+    }
+    decode(&packet.payload)
+        .map_err(|error: DecodeError| Rejection::new(ResponseType::BadRequest, error.to_string()))
 }
 
 /// Unknown options with an odd number are critical: 4.02 (RFC 7252 §5.4.1). The others are elective.
@@ -188,6 +201,12 @@ pub struct Answer {
 }
 
 impl Request {
+    /// Its token.
+    #[must_use]
+    pub fn token(&self) -> &[u8] {
+        &self.token
+    }
+
     /// Names this message among those of its sender.
     #[must_use]
     pub fn message_id(&self) -> u16 {
@@ -197,7 +216,12 @@ impl Request {
     /// The answer to this request: piggybacked on the acknowledgement of a confirmable one (RFC 7252
     /// §5.2.1), else a message of its own with the id `own_message_id`.
     #[must_use]
-    pub fn answer(&self, reply: Result<&Reply, &Rejection>, own_message_id: u16) -> Answer {
+    pub fn answer(
+        &self,
+        reply: Result<&Reply, &Rejection>,
+        own_message_id: u16,
+        observe: Option<u32>,
+    ) -> Answer {
         let (code, payload, format) = match reply.map(content) {
             Ok(Ok((code, payload))) => (code, payload, Some(CONTENT_FORMAT_CBOR)),
             Ok(Err(error)) => {
@@ -219,6 +243,9 @@ impl Request {
         if let Some(format) = format.filter(|_| !payload.is_empty()) {
             packet.add_option(CoapOption::ContentFormat, minimal(format));
         }
+        if let Some(sequence) = observe {
+            packet.set_observe_value(sequence);
+        }
         packet.payload = payload;
         // Header, token, one option and a payload within its limit fit; if not, an empty acknowledgement.
         let bytes = packet
@@ -226,6 +253,21 @@ impl Request {
             .unwrap_or_else(|_| empty(MessageType::Acknowledgement, packet.header.message_id));
         Answer { bytes, code: code.to_string() }
     }
+}
+
+/// What an observer is told: a message of its own, which is not acknowledged and may be lost.
+#[must_use]
+pub fn notification(report: &Report, token: &[u8], message_id: u16, sequence: u32) -> Option<Vec<u8>> {
+    let mut packet = Packet::new();
+    packet.header.set_version(1);
+    packet.header.set_type(MessageType::NonConfirmable);
+    packet.header.message_id = message_id;
+    packet.header.code = ResponseType::Content.into_class();
+    packet.set_token(token.to_vec());
+    packet.set_observe_value(sequence);
+    packet.add_option(CoapOption::ContentFormat, minimal(CONTENT_FORMAT_CBOR));
+    packet.payload = encode(report).ok()?;
+    packet.to_bytes().ok()
 }
 
 fn content(reply: &Reply) -> Result<(MessageClass, Vec<u8>), EncodeError> {

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Ask, Notice, Question};
-use crate::device::absorb::{Answer, Outcome};
+use crate::device::answer::{Answer, Outcome, Topic};
 use crate::device::controls::{Controls, Written};
 use crate::device::key::Key;
 use crate::device::observe::Sight;
 use crate::error::ApiError;
 use crate::link::{Method, Request};
 use crate::lock::lock;
-use crate::record::apply_status;
+use crate::record::{apply_mark, apply_status};
 use crate::shared;
 
 /// Does what was decided for one device.
@@ -36,6 +36,9 @@ pub async fn perform(
             Action::Resolve(name) => begin_lookup(controls, key, device, name),
             Action::Notify(notice) => notify(controls, device, &notice),
             Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
+            Action::Mark(mark) => {
+                apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
+            }
         }
     }
     Ok(())
@@ -71,13 +74,17 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
     if started.is_none() {
         return;
     }
-    let command = matches!(ask.question, Question::Command(_));
+    let topic = match ask.question {
+        Question::Report => Topic::State,
+        Question::Command(_) => Topic::Desired,
+        Question::Own(_) => Topic::Owner,
+    };
     let delivery = Delivery {
         controls: controls.clone(),
         key: key.clone(),
         uid,
         number: ask.number,
-        command,
+        topic,
         done: false,
     };
     let generation = device.metadata.generation;
@@ -115,13 +122,15 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
     let (method, path, payload) = match &ask.question {
         Question::Report => (Method::Get, edge_protocol::PATH_STATE, Vec::new()),
         Question::Command(command) => (Method::Put, edge_protocol::PATH_DESIRED, command.payload.clone()),
+        Question::Own(owning) => (Method::Put, edge_protocol::PATH_OWNER, owning.payload.clone()),
     };
-    let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id };
+    let observe = matches!(ask.question, Question::Report).then(|| key.subject(uid));
+    let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id, observe };
     let counters = controls.metrics.of(key);
     let end = controls.link.exchange(request, rand::random(), shared::draw(), &counters).await;
     let answer = match ask.question {
         Question::Report => Answer::to_report(end),
-        Question::Command(_) => Answer::to_command(end),
+        Question::Command(_) | Question::Own(_) => Answer::to_command(end),
     };
     controls.metrics.ended(key, answer.category());
     answer
@@ -133,14 +142,14 @@ struct Delivery {
     key: Key,
     uid: String,
     number: u64,
-    command: bool,
+    topic: Topic,
     done: bool,
 }
 
 impl Delivery {
     fn put(&mut self, answer: Answer) {
         self.done = true;
-        let outcome = Outcome { number: self.number, command: self.command, answer };
+        let outcome = Outcome { number: self.number, topic: self.topic, answer };
         self.controls.if_known(&self.key, &self.uid, |memory| {
             if memory.busy.as_ref().is_some_and(|busy| busy.number == outcome.number) {
                 memory.leaves_queue(outcome.number, Instant::now());

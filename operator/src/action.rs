@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use edge_api::DeviceStatus;
-use edge_protocol::DesiredCommand;
+use edge_protocol::{DesiredCommand, OwnerCommand};
 
 /// Something to do for one Device.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,19 @@ pub enum Action {
     WriteStatus(Box<DeviceStatus>),
     /// Tell a person.
     Notify(Notice),
+    /// Change what is not the status, on the resourceVersion that it was decided on.
+    Mark(Mark),
+}
+
+/// A change of a Device's metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Its device is about to obey it: it shall not go before the device is released.
+    Hold,
+    /// Its device is released, or given up: it may go.
+    LetGo,
+    /// The adoption that its annotation asks for is done.
+    Adopted,
 }
 
 /// One exchange to start.
@@ -40,6 +53,17 @@ pub enum Question {
     Report,
     /// `PUT /desired` with these bytes.
     Command(Box<Command>),
+    /// `PUT /owner` with these bytes.
+    Own(Box<Owning>),
+}
+
+/// A change of whom a device obeys, and how it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owning {
+    /// What is commanded.
+    pub command: OwnerCommand,
+    /// The same as bytes.
+    pub payload: Vec<u8>,
 }
 
 /// A command and how it is sent.

@@ -1,11 +1,14 @@
 //! The flags, grouped by what they concern. Each has an environment variable, a unit and a default.
 
+pub mod bounds;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use edge_api::quantity::{DurationString, Network};
 
+use self::bounds::BoundArgs;
 use crate::leader::decide::Settings;
 use crate::telemetry::TelemetryArgs;
 
@@ -34,6 +37,9 @@ pub struct Args {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub retry: RetryArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub bounds: BoundArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub telemetry: TelemetryArgs,
@@ -124,6 +130,9 @@ pub struct WorkArgs {
     /// Exchanges with devices at once; each device has one at most
     #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub max_in_flight: u16,
+    /// Devices that are observed (RFC 7641) at once; more are probed alone
+    #[arg(long, env = "MAX_OBSERVATIONS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub max_observations: u32,
     /// DNS lookups at once
     #[arg(long, env = "MAX_LOOKUPS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_lookups: u16,
@@ -148,6 +157,9 @@ pub struct LinkArgs {
     /// Longest time for which a resolved DNS name is used
     #[arg(long, env = "DNS_TTL", default_value = "30s", value_parser = duration)]
     pub dns_ttl: Duration,
+    /// Time after a Device's deletion until a device that does not answer is given up, unreleased
+    #[arg(long, env = "RELEASE_DEADLINE", default_value = "30s", value_parser = duration)]
+    pub release_deadline: Duration,
 }
 
 /// How soon and how often what failed is tried again.

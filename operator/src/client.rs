@@ -5,17 +5,21 @@ use std::task::{Context, Poll};
 
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
-use prometheus::IntCounterVec;
+use tokio::time::Instant;
 use tower::Service;
 use tower::layer::layer_fn;
 
-/// A client of the cluster that `config` names; `requests` counts by `code` and `method`.
+use crate::metrics::Calls;
+
+/// A client of the cluster that `config` names, whose calls are counted.
 ///
 /// # Errors
 /// When the certificates of `config` are not understood.
-pub fn counted(mut config: Config, requests: IntCounterVec) -> Result<Client, kube::Error> {
+pub fn counted(mut config: Config, calls: Calls) -> Result<Client, kube::Error> {
     config.default_retry = false;
-    let layer = layer_fn(move |inner| Counted { inner, requests: requests.clone() });
+    // As client-go names it: host and port.
+    let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
+    let layer = layer_fn(move |inner| Counted { inner, calls: calls.clone(), host: host.clone() });
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
@@ -38,7 +42,8 @@ impl From<Client> for Clients {
 #[derive(Clone)]
 struct Counted<S> {
     inner: S,
-    requests: IntCounterVec,
+    calls: Calls,
+    host: String,
 }
 
 impl<S, B> Service<http::Request<Body>> for Counted<S>
@@ -56,13 +61,15 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let method = request.method().clone();
-        let requests = self.requests.clone();
+        let (calls, host, begun) = (self.calls.clone(), self.host.clone(), Instant::now());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
             let code =
                 answer.as_ref().map_or("error".to_owned(), |answer| answer.status().as_u16().to_string());
-            requests.with_label_values(&[code.as_str(), method.as_str()]).inc();
+            calls.total.with_label_values(&[code.as_str(), method.as_str(), &host]).inc();
+            let seconds = begun.elapsed().as_secs_f64();
+            calls.seconds.with_label_values(&[method.as_str(), &host]).observe(seconds);
             answer
         })
     }
@@ -77,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_request_is_counted_by_its_answer() {
-        let requests = Metrics::new().unwrap().requests.clone();
+        let calls = Metrics::new().unwrap().requests.clone();
         let server = service_fn(|request: http::Request<Body>| async move {
             let code = match request.uri().path() {
                 "/gone" => 404,
@@ -86,12 +93,13 @@ mod tests {
             };
             Ok(http::Response::builder().status(code).body(()).unwrap())
         });
-        let counted = Counted { inner: server, requests: requests.clone() };
+        let counted = Counted { inner: server, calls: calls.clone(), host: "10.0.0.1:443".into() };
         for path in ["/here", "/here", "/gone", "/broken"] {
             let request = http::Request::get(path).body(Body::empty()).unwrap();
             let _answer = counted.clone().oneshot(request).await;
         }
-        let count = |code: &str| requests.with_label_values(&[code, "GET"]).get();
+        let count = |code: &str| calls.total.with_label_values(&[code, "GET", "10.0.0.1:443"]).get();
         assert_eq!((count("200"), count("404"), count("error")), (2, 1, 1));
+        assert_eq!(calls.seconds.with_label_values(&["GET", "10.0.0.1:443"]).get_sample_count(), 4);
     }
 }

@@ -9,6 +9,9 @@
 //! ```
 
 pub mod absorb;
+pub mod adopt;
+pub mod answer;
+pub mod census;
 pub mod controls;
 pub mod decide;
 pub mod evidence;
@@ -17,6 +20,7 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod policy;
+pub mod release;
 pub mod status;
 pub mod validate;
 
@@ -36,11 +40,15 @@ use self::decide::decide;
 use self::key::Key;
 use self::observe::observe;
 use crate::act;
+use crate::args::bounds::size;
 use crate::error::ApiError;
 use crate::shared::{Shared, draw};
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
+
+/// How soon it is looked again whether there is room for a device.
+const FULL: Duration = Duration::from_secs(10);
 
 /// Runs until `shared.shutdown`.
 ///
@@ -48,9 +56,13 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 /// When it cannot start: no socket.
 pub async fn run(shared: Arc<Shared>) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let (outcomes, triggers) = mpsc::channel(1024);
-    let controls = Arc::new(Controls::new(shared.clone(), outcomes).await.context("device controller")?);
+    let bounds = &shared.args.bounds;
+    let (outcomes, triggers) = mpsc::channel(size(bounds.outcome_queue));
+    let (news, notifications) = mpsc::channel(size(bounds.notification_queue));
+    let controls = Controls::new(shared.clone(), outcomes, news).await.context("device controller")?;
+    let controls = Arc::new(controls);
     tasks.spawn(controls.clone().receive());
+    tasks.spawn(controls.clone().heed(notifications));
     let store = shared.devices.store().clone();
     let changed = changes(controls.clone());
     Controller::for_shared_stream(stream::pending(), store)
@@ -102,6 +114,10 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         return Ok(Action::await_change());
     };
     let key = Key::of(&name);
+    if !controls.admits(&key, &device) {
+        permit.finish("requeue_after");
+        return Ok(Action::requeue(FULL));
+    }
     let Some(sight) = observe(&controls, &key, &device).await? else {
         permit.finish("requeue");
         return Ok(Action::requeue(CATCH_UP));

@@ -18,12 +18,19 @@ const MAX_ADDRESSES: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Dns {
     slots: Arc<Semaphore>,
+    limit: usize,
 }
 
 impl Dns {
     /// At most `limit` lookups at once.
     pub fn new(limit: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(limit)) }
+        Self { slots: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// Lookups under way.
+    pub fn usage(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let (slots, limit) = (self.slots.clone(), self.limit);
+        move || limit.saturating_sub(slots.available_permits())
     }
 
     /// The addresses of a name, sorted; never none.

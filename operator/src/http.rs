@@ -18,9 +18,6 @@ use tokio_util::sync::CancellationToken;
 use self::bounded::Bounded;
 use crate::metrics::Metrics;
 
-/// Connections that are open at once; others wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-
 /// True once every cache has its first list.
 #[derive(Clone, Default)]
 pub struct Readiness(Arc<AtomicBool>);
@@ -52,18 +49,21 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("--listen {address}: is another process there? Choose another port"))
 }
 
-/// Serves until `shutdown`.
+/// Serves until `shutdown`, so many connections at once; others wait in the kernel's queue.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
+    connections: u16,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    let listener = Bounded::new(listener, usize::from(connections));
+    metrics.bound("connections", f64::from(connections), listener.usage());
     let router = router(Served { metrics, readiness });
-    axum::serve(Bounded::new(listener, CONNECTIONS), router)
+    axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("HTTP server")

@@ -1,6 +1,9 @@
 //! The registry and the metrics of all controllers, under the names that dashboards for controller-runtime know.
 //! What concerns devices alone is in [`crate::device::metrics`].
 
+pub mod running;
+pub mod usage;
+
 use std::sync::Arc;
 
 use prometheus::core::Collector;
@@ -8,6 +11,9 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use self::running::{AllRunning, Running};
+use self::usage::Usage;
 
 /// Buckets for waits and work: 1 ms to 32 s.
 const SECONDS: [f64; 16] =
@@ -17,15 +23,26 @@ const SECONDS: [f64; 16] =
 pub struct Metrics {
     registry: Registry,
     families: Families,
-    /// Calls to the API server, by status code (`error` without one) and method; but for those of the election.
-    pub requests: IntCounterVec,
+    /// Calls to the API server; but for those of the election.
+    pub requests: Calls,
     /// Calls of the election: a leader renews for ever, and that is no work.
-    pub election_requests: IntCounterVec,
+    pub election_requests: Calls,
     /// Configured limits, by name.
     pub limit: GaugeVec,
+    usage: Usage,
+}
+
+/// Calls to the API server.
+#[derive(Clone)]
+pub struct Calls {
+    /// How many, by status code (`error` without one), method and host.
+    pub total: IntCounterVec,
+    /// Seconds until the head of the answer came, by verb and host; a watch is answered when it begins.
+    pub seconds: HistogramVec,
 }
 
 struct Families {
+    running: AllRunning,
     depth: IntGaugeVec,
     adds: IntCounterVec,
     retries: IntCounterVec,
@@ -50,6 +67,8 @@ pub struct ControllerMetrics {
     pub queue_seconds: Histogram,
     /// Seconds worked.
     pub work_seconds: Histogram,
+    /// Reconciles under way, with when each began.
+    pub running: Arc<Running>,
     /// The controller's name.
     name: String,
     results: IntCounterVec,
@@ -69,23 +88,47 @@ impl Metrics {
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
         let families = Families::new(&registry)?;
-        let requests = counters(
-            &registry,
-            "rest_client_requests_total",
-            "Calls to the API server, by status code and method, without those of the election.",
-            &["code", "method"],
-        )?;
-        let election_requests = counters(
-            &registry,
-            "edge_leader_requests_total",
-            "Calls to the API server about the Lease, by status code and method.",
-            &["code", "method"],
-        )?;
+        let (by_code, by_verb) = (&["code", "method", "host"], &["verb", "host"]);
+        let requests = Calls {
+            total: counters(
+                &registry,
+                "rest_client_requests_total",
+                "Calls to the API server, by status code and method, without those of the election.",
+                by_code,
+            )?,
+            seconds: histograms(
+                &registry,
+                "rest_client_request_duration_seconds",
+                "Time until the head of an answer of the API server came, without the calls of the election.",
+                by_verb,
+            )?,
+        };
+        let election_requests = Calls {
+            total: counters(
+                &registry,
+                "edge_leader_requests_total",
+                "Calls to the API server about the Lease, by status code and method.",
+                by_code,
+            )?,
+            seconds: histograms(
+                &registry,
+                "edge_leader_request_duration_seconds",
+                "Time until the head of an answer of the API server about the Lease came.",
+                by_verb,
+            )?,
+        };
         let limit = register(
             &registry,
             GaugeVec::new(Opts::new("edge_limit", "Configured limits, by name."), &["name"])?,
         )?;
-        Ok(Arc::new(Self { registry, families, requests, election_requests, limit }))
+        let usage = register(&registry, Usage::new()?)?;
+        Ok(Arc::new(Self { registry, families, requests, election_requests, limit, usage }))
+    }
+
+    /// Shows a bounded thing: its limit, and how many there are.
+    pub fn bound(&self, name: &'static str, limit: f64, usage: impl Fn() -> usize + Send + Sync + 'static) {
+        self.limit.with_label_values(&[name]).set(limit);
+        self.usage.show(name, usage);
     }
 
     /// Where further metrics are registered.
@@ -114,6 +157,7 @@ impl Families {
         let name = &["name"];
         let controller = &["controller"];
         Ok(Self {
+            running: register(registry, AllRunning::new()?)?,
             depth: gauges(registry, "workqueue_depth", "Reconciles that wait for a permit.", name)?,
             adds: counters(registry, "workqueue_adds_total", "Reconciles that began to wait.", name)?,
             retries: counters(
@@ -170,6 +214,7 @@ impl Families {
     fn controller(&self, name: &str) -> Arc<ControllerMetrics> {
         let label = &[name];
         Arc::new(ControllerMetrics {
+            running: self.running.of(name),
             depth: self.depth.with_label_values(label),
             adds: self.adds.with_label_values(label),
             retries: self.retries.with_label_values(label),

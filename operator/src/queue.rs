@@ -22,6 +22,7 @@ pub struct Permit<'a> {
     _permit: Option<SemaphorePermit<'a>>,
     metrics: Arc<ControllerMetrics>,
     since: Instant,
+    number: u64,
     result: &'static str,
 }
 
@@ -39,7 +40,9 @@ impl Permits {
         let permit = self.permits.acquire().await.ok();
         drop(waiter);
         self.metrics.active.inc();
-        Permit { _permit: permit, metrics: self.metrics.clone(), since: Instant::now(), result: "error" }
+        let since = Instant::now();
+        let number = self.metrics.running.begin(since);
+        Permit { _permit: permit, metrics: self.metrics.clone(), since, number, result: "error" }
     }
 }
 
@@ -75,6 +78,7 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let seconds = self.since.elapsed().as_secs_f64();
         self.metrics.active.dec();
+        self.metrics.running.end(self.number);
         self.metrics.work_seconds.observe(seconds);
         self.metrics.reconcile_seconds.observe(seconds);
         self.metrics.ended(self.result);

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Mutex;
 
+use edge_api::Device;
+use edge_api::device::{ADOPT, FINALIZER};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -16,18 +18,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::action::Mark;
+use crate::args::bounds::{BoundArgs, size};
 use crate::budget::Bucket;
 use crate::epoch::NAME;
 use crate::error::{ApiError, call};
 use crate::leader::guard::{Leadership, NotLeading};
 use crate::lock::lock;
-use crate::metrics::{Metrics, register};
+use crate::metrics::{Metrics, register, usage};
 use crate::shared::Shared;
-
-/// Events that may be told at once, and how many a second after that.
-const RATE: (u32, f64) = (50, 5.0);
-/// Events that wait to be told.
-const QUEUE: usize = 64;
 
 /// Writes the whole status of an object, and gives what the server made of it. Only a leader may.
 ///
@@ -59,6 +58,32 @@ where
     call(what, api.patch_status(&name, &params, &Patch::Apply(&patch))).await
 }
 
+/// Changes a Device's metadata: our finalizer, or the annotation of an adoption. Only a leader may.
+///
+/// # Errors
+/// A conflict when the object is no longer at `version`; what the API server says else.
+pub async fn apply_mark(
+    shared: &Shared,
+    device: &Device,
+    version: Option<&str>,
+    mark: Mark,
+) -> Result<(), ApiError> {
+    let (namespace, name) = (device.namespace().unwrap_or_default(), device.name_any());
+    let others = device.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned();
+    let mut metadata = match mark {
+        Mark::Hold => json!({ "finalizers": others.chain([FINALIZER.to_owned()]).collect::<Vec<_>>() }),
+        Mark::LetGo => json!({ "finalizers": others.collect::<Vec<_>>() }),
+        Mark::Adopted => json!({ "annotations": { ADOPT: null } }),
+    };
+    metadata["uid"] = json!(device.metadata.uid);
+    metadata["resourceVersion"] = json!(version);
+    let params = PatchParams { field_manager: Some(NAME.into()), ..PatchParams::default() };
+    let api: Api<Device> = Api::namespaced(shared.client.clone(), &namespace);
+    let what = || format!("{mark:?} Device {namespace}/{name}");
+    shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })?;
+    call(what, api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await.map(drop)
+}
+
 /// Tells Events beside the work, so that none holds a reconcile up. Above the rate, and when too many wait, they
 /// are dropped and counted: the status has said the same.
 pub struct Events {
@@ -75,10 +100,11 @@ impl Events {
     ///
     /// # Errors
     /// When the metric's name is taken.
-    pub fn new(metrics: &Metrics) -> Result<(Self, Queue), prometheus::Error> {
+    pub fn new(metrics: &Metrics, bounds: &BoundArgs) -> Result<(Self, Queue), prometheus::Error> {
         let dropped = IntCounter::new("edge_events_dropped_total", "Events not told, since too many were.")?;
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let bucket = Mutex::new(Bucket::new(RATE.0, RATE.1));
+        let (queue, waiting) = mpsc::channel(size(bounds.event_queue));
+        metrics.bound("events", f64::from(bounds.event_queue), usage::waiting(&queue));
+        let bucket = Mutex::new(Bucket::new(bounds.event_burst, bounds.event_rate));
         Ok((Self { queue, bucket, dropped: register(metrics.registry(), dropped)? }, Queue(waiting)))
     }
 
@@ -141,13 +167,17 @@ fn short(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
+    use crate::args::Args;
 
     #[tokio::test]
     async fn events_above_the_rate_are_dropped_and_counted_and_notes_are_cut() {
-        let (events, Queue(mut queue)) = Events::new(&Metrics::new().unwrap()).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let bounds = Args::parse_from(["edge-operator"]).bounds;
+        let (events, Queue(mut queue)) = Events::new(&metrics, &bounds).unwrap();
         for _ in 0..60 {
             events.tell(&Pod::default(), EventType::Warning, "Sync", "Failed", &"ä".repeat(1000));
         }

@@ -60,7 +60,13 @@ pub async fn run_with_metrics(
     let mut tasks = JoinSet::new();
     let listener = http::bind(args.listen).await?;
     tracing::info!(address = %listener.local_addr()?, "metrics and probes");
-    tasks.spawn(http::serve(listener, metrics.clone(), readiness.clone(), shutdown.clone()));
+    tasks.spawn(http::serve(
+        listener,
+        args.bounds.max_connections,
+        metrics.clone(),
+        readiness.clone(),
+        shutdown.clone(),
+    ));
     let filling = fill(work, args, metrics, candidacy.leadership(), shutdown.clone(), &mut tasks);
     let filled = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -150,7 +156,7 @@ async fn fill(
     tokio::join!(devices.ready(), pods.ready());
     reach.set_pods(&pods.store().state());
     tasks.spawn(follow_pods(pods.clone(), reach.clone(), shutdown.clone()));
-    let (events, waiting) = Events::new(&metrics).context("metrics of Events")?;
+    let (events, waiting) = Events::new(&metrics, &args.bounds).context("metrics of Events")?;
     let instance = args.cluster.identity.clone();
     let telling = record::tell_all(waiting, client.clone(), instance, leadership.clone(), shutdown.clone());
     tasks.spawn(finish(telling));

@@ -1,6 +1,7 @@
 //! The rules of a device: which commands it takes, how it carries them out, what a reboot does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use edge_protocol::{BootId, DesiredCommand, Install, Refusal, RefusalReason, Report};
 
@@ -12,11 +13,11 @@ use crate::random::Dice;
 
 /// One decision while it is being made.
 pub(super) struct Step<'a> {
-    device: &'a Device,
+    pub(super) device: &'a Device,
     now: Now,
     behaviour: &'a Behaviour,
     dice: &'a mut Dice,
-    plan: Plan,
+    pub(super) plan: Plan,
 }
 
 impl<'a> Step<'a> {
@@ -29,27 +30,29 @@ impl<'a> Step<'a> {
     pub(super) fn take(mut self, input: Input<'_>) -> Plan {
         match input {
             Input::Put(command) => self.put(command),
+            Input::Own(command) => self.own(command),
             Input::Get => self.report(),
             Input::Tick => self.tick(),
+            Input::Forget => self.forget(),
             Input::PowerCycle => self.power_cycle(),
         }
         self.plan
     }
 
     /// The durable state as it will be after this step.
-    fn durable(&self) -> &Durable {
+    pub(super) fn durable(&self) -> &Durable {
         self.plan.durable.as_deref().unwrap_or(&self.device.durable)
     }
 
     /// The same, to be changed; it is stored then.
-    fn durable_mut(&mut self) -> &mut Durable {
+    pub(super) fn durable_mut(&mut self) -> &mut Durable {
         let current = &self.device.durable;
         Arc::make_mut(self.plan.durable.get_or_insert_with(|| Arc::clone(current)))
     }
 
     fn put(&mut self, command: &DesiredCommand) {
         if let Some(reason) = self.reason_to_refuse(command) {
-            let refusal = self.refusal(reason, command);
+            let refusal = self.refusal(reason, Some(&command.firmware));
             self.plan.reply = Some(Reply::Refused(refusal));
             return;
         }
@@ -61,25 +64,9 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// The order matters: who is asked comes before what is asked.
     fn reason_to_refuse(&self, command: &DesiredCommand) -> Option<RefusalReason> {
-        let Identity { namespace, name } = &self.device.identity;
-        if (&command.namespace, &command.name) != (namespace, name) {
-            return Some(RefusalReason::WrongName);
-        }
-        if let Some(held) = &self.durable().held {
-            if command.uid != held.uid {
-                return Some(RefusalReason::ForeignUid);
-            }
-            if command.generation < held.generation {
-                return Some(RefusalReason::LowerGeneration);
-            }
-            if command.epoch < held.epoch {
-                return Some(RefusalReason::LowerEpoch);
-            }
-        }
-        (self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware))
-            .then_some(RefusalReason::Unsupported)
+        let unsupported = self.behaviour.refuse_firmware.as_ref() == Some(&command.firmware);
+        self.reason_to_disobey(command).or(unsupported.then_some(RefusalReason::Unsupported))
     }
 
     /// The same command from a later leader: it is obeyed from now on, and nothing is done twice.
@@ -97,6 +84,7 @@ impl<'a> Step<'a> {
 
         let durable = self.durable_mut();
         durable.held = Some(command.clone());
+        durable.claim = None;
         let failures = if same_generation { durable.progress.failures } else { 0 };
         durable.progress = Progress { failures, gave_up: false };
         self.record(What::Stored, command.clone());
@@ -113,7 +101,9 @@ impl<'a> Step<'a> {
 
     fn tick(&mut self) {
         let now = self.now.elapsed;
-        if self.plan.volatile.next_reboot.is_some_and(|at| at <= now) {
+        self.heed_reboots();
+        let cut = self.plan.volatile.install.and_then(|install| install.reboots);
+        if [self.plan.volatile.next_reboot, cut].into_iter().flatten().any(|at| at <= now) {
             return self.power_cycle();
         }
         if let Power::Booting { until } = self.plan.volatile.power
@@ -130,16 +120,33 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Spontaneous reboots begin, or end, with the behaviour.
+    fn heed_reboots(&mut self) {
+        let (now, next) = (self.now.elapsed, self.plan.volatile.next_reboot);
+        self.plan.volatile.next_reboot = match (next, self.behaviour.reboot_every) {
+            (Some(next), Some(_)) => Some(next),
+            _ => self.behaviour.next_reboot(self.dice).map(|after| now + after),
+        };
+    }
+
+    /// The progress of an install is volatile: it begins again. Who forgets the rest is who keeps it.
+    fn forget(&mut self) {
+        if self.plan.volatile.install.is_some() {
+            self.interrupt_install();
+            self.begin_install();
+        }
+    }
+
     fn power_cycle(&mut self) {
         self.interrupt_install();
         let durable = self.durable_mut();
         durable.boots += 1;
         let (incarnation, boots) = (durable.incarnation, durable.boots);
-        let (running, held) = (durable.running.clone(), durable.held.clone());
+        let (running, owner) = (durable.running.clone(), durable.owner());
         *self.dice = Dice::new(self.device.seed, &self.device.identity.name, boots);
         let entry = Entry {
             generation: running.generation,
-            epoch: held.as_ref().map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             command_id: None,
             config_digest: running.digest(),
             firmware: running.firmware,
@@ -149,8 +156,11 @@ impl<'a> Step<'a> {
         let boot_id = BootId(Dice::new(incarnation, &self.device.identity.name, boots).draw());
         let until = self.now.elapsed + self.behaviour.boot_time.draw(self.dice);
         let next_reboot = self.behaviour.next_reboot(self.dice).map(|after| until + after);
+        let clock_error = self.behaviour.clock_error(self.dice);
         let power = Power::Booting { until };
-        self.plan.volatile = Volatile { power, boot_id, sequence: 0, install: None, next_reboot };
+        let earlier = std::mem::take(&mut self.plan.volatile.earlier);
+        self.plan.volatile =
+            Volatile { power, boot_id, sequence: 0, install: None, next_reboot, clock_error, earlier };
         self.plan.notices.push(Notice::Reboot);
     }
 
@@ -165,13 +175,15 @@ impl<'a> Step<'a> {
 
     fn begin_install(&mut self) {
         let started = self.now.elapsed;
-        let ends = started + self.behaviour.install_time.draw(self.dice);
+        let counted = self.behaviour.install_time.draw(self.dice);
+        let length = self.true_time(counted);
         let fails = self.dice.happens(self.behaviour.install_fail);
-        self.plan.volatile.install = Some(Ongoing { started, ends, fails });
+        let reboots = self.behaviour.reboot_in_install(length, self.dice).map(|after| started + after);
+        self.plan.volatile.install = Some(Ongoing { started, ends: started + length, fails, reboots });
         self.plan.notices.push(Notice::InstallStarted);
     }
 
-    fn interrupt_install(&mut self) {
+    pub(super) fn interrupt_install(&mut self) {
         if self.plan.volatile.install.take().is_some() {
             self.plan.notices.push(Notice::InstallInterrupted);
         }
@@ -213,7 +225,7 @@ impl<'a> Step<'a> {
     }
 
     /// An entry of which only time and boot are filled in.
-    fn entry(&self, what: What) -> Entry {
+    pub(super) fn entry(&self, what: What) -> Entry {
         Entry {
             number: 0,
             unix_ms: self.now.unix_ms,
@@ -235,17 +247,17 @@ impl<'a> Step<'a> {
     fn report(&mut self) {
         let sequence = self.next_sequence();
         let durable = self.durable();
-        let held = durable.held.as_ref();
+        let (held, owner) = (durable.held.as_ref(), durable.owner());
         let Identity { namespace, name } = self.device.identity.clone();
         let report = Report {
             namespace,
             name,
-            uid: held.map(|held| held.uid.clone()),
+            uid: owner.as_ref().map(|owner| owner.uid.clone()),
             firmware: durable.running.firmware.clone(),
             config_digest: durable.running.digest(),
             applied_generation: durable.running.generation,
             held_generation: held.map_or(0, |held| held.generation),
-            epoch: held.map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             command_id: held.map(|held| held.command_id),
             boot_id: self.plan.volatile.boot_id,
             sequence,
@@ -253,34 +265,49 @@ impl<'a> Step<'a> {
             install: self.install(),
             last_error: durable.last_error.clone(),
         };
-        self.plan.reply = Some(Reply::State(report));
+        let (told, lie) = self.plan.volatile.earlier.tell(report, self.behaviour, self.dice);
+        self.plan.notices.extend(lie.map(Notice::Lied));
+        self.plan.reply = Some(Reply::State(told));
     }
 
-    fn refusal(&mut self, reason: RefusalReason, command: &DesiredCommand) -> Refusal {
+    pub(super) fn refusal(&mut self, reason: RefusalReason, firmware: Option<&str>) -> Refusal {
         let sequence = self.next_sequence();
-        let held = self.durable().held.as_ref();
+        let (held, owner) = (self.durable().held.as_ref(), self.durable().owner());
         let Identity { namespace, name } = self.device.identity.clone();
         Refusal {
             reason,
             namespace,
             name,
-            uid: held.map(|held| held.uid.clone()),
+            uid: owner.as_ref().map(|owner| owner.uid.clone()),
             held_generation: held.map_or(0, |held| held.generation),
-            epoch: held.map_or(0, |held| held.epoch),
+            epoch: owner.map_or(0, |owner| owner.epoch),
             boot_id: self.plan.volatile.boot_id,
             sequence,
-            detail: (reason == RefusalReason::Unsupported)
-                .then(|| format!("firmware {} is not for this device", command.firmware)),
+            detail: firmware
+                .filter(|_| reason == RefusalReason::Unsupported)
+                .map(|firmware| format!("firmware {firmware} is not for this device")),
         }
     }
 
     fn uptime_ms(&self) -> u64 {
         match self.plan.volatile.power {
             Power::Up { since } => {
-                u64::try_from(self.now.elapsed.saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
+                let true_ms = self.now.elapsed.saturating_sub(since).as_millis();
+                u64::try_from(true_ms * self.clock_speed() / MILLION).unwrap_or(u64::MAX)
             }
             Power::Off | Power::Booting { .. } => 0,
         }
+    }
+
+    /// Seconds that the device's clock counts in a million.
+    fn clock_speed(&self) -> u128 {
+        u128::try_from(1_000_000 + self.plan.volatile.clock_error).unwrap_or(1)
+    }
+
+    /// How long it truly takes until the device's clock has counted so much.
+    fn true_time(&self, counted: Duration) -> Duration {
+        let micros = counted.as_micros() * MILLION / self.clock_speed();
+        Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
     fn install(&self) -> Install {
@@ -295,6 +322,8 @@ impl<'a> Step<'a> {
         }
     }
 }
+
+const MILLION: u128 = 1_000_000;
 
 /// The same but for the leader that sends it.
 fn is_same_attempt(held: &DesiredCommand, command: &DesiredCommand) -> bool {

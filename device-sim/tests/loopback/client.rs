@@ -21,6 +21,7 @@ pub(crate) struct Answer {
     pub(crate) id: u16,
     pub(crate) token: Vec<u8>,
     pub(crate) payload: Vec<u8>,
+    pub(crate) observe: Option<u32>,
 }
 
 impl Client {
@@ -51,6 +52,13 @@ impl Client {
         packet.add_option(CoapOption::ContentFormat, vec![60]);
         packet.payload = encode(command).unwrap();
         packet.to_bytes().unwrap()
+    }
+
+    /// Asks for the state, and to be told of changes (0) or no more (1).
+    pub(crate) async fn observe(&mut self, value: u32) -> Answer {
+        let mut packet = self.request(RequestType::Get, "state");
+        packet.set_observe_value(value);
+        self.exchange(&packet.to_bytes().unwrap()).await
     }
 
     pub(crate) async fn get_state(&mut self) -> Answer {
@@ -95,6 +103,7 @@ fn read(bytes: &[u8]) -> Answer {
         kind: packet.header.get_type(),
         id: packet.header.message_id,
         token: packet.get_token().to_vec(),
+        observe: packet.get_observe_value().map(Result::unwrap),
         payload: packet.payload,
     }
 }

@@ -3,4 +3,6 @@
 
 mod client;
 mod conversation;
+mod misbehaviour;
+mod observation;
 mod process;

@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::DurationString;
 use crate::rules;
 
+/// The finalizer of a Device whose device may obey it: it is released before the object goes.
+pub const FINALIZER: &str = "edge-operator.dev/release";
+/// The annotation by which a person gives a Device a device that obeys another one, or obeys this one from a later
+/// epoch on: `UID:EPOCH`, as the condition Consistent names it. It is taken away once that is done.
+pub const ADOPT: &str = "edge-operator.dev/adopt";
+
 /// The declared state of one edge device and how to reach it.
 #[expect(clippy::duplicated_attributes, reason = "columns share words such as type_ = \"string\"")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -163,11 +163,16 @@ impl ControlPlane {
     /// # Errors
     /// When the certificate is not understood.
     pub fn client_as(&self, somebody: &Somebody) -> Result<Client, Error> {
+        Client::try_from(self.config_as(somebody)).map_err(Error::kube("making a client"))
+    }
+
+    /// How to reach it on somebody's behalf, with that one's rights.
+    pub fn config_as(&self, somebody: &Somebody) -> Config {
         let mut config = self.config();
         config.auth_info.impersonate = Some(somebody.user.clone());
         config.auth_info.impersonate_groups = Some(somebody.groups.clone());
         config.auth_info.impersonate_user_extra = Some(somebody.extra.clone());
-        Client::try_from(config).map_err(Error::kube("making a client"))
+        config
     }
 
     /// A kubeconfig on somebody's behalf, for another process; JSON, which is YAML. Good as long as this runs.

@@ -6,11 +6,13 @@
 //!  operator                                              device
 //!  DesiredCommand ── encode ──► PUT /desired ──► decode ── stored durably: 2.04
 //!                 ◄── decode ── Refusal       ◄── encode ── 4.12, 4.03, 4.22
+//!    OwnerCommand ── encode ──► PUT /owner   ──► decode ── stored durably: 2.04
 //!          Report ◄── decode ── 2.05          ◄── encode ── GET /state
 //! ```
 //!
 //! * [`command`]: the whole desired state of a device, with what orders it.
 //! * [`report`]: what a device says of itself; evidence, never simply the truth.
+//! * [`owner`]: whom it obeys: released, or adopted.
 //! * [`refusal`]: why a command was not taken, and what the device holds instead.
 //! * [`envelope`]: the outermost layer, with the place of a MAC.
 //! * [`digest`]: one number for a configuration.
@@ -24,6 +26,7 @@ pub mod codec;
 pub mod command;
 pub mod digest;
 pub mod envelope;
+pub mod owner;
 pub mod refusal;
 pub mod report;
 
@@ -31,6 +34,7 @@ pub use codec::{DecodeError, EncodeError, LimitError, Payload, decode, encode};
 pub use command::{CommandId, DesiredCommand};
 pub use digest::{ConfigDigest, config_digest, config_encoded_len};
 pub use envelope::Envelope;
+pub use owner::{Held, OwnerChange, OwnerCommand};
 pub use refusal::{Refusal, RefusalReason};
 pub use report::{BootId, Install, Report};
 
@@ -54,6 +58,8 @@ pub const MAX_ERROR: usize = 160;
 
 /// CoAP path of the desired state (PUT, confirmable).
 pub const PATH_DESIRED: &str = "desired";
+/// CoAP path of whom it obeys (PUT, confirmable).
+pub const PATH_OWNER: &str = "owner";
 /// CoAP path of the report (GET).
 pub const PATH_STATE: &str = "state";
 /// CoAP Content-Format of every payload: `application/cbor` (RFC 7252 §12.3).

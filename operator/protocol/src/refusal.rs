@@ -20,6 +20,9 @@ pub enum RefusalReason {
     /// The command names this device and another object: somebody else's, or one made anew.
     #[serde(rename = "uid")]
     ForeignUid,
+    /// The command names an object that released the device: an old command, delivered late.
+    #[serde(rename = "released")]
+    Released,
     /// The device can never run what is asked for (another model's firmware, say).
     #[serde(rename = "unsupported")]
     Unsupported,
@@ -31,7 +34,7 @@ impl RefusalReason {
     pub fn code(self) -> (u8, u8) {
         match self {
             Self::LowerGeneration | Self::LowerEpoch => (4, 12),
-            Self::WrongName | Self::ForeignUid => (4, 3),
+            Self::WrongName | Self::ForeignUid | Self::Released => (4, 3),
             Self::Unsupported => (4, 22),
         }
     }
@@ -52,7 +55,7 @@ pub struct Refusal {
     /// Name of the Device that it believes to be.
     #[serde(rename = "n")]
     pub name: String,
-    /// Uid of the command held; none before the first.
+    /// Uid of the object that it obeys; none before the first command, and after it was released.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// Generation of the command held; 0 before the first.

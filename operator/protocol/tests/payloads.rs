@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use edge_protocol::{
-    BootId, CommandId, ConfigDigest, DecodeError, DesiredCommand, EncodeError, Envelope, Install,
-    MAX_PAYLOAD, Refusal, RefusalReason, Report, config_digest, config_encoded_len, decode, encode,
+    BootId, CommandId, ConfigDigest, DecodeError, DesiredCommand, EncodeError, Envelope, Held, Install,
+    MAX_PAYLOAD, OwnerChange, OwnerCommand, Refusal, RefusalReason, Report, config_digest,
+    config_encoded_len, decode, encode,
 };
 use proptest::prelude::*;
 
@@ -50,6 +51,7 @@ fn reason() -> impl Strategy<Value = RefusalReason> {
         RefusalReason::LowerEpoch,
         RefusalReason::WrongName,
         RefusalReason::ForeignUid,
+        RefusalReason::Released,
         RefusalReason::Unsupported,
     ])
 }
@@ -64,7 +66,22 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn owner_command()(
+        namespace in "[a-z]{1,20}", name in "[a-z0-9-]{1,30}", uid in "[0-9a-f-]{1,36}", epoch: u64,
+        from in prop::option::of(("[0-9a-f-]{1,36}", any::<u64>())),
+    ) -> OwnerCommand {
+        let adopt = |(uid, epoch)| OwnerChange::Adopt(Held { uid, epoch });
+        OwnerCommand { namespace, name, uid, epoch, change: from.map_or(OwnerChange::Release, adopt) }
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_release_and_an_adoption_survive_their_trip(message in owner_command()) {
+        prop_assert_eq!(decode::<OwnerCommand>(&encode(&message).unwrap()).unwrap(), message);
+    }
+
     #[test]
     fn a_command_survives_its_trip(message in command()) {
         let bytes = encode(&message).unwrap();

@@ -1,94 +1,14 @@
 //! What an exchange's outcome teaches: the only place where a device's words change what is remembered of it. Pure.
 
-use edge_protocol::{DecodeError, Refusal, RefusalReason, Report};
+use edge_protocol::{Held, Refusal, RefusalReason, Report};
 use tokio::time::Instant;
 
+use super::answer::{Answer, FORBIDDEN, Outcome, PRECONDITION_FAILED, Topic};
 use super::evidence::{Context, Contradiction, Disposition, Foreign};
 use super::memory::{Conflict, Memory, Verdict};
 use super::policy::Policy;
 use super::validate::Spec;
-use crate::link::{Code, End};
-
-/// How an exchange ended, and which it was.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Number of the exchange.
-    pub number: u64,
-    /// Was it a command?
-    pub command: bool,
-    /// What came of it.
-    pub answer: Answer,
-}
-
-/// What a device answered.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
-    /// Its report.
-    Report(Box<Report>),
-    /// 2.04: the command is stored.
-    Stored,
-    /// One of the three codes of a refusal, and its reason as far as that can be read.
-    Refused(Code, Option<Refusal>),
-    /// Something that cannot be read as an answer.
-    Malformed(DecodeError),
-    /// A code that says nothing of the command (5.00, 4.29, …).
-    Unable(Code),
-    /// A reset message.
-    Reset,
-    /// Nothing.
-    Silence,
-    /// The exchange was never begun, or was ended here.
-    Abandoned,
-}
-
-/// Precondition Failed: the device holds something later.
-const PRECONDITION_FAILED: Code = Code(4, 12);
-/// Forbidden: the device is not ours.
-const FORBIDDEN: Code = Code(4, 3);
-/// Unprocessable Entity: the device can never run this.
-const UNPROCESSABLE: Code = Code(4, 22);
-
-impl Answer {
-    /// Reads the end of a `GET /state`.
-    pub fn to_report(end: End) -> Self {
-        match end {
-            End::Response(Code::CONTENT, payload) => match edge_protocol::decode::<Report>(&payload) {
-                Ok(report) => Self::Report(Box::new(report)),
-                Err(error) => Self::Malformed(error),
-            },
-            End::Response(code, _) => Self::Unable(code),
-            End::Reset => Self::Reset,
-            End::NoAnswer | End::NoResponse => Self::Silence,
-        }
-    }
-
-    /// Reads the end of a `PUT /desired`.
-    pub fn to_command(end: End) -> Self {
-        match end {
-            End::Response(Code::CHANGED, _) => Self::Stored,
-            End::Response(code @ (PRECONDITION_FAILED | FORBIDDEN | UNPROCESSABLE), payload) => {
-                Self::Refused(code, edge_protocol::decode(&payload).ok())
-            }
-            End::Response(code, _) => Self::Unable(code),
-            End::Reset => Self::Reset,
-            End::NoAnswer | End::NoResponse => Self::Silence,
-        }
-    }
-
-    /// A short name for metrics.
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::Report(_) => "report",
-            Self::Stored => "stored",
-            Self::Refused(..) => "refused",
-            Self::Malformed(_) => "malformed",
-            Self::Unable(_) => "unable",
-            Self::Reset => "reset",
-            Self::Silence => "timeout",
-            Self::Abandoned => "abandoned",
-        }
-    }
-}
+use crate::link::Code;
 
 /// Something to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +21,10 @@ pub enum Note {
     Retry,
     /// A command that was due again and found no token; whose budget has none: `device` or `process`.
     BudgetExhausted(&'static str),
+    /// A device obeys its object since a person said so.
+    Adopted,
+    /// The release of a device ended so.
+    Released(&'static str),
 }
 
 /// What an outcome is held against.
@@ -122,6 +46,30 @@ pub struct Surroundings<'a> {
 }
 
 impl Memory {
+    /// Takes in the outcome of the last exchange and the report that came by itself, the older one of both first.
+    pub fn hear(&mut self, around: &Surroundings<'_>) -> Vec<Note> {
+        let outcome = self.inbox.take();
+        let asked = outcome.as_ref().and_then(|outcome| match &outcome.answer {
+            Answer::Report(report) => Some((report.boot_id, report.sequence)),
+            _ => None,
+        });
+        let earlier = |report: &mut Box<Report>| {
+            asked.is_none_or(|(boot, sequence)| boot != report.boot_id || report.sequence < sequence)
+        };
+        let mut notes = Vec::new();
+        let mut pushed = self.pushed.take();
+        if let Some(report) = pushed.take_if(earlier) {
+            notes.extend(self.absorb_pushed(&report, around));
+        }
+        if let Some(outcome) = outcome {
+            notes.extend(self.absorb(outcome, around));
+        }
+        if let Some(report) = pushed {
+            notes.extend(self.absorb_pushed(&report, around));
+        }
+        notes
+    }
+
     /// Takes in the outcome of the last exchange.
     pub fn absorb(&mut self, outcome: Outcome, around: &Surroundings<'_>) -> Vec<Note> {
         self.next_probe = around.now + around.policy.probe_delay(around.spec.patience.probe, around.draw);
@@ -130,6 +78,12 @@ impl Memory {
         }
         match outcome.answer {
             Answer::Report(report) => self.absorb_report(&report, around),
+            Answer::Pushed(report) => self.absorb_pushed(&report, around),
+            Answer::Stored if outcome.topic == Topic::Owner => {
+                self.alive(around.now);
+                self.adopted(around.now);
+                vec![Note::Adopted]
+            }
             Answer::Stored => {
                 self.alive(around.now);
                 if self.conflict.is_none() {
@@ -162,7 +116,7 @@ impl Memory {
             Answer::Silence => {
                 self.address_index = self.address_index.wrapping_add(1);
                 // An unanswered probe says what silence says anyway; it delays no command.
-                if outcome.command {
+                if outcome.topic != Topic::State {
                     self.fail("no answer".to_owned(), around);
                     self.lost_touch = true;
                 }
@@ -173,6 +127,22 @@ impl Memory {
                 Vec::new()
             }
         }
+    }
+
+    /// The device says whom it obeys.
+    fn holds(&mut self, uid: Option<&str>, epoch: u64) {
+        self.holder = uid.map(|uid| Held { uid: uid.to_owned(), epoch });
+    }
+
+    /// The device obeys this object, from now and generation 0 on: what was commanded before counts no more.
+    fn adopted(&mut self, now: Instant) {
+        self.conflict = None;
+        self.holder = None;
+        self.put = None;
+        self.recommand = false;
+        self.settle();
+        self.evidence.outdated();
+        self.next_probe = now;
     }
 
     fn alive(&mut self, now: Instant) {
@@ -192,7 +162,33 @@ impl Memory {
         self.not_before = Some(around.now + delay);
     }
 
-    fn absorb_report(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+    /// Takes in a report that came by itself. It may have left the device before something that is known already, a
+    /// command above all: so it can say what is new, and never accuse. What it cannot be believed is asked.
+    pub fn absorb_pushed(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+        let disposition = self.weigh(report, around);
+        let mut notes = vec![Note::Report(disposition.as_str())];
+        match disposition {
+            Disposition::Accepted => {
+                self.holds(report.uid.as_deref(), report.epoch);
+                self.alive(around.now);
+                self.accept(around);
+            }
+            Disposition::Rebooted => {
+                self.alive(around.now);
+                self.next_probe = around.now;
+                notes.push(Note::Reboot);
+            }
+            Disposition::Stale => {}
+            Disposition::Restless | Disposition::Foreign(_) | Disposition::Contradictory(_) => {
+                let usual = self.next_probe;
+                self.ask_again(around);
+                self.next_probe = self.next_probe.min(usual);
+            }
+        }
+        notes
+    }
+
+    fn weigh(&mut self, report: &Report, around: &Surroundings<'_>) -> Disposition {
         let acknowledged = self.put.as_ref().filter(|put| put.acknowledged).map(|put| put.generation);
         let held_is_current = report.held_generation == around.generation;
         let commanded = if held_is_current { Some(around.generation) } else { self.commanded_generation() };
@@ -203,12 +199,23 @@ impl Memory {
             acknowledged,
             commanded: (commanded, around.spec.target.as_ref()),
         };
-        let disposition = self.evidence.weigh(report, &context);
+        self.evidence.weigh(report, &context)
+    }
+
+    fn absorb_report(&mut self, report: &Report, around: &Surroundings<'_>) -> Vec<Note> {
+        let disposition = self.weigh(report, around);
+        let released = report.uid.is_none() && self.conflict == Some(Conflict::Foreign(Foreign::Released));
+        if disposition != Disposition::Stale && !released {
+            self.holds(report.uid.as_deref(), report.epoch);
+        }
         let mut notes = vec![Note::Report(disposition.as_str())];
         match disposition {
             Disposition::Accepted => {
                 self.alive(around.now);
-                self.conflict = None;
+                // Only a device that obeys this object again has forgotten that it was released from it.
+                if !released {
+                    self.conflict = None;
+                }
                 self.accept(around);
             }
             Disposition::Stale => {
@@ -299,7 +306,14 @@ impl Memory {
         }
         self.inherited = false;
         self.evidence.outdated();
+        if let Some(refusal) = &refusal {
+            self.holds(refusal.uid.as_deref(), refusal.epoch);
+        }
         match reason {
+            Some(RefusalReason::Released) => {
+                self.holds(Some(around.identity.2), 0);
+                self.conflict = Some(Conflict::Foreign(Foreign::Released));
+            }
             Some(RefusalReason::WrongName) => self.conflict = Some(Conflict::Foreign(Foreign::Name)),
             Some(RefusalReason::ForeignUid) => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),
             None if code == FORBIDDEN => self.conflict = Some(Conflict::Foreign(Foreign::Owner)),

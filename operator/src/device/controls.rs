@@ -8,23 +8,30 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DeviceStatus};
 use kube::ResourceExt;
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::absorb::Note;
+use super::answer::Answer;
+use super::census::{Census, Summary};
 use super::key::Key;
 use super::memory::Memory;
-use super::metrics::{Census, DeviceMetrics};
+use super::metrics::DeviceMetrics;
 use super::policy::Policy;
+use super::status;
+use crate::args::bounds::size;
 use crate::budget::Bucket;
 use crate::dns::Dns;
 use crate::leader::guard::Leadership;
+use crate::link::observe::{Notification, Subject};
 use crate::link::slots::Slots;
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
-use crate::metrics::ControllerMetrics;
+use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
 use crate::shared::{self, Shared};
 
@@ -87,7 +94,11 @@ pub struct Controls {
 impl Controls {
     /// # Errors
     /// When there is no socket, or a metric is registered twice.
-    pub async fn new(shared: Arc<Shared>, outcomes: mpsc::Sender<ObjectRef<Device>>) -> Result<Self> {
+    pub async fn new(
+        shared: Arc<Shared>,
+        outcomes: mpsc::Sender<ObjectRef<Device>>,
+        news: mpsc::Sender<Notification>,
+    ) -> Result<Self> {
         let args = &shared.args;
         let registry = shared.metrics.registry();
         let devices = shared.devices.store();
@@ -95,29 +106,29 @@ impl Controls {
         let table: Arc<Mutex<HashMap<Key, Entry>>> = Arc::default();
         Census::register(registry, devices.clone(), {
             let table = table.clone();
-            move || ages(&lock(&table), Instant::now())
+            move || summaries(&lock(&table), Instant::now())
         })?;
-        for (name, limit) in [
-            ("in_flight_exchanges", f64::from(args.work.max_in_flight)),
-            ("workers", f64::from(args.work.workers)),
-            ("lookups", f64::from(args.work.max_lookups)),
-            ("retries_per_second", args.retry.retry_rate),
-        ] {
-            shared.metrics.limit.with_label_values(&[name]).set(limit);
-        }
         let sockets = Arc::new(Sockets::bind().await.context("UDP socket")?);
         let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
-        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone());
+        let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
+        let bounds = &args.bounds;
+        shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
+        shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
+        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
+            .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
+            .observing(observed, news, metrics.observations.clone());
+        let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
+        show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
             controller,
             metrics,
-            link: Arc::new(link),
+            link,
             slots: Slots::new(in_flight),
-            dns: Dns::new(usize::from(args.work.max_lookups)),
+            dns,
             tasks: Mutex::default(),
             outcomes,
             sockets,
@@ -133,6 +144,26 @@ impl Controls {
         socket::receive(self.link.clone(), self.sockets.clone(), self.shared.shutdown.clone()).await;
     }
 
+    /// Hands the reports that came by themselves to their devices, for ever.
+    pub async fn heed(self: Arc<Self>, mut news: mpsc::Receiver<Notification>) {
+        while let Some(Notification { subject: Subject { namespace, name, uid }, payload }) =
+            news.recv().await
+        {
+            let key = Key { namespace, name };
+            let report = match Answer::pushed(&payload) {
+                Answer::Pushed(report) => report,
+                _ => {
+                    self.metrics.note(&key.namespace, &[Note::Report("malformed")]);
+                    continue;
+                }
+            };
+            let known = self.if_known(&key, &uid, |memory| memory.push(report));
+            if known.is_some() && self.outcomes.send(key.reference()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Ends all exchanges and lookups.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
@@ -144,19 +175,41 @@ impl Controls {
         &self.policy
     }
 
+    /// Is this device remembered, or is there room for it? If not, a person is told.
+    pub fn admits(&self, key: &Key, device: &Device) -> bool {
+        let most = self.shared.args.bounds.max_devices;
+        let mut table = lock(&self.table);
+        if table.contains_key(key) {
+            return true;
+        }
+        if table.len() < size(most) {
+            table.insert(key.clone(), self.nothing_yet(device));
+            return true;
+        }
+        drop(table);
+        self.metrics.refused.inc();
+        let note =
+            format!("not managed: there are {most} devices already, which is --max-devices of the operator");
+        self.shared.events.tell(device, EventType::Warning, "Sync", "TooManyDevices", &note);
+        false
+    }
+
     /// Works on all that is remembered of a device; of a new one that is nothing yet.
     pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
         let mut table = lock(&self.table);
         let uid = device.uid().unwrap_or_default();
-        if table.get(key).is_some_and(|entry| entry.memory.uid != uid) {
-            table.remove(key);
+        if table.get(key).is_some_and(|entry| entry.memory.uid != uid)
+            && let Some(former) = table.remove(key)
+        {
+            self.link.forget(&key.subject(&former.memory.uid));
         }
-        let entry = table.entry(key.clone()).or_insert_with(|| {
-            let (now, wall) = (Instant::now(), shared::wall_clock());
-            let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
-            Entry { memory, written: None, failures: 0 }
-        });
-        act(entry)
+        act(table.entry(key.clone()).or_insert_with(|| self.nothing_yet(device)))
+    }
+
+    fn nothing_yet(&self, device: &Device) -> Entry {
+        let (now, wall) = (Instant::now(), shared::wall_clock());
+        let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
+        Entry { memory, written: None, failures: 0 }
     }
 
     /// Works on what is remembered of a device, and on the retries that all devices share.
@@ -185,7 +238,9 @@ impl Controls {
 
     /// Forgets a device that is gone; ends its exchange.
     pub fn forget(&self, key: &Key) {
-        lock(&self.table).remove(key);
+        if let Some(entry) = lock(&self.table).remove(key) {
+            self.link.forget(&key.subject(&entry.memory.uid));
+        }
         self.metrics.forget(key);
     }
 
@@ -213,15 +268,41 @@ impl Controls {
     }
 }
 
-fn ages(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, f64> {
-    let mut oldest = BTreeMap::new();
-    for (key, entry) in table {
-        let Some(since) = entry.memory.unmet_since else { continue };
-        let age = now.saturating_duration_since(since).as_secs_f64();
-        let known: &mut f64 = oldest.entry(key.namespace.clone()).or_default();
-        *known = known.max(age);
+fn show_bounds(
+    shared: &Shared,
+    link: &Arc<Link<WhileLeading>>,
+    dns: &Dns,
+    table: &Arc<Mutex<HashMap<Key, Entry>>>,
+) {
+    let (args, metrics) = (&shared.args, &shared.metrics);
+    metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
+    metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
+    metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
+    metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
+    let entries = table.clone();
+    metrics.bound("devices", f64::from(args.bounds.max_devices), move || lock(&entries).len());
+    let exchanges = link.clone();
+    metrics.bound("in_flight_exchanges", f64::from(args.work.max_in_flight), move || exchanges.in_flight());
+    let ended = link.clone();
+    let most = f64::from(args.bounds.remembered_exchanges);
+    metrics.bound("remembered_exchanges", most, move || ended.remembered());
+    let observed = link.clone();
+    let most = f64::from(args.work.max_observations);
+    metrics.bound("observations", most, move || observed.observed_devices());
+}
+
+fn summaries(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, Summary> {
+    let mut all: BTreeMap<String, Summary> = BTreeMap::new();
+    for (key, Entry { memory, .. }) in table {
+        let summary = all.entry(key.namespace.clone()).or_default();
+        if let Some(patience) = memory.patience {
+            *summary.contacts.entry(status::contact(memory, patience, now)).or_default() += 1;
+            summary.silence = summary.silence.max(memory.silence(now).as_secs_f64());
+        }
+        let age = memory.unmet_since.map(|since| now.saturating_duration_since(since).as_secs_f64());
+        summary.unmet = summary.unmet.max(age.unwrap_or(0.0));
     }
-    oldest
+    all
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
-use edge_protocol::{CommandId, DesiredCommand, Install};
+use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
 use kube::ResourceExt;
 use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
@@ -17,7 +17,8 @@ use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
 use super::status::{self, RESOLVING, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
-use crate::action::{Action, Ask, Command, Notice, Question};
+use super::{adopt, release};
+use crate::action::{Action, Ask, Command, Mark, Notice, Owning, Question};
 use crate::budget::Bucket;
 
 /// However quiet a device is, it is looked at so often.
@@ -80,11 +81,17 @@ pub struct Decision {
     pub notes: Vec<Note>,
     /// When to decide again, whatever happens until then.
     pub wake: Duration,
+    /// To be written before anything makes the device obey the object.
+    pub(super) hold: bool,
 }
 
 /// Decides.
 pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> Decision {
+    if seen.device.metadata.deletion_timestamp.is_some() {
+        return release::decide(seen, memory, budget, RESYNC);
+    }
     let mut decision = Decision { wake: RESYNC, ..Decision::default() };
+    memory.patience = None;
     let standing = match seen.spec {
         Err(invalid) => {
             memory.busy = None;
@@ -103,7 +110,10 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
                     decision.wake = decision.wake.min(JUDGE_AGAIN);
                     standing
                 }
-                None => act(seen, spec, memory, budget, &mut decision),
+                None => {
+                    memory.patience = Some(spec.patience);
+                    act(seen, spec, memory, budget, &mut decision)
+                }
             }
         }
     };
@@ -133,13 +143,13 @@ fn blocked(seen: &Observed<'_>, spec: &Spec) -> Option<Standing> {
 /// While nothing may be sent, nothing is under way, and silence is nobody's fault.
 fn hold_still(memory: &mut Memory, now: Instant) {
     memory.busy = None;
-    memory.inbox = None;
+    (memory.inbox, memory.pushed) = (None, None);
     memory.begin_anew(now);
     memory.next_probe = now;
     memory.evidence.outdated();
 }
 
-fn look_up(seen: &Observed<'_>, spec: &Spec, memory: &mut Memory, decision: &mut Decision) {
+pub(super) fn look_up(seen: &Observed<'_>, spec: &Spec, memory: &mut Memory, decision: &mut Decision) {
     let Host::Name(name) = &spec.host else { return };
     if memory.lookup.busy || spec.paused {
         return;
@@ -171,11 +181,9 @@ fn act(
         now: seen.now,
         draw: seen.draw,
     };
-    if let Some(outcome) = memory.inbox.take() {
-        decision.notes = memory.absorb(outcome, &around);
-    }
+    decision.notes = memory.hear(&around);
     if memory.busy.is_none() {
-        match next_question(seen, spec, memory, budget, &mut decision.notes) {
+        match next_question(seen, spec, memory, budget, decision) {
             Ok(question) => decision.actions.extend(ask(seen, memory, question)),
             Err(wait) => decision.wake = decision.wake.min(wait),
         }
@@ -186,7 +194,7 @@ fn act(
     let waiting = memory.waits(seen.now).is_some();
     let next = next.map(|wait| if waiting { wait.max(QUEUE_LOOK) } else { wait });
     decision.wake = next.map_or(decision.wake, |wait| decision.wake.min(wait));
-    status::assess(memory, spec, seen.now)
+    status::assess(memory, spec, seen)
 }
 
 /// The next question for the device, or how long there is none.
@@ -195,14 +203,22 @@ fn next_question(
     spec: &Spec,
     memory: &mut Memory,
     budget: &mut Bucket,
-    notes: &mut Vec<Note>,
+    decision: &mut Decision,
 ) -> Result<Question, Duration> {
     let until_probe = memory.next_probe.saturating_duration_since(seen.now);
     let mut until_command = RESYNC;
-    if let Some(target) = &spec.target
-        && wants_command(memory, target, seen.generation())
-    {
-        match permission(memory, budget, seen.now, notes) {
+    let adoption = adopt::due(seen.device, memory, seen.epoch);
+    let target = spec.target.as_ref().filter(|target| wants_command(memory, target, seen.generation()));
+    if !release::is_held(seen.device) && (adoption.is_some() || target.is_some()) {
+        // The device will obey this object: from now on it is to be released first.
+        decision.hold = true;
+    } else if let Some(command) = adoption {
+        match permission(memory, budget, seen.now, &mut decision.notes) {
+            Ok(()) => return own(command, seen.policy.backoff.cap),
+            Err(wait) => until_command = wait,
+        }
+    } else if let Some(target) = target {
+        match permission(memory, budget, seen.now, &mut decision.notes) {
             Ok(()) => match command(seen, memory, target) {
                 Ok(command) => return Ok(Question::Command(Box::new(command))),
                 Err(verdict) => memory.verdict = Some(*verdict),
@@ -214,6 +230,12 @@ fn next_question(
         return Ok(Question::Report);
     }
     Err(until_probe.min(until_command))
+}
+
+/// A change of owner as it is sent; or how long to wait, when it cannot be.
+pub(super) fn own(command: OwnerCommand, otherwise: Duration) -> Result<Question, Duration> {
+    let payload = edge_protocol::encode(&command).map_err(|_| otherwise)?;
+    Ok(Question::Own(Box::new(Owning { command, payload })))
 }
 
 /// Shall the device be commanded? Only on fresh evidence, so that a restart repeats nothing blindly.
@@ -241,7 +263,7 @@ fn wants_command(memory: &Memory, target: &Target, generation: u64) -> bool {
 }
 
 /// A first command needs none. A retry waits for its backoff, and for a token of its device and of the process.
-fn permission(
+pub(super) fn permission(
     memory: &mut Memory,
     budget: &mut Bucket,
     now: Instant,
@@ -299,7 +321,7 @@ fn command_id(memory: &Memory, generation: u64) -> CommandId {
     CommandId(hash.finish())
 }
 
-fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
+pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
     let Place::At(addresses) = seen.place else { return None };
     let (address, _) = addresses.get(memory.address_index % addresses.len().max(1))?;
     let port = memory.endpoint.as_ref().map(|(_, port)| *port)?;
@@ -314,6 +336,13 @@ fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<A
 
 /// Writes the status if it says something new, and tells a person what a person would act on.
 fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decision: &mut Decision) {
+    // One write at a time: the next is decided on what this one makes of the object.
+    if decision.hold {
+        return decision.actions.push(Action::Mark(Mark::Hold));
+    }
+    if adopt::is_spent(seen.device, memory) {
+        return decision.actions.push(Action::Mark(Mark::Adopted));
+    }
     let current = seen.status.observed_generation == Some(seen.generation);
     let stands = memory.inherited
         && current
@@ -355,6 +384,10 @@ fn patience(seen: &Observed<'_>) -> Option<Duration> {
 
 #[cfg(test)]
 mod answers;
+#[cfg(test)]
+mod notices;
+#[cfg(test)]
+mod owners;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]

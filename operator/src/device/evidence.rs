@@ -71,6 +71,8 @@ pub enum Foreign {
     Name,
     /// It has this name, and obeys another object.
     Owner,
+    /// It was released from this object, which was gone and is there again.
+    Released,
 }
 
 /// What a report turned out to be.
@@ -278,11 +280,12 @@ fn contradiction(report: &Report, context: &Context<'_>) -> Option<Contradiction
     if idle && applied != held {
         return Some(Contradiction::IdleNotApplied);
     }
-    if held > context.generation {
-        return Some(Contradiction::GenerationAhead);
-    }
+    // Before the generation: against a later epoch no command helps.
     if report.epoch > context.epoch {
         return Some(Contradiction::EpochAhead);
+    }
+    if held > context.generation {
+        return Some(Contradiction::GenerationAhead);
     }
     if context.acknowledged.is_some_and(|acknowledged| held < acknowledged) {
         return Some(Contradiction::LostCommand);

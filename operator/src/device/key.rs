@@ -3,6 +3,8 @@
 use edge_api::Device;
 use kube::runtime::reflector::ObjectRef;
 
+use crate::link::observe::Subject;
+
 /// Names a Device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -16,6 +18,11 @@ impl Key {
     /// Out of a reference.
     pub fn of(object: &ObjectRef<Device>) -> Self {
         Self { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() }
+    }
+
+    /// As what is observed.
+    pub fn subject(&self, uid: &str) -> Subject {
+        Subject { namespace: self.namespace.clone(), name: self.name.clone(), uid: uid.to_owned() }
     }
 
     /// As a reference.

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use edge_api::condition::{find_condition, types};
 use edge_api::{Device, DevicePhase};
+use edge_protocol::{Held, Report};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use super::absorb::Outcome;
+use super::answer::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
-use super::validate::{Host, Target};
+use super::release::Release;
+use super::validate::{Host, Patience, Target};
 use crate::budget::Bucket;
 
 /// Why a target is not tried again until it changes. The condition Synced keeps it over a restart.
@@ -60,6 +62,17 @@ impl Conflict {
         match self {
             Self::Foreign(_) => false,
             Self::Contradiction(contradiction) => contradiction.can_be_recommanded(),
+        }
+    }
+
+    /// May a person end it by giving the device to this object?
+    pub fn can_be_adopted(self) -> bool {
+        match self {
+            Self::Foreign(Foreign::Owner | Foreign::Released) => true,
+            Self::Foreign(Foreign::Name) => false,
+            Self::Contradiction(contradiction) => {
+                matches!(contradiction, Contradiction::EpochAhead | Contradiction::GenerationAhead)
+            }
         }
     }
 }
@@ -110,6 +123,8 @@ pub struct Memory {
     pub endpoint: Option<(Host, u16)>,
     /// Since when silence is counted, if nothing was heard.
     pub since: Instant,
+    /// How soon its silence counts; none while nothing may be sent to it.
+    pub patience: Option<Patience>,
     /// Last sign of life.
     pub heard: Option<Instant>,
     /// Time since then that questions waited here before they were sent: no fault of the device.
@@ -122,10 +137,16 @@ pub struct Memory {
     pub evidence: Evidence,
     /// Why they are not believed.
     pub conflict: Option<Conflict>,
+    /// Whom it obeys, as it said last.
+    pub holder: Option<Held>,
+    /// The object is being deleted.
+    pub release: Option<Release>,
     /// The exchange under way.
     pub busy: Option<Busy>,
     /// The outcome of the last one, not looked at yet.
     pub inbox: Option<Outcome>,
+    /// The last report that came by itself, not looked at yet.
+    pub pushed: Option<Box<Report>>,
     /// Number of the next exchange.
     pub next_number: u64,
     /// Message id of the next exchange. Counted for each device, so that none is used twice in 247 s.
@@ -197,14 +218,18 @@ impl Memory {
             uid: device.uid().unwrap_or_default(),
             endpoint: None,
             since,
+            patience: None,
             heard: None,
             queued: Duration::ZERO,
             doubtful: false,
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
             conflict: None,
+            holder: None,
+            release: None,
             busy: None,
             inbox: None,
+            pushed: None,
             next_number: 0,
             next_message_id: message_id,
             target,
@@ -223,6 +248,15 @@ impl Memory {
             lookup: Lookup::default(),
             address_index: 0,
             told: None,
+        }
+    }
+
+    /// A report came by itself. Only the latest waits: of those of one boot, the one with the highest sequence.
+    pub fn push(&mut self, report: Box<Report>) {
+        let overtaken =
+            |waiting: &Report| waiting.boot_id == report.boot_id && waiting.sequence > report.sequence;
+        if !self.pushed.as_deref().is_some_and(overtaken) {
+            self.pushed = Some(report);
         }
     }
 

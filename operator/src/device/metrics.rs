@@ -1,16 +1,10 @@
-//! What is counted of devices. Phases and ages are read when they are scraped, never copied.
+//! What is counted of devices. What they are is read when it is scraped, in [`super::census`].
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use edge_api::{Device, DevicePhase};
-use kube::ResourceExt;
 use kube::runtime::reflector::Store;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::absorb::Note;
 use super::key::Key;
@@ -33,12 +27,18 @@ pub struct DeviceMetrics {
     retries: IntCounterVec,
     exhausted: IntCounterVec,
     transitions: IntCounterVec,
+    releases: IntCounterVec,
+    adoptions: IntCounterVec,
     /// Datagrams that came in, by what they turned out to be.
     pub datagrams: IntCounterVec,
+    /// Looks at devices for which there was no room.
+    pub refused: IntCounter,
     /// Exchanges under way.
     pub in_flight: IntGauge,
     /// Exchanges that wait for a slot.
     pub waiting: IntGauge,
+    /// Devices that are observed.
+    pub observations: IntGauge,
     per_device: IntGauge,
     limit: usize,
     above: AtomicBool,
@@ -91,13 +91,31 @@ impl DeviceMetrics {
                 "Changes of phase written to status.",
                 &["from", "to"],
             )?,
+            releases: count(
+                "edge_device_releases_total",
+                "Devices whose object was deleted, by how their release ended.",
+                &["namespace", "end"],
+            )?,
+            adoptions: count(
+                "edge_device_adoptions_total",
+                "Devices that obey their object since a person said so.",
+                &["namespace"],
+            )?,
             datagrams: count(
                 "edge_link_datagrams_total",
                 "Datagrams that came in, by what they turned out to be, and those that could not be sent.",
                 &["result"],
             )?,
+            refused: register(
+                registry,
+                IntCounter::new(
+                    "edge_devices_refused_total",
+                    "Looks at devices that are not managed, since there are --max-devices already.",
+                )?,
+            )?,
             in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
             waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,
+            observations: gauge("edge_observed_devices", "Devices that were asked to tell of changes.")?,
             per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,
             limit,
             above: AtomicBool::new(false),
@@ -122,6 +140,10 @@ impl DeviceMetrics {
     pub fn of(&self, key: &Key) -> Counters {
         let (namespace, device) = (key.namespace.as_str(), self.label(key));
         self.retries.with_label_values(&[namespace]);
+        self.reboots.with_label_values(&[namespace]);
+        for disposition in ["accepted", "stale", "unconfirmed", "foreign", "contradictory", "malformed"] {
+            self.reports.with_label_values(&[namespace, disposition]);
+        }
         for whose in ["device", "process"] {
             self.exhausted.with_label_values(&[namespace, whose]);
         }
@@ -152,6 +174,8 @@ impl DeviceMetrics {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
                 Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
                 Note::Retry => self.retries.with_label_values(&[namespace]).inc(),
+                Note::Adopted => self.adoptions.with_label_values(&[namespace]).inc(),
+                Note::Released(end) => self.releases.with_label_values(&[namespace, end]).inc(),
                 Note::BudgetExhausted(whose) => self.exhausted.with_label_values(&[namespace, whose]).inc(),
             }
         }
@@ -163,65 +187,11 @@ impl DeviceMetrics {
         for outcome in ["answered", "unanswered"] {
             let _absent = self.sends.remove_label_values(&[namespace, device, outcome]);
         }
-        for outcome in ["report", "stored", "refused", "malformed", "unable", "reset", "timeout"] {
+        for outcome in ["report", "notified", "stored", "refused", "malformed", "unable", "reset", "timeout"]
+        {
             let _absent = self.exchanges.remove_label_values(&[namespace, device, outcome]);
         }
         let _absent = self.retransmissions.remove_label_values(&[namespace, device]);
-    }
-}
-
-/// What is read when it is scraped: devices by phase, and the age of the oldest unmet desired state.
-pub struct Census<F> {
-    devices: Store<Device>,
-    ages: F,
-    desc: Vec<Desc>,
-}
-
-/// Made anew for each scrape, so that a namespace without devices has no series.
-fn gauges() -> Result<(IntGaugeVec, GaugeVec), prometheus::Error> {
-    let phases = Opts::new("edge_devices", "Devices, by phase.");
-    let unconverged =
-        Opts::new("edge_device_unconverged_seconds", "Age of the oldest desired state that is not met.");
-    Ok((IntGaugeVec::new(phases, &["namespace", "phase"])?, GaugeVec::new(unconverged, &["namespace"])?))
-}
-
-impl<F> Census<F>
-where
-    F: Fn() -> BTreeMap<String, f64> + Send + Sync + 'static,
-{
-    /// Registers it. `ages` gives by namespace the seconds for which the oldest desired state has been unmet.
-    ///
-    /// # Errors
-    /// When a name is taken.
-    pub fn register(registry: &Registry, devices: Store<Device>, ages: F) -> Result<(), prometheus::Error> {
-        let (phases, unconverged) = gauges()?;
-        let desc = [phases.desc(), unconverged.desc()].concat().into_iter().cloned().collect();
-        registry.register(Box::new(Self { devices, ages, desc }))
-    }
-}
-
-impl<F> Collector for Census<F>
-where
-    F: Fn() -> BTreeMap<String, f64> + Send + Sync,
-{
-    fn desc(&self) -> Vec<&Desc> {
-        self.desc.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let Ok((phases, unconverged)) = gauges() else { return Vec::new() };
-        let ages = (self.ages)();
-        for device in self.devices.state() {
-            let namespace = device.namespace().unwrap_or_default();
-            for phase in DevicePhase::ALL {
-                phases.with_label_values(&[namespace.as_str(), phase.as_str()]);
-            }
-            let phase = device.status.as_ref().map(|status| status.phase).unwrap_or_default();
-            phases.with_label_values(&[namespace.as_str(), phase.as_str()]).inc();
-            let age = ages.get(&namespace).copied().unwrap_or(0.0);
-            unconverged.with_label_values(&[namespace.as_str()]).set(age);
-        }
-        [phases.collect(), unconverged.collect()].concat()
     }
 }
 
@@ -247,22 +217,6 @@ mod tests {
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
         String::from_utf8(text).unwrap()
-    }
-
-    #[test]
-    fn devices_are_counted_by_phase_and_the_oldest_unmet_state_has_its_age() {
-        let (store, mut writer) = reflector::store();
-        let registry = Registry::new();
-        Census::register(&registry, store, || BTreeMap::from([("edge-demo".to_owned(), 2.5)])).unwrap();
-        assert!(!scrape(&registry).contains("edge-demo"));
-        add(&mut writer, "pump-0", DevicePhase::InSync);
-        add(&mut writer, "pump-1", DevicePhase::InSync);
-        add(&mut writer, "pump-2", DevicePhase::Failed);
-        let text = scrape(&registry);
-        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="InSync"} 2"#), "{text}");
-        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="Failed"} 1"#), "{text}");
-        assert!(text.contains(r#"edge_devices{namespace="edge-demo",phase="Conflicted"} 0"#), "{text}");
-        assert!(text.contains(r#"edge_device_unconverged_seconds{namespace="edge-demo"} 2.5"#), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use edge_api::{Device, DeviceStatus};
 use kube::Api;
 use tokio::time::Instant;
 
-use super::absorb::{Answer, Outcome};
+use super::answer::{Answer, Outcome};
 use super::controls::Controls;
 use super::decide::{Observed, Place};
 use super::key::Key;

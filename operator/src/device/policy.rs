@@ -20,6 +20,8 @@ pub struct Policy {
     pub poll_interval: Duration,
     /// Longest time for which a resolved name is used.
     pub dns_ttl: Duration,
+    /// Time after its deletion until a device that does not answer is given up.
+    pub release_deadline: Duration,
     /// Failed installs that make a device Failed.
     pub install_attempts: u32,
     /// Retries of one device: burst, and how many a second come back.
@@ -33,6 +35,7 @@ impl Policy {
             backoff: Backoff { base: args.retry.backoff_base, cap: args.retry.backoff_cap },
             poll_interval: args.link.poll_interval,
             dns_ttl: args.link.dns_ttl,
+            release_deadline: args.link.release_deadline,
             install_attempts: INSTALL_ATTEMPTS,
             device_retries: (args.retry.device_retry_burst, args.retry.device_retry_rate),
         }

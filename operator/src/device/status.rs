@@ -4,10 +4,11 @@ use edge_api::condition::{ConditionStatus, set_condition, types};
 use edge_api::{DevicePhase, DeviceStatus, Sync};
 use tokio::time::Instant;
 
+use super::adopt;
 use super::decide::Observed;
 use super::evidence::Foreign;
 use super::memory::{Conflict, Memory, Verdict};
-use super::validate::Spec;
+use super::validate::{Patience, Spec};
 use crate::action::Notice;
 
 /// How it stands with a device.
@@ -26,8 +27,8 @@ pub enum Standing {
     NotContacted,
     /// Silent for longer than `lostAfter`.
     Unreachable,
-    /// It is not believed.
-    Conflicted(Conflict),
+    /// It is not believed; why, as a sentence.
+    Conflicted(Conflict, String),
     /// Its desired state is not tried again.
     Failed(Verdict),
     /// It runs what it shall, or shall run nothing in particular.
@@ -51,7 +52,7 @@ impl Standing {
             Self::Pending { .. } | Self::NotContacted => DevicePhase::Pending,
             Self::Paused => DevicePhase::Paused,
             Self::Unreachable => DevicePhase::Unreachable,
-            Self::Conflicted(_) => DevicePhase::Conflicted,
+            Self::Conflicted(..) => DevicePhase::Conflicted,
             Self::Failed(_) => DevicePhase::Failed,
             Self::InSync => DevicePhase::InSync,
             Self::Syncing => DevicePhase::Syncing,
@@ -70,41 +71,61 @@ impl Standing {
             Self::Unreachable => {
                 ("Unreachable", "the device is silent for longer than spec.liveness.lostAfter".into())
             }
-            Self::Conflicted(conflict) => (conflict_reason(*conflict), conflict_sentence(*conflict).into()),
+            Self::Conflicted(conflict, sentence) => (conflict_reason(*conflict), sentence.clone()),
             Self::Failed(verdict) => ("Failed", verdict.message.clone()),
         };
         Some(Notice { reason, note })
     }
 }
 
-/// How long a device has been silent, in the words of conditions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Contact {
+/// How long a device has been silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contact {
+    /// It never answered, and is not yet lost.
     Never,
+    /// It answers.
     Answering,
+    /// Longer than `suspectAfter`.
     Silent,
+    /// Longer than `lostAfter`.
     Lost,
 }
 
-fn contact(memory: &Memory, spec: &Spec, now: Instant) -> Contact {
+impl Contact {
+    /// All of them, for metrics that show all.
+    pub const ALL: [Self; 4] = [Self::Never, Self::Answering, Self::Silent, Self::Lost];
+
+    /// As the metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Answering => "answering",
+            Self::Silent => "silent",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// How long a device has been silent.
+pub fn contact(memory: &Memory, patience: Patience, now: Instant) -> Contact {
     let silence = memory.silence(now);
-    if silence >= spec.patience.lost {
+    if silence >= patience.lost {
         return Contact::Lost;
     }
     match memory.heard {
         None => Contact::Never,
-        Some(_) if silence < spec.patience.suspect => Contact::Answering,
+        Some(_) if silence < patience.suspect => Contact::Answering,
         Some(_) => Contact::Silent,
     }
 }
 
 /// How it stands with a device that may be talked to.
-pub fn assess(memory: &Memory, spec: &Spec, now: Instant) -> Standing {
-    if contact(memory, spec, now) == Contact::Lost {
+pub fn assess(memory: &Memory, spec: &Spec, seen: &Observed<'_>) -> Standing {
+    if contact(memory, spec.patience, seen.now) == Contact::Lost {
         return Standing::Unreachable;
     }
     if let Some(conflict) = memory.conflict {
-        return Standing::Conflicted(conflict);
+        return Standing::Conflicted(conflict, conflict_sentence(conflict, memory, seen));
     }
     let Some(target) = &spec.target else {
         return if memory.heard.is_some() || memory.evidence.believed().is_some() {
@@ -152,7 +173,7 @@ pub fn build(old: &DeviceStatus, memory: &Memory, standing: &Standing, seen: &Ob
         (types::READY, ready(standing, &reach)),
         (types::REACHABLE, reach),
         (types::SYNCED, synced(memory, standing)),
-        (types::CONSISTENT, consistent(memory)),
+        (types::CONSISTENT, consistent(memory, seen)),
     ];
     for (type_, Word { status, reason, message }) in conditions {
         let generation = Some(seen.generation);
@@ -184,7 +205,7 @@ fn reachable(memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> Word 
     match (standing, seen.spec) {
         (Standing::Pending { reason, message }, _) => word(Unknown, reason, message),
         (Standing::Paused, _) | (_, Err(_)) => word(Unknown, "Paused", "spec.paused: nothing is sent"),
-        (_, Ok(spec)) => match contact(memory, spec, seen.now) {
+        (_, Ok(spec)) => match contact(memory, spec.patience, seen.now) {
             Contact::Never => word(Unknown, "NotContacted", "no answer yet"),
             Contact::Answering => word(True, "Answering", "the device answers"),
             Contact::Silent => word(Unknown, "Silent", "silent for longer than spec.liveness.suspectAfter"),
@@ -220,11 +241,11 @@ fn synced(memory: &Memory, standing: &Standing) -> Word {
     }
 }
 
-fn consistent(memory: &Memory) -> Word {
+fn consistent(memory: &Memory, seen: &Observed<'_>) -> Word {
     use ConditionStatus::{False, True, Unknown};
 
     match memory.conflict {
-        Some(conflict) => word(False, conflict_reason(conflict), conflict_sentence(conflict)),
+        Some(conflict) => word(False, conflict_reason(conflict), &conflict_sentence(conflict, memory, seen)),
         None if memory.evidence.believed().is_some() => {
             word(True, "Consistent", "its reports agree with each other and with what it acknowledged")
         }
@@ -240,9 +261,7 @@ fn ready(standing: &Standing, reach: &Word) -> Word {
         Standing::Paused => word(False, "Paused", "spec.paused: nothing is sent"),
         Standing::NotContacted => word(False, "NotContacted", "no answer yet"),
         Standing::Unreachable => word(False, "Unreachable", &reach.message),
-        Standing::Conflicted(conflict) => {
-            word(False, conflict_reason(*conflict), conflict_sentence(*conflict))
-        }
+        Standing::Conflicted(conflict, sentence) => word(False, conflict_reason(*conflict), sentence),
         Standing::Failed(verdict) => word(False, verdict.reason, &verdict.message),
         Standing::Syncing => word(False, "Syncing", "not yet as desired"),
         Standing::InSync if reach.status == True => word(True, "Ready", "as desired, and it answers"),
@@ -254,18 +273,27 @@ fn conflict_reason(conflict: Conflict) -> &'static str {
     match conflict {
         Conflict::Foreign(Foreign::Name) => "ForeignName",
         Conflict::Foreign(Foreign::Owner) => "ForeignOwner",
+        Conflict::Foreign(Foreign::Released) => "ReleasedBefore",
         Conflict::Contradiction(contradiction) => contradiction.reason(),
     }
 }
 
-fn conflict_sentence(conflict: Conflict) -> &'static str {
-    match conflict {
+/// The same for the same conflict, so that it is written once.
+fn conflict_sentence(conflict: Conflict, memory: &Memory, seen: &Observed<'_>) -> String {
+    let what = match conflict {
         Conflict::Foreign(Foreign::Name) => {
             "another device answers at spec.endpoint: was its address used again?"
         }
         Conflict::Foreign(Foreign::Owner) => {
             "the device obeys another Device object of this name, one that was deleted or is in another cluster"
         }
+        Conflict::Foreign(Foreign::Released) => {
+            "the device was released from this object, which was deleted then: was this cluster restored from a backup?"
+        }
         Conflict::Contradiction(contradiction) => contradiction.sentence(),
+    };
+    match memory.holder.as_ref().filter(|_| conflict.can_be_adopted()) {
+        Some(held) => format!("{what}; {}", adopt::advice(seen.device, held)),
+        None => what.to_owned(),
     }
 }

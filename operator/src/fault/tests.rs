@@ -41,15 +41,16 @@ fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
 
 fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
     let shutdown = CancellationToken::new();
-    let metrics = Metrics::new().unwrap();
+    let (metrics, args) = (Metrics::new().unwrap(), Args::parse_from(["edge-operator"]));
+    let (events, _) = Events::new(&metrics, &args.bounds).unwrap();
     Arc::new(Shared {
         devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         client,
-        args: Args::parse_from(["edge-operator"]),
+        args,
         leadership: Leadership::none(),
         reach: Arc::new(Reach::new(None)),
-        events: Events::new(&metrics).unwrap().0,
+        events,
         metrics,
         shutdown,
     })

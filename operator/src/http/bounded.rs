@@ -15,11 +15,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(super) struct Bounded {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    limit: usize,
 }
 
 impl Bounded {
     pub(super) fn new(listener: TcpListener, limit: usize) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(limit)) }
+        Self { listener, permits: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// How many are open; one that waits to be accepted has its permit already.
+    pub(super) fn usage(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let (permits, limit) = (self.permits.clone(), self.limit);
+        move || limit.saturating_sub(permits.available_permits())
     }
 }
 

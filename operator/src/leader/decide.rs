@@ -145,6 +145,9 @@ pub struct Elector {
     leading: Option<Leading>,
     /// The Lease is ours, or a write that may have landed made it so.
     maybe_ours: bool,
+    /// The Lease may be ours by a claim alone. A claim is not given away: whoever led when the Lease was deleted may lead
+    /// on for a renew deadline, so others have to wait for the claim's duration, also when its maker is gone.
+    maybe_claimed: bool,
     /// It is leaving, and gives up then.
     leaving: Option<Instant>,
 }
@@ -159,6 +162,7 @@ impl Elector {
             not_before: None,
             leading: None,
             maybe_ours: false,
+            maybe_claimed: false,
             leaving: None,
         }
     }
@@ -196,7 +200,7 @@ impl Elector {
     }
 
     fn leave_next(&self, give_up: Instant, now: Instant, wall: Timestamp) -> Action {
-        if !self.maybe_ours || now >= give_up {
+        if !self.maybe_ours || self.maybe_claimed || now >= give_up {
             return Action::Leave;
         }
         if let Some(pause) = self.not_before.filter(|pause| *pause > now) {
@@ -270,6 +274,7 @@ impl Elector {
             Outcome::Conflict => self.doubtful = true,
             Outcome::Landed(_) | Outcome::Unknown => {
                 self.maybe_ours |= write.purpose != Purpose::Release;
+                self.maybe_claimed |= write.purpose == Purpose::Claim;
                 self.doubt(sent, draw);
             }
         }
@@ -281,6 +286,7 @@ impl Elector {
         self.doubtful = false;
         self.not_before = None;
         self.maybe_ours = write.purpose != Purpose::Release;
+        self.maybe_claimed = write.purpose == Purpose::Claim;
         let until = sent + self.settings.renew_deadline;
         let epoch = match (write.purpose, &self.leading) {
             (Purpose::Take, _) if self.leaving.is_none() => version,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::wire::{Code, Kind, Message};
+use super::wire::{Code, Kind, Message, Response};
 
 /// ACK_RANDOM_FACTOR (RFC 7252 §4.8).
 const ACK_RANDOM_FACTOR: f64 = 1.5;
@@ -45,6 +45,8 @@ impl Timing {
 pub enum End {
     /// With a response.
     Response(Code, Vec<u8>),
+    /// With a report that the device may have sent before the request reached it.
+    Notified(Vec<u8>),
     /// The device answered with a reset: it lost its context, or does not speak this.
     Reset,
     /// No transmission was acknowledged.
@@ -117,6 +119,11 @@ impl Exchange {
     /// A message of this exchange came.
     pub fn on_message(&mut self, message: Message, now: Instant) -> Step {
         match (message.kind, message.response) {
+            (kind, Some(Response { code: Code::CONTENT, observe: Some(_), payload, .. }))
+                if kind != Kind::Acknowledgement =>
+            {
+                Step::Done(End::Notified(payload))
+            }
             (_, Some(response)) => Step::Done(End::Response(response.code, response.payload)),
             (Kind::Reset, None) => Step::Done(End::Reset),
             (Kind::Acknowledgement, None) => {
@@ -133,13 +140,12 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Response;
     use super::*;
 
     const TIMING: Timing = Timing { ack_timeout: Duration::from_secs(2), max_retransmit: 4 };
 
     fn answer(kind: Kind) -> Message {
-        let response = Response { token: [0; 8], code: Code::CONTENT, payload: vec![1] };
+        let response = Response { token: [0; 8], code: Code::CONTENT, payload: vec![1], observe: None };
         Message { kind, id: 1, response: Some(response) }
     }
 
@@ -196,6 +202,21 @@ mod tests {
         for kind in [Kind::NonConfirmable, Kind::Confirmable, Kind::Acknowledgement] {
             let mut exchange = Exchange::start(TIMING, start, 0.5);
             assert!(matches!(exchange.on_message(answer(kind), start), Step::Done(End::Response(..))));
+        }
+    }
+
+    #[test]
+    fn a_notification_ends_it_and_is_told_from_its_answer() {
+        let start = Instant::now();
+        for (kind, expected) in [
+            (Kind::Acknowledgement, End::Response(Code::CONTENT, vec![1])),
+            (Kind::NonConfirmable, End::Notified(vec![1])),
+            (Kind::Confirmable, End::Notified(vec![1])),
+        ] {
+            let mut message = answer(kind);
+            message.response.as_mut().unwrap().observe = Some(3);
+            let mut exchange = Exchange::start(TIMING, start, 0.5);
+            assert_eq!(exchange.on_message(message, start), Step::Done(expected));
         }
     }
 

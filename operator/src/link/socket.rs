@@ -5,17 +5,20 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::{Histogram, IntCounter, IntCounterVec};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{End, Exchange, Step, Timing};
+use super::observe::{Notification, Observations, Sight, Subject};
 use super::window::{Route, Window};
 use super::wire::{self, Kind, MAX_DATAGRAM, Message, Method, Token};
+use crate::lock::lock;
 
-/// Messages that wait for the driver of one exchange; what comes faster is dropped, as the network might.
+/// Messages that wait for the driver of one exchange, if nothing else is said; what comes faster is dropped, as the
+/// network might.
 const MAILBOX: usize = 4;
 
 /// A way to send datagrams: sockets, or a scripted network in tests.
@@ -85,6 +88,15 @@ pub struct Request {
     pub payload: Vec<u8>,
     /// Message id; not used again towards this peer within 247 s (EXCHANGE_LIFETIME).
     pub id: u16,
+    /// Whose changes are to be told from then on, if any; for a GET.
+    pub observe: Option<Subject>,
+}
+
+/// Where notifications go, and how many devices are observed at most.
+struct Observing {
+    observations: Mutex<Observations>,
+    news: mpsc::Sender<Notification>,
+    usage: IntGauge,
 }
 
 /// All exchanges of this process.
@@ -93,12 +105,56 @@ pub struct Link<D> {
     window: Mutex<Window<mpsc::Sender<Message>>>,
     timing: Timing,
     datagrams_total: IntCounterVec,
+    observing: Option<Observing>,
+    mailbox: usize,
 }
 
 impl<D: Datagrams> Link<D> {
     /// At most `limit` exchanges at once. `datagrams_total` counts by one label what came in.
     pub fn new(datagrams: D, timing: Timing, limit: usize, datagrams_total: IntCounterVec) -> Self {
-        Self { datagrams, window: Mutex::new(Window::new(limit)), timing, datagrams_total }
+        let window = Mutex::new(Window::new(limit));
+        Self { datagrams, window, timing, datagrams_total, observing: None, mailbox: MAILBOX }
+    }
+
+    /// Remembers so many ended exchanges, and lets so many messages wait for one that is open; one at least.
+    #[must_use]
+    pub fn bounded(mut self, remembered: usize, mailbox: usize) -> Self {
+        let window = self.window.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.window = Mutex::new(window.remembering(remembered));
+        self.mailbox = mailbox.max(1);
+        self
+    }
+
+    /// Ended exchanges that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.window().remembered()
+    }
+
+    /// Devices that are observed.
+    pub fn observed_devices(&self) -> usize {
+        self.observations(|observations| observations.len()).unwrap_or(0)
+    }
+
+    /// Observes at most `limit` devices. Notifications go to `news`; what comes while that is full is dropped and
+    /// counted, and the next probe finds it. `usage` shows how many are observed.
+    #[must_use]
+    pub fn observing(mut self, limit: usize, news: mpsc::Sender<Notification>, usage: IntGauge) -> Self {
+        let observations = Mutex::new(Observations::new(limit));
+        self.observing = Some(Observing { observations, news, usage });
+        self
+    }
+
+    /// A device is observed no longer.
+    pub fn forget(&self, subject: &Subject) {
+        self.observations(|observations| observations.forget(subject));
+    }
+
+    fn observations<T>(&self, act: impl FnOnce(&mut Observations) -> T) -> Option<T> {
+        let observing = self.observing.as_ref()?;
+        let mut observations = lock(&observing.observations);
+        let done = act(&mut observations);
+        observing.usage.set(i64::try_from(observations.len()).unwrap_or(i64::MAX));
+        Some(done)
     }
 
     /// Exchanges under way.
@@ -107,23 +163,30 @@ impl<D: Datagrams> Link<D> {
     }
 
     fn window(&self) -> MutexGuard<'_, Window<mpsc::Sender<Message>>> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.window)
     }
 
     /// Sends a request until it is answered or given up. `token` names the exchange and is random; `draw` in
     /// `0.0..1.0` spreads the retransmissions.
     pub async fn exchange(&self, request: Request, token: Token, draw: f64, counters: &Counters) -> End {
-        let Request { peer, method, path, payload, id } = request;
-        let Ok(bytes) = wire::request(method, path, id, token, payload) else {
+        let Request { peer, method, path, payload, id, observe } = request;
+        let observed = observe.and_then(|subject| self.observations(|all| all.token(&subject, peer, token)));
+        let observed = observed.flatten();
+        let token = observed.unwrap_or(token);
+        let bytes = match observed {
+            Some(token) => wire::observe(path, id, token),
+            None => wire::request(method, path, id, token, payload),
+        };
+        let Ok(bytes) = bytes else {
             // What is sent was encoded within the protocol's limits; a longer one cannot be sent at all.
             return End::NoAnswer;
         };
-        let (sender, mut mailbox) = mpsc::channel(MAILBOX);
+        let (sender, mut mailbox) = mpsc::channel(self.mailbox);
         if let Err(full) = self.window().open(token, peer, id, sender) {
             tracing::error!(%full, "an exchange was started without a free slot");
             return End::NoAnswer;
         }
-        let mut closing = Closing { link: self, token, answered: false };
+        let mut closing = Closing { link: self, token, peer, id, answered: false };
         let started = Instant::now();
         let mut exchange = Exchange::start(self.timing, started, draw);
         self.transmit(peer, &bytes).await;
@@ -154,7 +217,7 @@ impl<D: Datagrams> Link<D> {
                     self.transmit(peer, &bytes).await;
                 }
                 Step::Done(end) => {
-                    closing.answered = matches!(end, End::Response(..));
+                    closing.answered = matches!(end, End::Response(..) | End::Notified(_));
                     if closing.answered {
                         counters.round_trip.observe(started.elapsed().as_secs_f64());
                     }
@@ -189,6 +252,11 @@ impl<D: Datagrams> Link<D> {
             }
         };
         let id = message.id;
+        if let Some(ended) = self.observed(peer, &message) {
+            let (result, reply) = ended;
+            self.count(result);
+            return reply.map(|kind| wire::empty(kind, id));
+        }
         let (result, reply) = match self.window().route(peer, &message) {
             Route::Deliver(mailbox) => match mailbox.try_send(message) {
                 Ok(()) => ("delivered", None),
@@ -201,6 +269,37 @@ impl<D: Datagrams> Link<D> {
         reply.map(|kind| wire::empty(kind, id))
     }
 
+    /// Deals with what concerns observations. Something: that is the end of the message, with what to send back.
+    fn observed(&self, peer: SocketAddr, message: &Message) -> Option<(&'static str, Option<Kind>)> {
+        let response = message.response.as_ref()?;
+        let (sequence, token, now) = (response.observe?, response.token, Instant::now());
+        let open = matches!(self.window().route(peer, message), Route::Deliver(_));
+        if message.kind == Kind::Acknowledgement {
+            // A late one says nothing of the present.
+            if open {
+                self.observations(|observations| observations.begin(token, sequence, now));
+            }
+            return None;
+        }
+        let acknowledge = (message.kind == Kind::Confirmable).then_some(Kind::Acknowledgement);
+        let sight =
+            self.observations(|observations| match observations.notified(peer, token, sequence, now) {
+                Sight::Newer(subject) => Ok(subject.clone()),
+                Sight::Older => Err(("reordered", acknowledge)),
+                Sight::Unasked => Err(("noise", Some(Kind::Reset))),
+            })?;
+        match sight {
+            Err(ended) => Some(ended),
+            // The question under way is answered by it.
+            Ok(_) if open => None,
+            Ok(subject) => {
+                let news = Notification { subject, payload: response.payload.clone() };
+                let told = self.observing.as_ref().is_some_and(|it| it.news.try_send(news).is_ok());
+                Some((if told { "notified" } else { "overrun" }, acknowledge))
+            }
+        }
+    }
+
     fn count(&self, result: &str) {
         self.datagrams_total.with_label_values(&[result]).inc();
     }
@@ -210,12 +309,14 @@ impl<D: Datagrams> Link<D> {
 struct Closing<'a, D: Datagrams> {
     link: &'a Link<D>,
     token: Token,
+    peer: SocketAddr,
+    id: u16,
     answered: bool,
 }
 
 impl<D: Datagrams> Drop for Closing<'_, D> {
     fn drop(&mut self) {
-        self.link.window().close(self.token, self.answered);
+        self.link.window().close(self.token, self.peer, self.id, self.answered);
     }
 }
 

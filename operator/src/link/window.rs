@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::wire::{Kind, Message, Token};
 
-/// Ended exchanges that are remembered.
+/// Ended exchanges that are remembered, if nothing else is said.
 const REMEMBERED: usize = 4096;
 
 /// No further exchange may be opened now.
@@ -40,6 +40,7 @@ pub struct Window<T> {
     ended: HashMap<Token, (SocketAddr, Kind)>,
     order: VecDeque<Token>,
     limit: usize,
+    remembered: usize,
 }
 
 impl<T> Window<T> {
@@ -51,7 +52,19 @@ impl<T> Window<T> {
             ended: HashMap::new(),
             order: VecDeque::new(),
             limit,
+            remembered: REMEMBERED,
         }
+    }
+
+    /// Remembers at most so many ended exchanges, one at least.
+    #[must_use]
+    pub fn remembering(self, remembered: usize) -> Self {
+        Self { remembered: remembered.max(1), ..self }
+    }
+
+    /// Ended exchanges that are remembered now.
+    pub fn remembered(&self) -> usize {
+        self.order.len()
     }
 
     /// Exchanges that are open.
@@ -64,12 +77,12 @@ impl<T> Window<T> {
         self.open.is_empty()
     }
 
-    /// Opens an exchange.
+    /// Opens an exchange. One of the same token takes the place of the one before, which is being given up.
     ///
     /// # Errors
     /// When the limit is reached.
     pub fn open(&mut self, token: Token, peer: SocketAddr, id: u16, receiver: T) -> Result<(), Full> {
-        if self.open.len() >= self.limit {
+        if self.open.len() >= self.limit && !self.open.contains_key(&token) {
             return Err(Full(self.limit));
         }
         self.ids.insert((peer, id), token);
@@ -77,21 +90,26 @@ impl<T> Window<T> {
         Ok(())
     }
 
-    /// Ends an exchange. `answered`: a response came, so one that comes again is acknowledged, not reset.
-    pub fn close(&mut self, token: Token, answered: bool) {
-        let Some(open) = self.open.remove(&token) else { return };
-        let key = (open.peer, open.id);
+    /// Ends an exchange, and no later one of its token. `answered`: a response came, so one that comes again is
+    /// acknowledged, not reset.
+    pub fn close(&mut self, token: Token, peer: SocketAddr, id: u16, answered: bool) {
+        let key = (peer, id);
         if self.ids.get(&key) == Some(&token) {
             self.ids.remove(&key);
         }
-        if self.order.len() >= REMEMBERED
+        let is_it = |open: &Open<T>| (open.peer, open.id) == key;
+        if !self.open.get(&token).is_some_and(is_it) {
+            return;
+        }
+        self.open.remove(&token);
+        if self.order.len() >= self.remembered
             && let Some(oldest) = self.order.pop_front()
         {
             self.ended.remove(&oldest);
         }
         self.order.push_back(token);
         let reply = if answered { Kind::Acknowledgement } else { Kind::Reset };
-        self.ended.insert(token, (open.peer, reply));
+        self.ended.insert(token, (peer, reply));
     }
 
     /// Where this message from `peer` goes. A token alone is not enough: it must come from where the request
@@ -100,7 +118,7 @@ impl<T> Window<T> {
         let token = match (&message.response, message.kind) {
             (Some(response), Kind::Acknowledgement) => {
                 let same = self.ids.get(&(peer, message.id)) == Some(&response.token);
-                return match self.open.get(&response.token).filter(|_| same) {
+                return match self.open.get(&response.token).filter(|open| same && open.id == message.id) {
                     Some(open) => Route::Deliver(&open.receiver),
                     None => self.late(peer, response.token, message.kind),
                 };
@@ -138,7 +156,7 @@ mod tests {
     }
 
     fn message(kind: Kind, id: u16, token: Option<Token>) -> Message {
-        let response = |token| Response { token, code: Code::CONTENT, payload: Vec::new() };
+        let response = |token| Response { token, code: Code::CONTENT, payload: Vec::new(), observe: None };
         Message { kind, id, response: token.map(response) }
     }
 
@@ -181,10 +199,10 @@ mod tests {
     fn a_response_that_comes_again_is_acknowledged_and_one_given_up_on_is_reset() {
         let late = message(Kind::Confirmable, 900, Some(TOKEN));
         let mut answered = with_one_open();
-        answered.close(TOKEN, true);
+        answered.close(TOKEN, peer(5683), 1, true);
         assert_eq!(answered.route(peer(5683), &late), Route::Late(Some(Kind::Acknowledgement)));
         let mut given_up = with_one_open();
-        given_up.close(TOKEN, false);
+        given_up.close(TOKEN, peer(5683), 1, false);
         assert_eq!(given_up.route(peer(5683), &late), Route::Late(Some(Kind::Reset)));
         let piggybacked = message(Kind::Acknowledgement, 1, Some(TOKEN));
         assert_eq!(given_up.route(peer(5683), &piggybacked), Route::Late(None));
@@ -197,8 +215,27 @@ mod tests {
             window.open([n; 8], peer(5683), u16::from(n), ()).unwrap();
         }
         assert_eq!(window.open([2; 8], peer(5683), 2, ()), Err(Full(2)));
-        window.close([0; 8], true);
+        window.close([0; 8], peer(5683), 0, true);
         assert_eq!(window.open([2; 8], peer(5683), 2, ()), Ok(()));
+    }
+
+    #[test]
+    fn an_exchange_that_is_given_up_late_does_not_end_the_next_one_of_its_token() {
+        let mut window = Window::new(1);
+        window.open(TOKEN, peer(5683), 1, "before").unwrap();
+        window.open(TOKEN, peer(5683), 2, "next").unwrap();
+        let answer = |id| message(Kind::Acknowledgement, id, Some(TOKEN));
+        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&"next"));
+        assert_eq!(
+            window.route(peer(5683), &answer(1)),
+            Route::Noise,
+            "that is the answer to another question"
+        );
+        window.close(TOKEN, peer(5683), 1, false);
+        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&"next"));
+        window.close(TOKEN, peer(5683), 2, true);
+        assert!(window.is_empty() && window.ids.is_empty());
+        assert_eq!(window.route(peer(5683), &answer(2)), Route::Late(None));
     }
 
     #[test]
@@ -206,7 +243,7 @@ mod tests {
         let mut window = Window::new(1);
         for n in 0..10_000_u64 {
             window.open(n.to_be_bytes(), peer(5683), 1, ()).unwrap();
-            window.close(n.to_be_bytes(), true);
+            window.close(n.to_be_bytes(), peer(5683), 1, true);
         }
         assert_eq!(window.ended.len(), REMEMBERED);
         assert_eq!(window.order.len(), REMEMBERED);

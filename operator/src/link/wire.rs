@@ -69,6 +69,8 @@ pub struct Response {
     pub code: Code,
     /// CBOR, at most [`edge_protocol::MAX_PAYLOAD`] bytes.
     pub payload: Vec<u8>,
+    /// Sequence of an observation (RFC 7641 §3.4), of at most 24 bits.
+    pub observe: Option<u32>,
 }
 
 /// Why a datagram is no message for a client.
@@ -137,12 +139,24 @@ pub fn parse(bytes: &[u8]) -> Result<Message, WireError> {
     if packet.payload.len() > edge_protocol::MAX_PAYLOAD {
         return Err(WireError::TooLong);
     }
-    Ok(Message { kind, id, response: Some(Response { token, code, payload: packet.payload }) })
+    let observe = packet.get_first_option(CoapOption::Observe).filter(|bytes| bytes.len() <= 3);
+    let observe = observe.map(|bytes| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)));
+    Ok(Message { kind, id, response: Some(Response { token, code, payload: packet.payload, observe }) })
 }
 
 /// Odd numbers are critical (RFC 7252 §5.4.1); none of them makes sense in the responses we ask for.
 fn is_unknown_and_critical(number: u16) -> bool {
     number % 2 == 1
+}
+
+/// A confirmable `GET` that asks to be told of changes, too (RFC 7641 §2).
+///
+/// # Errors
+/// None for the paths of the protocol.
+pub fn observe(path: &str, id: u16, token: Token) -> Result<Vec<u8>, WireError> {
+    let mut packet = packet(Method::Get, path, id, token, Vec::new())?;
+    packet.set_observe_value(0);
+    packet.to_bytes().map_err(|_| WireError::TooLong)
 }
 
 /// A confirmable request.
@@ -156,6 +170,10 @@ pub fn request(
     token: Token,
     payload: Vec<u8>,
 ) -> Result<Vec<u8>, WireError> {
+    packet(method, path, id, token, payload)?.to_bytes().map_err(|_| WireError::TooLong)
+}
+
+fn packet(method: Method, path: &str, id: u16, token: Token, payload: Vec<u8>) -> Result<Packet, WireError> {
     if payload.len() > edge_protocol::MAX_PAYLOAD {
         return Err(WireError::TooLong);
     }
@@ -176,7 +194,7 @@ pub fn request(
         packet.add_option(CoapOption::ContentFormat, format);
     }
     packet.payload = payload;
-    packet.to_bytes().map_err(|_| WireError::TooLong)
+    Ok(packet)
 }
 
 /// An empty acknowledgement or reset of the message `id`.
@@ -210,9 +228,20 @@ mod tests {
     #[test]
     fn a_piggybacked_response_is_read() {
         let bytes = response(MessageType::Acknowledgement, b"12345678", b"state").to_bytes().unwrap();
-        let expected = Response { token: *b"12345678", code: Code::CONTENT, payload: b"state".to_vec() };
+        let payload = b"state".to_vec();
+        let expected = Response { token: *b"12345678", code: Code::CONTENT, payload, observe: None };
         let message = Message { kind: Kind::Acknowledgement, id: 7, response: Some(expected) };
         assert_eq!(parse(&bytes), Ok(message));
+    }
+
+    #[test]
+    fn the_sequence_of_an_observation_is_read_and_asked_for() {
+        let mut packet = response(MessageType::NonConfirmable, b"12345678", b"state");
+        packet.set_observe_value(0x01_02_03);
+        let message = parse(&packet.to_bytes().unwrap()).unwrap();
+        assert_eq!(message.response.unwrap().observe, Some(0x01_02_03));
+        let asked = Packet::from_bytes(&observe("state", 9, *b"12345678").unwrap()).unwrap();
+        assert_eq!(asked.get_observe_value(), Some(Ok(0)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use control_plane::{Space, space};
 use device_sim::{DeviceHandle, Sim, SimConfig};
 use edge_api::condition::find_condition;
 use edge_api::{Device, DevicePhase, DeviceStatus};
+use edge_operator::client::{self, Clients};
 use edge_operator::metrics::Metrics;
 use edge_operator::{args::Args, runtime};
 use k8s_openapi::api::events::v1::Event;
@@ -80,13 +81,20 @@ impl Stage {
             format!("--namespace={}", rights::NAMESPACE),
             format!("--watch-namespace={}", self.space.namespace),
         ];
-        let flags = hurry.map(str::to_owned).into_iter().chain(namespaces).chain(self.flags.clone());
+        // What a story says itself comes in the place of the usual.
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        let usual = hurry.map(str::to_owned).into_iter().chain(namespaces);
+        let usual = usual.filter(|flag| !self.flags.iter().any(|own| name(own) == name(flag)));
+        let flags = usual.chain(self.flags.clone());
         let args = Args::parse_from(flags);
         let shutdown = CancellationToken::new();
         let mut task = JoinSet::new();
-        let client = self.space.server.client_as(&rights::operator()).unwrap();
+        let config = self.space.server.config_as(&rights::operator());
         self.metrics = Metrics::new().unwrap();
-        task.spawn(runtime::run_with_metrics(client, args, self.metrics.clone(), shutdown.clone()));
+        let work = client::counted(config.clone(), self.metrics.requests.clone()).unwrap();
+        let election = client::counted(config, self.metrics.election_requests.clone()).unwrap();
+        let clients = Clients { work, election };
+        task.spawn(runtime::run_with_metrics(clients, args, self.metrics.clone(), shutdown.clone()));
         self.operator = Some((shutdown, task));
     }
 

@@ -63,6 +63,7 @@ pub(crate) async fn commands(stage: &Stage, epoch: u64, firmware: &str) -> Refus
         path: edge_protocol::PATH_DESIRED,
         payload: edge_protocol::encode(&command).unwrap(),
         id: 7,
+        observe: None,
     };
     match exchange(request).await {
         End::Response(code, payload) => {

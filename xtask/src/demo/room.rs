@@ -55,6 +55,7 @@ pub fn make(world: &World, manifest: &Path) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
+    world.release_devices()?;
     let delete = world.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "--filename"]);
     delete.arg(manifest).step("removing what an earlier demo left").run()
 }

@@ -253,6 +253,7 @@ impl World {
         match &self.home {
             Home::Own(cluster) => cluster.clone().down(),
             Home::Other(_) => {
+                self.release_devices()?;
                 for manifest in manifests.iter().rev() {
                     let delete =
                         self.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]);
@@ -262,6 +263,40 @@ impl World {
                 if manifests.is_empty() { Ok(()) } else { self.forget_hooks() }
             }
         }
+    }
+
+    /// Deletes the demo's Devices while there is an operator that releases them: with both gone at once nobody would
+    /// take their finalizers away. Where none runs any more they are taken away here, since the devices go, too.
+    pub(super) fn release_devices(&self) -> Result<()> {
+        let asked = self.kubectl()?.args([
+            "get",
+            "crd",
+            "devices.edge-operator.dev",
+            "--ignore-not-found",
+            "-o",
+            "name",
+        ]);
+        if asked.read()?.trim().is_empty() {
+            return Ok(());
+        }
+        let devices = ["-n", "edge-demo", "delete", "devices", "--all", "--timeout=60s"];
+        if self.kubectl()?.args(devices).step("releasing the demo's devices").run().is_ok() {
+            return Ok(());
+        }
+        let names = self.kubectl()?.args(["-n", "edge-demo", "get", "devices", "-o", "name"]).read()?;
+        for name in names.lines() {
+            let patch = [
+                "-n",
+                "edge-demo",
+                "patch",
+                name,
+                "--type=merge",
+                "-p",
+                r#"{"metadata":{"finalizers":null}}"#,
+            ];
+            self.kubectl()?.args(patch).step("giving a device up that nobody releases").run()?;
+        }
+        Ok(())
     }
 
     /// Leaves everything as it is and says how to use it.

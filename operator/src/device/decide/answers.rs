@@ -3,7 +3,7 @@
 use edge_api::DevicePhase::{Conflicted, Failed, InSync, Syncing, Unreachable};
 use edge_protocol::BootId;
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, Story, desired};
 use super::*;
 use crate::link::{Code, End};
@@ -71,6 +71,32 @@ fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
     assert!(story.memory.lookup.busy && story.memory.lookup.found.is_empty());
     story.memory.looked_up("new.pumps", Ok(vec![address(2)]), next);
     assert_eq!((story.memory.lookup.busy, &story.memory.lookup.found), (false, &vec![address(2)]));
+}
+
+#[test]
+fn a_name_is_looked_up_again_in_its_time_and_what_was_found_stays_in_use_while_that_fails() {
+    let mut story = Story::in_sync();
+    story.edit(|spec| spec.endpoint.host = "pump-0.pumps".into());
+    story.place = Place::Unknown;
+    assert_eq!((story.decide(), story.memory.lookup.busy), (Asked::Nothing, true));
+    let found = vec![IpAddr::from([10, 20, 0, 17]), IpAddr::from([10, 20, 0, 18])];
+    let next = story.now + story.policy.dns_ttl;
+    story.memory.looked_up("pump-0.pumps", Ok(found.clone()), next);
+    story.place = Place::At(found.iter().map(|ip| (*ip, None)).collect());
+    assert_eq!(story.decide(), Asked::Report);
+    assert!(!story.memory.lookup.busy && story.wake <= story.policy.dns_ttl, "{:?}", story.wake);
+    let first = story.memory.address_index;
+    story.hears(Answer::Silence);
+    assert_eq!(story.memory.address_index, first + 1, "the other address may answer");
+
+    story.pass(30);
+    story.decide();
+    assert!(story.memory.lookup.busy, "its time is over");
+    let later = story.now + story.policy.dns_ttl;
+    story.memory.looked_up("pump-0.pumps", Err("no answer within 5s".into()), later);
+    assert_eq!((&story.memory.lookup.found, story.memory.lookup.error.is_some()), (&found, true));
+    story.reports("2.0.0", 1, 1, IDLE);
+    assert_eq!((story.phase(), story.status().addresses.len()), (InSync, 2));
 }
 
 #[test]

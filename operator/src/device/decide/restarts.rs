@@ -2,7 +2,7 @@
 
 use edge_api::DevicePhase::{Failed, InSync, Paused, Unreachable};
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, Story, desired};
 use super::*;
 use crate::link::Code;

@@ -10,7 +10,8 @@ use edge_api::{Desired, Device, DevicePhase, DeviceSpec, DeviceStatus, Endpoint,
 use edge_protocol::{BootId, Install, Report, config_digest};
 use tokio::time::Instant;
 
-use super::super::absorb::{Answer, Note, Outcome};
+use super::super::absorb::Note;
+use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
 use crate::budget::Backoff;
@@ -32,7 +33,9 @@ pub(super) struct Story {
     pub(super) queues: bool,
     sequence: u64,
     number: u64,
-    command: bool,
+    topic: Topic,
+    /// What was changed in the object's metadata.
+    pub(super) marks: Vec<Mark>,
 }
 
 /// What was asked of the device.
@@ -41,6 +44,7 @@ pub(super) enum Asked {
     Nothing,
     Report,
     Command(DesiredCommand),
+    Own(OwnerCommand),
 }
 
 impl Asked {
@@ -69,10 +73,12 @@ impl Story {
         device.metadata.namespace = Some("edge-demo".into());
         device.metadata.uid = Some("u1".into());
         device.metadata.generation = Some(1);
+        device.metadata.finalizers = Some(vec![edge_api::device::FINALIZER.into()]);
         let policy = Policy {
             backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) },
             poll_interval: Duration::from_secs(1),
             dns_ttl: Duration::from_secs(30),
+            release_deadline: Duration::from_secs(30),
             install_attempts: 3,
             device_retries: (5, 0.1),
         };
@@ -92,7 +98,8 @@ impl Story {
             queues: false,
             sequence: 0,
             number: 0,
-            command: false,
+            topic: Topic::State,
+            marks: Vec::new(),
         }
     }
 
@@ -140,10 +147,10 @@ impl Story {
                     if !self.queues {
                         self.memory.leaves_queue(ask.number, self.now);
                     }
-                    self.command = matches!(ask.question, Question::Command(_));
-                    asked = match ask.question {
-                        Question::Report => Asked::Report,
-                        Question::Command(command) => Asked::Command(command.command),
+                    (self.topic, asked) = match ask.question {
+                        Question::Report => (Topic::State, Asked::Report),
+                        Question::Command(command) => (Topic::Desired, Asked::Command(command.command)),
+                        Question::Own(owning) => (Topic::Owner, Asked::Own(owning.command)),
                     };
                 }
                 Action::WriteStatus(status) => {
@@ -152,6 +159,7 @@ impl Story {
                 }
                 Action::Notify(notice) => self.notices.push(notice.reason),
                 Action::Resolve(_) => {}
+                Action::Mark(mark) => self.marks.push(mark),
             }
         }
         asked
@@ -160,7 +168,7 @@ impl Story {
     /// The device answers what it was asked last, and it is decided what comes next.
     pub(super) fn hears(&mut self, answer: Answer) -> Asked {
         self.memory.busy = None;
-        self.memory.inbox = Some(Outcome { number: self.number, command: self.command, answer });
+        self.memory.inbox = Some(Outcome { number: self.number, topic: self.topic, answer });
         self.decide()
     }
 
@@ -217,6 +225,6 @@ impl Story {
     }
 }
 
-fn wall() -> jiff::Timestamp {
+pub(super) fn wall() -> jiff::Timestamp {
     jiff::Timestamp::from_second(1_700_000_000).unwrap()
 }

@@ -3,7 +3,7 @@
 use edge_api::DevicePhase::{Conflicted, Failed, InSync, Paused, Pending, Syncing, Unreachable};
 use edge_protocol::{Refusal, RefusalReason};
 
-use super::super::absorb::Answer;
+use super::super::answer::Answer;
 use super::story::{Asked, EPOCH, Story, desired};
 use super::*;
 use crate::link::Code;
@@ -11,7 +11,7 @@ use crate::link::Code;
 const IDLE: Install = Install::Idle;
 const RUNNING: Install = Install::Running { percent: 40 };
 
-fn refused(reason: RefusalReason) -> Answer {
+pub(super) fn refused(reason: RefusalReason) -> Answer {
     let (class, detail) = reason.code();
     let refusal = Refusal {
         reason,
@@ -115,6 +115,7 @@ fn an_unanswered_command_is_repeated_with_the_same_id_after_its_backoff_and_with
             }
             Asked::Report => assert_eq!(story.hears(Answer::Silence), Asked::Nothing),
             Asked::Nothing => {}
+            Asked::Own(command) => panic!("{command:?}"),
         }
     }
     assert_eq!(commands, [1, 3, 7, 15, 31, 63, 123, 183]);
@@ -232,6 +233,7 @@ fn an_install_is_tried_three_times_each_with_an_id_of_its_own() {
                     story.pass(1);
                     asked = story.decide();
                 }
+                Asked::Own(command) => panic!("{command:?}"),
             }
         }
     }
@@ -304,7 +306,7 @@ fn a_foreign_owner_and_a_later_epoch_are_never_commanded() {
         for _ in 0..10 {
             story.pass(10);
             match story.decide() {
-                Asked::Command(command) => panic!("{told}: {command:?}"),
+                asked @ (Asked::Command(_) | Asked::Own(_)) => panic!("{told}: {asked:?}"),
                 Asked::Report => {
                     let mut report = story.report("1.0.0", 1, 1, IDLE);
                     match reason {

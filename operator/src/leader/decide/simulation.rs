@@ -353,6 +353,17 @@ proptest! {
     }
 }
 
+/// What the property above found once stays found.
+#[test]
+fn a_claim_that_is_given_away_lets_nobody_lead_beside_the_leader_whose_lease_was_deleted() {
+    let weather = Weather { delay: 20, loss: 0.0, accidents: 0.5 };
+    for seed in [1_853_891_087_332_493_448].into_iter().chain(0..20) {
+        let mut world = World::new(seed, settings());
+        world.run(weather, 90);
+        assert_eq!(world.clashes, 0, "seed {seed}");
+    }
+}
+
 #[test]
 fn the_simulation_finds_two_leaders_where_the_renew_deadline_is_longer_than_the_lease() {
     let weather = Weather { delay: 400, loss: 0.4, accidents: 0.2 };

@@ -201,6 +201,20 @@ fn who_leaves_gives_away_what_it_holds_and_only_that() {
     assert_eq!(late.term(), None);
     assert_eq!(write_of(late.next(start, WALL)).purpose, Purpose::Release);
 
+    // A claim is not given away: who led before the Lease was deleted may not know yet.
+    let nothing = Sight { version: 7, record: None };
+    for outcome in [Outcome::Landed(8), Outcome::Unknown] {
+        let mut claimant = elector("a");
+        claimant.read(nothing.clone(), start);
+        let later = start + seconds(4);
+        let claim = write_of(claimant.next(later, WALL));
+        assert_eq!(claim.purpose, Purpose::Claim);
+        claimant.wrote(&claim, later, outcome, later, 0.0);
+        claimant.leave(later);
+        claimant.read(held(8, "a"), later);
+        assert_eq!(claimant.next(later, WALL), Action::Leave, "{outcome:?}");
+    }
+
     let mut standby = elector("c");
     standby.read(held(5, "b"), start);
     standby.leave(start);

@@ -138,6 +138,7 @@ async fn play(script: &[Fate]) -> Played {
         path: "state",
         payload: Vec::new(),
         id: 42,
+        observe: None,
     };
     let token = TOKENS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let started = Instant::now();
@@ -258,9 +259,85 @@ async fn an_exchange_that_is_dropped_leaves_nothing_open() {
         path: "state",
         payload: Vec::new(),
         id: 1,
+        observe: None,
     };
     let exchange = played.link.exchange(request, [9; 8], 0.0, &played.counters);
     let dropped = tokio::time::timeout(Duration::from_millis(1), exchange).await;
     assert!(dropped.is_err() && played.network.len() == 1);
     assert_eq!(played.link.in_flight(), 0);
+}
+
+fn subject() -> Subject {
+    Subject { namespace: "edge-demo".into(), name: "pump-0".into(), uid: "u1".into() }
+}
+
+fn notification(token: Token, kind: MessageType, sequence: u32, payload: u8) -> Vec<u8> {
+    let mut packet = Packet::new();
+    packet.header.set_type(kind);
+    packet.header.message_id = 77;
+    packet.header.code = MessageClass::from(0x45);
+    packet.set_token(token.to_vec());
+    packet.set_observe_value(sequence);
+    packet.payload = vec![payload];
+    packet.to_bytes().unwrap()
+}
+
+/// A link that observes two devices at most, and its news.
+fn observing() -> (Link<Arc<Net>>, mpsc::Receiver<Notification>, IntGauge, IntCounterVec) {
+    let (deliveries, _) = mpsc::channel(64);
+    let net = Arc::new(Net { script: Mutex::new([Fate::Lost].into()), sent: Mutex::default(), deliveries });
+    let datagrams = IntCounterVec::new(Opts::new("datagrams", "in"), &["result"]).unwrap();
+    let (news, heard) = mpsc::channel(2);
+    let usage = IntGauge::new("observed", "observed").unwrap();
+    let link = Link::new(net, TIMING, 4, datagrams.clone()).observing(2, news, usage.clone());
+    (link, heard, usage, datagrams)
+}
+
+#[tokio::test]
+async fn notifications_are_handed_over_in_order_and_those_that_nobody_asked_for_are_reset() {
+    let (link, mut heard, usage, datagrams) = observing();
+    let peer = SocketAddr::from(([10, 20, 0, 17], 5683));
+    let token = link.observations(|all| all.token(&subject(), peer, [5; 8])).flatten().unwrap();
+    assert_eq!(usage.get(), 1);
+    let non = |sequence, payload| notification(token, MessageType::NonConfirmable, sequence, payload);
+    assert_eq!(link.received(peer, &non(4, 1)), None);
+    assert_eq!(link.received(peer, &non(3, 2)), None, "it was overtaken");
+    let confirmable = notification(token, MessageType::Confirmable, 5, 3);
+    assert_eq!(link.received(peer, &confirmable), Some(wire::empty(Kind::Acknowledgement, 77)));
+    let payloads = [heard.try_recv().unwrap(), heard.try_recv().unwrap()].map(|news| news.payload);
+    assert_eq!(payloads, [vec![1], vec![3]]);
+
+    let stranger = notification([9; 8], MessageType::NonConfirmable, 6, 4);
+    assert_eq!(link.received(peer, &stranger), Some(wire::empty(Kind::Reset, 77)));
+    let elsewhere = SocketAddr::from(([10, 20, 0, 18], 5683));
+    assert_eq!(link.received(elsewhere, &non(7, 5)), Some(wire::empty(Kind::Reset, 77)));
+    link.forget(&subject());
+    assert_eq!(link.received(peer, &non(8, 6)), Some(wire::empty(Kind::Reset, 77)));
+    assert!(heard.try_recv().is_err());
+    let count = |result: &str| datagrams.with_label_values(&[result]).get();
+    assert_eq!((count("notified"), count("reordered"), count("noise"), usage.get()), (2, 1, 3, 0));
+}
+
+#[tokio::test]
+async fn news_that_nobody_takes_in_time_are_dropped_and_counted() {
+    let (link, mut heard, _, datagrams) = observing();
+    let peer = SocketAddr::from(([10, 20, 0, 17], 5683));
+    let token = link.observations(|all| all.token(&subject(), peer, [5; 8])).flatten().unwrap();
+    for sequence in 1..=5 {
+        link.received(peer, &notification(token, MessageType::NonConfirmable, sequence, 0));
+    }
+    let count = |result: &str| datagrams.with_label_values(&[result]).get();
+    assert_eq!((count("notified"), count("overrun")), (2, 3));
+    assert!(heard.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn above_the_limit_a_device_is_asked_without_being_observed() {
+    let (link, _heard, usage, _) = observing();
+    let peer = SocketAddr::from(([10, 20, 0, 17], 5683));
+    let named = |name: &str| Subject { name: name.into(), ..subject() };
+    let tokens =
+        ["a", "b", "c"].map(|name| link.observations(|all| all.token(&named(name), peer, rand::random())));
+    assert_eq!(tokens.map(|token| token.flatten().is_some()), [true, true, false]);
+    assert_eq!(usage.get(), 2);
 }

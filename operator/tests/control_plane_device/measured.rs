@@ -1,0 +1,184 @@
+//! What a scrape of a running operator shows, under the names that dashboards know.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a hand that slips ends the story")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use device_sim::Behaviour;
+use device_sim::behaviour::share;
+use edge_api::{Device, DevicePhase};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams};
+use tokio::time::Instant;
+
+use super::stage::Stage;
+
+/// Two cores with a compiler beside it take their time.
+const WITHIN: Duration = Duration::from_secs(90);
+
+/// Names, labels and, where it is known, values of what is there once a device is in sync. The names are those of
+/// controller-runtime, of client-go's work queues, its requests and its election, and the project's own.
+const SERIES: &[(&str, &[&str])] = &[
+    ("workqueue_depth", &[r#"name="device""#]),
+    ("workqueue_adds_total", &[r#"name="device""#]),
+    ("workqueue_queue_duration_seconds_bucket", &[r#"name="device""#]),
+    ("workqueue_work_duration_seconds_bucket", &[r#"name="device""#]),
+    ("workqueue_retries_total", &[r#"name="device""#]),
+    ("workqueue_unfinished_work_seconds", &[r#"name="device""#]),
+    ("workqueue_longest_running_processor_seconds", &[r#"name="device""#]),
+    ("controller_runtime_reconcile_total", &[r#"controller="device""#, r#"result="requeue_after""#]),
+    ("controller_runtime_reconcile_errors_total", &[r#"controller="device""#]),
+    ("controller_runtime_reconcile_time_seconds_bucket", &[r#"controller="device""#]),
+    ("controller_runtime_active_workers", &[r#"controller="device""#]),
+    ("controller_runtime_max_concurrent_reconciles", &[r#"controller="device""#]),
+    ("rest_client_requests_total", &[r#"code="200""#, r#"method="PATCH""#, r#"host="127.0.0.1:"#]),
+    ("rest_client_request_duration_seconds_bucket", &[r#"verb="GET""#, r#"host="127.0.0.1:"#]),
+    ("leader_election_master_status", &[r#"name="edge-operator""#]),
+    ("edge_leader_epoch", &[]),
+    ("edge_devices", &[r#"phase="InSync""#]),
+    ("edge_device_liveness", &[r#"state="answering""#]),
+    ("edge_device_silence_seconds", &[]),
+    ("edge_device_unconverged_seconds", &[]),
+    ("edge_device_generations_behind", &[]),
+    ("edge_device_transitions_total", &[r#"from="Syncing""#, r#"to="InSync""#]),
+    ("edge_device_exchanges_total", &[r#"outcome="report""#]),
+    ("edge_device_exchanges_total", &[r#"outcome="stored""#]),
+    ("edge_device_sends_total", &[r#"outcome="answered""#]),
+    ("edge_device_retransmissions_total", &[]),
+    ("edge_device_round_trip_seconds_bucket", &[]),
+    ("edge_device_reports_total", &[r#"disposition="accepted""#]),
+    ("edge_device_reports_total", &[r#"disposition="stale""#]),
+    ("edge_device_reports_total", &[r#"disposition="contradictory""#]),
+    ("edge_device_reports_total", &[r#"disposition="foreign""#]),
+    ("edge_device_reports_total", &[r#"disposition="malformed""#]),
+    ("edge_device_reboots_total", &[]),
+    ("edge_device_command_retries_total", &[]),
+    ("edge_device_budget_exhausted_total", &[r#"budget="device""#]),
+    ("edge_device_budget_exhausted_total", &[r#"budget="process""#]),
+    ("edge_link_datagrams_total", &[r#"result="delivered""#]),
+    ("edge_observed_devices", &[]),
+    ("edge_inflight_exchanges", &[]),
+    ("edge_waiting_exchanges", &[]),
+    ("edge_limit", &[r#"name="in_flight_exchanges""#]),
+    ("edge_usage", &[r#"name="in_flight_exchanges""#]),
+    ("edge_usage", &[r#"name="devices""#]),
+    ("edge_usage", &[r#"name="outcomes""#]),
+    ("edge_usage", &[r#"name="notifications""#]),
+    ("edge_usage", &[r#"name="observations""#]),
+    ("edge_usage", &[r#"name="remembered_exchanges""#]),
+    ("edge_usage", &[r#"name="lookups""#]),
+    ("edge_usage", &[r#"name="events""#]),
+    ("edge_usage", &[r#"name="connections""#]),
+    ("edge_devices_refused_total", &[]),
+    ("edge_events_dropped_total", &[]),
+];
+
+fn is_shown(text: &str, (name, labels): &(&str, &[&str])) -> bool {
+    text.lines().any(|line| {
+        let name_ends = line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        name_ends && labels.iter().all(|label| line.contains(label))
+    })
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for() {
+    let stage = Stage::set("measured", 1).await;
+    stage.declare(0, Some("2.0.0")).await;
+    stage.until_phase("device-0", DevicePhase::InSync).await;
+    // What is counted of the write that made it so comes a moment after the write.
+    let deadline = Instant::now() + WITHIN;
+    while let Some((name, labels)) = SERIES.iter().find(|series| !is_shown(&stage.scrape(), series)) {
+        assert!(Instant::now() < deadline, "{name}{labels:?} is missing in\n{}", stage.scrape());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let text = stage.scrape();
+    assert!((stage.metric("leader_election_master_status") - 1.0).abs() < 0.5);
+    let named = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert!(named > 40, "{named} metrics");
+}
+
+/// Everything that can be bounded, at its least.
+const LEAST: [&str; 11] = [
+    "--workers=1",
+    "--max-in-flight=1",
+    "--max-lookups=1",
+    "--max-observations=1",
+    "--max-devices=4",
+    "--remembered-exchanges=1",
+    "--exchange-mailbox=1",
+    "--outcome-queue=1",
+    "--notification-queue=1",
+    "--event-queue=1",
+    "--max-connections=1",
+];
+
+impl Stage {
+    /// The values of a metric with a label `name`, by that.
+    fn by_name(&self, metric: &str) -> BTreeMap<String, f64> {
+        let text = self.scrape();
+        let head = format!("{metric}{{name=\"");
+        let series = text.lines().filter_map(|line| line.strip_prefix(&head)?.split_once("\"} "));
+        series.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+    }
+
+    /// Nothing is fuller than it may be; `fullest` keeps how full each was.
+    fn holds(&self, fullest: &mut BTreeMap<String, f64>) {
+        let (limits, usages) = (self.by_name("edge_limit"), self.by_name("edge_usage"));
+        for (name, usage) in usages {
+            let limit = limits.get(&name).unwrap_or_else(|| panic!("{name} has no limit"));
+            assert!(usage <= *limit, "{usage} of {name}, the limit is {limit}\n{}", self.scrape());
+            let most = fullest.entry(name).or_default();
+            *most = most.max(usage);
+        }
+        assert!(self.metric("edge_inflight_exchanges") < 1.5);
+        assert!(self.metric("controller_runtime_active_workers") < 1.5);
+    }
+
+    async fn in_sync(&self) -> Vec<String> {
+        let all = self.space.api::<Device>().list(&ListParams::default()).await.unwrap();
+        let synced =
+            |it: &Device| it.status.as_ref().is_some_and(|status| status.phase == DevicePhase::InSync);
+        all.items.iter().filter(|device| synced(device)).map(|device| device.name_any()).collect()
+    }
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits_gets_in_sync() {
+    let stage = Stage::set_with("least", 5, &LEAST).await;
+    let rough = Behaviour {
+        lose_answers: share("10%").unwrap(),
+        duplicate: "50%:10ms".parse().unwrap(),
+        install_time: "10ms..200ms".parse().unwrap(),
+        ..Behaviour::default()
+    };
+    for number in 0..5 {
+        stage.device(number).set_behaviour(rough.clone());
+        stage.declare(number, Some("2.0.0")).await;
+    }
+    let (mut fullest, deadline) = (BTreeMap::new(), Instant::now() + WITHIN);
+    let mut synced = Vec::new();
+    while synced.len() < 4 {
+        assert!(Instant::now() < deadline, "only {synced:?} in sync\n{}", stage.scrape());
+        for _ in 0..20 {
+            stage.holds(&mut fullest);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        synced = stage.in_sync().await;
+    }
+    for name in ["devices", "in_flight_exchanges", "remembered_exchanges", "observations"] {
+        let limit = stage.by_name("edge_limit")[name];
+        assert!((fullest[name] - limit).abs() < 0.5, "{name} was {} at most, and never full", fullest[name]);
+    }
+    stage.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
+    stage.until_event("TooManyDevices").await;
+
+    // Where one goes there is room for another.
+    let goes = synced[0].clone();
+    stage.space.api::<Device>().delete(&goes, &DeleteParams::default()).await.unwrap();
+    let left = (0..5).map(|number| format!("device-{number}")).find(|name| !synced.contains(name)).unwrap();
+    stage.until_phase(&left, DevicePhase::InSync).await;
+    stage.holds(&mut fullest);
+}
