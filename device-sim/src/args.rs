@@ -26,7 +26,7 @@ pub struct Args {
     /// Their Devices in a cluster.
     #[command(flatten)]
     pub enrol: EnrolArgs,
-    /// Address of /metrics, /healthz, /readyz and /history
+    /// Address of /metrics, /healthz, /readyz, /history and /behaviour
     #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0:8081")]
     pub http: SocketAddr,
     /// Log filter, such as `info` or `device_sim=debug`
@@ -80,9 +80,27 @@ pub struct BehaviourArgs {
     /// Share of answers that come twice, and how long after the first, as 2%:500ms
     #[arg(long, env = "DUPLICATE", default_value = "0%")]
     pub duplicate: Delayed,
+    /// Share of answers that are held back until another has overtaken them, and how long at most, as 5%:2s
+    #[arg(long, env = "REORDER", default_value = "0%")]
+    pub reorder: Delayed,
+    /// Share of answers behind which one of earlier is sent again
+    #[arg(long, env = "REPEAT", default_value = "0%", value_parser = share)]
+    pub repeat: Share,
+    /// Share of reports that are one of earlier
+    #[arg(long, env = "STALE", default_value = "0%", value_parser = share)]
+    pub stale: Share,
+    /// Share of reports that contradict themselves or what was acknowledged
+    #[arg(long, env = "CONTRADICT", default_value = "0%", value_parser = share)]
+    pub contradict: Share,
+    /// Share of requests before which a device loses what is volatile, without a reboot
+    #[arg(long, env = "FORGET", default_value = "0%", value_parser = share)]
+    pub forget: Share,
     /// Mean time between a device's spontaneous reboots; never if not given
     #[arg(long, env = "REBOOT_EVERY", value_parser = duration)]
     pub reboot_every: Option<Duration>,
+    /// Share of installs in the middle of which a device reboots
+    #[arg(long, env = "REBOOT_IN_INSTALL", default_value = "0%", value_parser = share)]
+    pub reboot_in_install: Share,
     /// How long a boot takes
     #[arg(long, env = "BOOT_TIME", default_value = "100ms..500ms")]
     pub boot_time: Span,
@@ -92,6 +110,9 @@ pub struct BehaviourArgs {
     /// Share of installs that fail
     #[arg(long, env = "INSTALL_FAIL", default_value = "0%", value_parser = share)]
     pub install_fail: Share,
+    /// By how much a device's clock is too fast or too slow at most, drawn at each boot
+    #[arg(long, env = "CLOCK_SKEW", default_value = "0%", value_parser = share)]
+    pub clock_skew: Share,
     /// A firmware version that the devices refuse
     #[arg(long, env = "REFUSE_FIRMWARE")]
     pub refuse_firmware: Option<String>,
@@ -193,10 +214,17 @@ impl BehaviourArgs {
             lose_answers,
             late,
             duplicate,
+            reorder,
+            repeat,
+            stale,
+            contradict,
+            forget,
             reboot_every,
+            reboot_in_install,
             boot_time,
             install_time,
             install_fail,
+            clock_skew,
             refuse_firmware,
         } = self;
         Behaviour {
@@ -204,10 +232,17 @@ impl BehaviourArgs {
             lose_answers: *lose_answers,
             late: *late,
             duplicate: *duplicate,
+            reorder: *reorder,
+            repeat: *repeat,
+            stale: *stale,
+            contradict: *contradict,
+            forget: *forget,
             reboot_every: *reboot_every,
+            reboot_in_install: *reboot_in_install,
             boot_time: *boot_time,
             install_time: *install_time,
             install_fail: *install_fail,
+            clock_skew: *clock_skew,
             refuse_firmware: refuse_firmware.clone(),
         }
     }

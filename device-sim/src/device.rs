@@ -11,6 +11,7 @@ use edge_protocol::{BootId, DesiredCommand, Refusal, Report};
 use self::step::Step;
 use crate::behaviour::Behaviour;
 use crate::durable::Durable;
+use crate::lies::{Earlier, Lie};
 use crate::random::Dice;
 
 mod step;
@@ -40,8 +41,10 @@ pub enum Input<'a> {
     Put(&'a DesiredCommand),
     /// `GET /state`.
     Get,
-    /// Time has passed, perhaps up to [`Device::wake_at`].
+    /// Time has passed, perhaps up to [`Device::wake_at`], or the behaviour is another one now.
     Tick,
+    /// It loses what is volatile without a reboot ([`Behaviour::forget`]).
+    Forget,
     /// It is switched on, or off and on again: all that is volatile is lost.
     PowerCycle,
 }
@@ -70,6 +73,8 @@ pub enum Notice {
     InstallFailed,
     /// A power cut or a newer command ends an install.
     InstallInterrupted,
+    /// A report is not the truth.
+    Lied(Lie),
 }
 
 /// What shall be. The durable part has to be stored first.
@@ -92,6 +97,10 @@ struct Volatile {
     sequence: u64,
     install: Option<Ongoing>,
     next_reboot: Option<Duration>,
+    /// By how many millionths its clock is too fast.
+    clock_error: i64,
+    /// Reports of earlier; they are not lost with the power ([`crate::lies`]).
+    earlier: Earlier,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,12 +110,13 @@ enum Power {
     Up { since: Duration },
 }
 
-/// An install under way. Its end is drawn at its start.
+/// An install under way. Its end, and a reboot in the middle of it, are drawn at its start.
 #[derive(Debug, Clone, Copy)]
 struct Ongoing {
     started: Duration,
     ends: Duration,
     fails: bool,
+    reboots: Option<Duration>,
 }
 
 /// One device.
@@ -122,8 +132,15 @@ impl Device {
     /// A device that is switched off. [`Input::PowerCycle`] starts it.
     #[must_use]
     pub fn new(identity: Identity, seed: u64, durable: Durable) -> Self {
-        let volatile =
-            Volatile { power: Power::Off, boot_id: BootId(0), sequence: 0, install: None, next_reboot: None };
+        let volatile = Volatile {
+            power: Power::Off,
+            boot_id: BootId(0),
+            sequence: 0,
+            install: None,
+            next_reboot: None,
+            clock_error: 0,
+            earlier: Earlier::default(),
+        };
         Self { identity, seed, durable: Arc::new(durable), volatile }
     }
 
@@ -159,7 +176,8 @@ impl Device {
             Power::Off | Power::Up { .. } => None,
         };
         let install = self.volatile.install.map(|install| install.ends);
-        [boot, install, self.volatile.next_reboot].into_iter().flatten().min()
+        let cut = self.volatile.install.and_then(|install| install.reboots);
+        [boot, install, cut, self.volatile.next_reboot].into_iter().flatten().min()
     }
 
     /// What shall be, after this.

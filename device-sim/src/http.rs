@@ -1,5 +1,7 @@
-//! What others may see over HTTP: `/metrics`, `/healthz`, `/readyz` and the true history of every device.
+//! What others may see over HTTP: `/metrics`, `/healthz`, `/readyz` and the true history of every device. And what
+//! they may change: `PUT /behaviour` makes all devices behave so, `PUT /behaviour/NAME` one of them.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -7,16 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::behaviour::Behaviour;
 use crate::listener::Bounded;
 use crate::metrics::Metrics;
 use crate::sim::{DeviceHandle, Sim};
+
+/// The longest body of a request, in bytes; a behaviour takes some hundred.
+const MAX_BODY: usize = 16 * 1024;
 
 /// What the pages are made of.
 #[derive(Debug, Clone)]
@@ -31,6 +38,11 @@ impl Pages {
     #[must_use]
     pub fn of(sim: &Sim) -> Self {
         Self { devices: sim.devices().into(), metrics: sim.metrics().clone(), ready: Arc::default() }
+    }
+
+    fn find(&self, name: &str) -> Result<&DeviceHandle, (StatusCode, String)> {
+        let absent = || (StatusCode::NOT_FOUND, format!("there is no device {name}\n"));
+        self.devices.iter().find(|device| device.name() == name).ok_or_else(absent)
     }
 
     /// From now on `/readyz` says yes.
@@ -55,6 +67,9 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/history", get(history))
         .route("/history/{device}", get(history_of_one))
+        .route("/behaviour", get(behaviour).put(set_behaviour))
+        .route("/behaviour/{device}", get(behaviour_of_one).put(set_behaviour_of_one))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(pages);
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
@@ -118,9 +133,47 @@ async fn history(State(pages): State<Pages>) -> Response {
 }
 
 async fn history_of_one(State(pages): State<Pages>, Path(name): Path<String>) -> Response {
-    match pages.devices.iter().find(|device| device.name() == name) {
-        Some(device) => json(&DevicePage::from(device)),
-        None => (StatusCode::NOT_FOUND, format!("there is no device {name}\n")).into_response(),
+    match pages.find(&name) {
+        Ok(device) => json(&DevicePage::from(device)),
+        Err(absent) => absent.into_response(),
+    }
+}
+
+async fn behaviour(State(pages): State<Pages>) -> Response {
+    let all: BTreeMap<&str, Behaviour> =
+        pages.devices.iter().map(|device| (device.name(), device.behaviour())).collect();
+    json(&all)
+}
+
+async fn behaviour_of_one(State(pages): State<Pages>, Path(name): Path<String>) -> Response {
+    match pages.find(&name) {
+        Ok(device) => json(&device.behaviour()),
+        Err(absent) => absent.into_response(),
+    }
+}
+
+async fn set_behaviour(State(pages): State<Pages>, body: Bytes) -> Response {
+    change(pages.devices.iter(), &body)
+}
+
+async fn set_behaviour_of_one(State(pages): State<Pages>, Path(name): Path<String>, body: Bytes) -> Response {
+    match pages.find(&name) {
+        Ok(device) => change(std::iter::once(device), &body),
+        Err(absent) => absent.into_response(),
+    }
+}
+
+/// A behaviour is replaced as a whole: what the body leaves out works from now on.
+fn change<'a>(devices: impl Iterator<Item = &'a DeviceHandle>, body: &[u8]) -> Response {
+    match serde_json::from_slice::<Behaviour>(body) {
+        Ok(behaviour) => {
+            devices.for_each(|device| device.set_behaviour(behaviour.clone()));
+            json(&behaviour)
+        }
+        Err(error) => {
+            let example = r#"write JSON such as {"drop": "5%", "late": "10%:800ms", "stale": "1%"}"#;
+            (StatusCode::BAD_REQUEST, format!("no behaviour: {error}; {example}\n")).into_response()
+        }
     }
 }
 

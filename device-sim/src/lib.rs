@@ -8,7 +8,8 @@
 //! ```
 //!
 //! * [`device`]: what a device does, as a pure state machine. Start reading here.
-//! * [`behaviour`], [`random`]: what goes wrong, and when; seeded.
+//! * [`behaviour`], [`span`], [`random`]: what goes wrong, and when; seeded.
+//! * [`lies`], [`outbox`]: reports that are not true; answers that wait, are held back or come again.
 //! * [`durable`], [`history`]: what survives a power cut, with the record of what truly happened.
 //! * [`wire`], [`dedup`]: CoAP messages, and those that were answered already.
 //! * [`transport`]: sockets, files and timers around one device.
@@ -23,10 +24,13 @@ pub mod durable;
 pub mod enrol;
 pub mod history;
 pub mod http;
+pub mod lies;
 pub mod listener;
 pub mod metrics;
+pub mod outbox;
 pub mod random;
 pub mod sim;
+pub mod span;
 pub mod transport;
 pub mod view;
 pub mod wire;

@@ -1,10 +1,11 @@
 //! What is counted, under which name. Counting happens where things happen.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::device::Notice;
+use crate::lies::Lie;
 
 /// All metrics of a process.
 #[derive(Debug, Clone)]
@@ -16,8 +17,12 @@ pub struct Metrics {
     pub datagrams: IntCounterVec,
     /// Requests that reached a device, by `method` and `code` of the answer.
     pub requests: IntCounterVec,
-    /// Answers, by `fate`: sent, lost, late, repeated, discarded, failed.
+    /// Answers, by `fate`: sent, lost, late, repeated, held, overtaken, old, discarded, failed.
     pub answers: IntCounterVec,
+    /// Reports that were not true, by `kind`: stale, contradiction.
+    pub lies: IntCounterVec,
+    /// Times that a device lost what is volatile without a reboot.
+    pub forgotten: IntCounter,
     /// Boots.
     pub reboots: IntCounterVec,
     /// Installs, by `event`: started, failed, interrupted, applied.
@@ -51,6 +56,11 @@ impl Metrics {
         };
         let devices = IntGauge::new("device_sim_devices", "Devices in this process")?;
         registry.register(Box::new(devices.clone()))?;
+        let forgotten = IntCounter::new(
+            "device_sim_forgotten_total",
+            "Times that a device lost what is volatile without a reboot",
+        )?;
+        registry.register(Box::new(forgotten.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_25, 2.0, 14)?;
         let durable_write_seconds = Histogram::with_opts(
             HistogramOpts::new("device_sim_durable_write_seconds", "Time that a durable write takes")
@@ -66,6 +76,8 @@ impl Metrics {
                 &["method", "code"],
             )?,
             answers: counter("device_sim_answers_total", "Answers, by fate", &["fate"])?,
+            lies: counter("device_sim_untrue_reports_total", "Reports that were not true", &["kind"])?,
+            forgotten,
             reboots: counter("device_sim_reboots_total", "Boots of devices", &[])?,
             installs: counter("device_sim_installs_total", "Installs, by event", &["event"])?,
             durable_write_seconds,
@@ -89,7 +101,11 @@ impl Metrics {
                 &self.datagrams,
                 ["handled", "repeated", "dropped", "while_down", "ignored", "reset"].as_slice(),
             ),
-            (&self.answers, &["sent", "lost", "late", "repeated", "discarded", "failed"]),
+            (
+                &self.answers,
+                &["sent", "lost", "late", "repeated", "held", "overtaken", "old", "discarded", "failed"],
+            ),
+            (&self.lies, &["stale", "contradiction"]),
             (&self.installs, &["started", "failed", "interrupted", "applied"]),
             (&self.durable_write_errors, &["io", "content"]),
         ] {
@@ -102,6 +118,8 @@ impl Metrics {
     /// Counts what a device did.
     pub fn notice(&self, notice: Notice) {
         let event = match notice {
+            Notice::Lied(Lie::Stale) => return self.lies.with_label_values(&["stale"]).inc(),
+            Notice::Lied(Lie::Contradiction) => return self.lies.with_label_values(&["contradiction"]).inc(),
             Notice::Reboot => return self.reboots.with_label_values::<&str>(&[]).inc(),
             Notice::InstallStarted => "started",
             Notice::InstallFailed => "failed",

@@ -19,8 +19,9 @@ use crate::device::{Device, Identity};
 use crate::durable::{Durable, DurableError, StateFile};
 use crate::history::History;
 use crate::metrics::Metrics;
+use crate::outbox::{DELAYED_ANSWERS, Outbox};
 use crate::random::Dice;
-use crate::transport::{Control, DELAYED_ANSWERS, DURABLE_WRITES, Outbox, Runner, Shared};
+use crate::transport::{Control, DURABLE_WRITES, Runner, Shared};
 use crate::view::View;
 
 /// The most devices of one process: a socket and a task each.
@@ -129,7 +130,14 @@ impl DeviceHandle {
         self.view.clone().wait_for(condition).await.ok().map(|view| view.clone())
     }
 
-    /// Changes how it behaves from now on (spontaneous reboots: from its next boot).
+    /// How it behaves.
+    #[must_use]
+    pub fn behaviour(&self) -> Behaviour {
+        self.behaviour.borrow().clone()
+    }
+
+    /// Changes how it behaves from now on. What was drawn already stays: an install under way, and the clock until
+    /// the next boot.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
     }

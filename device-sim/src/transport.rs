@@ -1,7 +1,6 @@
 //! The I/O around one device: its socket, its state file, its timers. It carries out what
 //! [`Device`] decides, in the one order that keeps promises: store, adopt, answer.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,17 +12,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::behaviour::Behaviour;
+use crate::behaviour::{Behaviour, Fate};
 use crate::dedup::{self, Dedup};
 use crate::device::{Device, Input, Notice, Now, Plan, Reply};
 use crate::durable::{DurableError, StateFile};
 use crate::metrics::Metrics;
+use crate::outbox::{self, Outbox};
 use crate::random::Dice;
 use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
-/// Late and repeated answers that one device may have waiting; above, they are discarded and counted.
-pub const DELAYED_ANSWERS: usize = 64;
 /// Durable writes that a process has under way at once.
 pub const DURABLE_WRITES: usize = 8;
 /// How long a device waits after a failed durable write or receive before it tries again.
@@ -81,17 +79,10 @@ pub struct Runner {
     pub shared: Arc<Shared>,
     /// Answers given.
     pub dedup: Dedup,
-    /// Answers that wait, by time and number.
+    /// Answers that wait.
     pub outbox: Outbox,
     /// No timer is heeded before this; set after a failed durable write.
     pub hold_until: Option<Duration>,
-}
-
-/// Answers that wait for their time.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    waiting: BTreeMap<(Duration, u64), (SocketAddr, Vec<u8>)>,
-    numbered: u64,
 }
 
 impl Runner {
@@ -113,6 +104,7 @@ impl Runner {
                 () = stop.cancelled() => break,
                 Some(Control::PowerCycle(done)) = self.control.recv() => self.power_cycle(done).await,
                 () = sleep_until_some(wake_at) => self.wake().await,
+                Ok(()) = self.behaviour.changed() => self.tick().await,
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, peer)) => self.receive(&buffer[..length], peer).await,
                     // Linux reports errors of earlier sends here; the next datagram may be fine.
@@ -128,20 +120,24 @@ impl Runner {
 
     fn wake_at(&self) -> Option<Instant> {
         let timer = self.device.wake_at().map(|at| self.hold_until.map_or(at, |hold| at.max(hold)));
-        let answer = self.outbox.waiting.keys().next().map(|(at, _)| *at);
-        let at = [timer, answer].into_iter().flatten().min()?;
+        let at = [timer, self.outbox.due_at()].into_iter().flatten().min()?;
         Some(self.shared.started + at)
     }
 
     async fn wake(&mut self) {
         let now = self.shared.now().elapsed;
-        while let Some(entry) = self.outbox.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
-            let (peer, bytes) = entry.remove();
-            self.shared.metrics.usage.with_label_values(&["delayed_answers"]).dec();
-            self.send(&bytes, peer).await;
+        while let Some(answer) = self.outbox.due(now) {
+            self.usage("delayed_answers").dec();
+            self.send(answer).await;
         }
-        let due = self.device.wake_at().is_some_and(|at| at <= now);
-        if due && self.hold_until.is_none_or(|hold| hold <= now) {
+        if self.device.wake_at().is_some_and(|at| at <= now) {
+            self.tick().await;
+        }
+    }
+
+    async fn tick(&mut self) {
+        let now = self.shared.now().elapsed;
+        if self.hold_until.is_none_or(|hold| hold <= now) {
             self.hold_until = match self.step(Input::Tick).await {
                 Ok(_) => None,
                 Err(_) => Some(now + RETRY_AFTER),
@@ -174,11 +170,15 @@ impl Runner {
         let request = match wire::read(datagram) {
             Incoming::Request(request) => request,
             Incoming::Reset(bytes) => {
-                self.send(&bytes, peer).await;
+                self.transmit(&bytes, peer).await;
                 return "reset";
             }
             Incoming::Ignore => return "ignored",
         };
+        if self.behaviour.borrow().forgets(&mut self.dice) && self.step(Input::Forget).await.is_ok() {
+            self.shared.metrics.forgotten.inc();
+            self.lose_volatile();
+        }
         let now = self.shared.now().elapsed;
         let key = (peer, request.message_id());
         if let Some(answer) = self.dedup.answer(key, now).map(<[u8]>::to_vec) {
@@ -261,8 +261,7 @@ impl Runner {
     }
 
     fn discard_waiting(&mut self) {
-        let discarded = self.outbox.waiting.len();
-        self.outbox.waiting.clear();
+        let discarded = self.outbox.clear();
         self.usage("delayed_answers").sub(count(discarded));
         self.shared.metrics.answers.with_label_values(&["discarded"]).inc_by(discarded as u64);
     }
@@ -277,34 +276,66 @@ impl Runner {
         self.shared.metrics.usage.with_label_values(&[name])
     }
 
-    /// Sends an answer as the behaviour has it: not at all, late, twice.
+    /// Sends an answer as the behaviour has it: not at all, late, twice, behind the next one, with an old one.
     async fn deliver(&mut self, bytes: Vec<u8>, peer: SocketAddr) {
-        let copies = self.behaviour.borrow().copies(&mut self.dice);
-        let answers = self.shared.metrics.answers.clone();
-        let count = |fate| answers.with_label_values(&[fate]).inc();
-        if copies.is_empty() {
-            count("lost");
+        let answer = outbox::Answer { peer, bytes };
+        let fate = self.behaviour.borrow().fate(&mut self.dice);
+        let now = self.shared.now().elapsed;
+        match fate {
+            Fate::Lost => self.count("lost"),
+            Fate::Held(longest) => {
+                self.count("held");
+                let kept = self.outbox.hold(answer, now + longest);
+                self.keeps(kept);
+            }
+            Fate::Sent(delays) => {
+                for (copy, delay) in delays.into_iter().enumerate() {
+                    if copy > 0 {
+                        self.count("repeated");
+                    } else if !delay.is_zero() {
+                        self.count("late");
+                    }
+                    if delay.is_zero() {
+                        self.send(answer.clone()).await;
+                    } else {
+                        let kept = self.outbox.delay(answer.clone(), now + delay);
+                        self.keeps(kept);
+                    }
+                }
+            }
         }
-        for (copy, delay) in copies.into_iter().enumerate() {
-            if copy > 0 {
-                count("repeated");
-            } else if !delay.is_zero() {
-                count("late");
-            }
-            if delay.is_zero() {
-                self.send(&bytes, peer).await;
-            } else if self.outbox.waiting.len() < DELAYED_ANSWERS {
-                self.outbox.numbered += 1;
-                let at = (self.shared.now().elapsed + delay, self.outbox.numbered);
-                self.outbox.waiting.insert(at, (peer, bytes.clone()));
-                self.usage("delayed_answers").inc();
-            } else {
-                count("discarded");
-            }
+        self.repeat_old(peer).await;
+    }
+
+    fn keeps(&self, kept: Result<(), outbox::Full>) {
+        match kept {
+            Ok(()) => self.usage("delayed_answers").inc(),
+            Err(outbox::Full) => self.count("discarded"),
         }
     }
 
-    async fn send(&self, bytes: &[u8], peer: SocketAddr) {
+    async fn repeat_old(&mut self, peer: SocketAddr) {
+        if !self.behaviour.borrow().repeats(&mut self.dice) {
+            return;
+        }
+        let draw = self.dice.draw();
+        if let Some(old) = self.outbox.earlier(peer, draw).cloned() {
+            self.count("old");
+            self.transmit(&old.bytes, peer).await;
+        }
+    }
+
+    /// Sends an answer now, and behind it those that it has overtaken.
+    async fn send(&mut self, answer: outbox::Answer) {
+        self.transmit(&answer.bytes, answer.peer).await;
+        for overtaken in self.outbox.sent(&answer) {
+            self.usage("delayed_answers").dec();
+            self.count("overtaken");
+            self.transmit(&overtaken.bytes, overtaken.peer).await;
+        }
+    }
+
+    async fn transmit(&self, bytes: &[u8], peer: SocketAddr) {
         let fate = match self.socket.send_to(bytes, peer).await {
             Ok(_) => "sent",
             Err(error) => {
@@ -312,6 +343,10 @@ impl Runner {
                 "failed"
             }
         };
+        self.count(fate);
+    }
+
+    fn count(&self, fate: &str) {
         self.shared.metrics.answers.with_label_values(&[fate]).inc();
     }
 }

@@ -1,6 +1,7 @@
 //! The rules of a device: which commands it takes, how it carries them out, what a reboot does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use edge_protocol::{BootId, DesiredCommand, Install, Refusal, RefusalReason, Report};
 
@@ -31,6 +32,7 @@ impl<'a> Step<'a> {
             Input::Put(command) => self.put(command),
             Input::Get => self.report(),
             Input::Tick => self.tick(),
+            Input::Forget => self.forget(),
             Input::PowerCycle => self.power_cycle(),
         }
         self.plan
@@ -113,7 +115,9 @@ impl<'a> Step<'a> {
 
     fn tick(&mut self) {
         let now = self.now.elapsed;
-        if self.plan.volatile.next_reboot.is_some_and(|at| at <= now) {
+        self.heed_reboots();
+        let cut = self.plan.volatile.install.and_then(|install| install.reboots);
+        if [self.plan.volatile.next_reboot, cut].into_iter().flatten().any(|at| at <= now) {
             return self.power_cycle();
         }
         if let Power::Booting { until } = self.plan.volatile.power
@@ -127,6 +131,23 @@ impl<'a> Step<'a> {
         {
             self.plan.volatile.install = None;
             if install.fails { self.fail_install() } else { self.apply() }
+        }
+    }
+
+    /// Spontaneous reboots begin, or end, with the behaviour.
+    fn heed_reboots(&mut self) {
+        let (now, next) = (self.now.elapsed, self.plan.volatile.next_reboot);
+        self.plan.volatile.next_reboot = match (next, self.behaviour.reboot_every) {
+            (Some(next), Some(_)) => Some(next),
+            _ => self.behaviour.next_reboot(self.dice).map(|after| now + after),
+        };
+    }
+
+    /// The progress of an install is volatile: it begins again. Who forgets the rest is who keeps it.
+    fn forget(&mut self) {
+        if self.plan.volatile.install.is_some() {
+            self.interrupt_install();
+            self.begin_install();
         }
     }
 
@@ -149,8 +170,11 @@ impl<'a> Step<'a> {
         let boot_id = BootId(Dice::new(incarnation, &self.device.identity.name, boots).draw());
         let until = self.now.elapsed + self.behaviour.boot_time.draw(self.dice);
         let next_reboot = self.behaviour.next_reboot(self.dice).map(|after| until + after);
+        let clock_error = self.behaviour.clock_error(self.dice);
         let power = Power::Booting { until };
-        self.plan.volatile = Volatile { power, boot_id, sequence: 0, install: None, next_reboot };
+        let earlier = std::mem::take(&mut self.plan.volatile.earlier);
+        self.plan.volatile =
+            Volatile { power, boot_id, sequence: 0, install: None, next_reboot, clock_error, earlier };
         self.plan.notices.push(Notice::Reboot);
     }
 
@@ -165,9 +189,11 @@ impl<'a> Step<'a> {
 
     fn begin_install(&mut self) {
         let started = self.now.elapsed;
-        let ends = started + self.behaviour.install_time.draw(self.dice);
+        let counted = self.behaviour.install_time.draw(self.dice);
+        let length = self.true_time(counted);
         let fails = self.dice.happens(self.behaviour.install_fail);
-        self.plan.volatile.install = Some(Ongoing { started, ends, fails });
+        let reboots = self.behaviour.reboot_in_install(length, self.dice).map(|after| started + after);
+        self.plan.volatile.install = Some(Ongoing { started, ends: started + length, fails, reboots });
         self.plan.notices.push(Notice::InstallStarted);
     }
 
@@ -253,7 +279,9 @@ impl<'a> Step<'a> {
             install: self.install(),
             last_error: durable.last_error.clone(),
         };
-        self.plan.reply = Some(Reply::State(report));
+        let (told, lie) = self.plan.volatile.earlier.tell(report, self.behaviour, self.dice);
+        self.plan.notices.extend(lie.map(Notice::Lied));
+        self.plan.reply = Some(Reply::State(told));
     }
 
     fn refusal(&mut self, reason: RefusalReason, command: &DesiredCommand) -> Refusal {
@@ -277,10 +305,22 @@ impl<'a> Step<'a> {
     fn uptime_ms(&self) -> u64 {
         match self.plan.volatile.power {
             Power::Up { since } => {
-                u64::try_from(self.now.elapsed.saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
+                let true_ms = self.now.elapsed.saturating_sub(since).as_millis();
+                u64::try_from(true_ms * self.clock_speed() / MILLION).unwrap_or(u64::MAX)
             }
             Power::Off | Power::Booting { .. } => 0,
         }
+    }
+
+    /// Seconds that the device's clock counts in a million.
+    fn clock_speed(&self) -> u128 {
+        u128::try_from(1_000_000 + self.plan.volatile.clock_error).unwrap_or(1)
+    }
+
+    /// How long it truly takes until the device's clock has counted so much.
+    fn true_time(&self, counted: Duration) -> Duration {
+        let micros = counted.as_micros() * MILLION / self.clock_speed();
+        Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
     fn install(&self) -> Install {
@@ -295,6 +335,8 @@ impl<'a> Step<'a> {
         }
     }
 }
+
+const MILLION: u128 = 1_000_000;
 
 /// The same but for the leader that sends it.
 fn is_same_attempt(held: &DesiredCommand, command: &DesiredCommand) -> bool {

@@ -14,13 +14,13 @@ use crate::client::{self, Client, command, report};
 /// Far longer than anything here takes; a test that waits for it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct World {
-    sim: Sim,
-    client: Client,
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) client: Client,
     _folder: tempfile::TempDir,
 }
 
-async fn world(behaviour: Behaviour) -> World {
+pub(crate) async fn world(behaviour: Behaviour) -> World {
     let folder = tempfile::tempdir().unwrap();
     let config = SimConfig { behaviour, ..SimConfig::on_loopback(1, folder.path().into()) };
     let sim = Sim::start(config).await.unwrap();
@@ -30,7 +30,7 @@ async fn world(behaviour: Behaviour) -> World {
 }
 
 impl World {
-    async fn until(&self, condition: impl FnMut(&device_sim::View) -> bool) -> device_sim::View {
+    pub(crate) async fn until(&self, condition: impl FnMut(&device_sim::View) -> bool) -> device_sim::View {
         let waiting = self.sim.devices()[0].wait_for(condition);
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(view) => view.expect("the device was stopped"),

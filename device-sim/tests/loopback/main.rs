@@ -3,4 +3,5 @@
 
 mod client;
 mod conversation;
+mod misbehaviour;
 mod process;

@@ -51,8 +51,15 @@ impl Process {
     }
 
     async fn page(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "").await
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.pages).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -94,6 +101,35 @@ async fn its_pages_show_metrics_readiness_and_the_true_history() {
     let all: serde_json::Value = serde_json::from_str(&process.page("/history").await.1).unwrap();
     assert_eq!(all["devices"].as_array().map(Vec::len), Some(2));
     assert_eq!(process.page("/history/nobody").await.0, 404);
+}
+
+#[tokio::test]
+async fn behaviour_is_switched_while_it_runs_for_all_devices_or_one_and_nonsense_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &["--devices", "2", "--drop", "1%"]).await;
+    let shown = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let of = async |name: &str| shown(&process.page(&format!("/behaviour/{name}")).await.1);
+    assert_eq!(of("device-1").await["drop"], "1%");
+
+    let (status, now) = process.ask("PUT", "/behaviour", r#"{"stale": "2.5%", "late": "5%:800ms"}"#).await;
+    assert_eq!((status, &shown(&now)["late"]), (200, &"5%:800ms".into()));
+    let (status, _) = process.ask("PUT", "/behaviour/device-0", r#"{"contradict": "100%"}"#).await;
+    assert_eq!(status, 200);
+    let all = shown(&process.page("/behaviour").await.1);
+    assert_eq!(all["device-0"]["contradict"], "100%");
+    assert_eq!((&all["device-0"]["stale"], &all["device-1"]["stale"]), (&"0%".into(), &"2.5%".into()));
+    assert_eq!(all["device-1"]["drop"], "0%", "a behaviour is replaced as a whole");
+
+    let (status, sentence) = process.ask("PUT", "/behaviour", r#"{"dorp": "5%"}"#).await;
+    assert!(status == 400 && sentence.contains("dorp") && sentence.contains("write JSON"), "{sentence}");
+    assert_eq!(process.ask("PUT", "/behaviour/nobody", "{}").await.0, 404);
+    assert_eq!(process.ask("PUT", "/behaviour", &" ".repeat(20_000)).await.0, 413);
+    assert_eq!(shown(&process.page("/behaviour").await.1), all);
+
+    let mut client = Client::of(process.coap).await;
+    let told = report(&client.get_state().await);
+    let factory = (0, 0, edge_protocol::config_digest(&Default::default()));
+    assert_ne!((told.held_generation, told.applied_generation, told.config_digest), factory);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use device_sim::behaviour::{Behaviour, Span, share};
-use device_sim::device::{Device, Identity, Input, Now, Reply};
+use device_sim::device::{Device, Identity, Input, Notice, Now, Reply};
 use device_sim::durable::Durable;
 use device_sim::history::What;
 use device_sim::random::Dice;
@@ -12,28 +12,36 @@ use edge_protocol::{BootId, CommandId, DesiredCommand, Install, Report};
 use proptest::prelude::*;
 
 /// A device with a clock that only the test moves and a disk that only fails when asked to.
-struct World {
-    device: Device,
-    behaviour: Behaviour,
+pub(crate) struct World {
+    pub(crate) device: Device,
+    pub(crate) behaviour: Behaviour,
     dice: Dice,
     elapsed: Duration,
     disk_fails: bool,
+    /// All that was to be counted.
+    pub(crate) notices: Vec<Notice>,
 }
 
 impl World {
-    fn new(behaviour: Behaviour) -> Self {
+    pub(crate) fn new(behaviour: Behaviour) -> Self {
+        Self::of_seed(behaviour, 7)
+    }
+
+    pub(crate) fn of_seed(behaviour: Behaviour, seed: u64) -> Self {
         let identity = Identity { namespace: "edge".into(), name: "pump".into() };
-        let device = Device::new(identity, 7, Durable::factory("1.0.0", 99));
-        let dice = Dice::new(7, "pump", 0);
-        let mut world = Self { device, behaviour, dice, elapsed: Duration::ZERO, disk_fails: false };
+        let device = Device::new(identity, seed, Durable::factory("1.0.0", 99));
+        let dice = Dice::new(seed, "pump", 0);
+        let mut world =
+            Self { device, behaviour, dice, elapsed: Duration::ZERO, disk_fails: false, notices: vec![] };
         world.step(Input::PowerCycle);
         world.wait(Duration::ZERO);
         world
     }
 
-    fn step(&mut self, input: Input<'_>) -> Option<Reply> {
+    pub(crate) fn step(&mut self, input: Input<'_>) -> Option<Reply> {
         let now = Now { elapsed: self.elapsed, unix_ms: 0 };
         let plan = self.device.decide(input, now, &self.behaviour, &mut self.dice);
+        self.notices.extend(&plan.notices);
         if self.disk_fails && plan.durable.is_some() {
             return None;
         }
@@ -43,7 +51,7 @@ impl World {
     }
 
     /// Lets time pass; the device is told at each moment that it asked for.
-    fn wait(&mut self, time: Duration) {
+    pub(crate) fn wait(&mut self, time: Duration) {
         let until = self.elapsed + time;
         while let Some(at) = self.device.wake_at().filter(|at| *at <= until) {
             self.elapsed = at.max(self.elapsed);
@@ -55,11 +63,11 @@ impl World {
         self.elapsed = until;
     }
 
-    fn put(&mut self, command: &DesiredCommand) -> Option<Reply> {
+    pub(crate) fn put(&mut self, command: &DesiredCommand) -> Option<Reply> {
         self.step(Input::Put(command))
     }
 
-    fn report(&mut self) -> Report {
+    pub(crate) fn report(&mut self) -> Report {
         match self.step(Input::Get) {
             Some(Reply::State(report)) => report,
             other => panic!("{other:?} is no report"),
@@ -67,7 +75,7 @@ impl World {
     }
 }
 
-fn command(generation: u64, id: u64, firmware: &str) -> DesiredCommand {
+pub(crate) fn command(generation: u64, id: u64, firmware: &str) -> DesiredCommand {
     DesiredCommand {
         namespace: "edge".into(),
         name: "pump".into(),
@@ -80,11 +88,11 @@ fn command(generation: u64, id: u64, firmware: &str) -> DesiredCommand {
     }
 }
 
-fn installs_in(seconds: u64) -> Behaviour {
+pub(crate) fn installs_in(seconds: u64) -> Behaviour {
     Behaviour { install_time: Span::exactly(Duration::from_secs(seconds)), ..Behaviour::default() }
 }
 
-fn secs(seconds: u64) -> Duration {
+pub(crate) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
