@@ -12,7 +12,7 @@
 //! * [`lies`], [`outbox`]: reports that are not true; answers that wait, are held back or come again.
 //! * [`durable`], [`history`]: what survives a power cut, with the record of what truly happened.
 //! * [`wire`], [`dedup`]: CoAP messages, and those that were answered already.
-//! * [`transport`]: sockets, files and timers around one device.
+//! * [`transport`]: sockets, files and timers around one device; [`surroundings`]: whose.
 //! * [`sim`], [`view`]: all devices of a process; the way in for tests: [`Sim::start`].
 //! * [`http`], [`listener`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
 
@@ -31,6 +31,7 @@ pub mod outbox;
 pub mod random;
 pub mod sim;
 pub mod span;
+pub mod surroundings;
 pub mod transport;
 pub mod view;
 pub mod wire;

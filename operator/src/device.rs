@@ -42,6 +42,9 @@ use crate::shared::{Shared, draw};
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
+/// Target of the log of turns: a device waits for one, and has one. Off unless asked for.
+pub const TURNS: &str = "edge_operator::turns";
+
 /// Runs until `shared.shutdown`.
 ///
 /// # Errors
@@ -95,7 +98,9 @@ fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Sen
 
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
     let name = ObjectRef::from_obj(device.as_ref());
+    tracing::trace!(target: TURNS, device = %name, "waits");
     let permit = controls.permits.acquire().await;
+    tracing::trace!(target: TURNS, device = %name, "begins");
     // The wait may have been long: what was queued is only a name.
     let Some(device) = controls.shared.devices.store().get(&name) else {
         permit.finish("success");

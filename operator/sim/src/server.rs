@@ -111,6 +111,11 @@ impl Server {
         self.kinds.iter().find(|kind| kind.plural == plural).cloned()
     }
 
+    /// The time of day, by its own clock.
+    pub fn now(&self) -> Timestamp {
+        self.around.now()
+    }
+
     /// Serves HTTP.
     pub fn router(self) -> Router {
         Router::new().fallback(handle).with_state(self)

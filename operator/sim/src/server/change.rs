@@ -87,6 +87,11 @@ impl Target<'_> {
                         "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
                     ));
                 }
+                // What a replacement names is a precondition; in a patch it is a change that nobody may make.
+                let uid = body.pointer("/metadata/uid").filter(|uid| !uid.is_null());
+                if uid.is_some() && uid != before.pointer("/metadata/uid") {
+                    return Err(Refusal::conflict(&self.named(), "Precondition failed: UID in precondition"));
+                }
                 self.update(before, body.clone())
             }
             (Write::Merge(patch), Some(before)) => {
@@ -116,7 +121,8 @@ impl Target<'_> {
     ) -> Result<Outcome, Refusal> {
         if body.pointer("/metadata/resourceVersion").and_then(Value::as_str).is_some_and(|rv| !rv.is_empty())
         {
-            return Err(Refusal::bad("resourceVersion should not be set on objects to be created"));
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(Refusal::new(500, "InternalError", message));
         }
         let mut object = body.clone();
         if self.kind.status
@@ -179,7 +185,7 @@ impl Target<'_> {
         if self.strict
             && let Some(field) = unknown.first()
         {
-            return Err(Refusal::bad(format!("strict decoding error: unknown field \"{field}\"")));
+            return Err(Refusal::invalid(format!("strict decoding error: unknown field \"{field}\"")));
         }
         self.kind.schema().fill(object);
         Ok(())
@@ -190,11 +196,11 @@ impl Target<'_> {
         let named = |field: &str| body.pointer(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let other =
             |field: &str| named(field).is_some_and(|named| before.pointer(field) != Some(&json!(named)));
-        if other("/metadata/uid") {
-            return Err(Refusal::conflict(&self.named(), "Precondition failed: UID in precondition"));
-        }
         if other("/metadata/resourceVersion") {
             return Err(Refusal::outdated(&self.named()));
+        }
+        if other("/metadata/uid") {
+            return Err(Refusal::invalid("metadata.uid: Invalid value: field is immutable"));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub(crate) async fn an_object_is_made_once_with_what_the_server_adds(ground: Gro
     assert_eq!(refused(again), (409, "AlreadyExists".to_owned()));
     let mut versioned = device("pump-1");
     versioned.metadata.resource_version = Some("7".to_owned());
-    assert_eq!(refused(api.create(&PostParams::default(), &versioned).await).0, 400);
+    assert_eq!(refused(api.create(&PostParams::default(), &versioned).await).0, 500);
     let nowhere: Api<Device> = Api::namespaced(ground.client.clone(), "nowhere");
     assert_eq!(refused(nowhere.create(&PostParams::default(), &device("pump-0")).await).0, 404);
 }
@@ -147,10 +147,14 @@ pub(crate) async fn a_write_that_names_another_uid_is_refused(ground: Ground) {
         })
     };
     let other = "11111111-2222-3333-4444-555555555555";
-    assert_eq!(refused(ground.apply("sim", true, part(other)).await).0, 409);
+    assert_eq!(refused(ground.apply("sim", true, part(other)).await).0, 422);
     assert!(ground.apply("sim", true, part(&made.uid().unwrap())).await.is_ok());
     let patch = Patch::Merge(json!({ "metadata": { "uid": other }, "spec": { "paused": true } }));
-    assert_eq!(refused(ground.api::<Device>().patch("pump-0", &person(), &patch).await).0, 409);
+    assert_eq!(refused(ground.api::<Device>().patch("pump-0", &person(), &patch).await).0, 422);
+    let mut replacement = ground.api::<Device>().get("pump-0").await.unwrap();
+    replacement.metadata.uid = Some(other.to_owned());
+    let replaced = ground.api::<Device>().replace("pump-0", &PostParams::default(), &replacement).await;
+    assert_eq!(refused(replaced).0, 409);
 }
 
 pub(crate) async fn a_deletion_can_have_preconditions(ground: Ground) {
@@ -201,7 +205,7 @@ pub(crate) async fn defaults_are_filled_in_and_unknown_fields_are_not_kept(groun
     let made = api.create(&PostParams::default(), &serde_json::from_value(bare).unwrap()).await.unwrap();
     let strict = PatchParams { field_validation: Some(ValidationDirective::Strict), ..person() };
     let misspelt = Patch::Merge(json!({ "spec": { "puased": true } }));
-    assert_eq!(refused(api.patch("pump-0", &strict, &misspelt).await).0, 400);
+    assert_eq!(refused(api.patch("pump-0", &strict, &misspelt).await).0, 422);
     let expected = json!({
         "endpoint": { "host": "10.20.0.17", "port": 5683 },
         "desired": { "firmware": "1", "config": {} },
