@@ -11,7 +11,7 @@ use crate::weather::Bad;
 /// Faults begin after this.
 const FAULTS_FROM: Duration = Duration::from_secs(5);
 /// And are over by this; from then on all is calm.
-pub const CALM_FROM: Duration = Duration::from_secs(75);
+pub const CALM_FROM: Duration = Duration::from_secs(60);
 
 /// Operators.
 pub const REPLICAS: usize = 2;

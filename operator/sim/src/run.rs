@@ -16,12 +16,13 @@ use crate::world::{DEVICES, World, operator};
 /// From the end of all faults until everything is in sync: a lease, the rest of an exchange (five transmissions, of which
 /// the last waits 12 s), the longest backoff of a watch (30 s) and of a retry (10 s), and three installs.
 const BOUND: Duration = Duration::from_secs(90);
-/// In sync, and nothing written for so long.
-const SETTLED: Duration = Duration::from_secs(5);
+/// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
+/// died right before the calm is in sync until then.
+const SETTLED: Duration = Duration::from_secs(20);
 /// Then nothing may be written, and all stay in sync, for so long.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(40);
 /// What is looked at all the time is looked at so often.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -167,7 +168,7 @@ impl Run<'_> {
             self.until(self.now + LOOK)?;
             self.repair_the_failed();
             let why_not = oracle::out_of_sync(&self.world, self.plan);
-            let silent = self.now.saturating_sub(self.world.weather.last_write());
+            let silent = self.now.saturating_sub(self.world.weather.last_write().max(CALM_FROM));
             match why_not {
                 None if silent >= SETTLED => {
                     self.world.timeline.note("world", "all is in sync and settled");

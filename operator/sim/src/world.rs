@@ -31,7 +31,7 @@ pub const DEVICES: &str = "devices";
 /// Port of the first device.
 const FIRST_PORT: u16 = 5683;
 /// A step of the simulation.
-pub const TICK: Duration = Duration::from_millis(5);
+pub const TICK: Duration = Duration::from_millis(10);
 /// How long Kubernetes waits before it starts an ended container again. It is more in the field, and grows.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Exchanges at once, so few that devices wait for each other.
