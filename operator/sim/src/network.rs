@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use edge_operator::client::Counted;
 use edge_protocol::network::{Later, Network, Port};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, header};
@@ -15,6 +16,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::Client;
 use kube::client::Body;
+use prometheus::IntCounterVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::service_fn;
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
@@ -74,7 +76,7 @@ impl Port for Udp {
 }
 
 /// A client of the API server, on connections of its own. `who` is its `User-Agent`.
-pub fn client(who: &str) -> Client {
+pub fn client(who: &str, requests: IntCounterVec) -> Client {
     let connector = service_fn(|_: Uri| {
         Box::pin(async {
             let stream = TcpStream::connect((API, API_PORT)).await?;
@@ -93,7 +95,8 @@ pub fn client(who: &str) -> Client {
         request.headers_mut().insert(header::USER_AGENT, agent.clone());
         client.request(request)
     });
-    Client::new(service, "default")
+    // As the operator's own client, but for the way to the server.
+    Client::new(Counted::new(service, requests), "default")
 }
 
 /// A connection, as hyper wants one.

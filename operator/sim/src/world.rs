@@ -218,7 +218,10 @@ fn operate(
                 let since = turmoil::sim_elapsed().unwrap_or_default();
                 *slot.borrow_mut() = Some(Running { metrics: metrics.clone(), ends: ends.clone(), since });
                 let outside = Outside {
-                    clients: Clients { work: client(&name), election: client(&name) },
+                    clients: Clients {
+                        work: client(&name, metrics.requests.clone()),
+                        election: client(&name, metrics.election_requests.clone()),
+                    },
                     network: Arc::new(Turmoil(weather.clone())),
                     listener: None,
                 };
