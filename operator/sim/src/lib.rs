@@ -12,6 +12,7 @@
 //! * [`plan`], [`run`], [`oracle`]: what a seed stands for, from its first step to the verdict.
 //! * [`world`], [`network`], [`states`], [`clock`], [`person`]: the hosts and what lies around them.
 //! * [`weather`], [`turns`], [`timeline`]: what goes wrong, whose turn it was, what happened.
+//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something.
 
 pub mod clock;
 pub mod network;
@@ -21,6 +22,7 @@ pub mod plan;
 pub mod run;
 pub mod server;
 pub mod states;
+pub mod sweep;
 pub mod timeline;
 pub mod turns;
 pub mod weather;

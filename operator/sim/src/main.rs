@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use edge_sim::plan::Plan;
 use edge_sim::run::{Report, run};
+use edge_sim::sweep::Point;
 use edge_sim::timeline::Timeline;
 use edge_sim::turns::Turns;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -19,8 +20,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[command(name = "edge-sim")]
 struct Args {
     /// Which run: a number stands for one course of events
-    #[arg(long, env = "EDGE_SIM_SEED")]
+    #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
+    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N or stale:N; `0` is no
+    /// moment
+    #[arg(long, conflicts_with = "seed")]
+    sweep: Option<Point>,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -33,7 +38,8 @@ fn main() -> ExitCode {
     }
     entropy::seed(args.seed);
     let timeline = Timeline::default();
-    let outcome = simulate(args.seed, &timeline);
+    let plan = args.sweep.map_or_else(|| Plan::of(args.seed), |point| Plan::sweep(Some(point)));
+    let outcome = simulate(&plan, &timeline);
     let good = matches!(&outcome, Ok(report) if report.violations.is_empty());
     if args.timeline || !good {
         print!("{timeline}");
@@ -45,7 +51,7 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn simulate(seed: u64, timeline: &Timeline) -> Result<Report> {
+fn simulate(plan: &Plan, timeline: &Timeline) -> Result<Report> {
     let turns = Turns::new(timeline.clone());
     let heard = Targets::new()
         .with_target("edge_operator::turns", LevelFilter::TRACE)
@@ -53,7 +59,7 @@ fn simulate(seed: u64, timeline: &Timeline) -> Result<Report> {
         .with_target("edge_operator", LevelFilter::INFO)
         .with_target("kube", LevelFilter::WARN);
     tracing_subscriber::registry().with(turns.clone().with_filter(heard)).try_init()?;
-    run(&Plan::of(seed), timeline, &turns)
+    run(plan, timeline, &turns)
 }
 
 fn tell(seed: u64, report: &Report, timeline: &Timeline) {
@@ -64,9 +70,11 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
+        report.moments.0,
+        report.moments.1,
         timeline.digest()
     );
 }

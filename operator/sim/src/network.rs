@@ -30,7 +30,12 @@ pub const API: &str = "api";
 
 /// UDP in turmoil, with the weather's losses and duplicates.
 #[derive(Clone)]
-pub struct Turmoil(pub Arc<Weather>);
+pub struct Turmoil {
+    /// What goes wrong.
+    pub weather: Arc<Weather>,
+    /// Whose ports these are.
+    pub host: String,
+}
 
 impl fmt::Debug for Turmoil {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,7 +64,7 @@ impl Network for Turmoil {
 impl Port for Udp {
     fn send_to<'a>(&'a self, bytes: &'a [u8], peer: SocketAddr) -> Later<'a, usize> {
         Box::pin(async move {
-            for _ in 0..self.network.0.copies() {
+            for _ in 0..self.network.weather.copies(&self.network.host) {
                 self.socket.send_to(bytes, peer).await?;
             }
             Ok(bytes.len())

@@ -10,7 +10,13 @@ use crate::world::{IN_FLIGHT, RETRIES, World, operator};
 
 /// Why not everything is in sync; none when it is, by what devices truly run and by what their statuses say.
 pub fn out_of_sync(world: &World, plan: &Plan) -> Option<String> {
-    (0..plan.devices).find_map(|number| differs(world, number).map(|why| format!("{}: {why}", name(number))))
+    let differs = |number| differs(world, number).map(|why| format!("{}: {why}", name(number)));
+    // An operator whose clock jumped knows the server's time again a minute later.
+    let late = || {
+        let phase = world.person.sees_the_profile()?;
+        (phase != "Expired").then(|| format!("the profile is {phase}, and its time is over"))
+    };
+    (0..plan.devices).find_map(differs).or_else(late)
 }
 
 fn differs(world: &World, number: usize) -> Option<String> {

@@ -75,6 +75,14 @@ impl Person {
         self.write("leases", Some(SYSTEM), "edge-operator", &Write::Delete(json!({})));
     }
 
+    /// The profile's phase.
+    pub fn sees_the_profile(&self) -> Option<String> {
+        let kind = self.0.kind("faultprofiles")?;
+        let place = (crate::server::store::resource(&kind), NAMESPACE.to_owned(), "loss".to_owned());
+        let profile = self.0.store.get(&place)?;
+        Some(profile.pointer("/status/phase")?.as_str()?.to_owned())
+    }
+
     /// A device, as it is now.
     pub fn sees(&self, device: usize) -> Option<Device> {
         let kind = self.0.kind("devices")?;

@@ -6,12 +6,13 @@ use device_sim::Behaviour;
 use device_sim::random::Dice;
 use edge_api::quantity::Share;
 
+use crate::sweep::Point;
 use crate::weather::Bad;
 
 /// Faults begin after this.
 const FAULTS_FROM: Duration = Duration::from_secs(5);
 /// And are over by this; from then on all is calm.
-pub const CALM_FROM: Duration = Duration::from_secs(60);
+const CALM_FROM: Duration = Duration::from_secs(60);
 
 /// Operators.
 pub const REPLICAS: usize = 2;
@@ -23,6 +24,10 @@ pub struct Plan {
     pub seed: u64,
     /// How many devices.
     pub devices: usize,
+    /// The moment of a sweep.
+    pub point: Option<Point>,
+    /// From then on all is calm.
+    pub calm_from: Duration,
     /// What happens, in order of time.
     pub happenings: Vec<(Duration, Happening)>,
 }
@@ -114,10 +119,10 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed, "plan", 0);
-        let devices = 3 + below(&mut dice, 5) as usize;
+        let devices = 3 + one_of(&mut dice, 5);
         let mut happenings = Vec::new();
         for _ in 0..4 + below(&mut dice, 9) {
-            let device = below(&mut dice, devices as u64) as usize;
+            let device = one_of(&mut dice, devices);
             let declare = Happening::Declare {
                 device,
                 firmware: 2 + below(&mut dice, 4),
@@ -129,7 +134,24 @@ impl Plan {
             trouble(&mut dice, devices, &mut happenings);
         }
         happenings.sort_by_key(|(at, _)| *at);
-        Self { seed, devices, happenings }
+        Self { seed, devices, point: None, calm_from: CALM_FROM, happenings }
+    }
+
+    /// The scenario of the sweeps: a firmware, a setting, a change in the middle of an install, a pause. Nothing goes wrong but
+    /// at the chosen moment.
+    pub fn sweep(point: Option<Point>) -> Self {
+        let declare = |device, firmware, interval| Happening::Declare { device, firmware, interval };
+        let pause = |paused| Happening::Pause { device: 0, paused };
+        let happenings = [
+            (12_000, declare(0, 2, 1)),
+            (14_000, declare(1, 2, 2)),
+            (14_500, declare(1, 3, 2)),
+            (18_000, pause(true)),
+            (18_500, declare(0, 3, 3)),
+            (20_000, pause(false)),
+        ];
+        let happenings = happenings.map(|(at, happening)| (Duration::from_millis(at), happening)).to_vec();
+        Self { seed: 0, devices: 2, point, calm_from: Duration::from_secs(26), happenings }
     }
 }
 
@@ -137,12 +159,16 @@ fn below(dice: &mut Dice, limit: u64) -> u64 {
     dice.draw() % limit
 }
 
+fn one_of(dice: &mut Dice, count: usize) -> usize {
+    usize::try_from(below(dice, count as u64)).unwrap_or(0)
+}
+
 fn sometime(dice: &mut Dice) -> Duration {
     dice.between(FAULTS_FROM, CALM_FROM)
 }
 
 fn some_replica(dice: &mut Dice) -> usize {
-    below(dice, REPLICAS as u64) as usize
+    one_of(dice, REPLICAS)
 }
 
 /// A fault and its end.
@@ -150,7 +176,7 @@ fn trouble(dice: &mut Dice, devices: usize, happenings: &mut Vec<(Duration, Happ
     let from = sometime(dice);
     let to = (from + dice.between(Duration::from_millis(500), Duration::from_secs(25))).min(CALM_FROM);
     let replica = some_replica(dice);
-    let device = below(dice, devices as u64) as usize;
+    let device = one_of(dice, devices);
     let (begins, ends) = match below(dice, 14) {
         0 | 1 => {
             (Happening::Operator { replica, up: false }, Some(Happening::Operator { replica, up: true }))
@@ -190,7 +216,7 @@ fn trouble(dice: &mut Dice, devices: usize, happenings: &mut Vec<(Duration, Happ
 pub const CALM_LATENCY: u64 = 10;
 
 fn bad(dice: &mut Dice) -> Bad {
-    let mut share = |most: u64| if dice.draw() % 2 == 0 { 0 } else { 1 + dice.draw() % most };
+    let mut share = |most: u64| if dice.draw().is_multiple_of(2) { 0 } else { 1 + dice.draw() % most };
     Bad {
         loss: share(400),
         twice: share(300),
@@ -203,8 +229,11 @@ fn bad(dice: &mut Dice) -> Bad {
 
 fn misbehaves(dice: &mut Dice) -> Behaviour {
     let mut share = |most: u32| {
-        let ppm =
-            if dice.draw() % 2 == 0 { 0 } else { u32::try_from(dice.draw() % u64::from(most)).unwrap_or(0) };
+        let ppm = if dice.draw().is_multiple_of(2) {
+            0
+        } else {
+            u32::try_from(dice.draw() % u64::from(most)).unwrap_or(0)
+        };
         Share::from_ppm(ppm).unwrap_or_default()
     };
     let mut behaviour = Behaviour {
@@ -219,14 +248,14 @@ fn misbehaves(dice: &mut Dice) -> Behaviour {
         clock_skew: share(200_000),
         ..works()
     };
-    if dice.draw() % 2 == 0 {
+    if dice.draw().is_multiple_of(2) {
         behaviour.late = "30%:100ms..4s".parse().unwrap_or_default();
         behaviour.duplicate = "20%:500ms".parse().unwrap_or_default();
     }
-    if dice.draw() % 2 == 0 {
+    if dice.draw().is_multiple_of(2) {
         behaviour.reorder = "20%:2s".parse().unwrap_or_default();
     }
-    if dice.draw() % 3 == 0 {
+    if dice.draw().is_multiple_of(3) {
         behaviour.reboot_every = Some(Duration::from_secs(5));
     }
     behaviour

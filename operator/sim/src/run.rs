@@ -7,20 +7,23 @@ use serde_json::json;
 use crate::clock;
 use crate::network::API;
 use crate::oracle;
-use crate::plan::{CALM_FROM, CALM_LATENCY, Happening, Plan, REPLICAS, works};
+use crate::plan::{CALM_LATENCY, Happening, Plan, REPLICAS, works};
 use crate::timeline::Timeline;
 use crate::turns::Turns;
 use crate::weather::Bad;
 use crate::world::{DEVICES, World, operator};
 
 /// From the end of all faults until everything is in sync: a lease, the rest of an exchange (five transmissions, of which
-/// the last waits 12 s), the longest backoff of a watch (30 s) and of a retry (10 s), and three installs.
-const BOUND: Duration = Duration::from_secs(90);
+/// the last waits 12 s), the longest backoff of a watch (30 s) and of a retry (10 s), and three installs; or two minutes in which an
+/// operator measures a clock that jumped and looks at each profile again.
+const BOUND: Duration = Duration::from_secs(130);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
 /// Then nothing may be written, and all stay in sync, for so long.
 const QUIET: Duration = Duration::from_secs(40);
+/// An operator that dies at the moment of a sweep is dead for so long.
+const DEAD_FOR: Duration = Duration::from_secs(2);
 /// What is looked at all the time is looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Writes to the API server that changed something, but for those of the Lease.
     pub writes: u64,
+    /// Effects of operators, and events told to them: the moments of a sweep.
+    pub moments: (u64, u64),
 }
 
 /// Runs a plan.
@@ -46,13 +51,14 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         world: World::new(plan, timeline.clone(), turns.clone())?,
         plan,
         now: Duration::ZERO,
+        restarts: None,
         violations: Vec::new(),
     };
     for (at, happening) in &plan.happenings {
         run.until(*at)?;
         run.happens(happening);
     }
-    run.until(CALM_FROM)?;
+    run.until(plan.calm_from)?;
     run.calm();
     let converged_after = run.converges()?;
     if converged_after.is_some() {
@@ -61,13 +67,16 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(oracle::history(&run.world, plan));
     run.violations.extend(turns.unfair());
     let writes = run.world.weather.writes();
-    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes })
+    let moments = (run.world.weather.sweep().effects, run.world.weather.sweep().events);
+    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments })
 }
 
 struct Run<'a> {
     world: World,
     plan: &'a Plan,
     now: Duration,
+    /// Who was struck at the moment of a sweep starts again then.
+    restarts: Option<(Duration, String)>,
     violations: Vec<String>,
 }
 
@@ -76,11 +85,23 @@ impl Run<'_> {
         self.world.sim.step().map_err(|error| anyhow::anyhow!("a host ended: {error}"))?;
         self.now = self.world.sim.elapsed();
         clock::set(self.now);
-        if self.now.as_millis() % LOOK.as_millis() == 0 {
+        self.strike();
+        if self.now.as_millis().is_multiple_of(LOOK.as_millis()) {
             let broken = oracle::exceeded(&self.world, self.now);
             self.breaks(broken);
         }
         Ok(())
+    }
+
+    fn strike(&mut self) {
+        let struck = self.world.weather.sweep().struck();
+        if let Some(host) = struck {
+            self.world.switch(&host, false);
+            self.restarts = Some((self.now + DEAD_FOR, host));
+        }
+        if let Some((_, host)) = self.restarts.take_if(|(at, _)| *at <= self.now) {
+            self.world.switch(&host, true);
+        }
     }
 
     fn breaks(&mut self, broken: Vec<String>) {
@@ -163,16 +184,16 @@ impl Run<'_> {
     }
 
     fn converges(&mut self) -> anyhow::Result<Option<Duration>> {
-        let deadline = CALM_FROM + BOUND;
+        let deadline = self.plan.calm_from + BOUND;
         loop {
             self.until(self.now + LOOK)?;
             self.repair_the_failed();
             let why_not = oracle::out_of_sync(&self.world, self.plan);
-            let silent = self.now.saturating_sub(self.world.weather.last_write().max(CALM_FROM));
+            let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.plan.calm_from));
             match why_not {
                 None if silent >= SETTLED => {
                     self.world.timeline.note("world", "all is in sync and settled");
-                    return Ok(Some(self.world.weather.last_write().saturating_sub(CALM_FROM)));
+                    return Ok(Some(self.world.weather.last_write().saturating_sub(self.plan.calm_from)));
                 }
                 Some(why) if self.now >= deadline => {
                     self.breaks(vec![format!("not in sync {BOUND:?} after the last fault: {why}")]);

@@ -54,6 +54,11 @@ pub trait Circumstances: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Is this watch told of its next event? Else it ends, and can go on from nowhere: a list must follow.
+    fn tells(&self, _call: &Call) -> bool {
+        true
+    }
+
     /// A call was carried out; `result` is what is about to be answered.
     fn done(&self, _call: &Call, _result: Result<Option<&Written>, &Refusal>) {}
 }

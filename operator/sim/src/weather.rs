@@ -11,6 +11,7 @@ use crate::server::refusal::Refusal;
 use crate::server::request::{Call, How, Verb};
 use crate::server::store::Written;
 use crate::server::{Circumstances, Fate};
+use crate::sweep::{Point, Sweep};
 use crate::timeline::Timeline;
 
 /// Shares in thousandths.
@@ -30,18 +31,22 @@ pub struct Bad {
     pub lag: u64,
 }
 
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(86_400);
+
 /// The weather.
 pub struct Weather {
     now: Mutex<(Bad, Dice)>,
     written: Mutex<(u64, Duration)>,
+    sweep: Mutex<Sweep>,
     timeline: Timeline,
 }
 
 impl Weather {
     /// Good weather.
-    pub fn new(seed: u64, timeline: Timeline) -> Self {
+    pub fn new(seed: u64, point: Option<Point>, timeline: Timeline) -> Self {
         let now = Mutex::new((Bad::default(), Dice::new(seed, "weather", 0)));
-        Self { now, written: Mutex::default(), timeline }
+        Self { now, written: Mutex::default(), sweep: Mutex::new(Sweep::to(point)), timeline }
     }
 
     fn now(&self) -> MutexGuard<'_, (Bad, Dice)> {
@@ -67,8 +72,16 @@ impl Weather {
         self.written().1
     }
 
-    /// How often a datagram is put on its way.
-    pub fn copies(&self) -> usize {
+    /// The moment that a sweep has chosen.
+    pub fn sweep(&self) -> MutexGuard<'_, Sweep> {
+        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a datagram of this host is put on its way.
+    pub fn copies(&self, host: &str) -> usize {
+        if self.sweep().is_frozen(host) {
+            return 0;
+        }
         let (bad, dice) = &mut *self.now();
         if happens(dice, bad.loss) {
             return 0;
@@ -106,6 +119,9 @@ impl Circumstances for Weather {
     }
 
     fn fate(&self, call: &Call) -> Fate {
+        if self.sweep().is_frozen(&call.caller) {
+            return Fate { before: NEVER, ..Fate::default() };
+        }
         let (bad, dice) = &mut *self.now();
         let mut fate = Fate::default();
         if happens(dice, bad.refused) {
@@ -114,17 +130,22 @@ impl Circumstances for Weather {
             fate.unanswered = true;
         } else if happens(dice, bad.late) {
             let long = dice.between(Duration::from_millis(100), Duration::from_secs(8));
-            if dice.draw() % 2 == 0 { fate.before = long } else { fate.after = long }
+            if dice.draw().is_multiple_of(2) { fate.before = long } else { fate.after = long }
         }
         fate
     }
 
-    fn lag(&self, _call: &Call) -> Duration {
+    fn lag(&self, call: &Call) -> Duration {
+        let behind = self.sweep().behind(&call.caller);
         let (bad, dice) = &mut *self.now();
         if bad.lag == 0 {
-            return Duration::ZERO;
+            return behind;
         }
         dice.between(Duration::ZERO, Duration::from_millis(bad.lag))
+    }
+
+    fn tells(&self, call: &Call) -> bool {
+        call.kind.plural == "leases" || self.sweep().tells()
     }
 
     fn done(&self, call: &Call, result: Result<Option<&Written>, &Refusal>) {
@@ -139,6 +160,7 @@ impl Circumstances for Weather {
                     let mut written = self.written();
                     *written = (written.0 + 1, clock::elapsed());
                     drop(written);
+                    self.sweep().wrote(who);
                     self.timeline.note(who, format!("{}: version {version}{said}", call.told()));
                 }
             }

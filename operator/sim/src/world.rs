@@ -90,9 +90,9 @@ impl World {
             .tcp_capacity(4096)
             .udp_capacity(4096)
             .build();
-        let weather = Arc::new(Weather::new(plan.seed, timeline.clone()));
+        let weather = Arc::new(Weather::new(plan.seed, plan.point, timeline.clone()));
         let server = Server::new(Arc::new(Store::default()), weather.clone())?;
-        let (devices, states) = (Slot::default(), Memory::default());
+        let (devices, states) = (Slot::default(), Memory::new(weather.clone()));
         serve(&mut sim, &server);
         let config = SimConfig {
             namespace: NAMESPACE.to_owned(),
@@ -101,7 +101,7 @@ impl World {
             behaviour: works(),
             ..SimConfig::on_loopback(0, std::path::PathBuf::new())
         };
-        let network = Arc::new(Turmoil(weather.clone()));
+        let network = Arc::new(Turmoil { weather: weather.clone(), host: DEVICES.to_owned() });
         let around = Surroundings { network, states: Arc::new(states.clone()) };
         power(&mut sim, &around, &config, &devices);
         let operators =
@@ -222,7 +222,7 @@ fn operate(
                         work: client(&name, metrics.requests.clone()),
                         election: client(&name, metrics.election_requests.clone()),
                     },
-                    network: Arc::new(Turmoil(weather.clone())),
+                    network: Arc::new(Turmoil { weather: weather.clone(), host: name.clone() }),
                     listener: None,
                 };
                 match run_in(outside, flags(replica), metrics, ends).await {

@@ -71,6 +71,11 @@ impl Watcher {
     async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
+                let is_news = event["type"] != "BOOKMARK" && event["type"] != "ERROR";
+                if is_news && !self.around.tells(&self.call) {
+                    self.store.compact();
+                    return None;
+                }
                 return Some(event);
             }
             if self.over {
