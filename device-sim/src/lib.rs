@@ -12,7 +12,7 @@
 //! * [`lies`], [`outbox`]: reports that are not true; answers that wait, are held back or come again.
 //! * [`durable`], [`history`]: what survives a power cut, with the record of what truly happened.
 //! * [`wire`], [`dedup`], [`observers`]: CoAP messages, those that were answered already, and who is told of changes.
-//! * [`transport`]: sockets, files and timers around one device.
+//! * [`transport`]: sockets, files and timers around one device; [`surroundings`]: whose.
 //! * [`sim`], [`view`]: all devices of a process; the way in for tests: [`Sim::start`].
 //! * [`http`], [`listener`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
 
@@ -32,6 +32,7 @@ pub mod outbox;
 pub mod random;
 pub mod sim;
 pub mod span;
+pub mod surroundings;
 pub mod transport;
 pub mod view;
 pub mod wire;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
-use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -16,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::behaviour::Behaviour;
 use crate::dedup::{self, Dedup};
 use crate::device::{Device, Identity};
-use crate::durable::{Durable, DurableError, StateFile};
+use crate::durable::{Durable, DurableError};
 use crate::history::History;
 use crate::metrics::Metrics;
 use crate::observers::{self, Observers};
 use crate::outbox::{DELAYED_ANSWERS, Outbox};
 use crate::random::Dice;
+use crate::surroundings::Surroundings;
 use crate::transport::{Control, DURABLE_WRITES, Runner, Shared};
 use crate::view::View;
 
@@ -166,6 +166,15 @@ impl Sim {
     /// # Errors
     /// When one of them cannot start; the others are stopped.
     pub async fn start(config: SimConfig) -> Result<Self, StartError> {
+        let surroundings = Surroundings::of_this_machine(&config.state_dir);
+        Self::start_in(&surroundings, config).await
+    }
+
+    /// As [`Sim::start`], with another network and other states than this machine's.
+    ///
+    /// # Errors
+    /// When one of them cannot start; the others are stopped.
+    pub async fn start_in(surroundings: &Surroundings, config: SimConfig) -> Result<Self, StartError> {
         if config.listen.len() > MAX_DEVICES {
             return Err(StartError::TooMany(config.listen.len()));
         }
@@ -177,7 +186,7 @@ impl Sim {
         });
         show_limits(&shared.metrics, config.listen.len());
         let started: Vec<(DeviceHandle, Runner)> = stream::iter(config.listen.iter().enumerate())
-            .map(|(number, address)| start_device(&config, number, *address, &shared))
+            .map(|(number, address)| start_device(surroundings, &config, number, *address, &shared))
             .buffered(DURABLE_WRITES)
             .try_collect()
             .await?;
@@ -215,6 +224,7 @@ impl Sim {
 }
 
 async fn start_device(
+    surroundings: &Surroundings,
     config: &SimConfig,
     number: usize,
     address: SocketAddr,
@@ -222,10 +232,10 @@ async fn start_device(
 ) -> Result<(DeviceHandle, Runner), StartError> {
     let name = format!("{}-{number}", config.name_prefix);
     let bind = |source| StartError::Bind { name: name.clone(), address, source };
-    let socket = UdpSocket::bind(address).await.map_err(bind)?;
+    let socket = surroundings.network.bind(address).await.map_err(bind)?;
     let address = socket.local_addr().map_err(bind)?;
-    let file = StateFile::new(&config.state_dir, &name);
-    let durable = file.load()?.unwrap_or_else(|| {
+    let keeper = surroundings.states.of(&name);
+    let durable = keeper.load()?.unwrap_or_else(|| {
         let incarnation = Dice::new(config.incarnation, &name, 0).draw();
         Durable::factory(&config.factory_firmware, incarnation)
     });
@@ -241,7 +251,7 @@ async fn start_device(
         dice: Dice::new(config.seed, &name, device.durable().boots),
         device,
         socket,
-        file,
+        keeper,
         behaviour: behaviour_receiver,
         control: control_receiver,
         view,

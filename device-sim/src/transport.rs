@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::UdpSocket;
+use edge_protocol::network::Port;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -15,11 +15,12 @@ use tracing::warn;
 use crate::behaviour::{Behaviour, Fate};
 use crate::dedup::{self, Dedup};
 use crate::device::{Device, Face, Input, Notice, Now, Plan, Reply};
-use crate::durable::{DurableError, StateFile};
+use crate::durable::DurableError;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::outbox::{self, Outbox};
 use crate::random::Dice;
+use crate::surroundings::Keeper;
 use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
@@ -69,9 +70,9 @@ pub struct Runner {
     /// Its draws.
     pub dice: Dice,
     /// Its address.
-    pub socket: UdpSocket,
+    pub socket: Box<dyn Port>,
     /// Its durable state.
-    pub file: StateFile,
+    pub keeper: Box<dyn Keeper>,
     /// How it behaves now.
     pub behaviour: watch::Receiver<Behaviour>,
     /// What is done to it.
@@ -271,11 +272,10 @@ impl Runner {
         // The semaphore is never closed; without a permit the write is merely not counted in.
         let _permit = self.shared.disk.acquire().await.ok();
         self.usage("durable_writes").inc();
-        let file = self.file.clone();
-        let written = tokio::task::spawn_blocking(move || file.save(&durable)).await;
+        let written = self.keeper.save(durable).await;
         self.usage("durable_writes").dec();
         self.shared.metrics.durable_write_seconds.observe(started.elapsed().as_secs_f64());
-        written.unwrap_or_else(|error| Err(DurableError::interrupted(&self.file, error.into())))
+        written
     }
 
     fn publish(&self) {

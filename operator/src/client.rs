@@ -1,13 +1,19 @@
-//! The client of the API server: without retries of its own, which nobody would see, and with each request counted.
+//! The client of the API server: without retries of its own, which nobody would see, with each request counted, and with a
+//! deadline for the beginning of each answer. Who calls has a deadline of its own for the whole of it; the lists and watches of
+//! the caches have none, and a server that dies without a word would leave them waiting for ever.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use kube::client::{Body, ClientBuilder};
 use kube::{Client, Config};
 use tokio::time::Instant;
-use tower::Service;
 use tower::layer::layer_fn;
+use tower::{BoxError, Service};
+
+/// The longest that an answer's beginning is waited for. A page of a list takes seconds on a busy server; a watch begins at once.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 use crate::metrics::Calls;
 
@@ -19,7 +25,7 @@ pub fn counted(mut config: Config, calls: Calls) -> Result<Client, kube::Error> 
     config.default_retry = false;
     // As client-go names it: host and port.
     let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
-    let layer = layer_fn(move |inner| Counted { inner, calls: calls.clone(), host: host.clone() });
+    let layer = layer_fn(move |inner| Counted::new(inner, calls.clone(), host.clone()));
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
@@ -38,25 +44,33 @@ impl From<Client> for Clients {
     }
 }
 
-/// Counts requests on their way through.
+/// Counts requests on their way through, and waits no longer than [`ANSWER_DEADLINE`] for the beginning of an answer.
 #[derive(Clone)]
-struct Counted<S> {
+pub struct Counted<S> {
     inner: S,
     calls: Calls,
     host: String,
 }
 
+impl<S> Counted<S> {
+    /// Around `inner`, whose calls go to `host`.
+    pub fn new(inner: S, calls: Calls, host: String) -> Self {
+        Self { inner, calls, host }
+    }
+}
+
 impl<S, B> Service<http::Request<Body>> for Counted<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<B>>,
+    S::Error: Into<BoxError>,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
@@ -64,7 +78,10 @@ where
         let (calls, host, begun) = (self.calls.clone(), self.host.clone(), Instant::now());
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let answer = answer.await;
+            let answer = match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
+                Ok(answer) => answer.map_err(Into::into),
+                Err(_elapsed) => Err(format!("no answer began within {ANSWER_DEADLINE:?}").into()),
+            };
             let code =
                 answer.as_ref().map_or("error".to_owned(), |answer| answer.status().as_u16().to_string());
             calls.total.with_label_values(&[code.as_str(), method.as_str(), &host]).inc();
@@ -82,6 +99,19 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_nobody_answers_ends_and_is_counted() {
+        let calls = Metrics::new().unwrap().requests.clone();
+        let silent = service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<()>, BoxError>>()
+        });
+        let request = http::Request::get("/").body(Body::empty()).unwrap();
+        let answer = Counted::new(silent, calls.clone(), "10.0.0.1:443".into()).oneshot(request);
+        let answer = tokio::time::timeout(ANSWER_DEADLINE * 2, answer).await.expect("it ends by itself");
+        assert!(answer.unwrap_err().to_string().contains("no answer began within 30s"));
+        assert_eq!(calls.total.with_label_values(&["error", "GET", "10.0.0.1:443"]).get(), 1);
+    }
+
     #[tokio::test]
     async fn each_request_is_counted_by_its_answer() {
         let calls = Metrics::new().unwrap().requests.clone();
@@ -93,7 +123,7 @@ mod tests {
             };
             Ok(http::Response::builder().status(code).body(()).unwrap())
         });
-        let counted = Counted { inner: server, calls: calls.clone(), host: "10.0.0.1:443".into() };
+        let counted = Counted::new(server, calls.clone(), "10.0.0.1:443".into());
         for path in ["/here", "/here", "/gone", "/broken"] {
             let request = http::Request::get(path).body(Body::empty()).unwrap();
             let _answer = counted.clone().oneshot(request).await;

@@ -49,6 +49,8 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How soon it is looked again whether there is room for a device.
 const FULL: Duration = Duration::from_secs(10);
+/// Target of the log of turns: a device waits for one, and has one. Off unless asked for.
+pub const TURNS: &str = "edge_operator::turns";
 
 /// Runs until `shared.shutdown`.
 ///
@@ -107,7 +109,9 @@ fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Sen
 
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
     let name = ObjectRef::from_obj(device.as_ref());
+    tracing::trace!(target: TURNS, device = %name, "waits");
     let permit = controls.permits.acquire().await;
+    tracing::trace!(target: TURNS, device = %name, "begins");
     // The wait may have been long: what was queued is only a name.
     let Some(device) = controls.shared.devices.store().get(&name) else {
         permit.finish("success");

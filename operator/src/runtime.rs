@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use edge_api::Device;
+use edge_protocol::network::{Network, System};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,23 +53,49 @@ pub async fn run_with_metrics(
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let Clients { work, election } = clients.into();
+    let listener = http::bind(args.listen).await?;
+    tracing::info!(address = %listener.local_addr()?, "metrics and probes");
+    let outside = Outside { clients: clients.into(), network: Arc::new(System), listener: Some(listener) };
+    run_in(outside, args, metrics, shutdown).await
+}
+
+/// The ways out of one process.
+pub struct Outside {
+    /// To the API server.
+    pub clients: Clients,
+    /// To devices.
+    pub network: Arc<dyn Network>,
+    /// For metrics and probes; none where nobody asks.
+    pub listener: Option<TcpListener>,
+}
+
+/// As [`run_with_metrics`], with ways out that need not be this machine's.
+///
+/// # Errors
+/// When it cannot start, or when one of its parts ends by itself.
+pub async fn run_in(
+    outside: Outside,
+    args: Args,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let Outside { clients: Clients { work, election }, network, listener } = outside;
     let mut candidacy = Candidacy::new(election, &args, &metrics)?;
     // Whatever ends this function ends all that it started.
     let shutdown = shutdown.child_token();
     let _ends_all = shutdown.clone().drop_guard();
     let readiness = Readiness::default();
     let mut tasks = JoinSet::new();
-    let listener = http::bind(args.listen).await?;
-    tracing::info!(address = %listener.local_addr()?, "metrics and probes");
-    tasks.spawn(http::serve(
-        listener,
-        args.bounds.max_connections,
-        metrics.clone(),
-        readiness.clone(),
-        shutdown.clone(),
-    ));
-    let filling = fill(work, args, metrics, candidacy.leadership(), shutdown.clone(), &mut tasks);
+    if let Some(listener) = listener {
+        tasks.spawn(http::serve(
+            listener,
+            args.bounds.max_connections,
+            metrics.clone(),
+            readiness.clone(),
+            shutdown.clone(),
+        ));
+    }
+    let filling = fill((work, network), args, metrics, candidacy.leadership(), shutdown.clone(), &mut tasks);
     let filled = tokio::select! {
         () = shutdown.cancelled() => None,
         filled = filling => Some(filled?),
@@ -136,7 +164,7 @@ struct Filled {
 }
 
 async fn fill(
-    client: Client,
+    (client, network): (Client, Arc<dyn Network>),
     args: Args,
     metrics: Arc<Metrics>,
     leadership: Leadership,
@@ -160,8 +188,18 @@ async fn fill(
     let instance = args.cluster.identity.clone();
     let telling = record::tell_all(waiting, client.clone(), instance, leadership.clone(), shutdown.clone());
     tasks.spawn(finish(telling));
-    let shared =
-        Arc::new(Shared { client, args, leadership, devices, pods, reach, events, metrics, shutdown });
+    let shared = Arc::new(Shared {
+        client,
+        network,
+        args,
+        leadership,
+        devices,
+        pods,
+        reach,
+        events,
+        metrics,
+        shutdown,
+    });
     let fault = match shared.args.controllers.contains(&ControllerName::Fault) {
         true => Some(fault::fill(shared.clone(), tasks).await),
         false => None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use edge_api::Device;
+use edge_protocol::network::Network;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
@@ -23,6 +24,8 @@ use crate::resolve::Reach;
 pub struct Shared {
     /// The API server; each call goes through [`crate::error::call`], for its deadline.
     pub client: Client,
+    /// The way to devices.
+    pub network: Arc<dyn Network>,
     /// The flags.
     pub args: Args,
     /// Whether this process may act, and its epoch. Asked before each command and each write.

@@ -53,9 +53,15 @@ pub struct Args {
     /// In the rung `fuzz`: how long each target runs, in seconds
     #[arg(long, env = "EDGE_FUZZ_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
+    /// In the rung `sim`: how many seeds are run
+    #[arg(long, env = "EDGE_SIM_SEEDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub seeds: u32,
     /// Run only tests whose names contain this
     pub filter: Option<String>,
 }
+
+/// How long a seed of the simulation may take on a busy machine; in calm it is two seconds.
+const PER_SEED: Duration = Duration::from_secs(15);
 
 /// All that was counted.
 #[derive(Debug, Default)]
@@ -138,7 +144,13 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     arguments.extend(lacking.iter().flat_map(|lack| ["--skip", lack.module]));
     arguments.extend(missing.iter().flat_map(|lack| ["--skip", lack.module]));
     let step = Step::start(format!("{rung}: {program}"));
-    let ran = program.run(&arguments, stage.environment(), rung.limit());
+    let mut environment = stage.environment().to_vec();
+    let mut limit = rung.limit();
+    if rung == Rung::Sim {
+        environment.push(("EDGE_SIM_SEEDS".to_owned(), args.seeds.to_string().into()));
+        limit = limit.max(PER_SEED * args.seeds);
+    }
+    let ran = program.run(&arguments, &environment, limit);
     let left = stage.leave();
     let mut outcome = match ran {
         Ok(outcome) => left.map(|()| outcome)?.seen_in(rung, program),

@@ -1,6 +1,7 @@
 //! What an operator and a device say to each other: CBOR payloads carried by CoAP (RFC 7252).
 //!
-//! Types, limits, encoding and decoding; no sockets, no clock, no policy. Both ends link this crate.
+//! Types, limits, encoding and decoding, and the network that both ends send datagrams by; no clock, no policy. Both ends
+//! link this crate.
 //!
 //! ```text
 //!  operator                                              device
@@ -17,6 +18,7 @@
 //! * [`envelope`]: the outermost layer, with the place of a MAC.
 //! * [`digest`]: one number for a configuration.
 //! * [`codec`]: [`encode`] and [`decode`], the only ways in and out.
+//! * [`network`]: UDP, of this machine or of a simulation.
 //!
 //! A payload is an array `[1, payload]` or `[1, payload, mac]`; `payload` is a byte string that holds a
 //! CBOR map with one-letter keys (each type lists its own). Unknown keys are ignored, so that an older
@@ -26,6 +28,7 @@ pub mod codec;
 pub mod command;
 pub mod digest;
 pub mod envelope;
+pub mod network;
 pub mod owner;
 pub mod refusal;
 pub mod report;

@@ -108,7 +108,7 @@ impl Controls {
             let table = table.clone();
             move || summaries(&lock(&table), Instant::now())
         })?;
-        let sockets = Arc::new(Sockets::bind().await.context("UDP socket")?);
+        let sockets = Arc::new(Sockets::bind_in(shared.network.as_ref()).await.context("UDP socket")?);
         let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };

@@ -47,6 +47,7 @@ fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
         devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         client,
+        network: Arc::new(edge_protocol::network::System),
         args,
         leadership: Leadership::none(),
         reach: Arc::new(Reach::new(None)),

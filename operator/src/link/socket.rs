@@ -5,8 +5,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use edge_protocol::network::{Network, Port, System};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,18 +29,26 @@ pub trait Datagrams: Send + Sync + 'static {
 
 /// One socket for each family.
 pub struct Sockets {
-    v4: UdpSocket,
-    v6: Option<UdpSocket>,
+    v4: Box<dyn Port>,
+    v6: Option<Box<dyn Port>>,
 }
 
 impl Sockets {
-    /// Takes a free port of each family. A machine without IPv6 has IPv4 alone.
+    /// Takes a free port of each family on this machine, which has IPv4 alone where it has no IPv6.
     ///
     /// # Errors
     /// When there is no IPv4 either.
     pub async fn bind() -> io::Result<Self> {
-        let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-        let v6 = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await {
+        Self::bind_in(&System).await
+    }
+
+    /// As [`Sockets::bind`], in another network.
+    ///
+    /// # Errors
+    /// When there is no IPv4.
+    pub async fn bind_in(network: &dyn Network) -> io::Result<Self> {
+        let v4 = network.bind((Ipv4Addr::UNSPECIFIED, 0).into()).await?;
+        let v6 = match network.bind((Ipv6Addr::UNSPECIFIED, 0).into()).await {
             Ok(socket) => Some(socket),
             Err(error) => {
                 tracing::info!(%error, "no IPv6 here: devices with IPv6 addresses cannot be reached");
@@ -50,9 +58,11 @@ impl Sockets {
         Ok(Self { v4, v6 })
     }
 
-    fn of(&self, peer: SocketAddr) -> io::Result<&UdpSocket> {
+    fn of(&self, peer: SocketAddr) -> io::Result<&dyn Port> {
         let socket = if peer.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() };
-        socket.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "this machine has no IPv6"))
+        socket
+            .map(AsRef::as_ref)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "this machine has no IPv6"))
     }
 }
 
@@ -324,18 +334,18 @@ impl<D: Datagrams> Drop for Closing<'_, D> {
 pub async fn receive<D: Datagrams>(link: Arc<Link<D>>, sockets: Arc<Sockets>, shutdown: CancellationToken) {
     let v6 = async {
         match &sockets.v6 {
-            Some(socket) => read(&link, socket).await,
+            Some(socket) => read(&link, socket.as_ref()).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = read(&link, &sockets.v4) => {}
+        () = read(&link, sockets.v4.as_ref()) => {}
         () = v6 => {}
     }
 }
 
-async fn read<D: Datagrams>(link: &Link<D>, socket: &UdpSocket) {
+async fn read<D: Datagrams>(link: &Link<D>, socket: &dyn Port) {
     // One byte more than is looked at, so that a longer datagram is seen to be too long.
     let mut buffer = [0; MAX_DATAGRAM + 1];
     loop {

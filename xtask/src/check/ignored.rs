@@ -10,8 +10,8 @@ use super::{none, sources};
 use crate::paths;
 
 /// Rungs with what their test files' names begin with.
-const RUNGS: [(&str, &str); 3] =
-    [("control-plane", "control_plane_"), ("kernel", "kernel_"), ("node", "node_")];
+const RUNGS: [(&str, &str); 4] =
+    [("sim", "sim_"), ("control-plane", "control_plane_"), ("kernel", "kernel_"), ("node", "node_")];
 
 pub(super) fn run() -> Result<()> {
     let mut wrong = Vec::new();

@@ -1,4 +1,4 @@
-//! The rungs, from what needs nothing to what needs a whole cluster. More come (simulation).
+//! The rungs, from what needs nothing to what needs a whole cluster.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use super::program::Program;
 pub enum Rung {
     /// Decisions, layouts, properties: needs cargo alone
     Pure,
+    /// The operator, its devices and an API server in memory, simulated, many seeds, see `--seeds`: needs cargo alone
+    Sim,
     /// A real etcd and kube-apiserver, no node: needs Go, once
     ControlPlane,
     /// The kernel programs, by test run and by real packets between namespaces: needs root
@@ -27,16 +29,17 @@ pub enum Rung {
 
 impl Rung {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 6] =
-        [Self::Pure, Self::ControlPlane, Self::Kernel, Self::Kernels, Self::Node, Self::Fuzz];
+    pub const ALL: [Self; 7] =
+        [Self::Pure, Self::Sim, Self::ControlPlane, Self::Kernel, Self::Kernels, Self::Node, Self::Fuzz];
 
     /// Those that run when none is named: under emulation a program takes ten times as long, and fuzzing takes as long as one likes.
-    pub const DEFAULT: [Self; 4] = [Self::Pure, Self::ControlPlane, Self::Kernel, Self::Node];
+    pub const DEFAULT: [Self; 5] = [Self::Pure, Self::Sim, Self::ControlPlane, Self::Kernel, Self::Node];
 
     /// What the names of this rung's test files begin with; the pure one takes all files.
     const fn prefix(self) -> &'static str {
         match self {
             Self::Pure => "",
+            Self::Sim => "sim_",
             Self::ControlPlane => "control_plane_",
             Self::Kernel | Self::Kernels => "kernel_",
             Self::Node => "node_",
@@ -71,6 +74,8 @@ impl Rung {
         match self {
             Self::Pure | Self::Fuzz => &[],
             Self::ControlPlane => &["--ignored"],
+            // One at a time: each of them uses all processors.
+            Self::Sim => &["--ignored", "--test-threads=1"],
             // One at a time: they measure, and they share a machine's network or a cluster.
             Self::Kernel | Self::Kernels | Self::Node => &["--ignored", "--test-threads=1"],
         }
@@ -79,7 +84,9 @@ impl Rung {
     /// How long one test program may take before it counts as hung.
     pub(super) const fn limit(self) -> Duration {
         match self {
-            Self::Pure | Self::ControlPlane | Self::Kernel | Self::Fuzz => Duration::from_secs(15 * 60),
+            Self::Pure | Self::Sim | Self::ControlPlane | Self::Kernel | Self::Fuzz => {
+                Duration::from_secs(15 * 60)
+            }
             Self::Node => Duration::from_secs(30 * 60),
             // Emulated, and the verifier takes seconds for each of the programs.
             Self::Kernels => Duration::from_secs(45 * 60),
@@ -91,6 +98,7 @@ impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pure => "pure",
+            Self::Sim => "sim",
             Self::ControlPlane => "control-plane",
             Self::Kernel => "kernel",
             Self::Kernels => "kernels",

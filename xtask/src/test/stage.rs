@@ -47,7 +47,7 @@ pub(super) enum Ability {
 /// Installs and builds what takes long.
 pub(super) fn prepare(rung: Rung) -> Ability {
     let (lack, build): (Result<()>, fn() -> Result<()>) = match rung {
-        Rung::Pure => (Ok(()), || Ok(())),
+        Rung::Pure | Rung::Sim => (Ok(()), || Ok(())),
         Rung::ControlPlane => {
             (lack_of(ASSETS), || binaries::ensure_some(Module::Kubernetes, &ASSETS).map(drop))
         }
@@ -113,7 +113,7 @@ impl Stage {
             Rung::Node if program.target.starts_with(ON_A_CLUSTER) => own_cluster(),
             // The others of the node rung make clusters themselves.
             Rung::Node => Ok(Self { _held: Some(Use::begin(CLUSTER)?), ..Self::default() }),
-            Rung::Pure | Rung::Kernel | Rung::Kernels | Rung::Fuzz => Ok(Self::default()),
+            Rung::Pure | Rung::Sim | Rung::Kernel | Rung::Kernels | Rung::Fuzz => Ok(Self::default()),
         }
     }
 

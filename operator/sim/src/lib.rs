@@ -1,0 +1,29 @@
+//! The operator under simulation, and the API server that it meets there. No released program uses this.
+//!
+//! ```text
+//!  seed ─► plan.rs ─► run.rs ─► world.rs: operator-0, operator-1 ──TCP── api (server.rs, store)
+//!                       │                        └─────UDP──── devices (device-sim)
+//!                       ▼                 weather.rs: what goes wrong     timeline.rs: what happened
+//!                    oracle.rs, turns.rs: what must be true
+//! ```
+//!
+//! * [`server`]: an API server in memory, with Kubernetes' rules of writing and watching. It passes the same
+//!   conformance stories as the real one.
+//! * [`plan`], [`run`], [`oracle`]: what a seed stands for, from its first step to the verdict.
+//! * [`world`], [`network`], [`states`], [`clock`], [`person`]: the hosts and what lies around them.
+//! * [`weather`], [`turns`], [`timeline`]: what goes wrong, whose turn it was, what happened.
+//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something.
+
+pub mod clock;
+pub mod network;
+pub mod oracle;
+pub mod person;
+pub mod plan;
+pub mod run;
+pub mod server;
+pub mod states;
+pub mod sweep;
+pub mod timeline;
+pub mod turns;
+pub mod weather;
+pub mod world;

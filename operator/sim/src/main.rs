@@ -1,0 +1,80 @@
+//! One seed in a process of its own, so that it repeats exactly.
+
+mod entropy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use edge_sim::plan::Plan;
+use edge_sim::run::{Report, run};
+use edge_sim::sweep::Point;
+use edge_sim::timeline::Timeline;
+use edge_sim::turns::Turns;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Simulates the operator, its devices and the API server: one seed, one run.
+#[derive(Debug, Parser)]
+#[command(name = "edge-sim")]
+struct Args {
+    /// Which run: a number stands for one course of events
+    #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
+    seed: u64,
+    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N or stale:N; `0` is no
+    /// moment
+    #[arg(long, conflicts_with = "seed")]
+    sweep: Option<Point>,
+    /// Print what happened also when nothing is wrong
+    #[arg(long, env = "EDGE_SIM_TIMELINE")]
+    timeline: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = entropy::fix_addresses() {
+        eprintln!("addresses stay random, so seed {} does not repeat exactly: {error:#}", args.seed);
+    }
+    entropy::seed(args.seed);
+    let timeline = Timeline::default();
+    let plan = args.sweep.map_or_else(|| Plan::of(args.seed), |point| Plan::sweep(Some(point)));
+    let outcome = simulate(&plan, &timeline);
+    let good = matches!(&outcome, Ok(report) if report.violations.is_empty());
+    if args.timeline || !good {
+        print!("{timeline}");
+    }
+    match &outcome {
+        Ok(report) => tell(args.seed, report, &timeline),
+        Err(error) => println!("seed {}: FAILED: {error:#}", args.seed),
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn simulate(plan: &Plan, timeline: &Timeline) -> Result<Report> {
+    let turns = Turns::new(timeline.clone());
+    let heard = Targets::new()
+        .with_target("edge_operator::turns", LevelFilter::TRACE)
+        .with_target("turmoil", LevelFilter::INFO)
+        .with_target("edge_operator", LevelFilter::INFO)
+        .with_target("kube", LevelFilter::WARN);
+    tracing_subscriber::registry().with(turns.clone().with_filter(heard)).try_init()?;
+    run(plan, timeline, &turns)
+}
+
+fn tell(seed: u64, report: &Report, timeline: &Timeline) {
+    for violation in &report.violations {
+        println!("seed {seed}: VIOLATED: {violation}");
+    }
+    let verdict = if report.violations.is_empty() { "ok" } else { "FAILED" };
+    let converged =
+        report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
+    println!(
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, digest {:016x}",
+        report.simulated.as_secs_f64(),
+        report.writes,
+        report.moments.0,
+        report.moments.1,
+        timeline.digest()
+    );
+}

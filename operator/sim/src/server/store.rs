@@ -1,0 +1,274 @@
+//! What the server holds: objects, one counter of versions over all kinds, and the log that watches read. It outlives
+//! the server's process, as etcd does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::change::{Outcome, Target, Write};
+use super::kinds::Kind;
+use super::refusal::Refusal;
+use super::select::Selector;
+
+/// Changes kept for watches; older ones are compacted.
+const LOG: usize = 4096;
+/// The first version. Below it everything was compacted.
+const BEGINNING: u64 = 1000;
+/// Lists that are being read in pages.
+const PAGED: usize = 16;
+
+/// An object's place: resource, namespace (empty without one), name.
+pub type Place = (String, String, String);
+
+/// What happened to an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The version that it made.
+    pub version: u64,
+    /// Where.
+    pub place: Place,
+    /// Before it.
+    pub before: Option<Arc<Value>>,
+    /// After it, with that version; none when it was removed.
+    pub after: Option<Arc<Value>>,
+}
+
+/// The store.
+pub struct Store {
+    state: Mutex<State>,
+    latest: watch::Sender<u64>,
+}
+
+struct State {
+    version: u64,
+    compacted: u64,
+    made: u64,
+    objects: BTreeMap<Place, Arc<Value>>,
+    log: VecDeque<Change>,
+    paged: VecDeque<(String, Vec<Arc<Value>>, u64)>,
+}
+
+/// A list, or a page of one.
+#[derive(Debug)]
+pub struct Listed {
+    /// The objects.
+    pub items: Vec<Arc<Value>>,
+    /// The version that they are of.
+    pub version: u64,
+    /// Where the next page begins.
+    pub next: Option<String>,
+    /// Objects behind this page.
+    pub remaining: usize,
+}
+
+/// The result of a write.
+#[derive(Debug)]
+pub struct Written {
+    /// The object after it; what it was, when it is gone.
+    pub object: Arc<Value>,
+    /// It was made.
+    pub created: bool,
+    /// It is gone.
+    pub removed: bool,
+    /// The version that the write made; none when nothing changed.
+    pub version: Option<u64>,
+}
+
+/// The resource part of a place.
+pub fn resource(kind: &Kind) -> String {
+    format!("{}/{}", kind.group, kind.plural)
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                version: BEGINNING,
+                compacted: BEGINNING,
+                made: 0,
+                objects: BTreeMap::new(),
+                log: VecDeque::new(),
+                paged: VecDeque::new(),
+            }),
+            latest: watch::Sender::new(BEGINNING),
+        }
+    }
+}
+
+impl Store {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of the last write.
+    pub fn version(&self) -> u64 {
+        self.state().version
+    }
+
+    /// The version of the last write, whenever there is one.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.latest.subscribe()
+    }
+
+    /// An object.
+    pub fn get(&self, place: &Place) -> Option<Arc<Value>> {
+        self.state().objects.get(place).cloned()
+    }
+
+    /// Every object of a kind.
+    pub fn all(&self, kind: &Kind) -> Vec<Arc<Value>> {
+        self.list(kind, None, &Selector::default(), None).items
+    }
+
+    fn list(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        selector: &Selector,
+        limit: Option<usize>,
+    ) -> Listed {
+        let mut state = self.state();
+        let resource = resource(kind);
+        let meant = |(place, object): &(&Place, &Arc<Value>)| {
+            place.0 == resource
+                && namespace.is_none_or(|namespace| place.1 == namespace)
+                && selector.holds(object)
+        };
+        let items: Vec<Arc<Value>> =
+            state.objects.iter().filter(meant).map(|(_, object)| object.clone()).collect();
+        let version = state.version;
+        state.page(items, version, limit)
+    }
+
+    /// A list, or its next page.
+    ///
+    /// # Errors
+    /// When the token of the next page is none, or was forgotten.
+    pub fn pages(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        selector: &Selector,
+        limit: Option<usize>,
+        token: Option<&str>,
+    ) -> Result<Listed, Refusal> {
+        let Some(token) = token else { return Ok(self.list(kind, namespace, selector, limit)) };
+        let mut state = self.state();
+        let Some(index) = state.paged.iter().position(|(known, ..)| known == token) else {
+            let message = "The provided continue parameter is too old to display a consistent list result.";
+            return Err(Refusal::new(410, "Expired", message));
+        };
+        let (_, items, version) = state.paged.remove(index).unwrap_or_default();
+        Ok(state.page(items, version, limit))
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// When it is refused; nothing is changed then.
+    pub fn write(&self, target: &Target<'_>, write: &Write) -> Result<Written, Refusal> {
+        let mut state = self.state();
+        let namespace = target.namespace.unwrap_or_default();
+        let place = (resource(target.kind), namespace.to_owned(), target.name.to_owned());
+        let before = state.objects.get(&place).cloned();
+        let makes = before.is_none() && matches!(write, Write::Create(_) | Write::Apply { .. });
+        if makes && target.namespace.is_some() && !state.has_namespace(namespace) {
+            return Err(Refusal::not_found(&format!("namespaces \"{namespace}\"")));
+        }
+        let uid = format!("00000000-0000-4000-8000-{:012x}", state.made);
+        let outcome = Target { uid: &uid, ..target.clone() }.change(before.as_deref(), write)?;
+        let written = match outcome {
+            Outcome::Unchanged => {
+                let object = before.ok_or_else(|| Refusal::not_found(target.name))?;
+                return Ok(Written { object, created: false, removed: false, version: None });
+            }
+            Outcome::Created(object) => {
+                state.made += 1;
+                state.commit(place, before, Some(object))
+            }
+            Outcome::Changed(object) => state.commit(place, before, Some(object)),
+            Outcome::Removed => state.commit(place, before, None),
+        };
+        let version = state.version;
+        drop(state);
+        self.latest.send_replace(version);
+        Ok(written)
+    }
+
+    /// A name that no object of this kind has, for `generateName`.
+    pub fn generated(&self, prefix: &str) -> String {
+        format!("{prefix}{:05x}", self.state().made)
+    }
+
+    /// Changes of a kind after `version`, oldest first.
+    ///
+    /// # Errors
+    /// When changes after it were compacted.
+    pub fn changes(&self, kind: &Kind, version: u64) -> Result<(Vec<Change>, u64), Refusal> {
+        let state = self.state();
+        if version < state.compacted {
+            return Err(Refusal::expired(version, state.compacted));
+        }
+        let resource = resource(kind);
+        let begin = state.log.partition_point(|change| change.version <= version);
+        let news = state.log.range(begin..).filter(|change| change.place.0 == resource);
+        Ok((news.cloned().collect(), state.version))
+    }
+
+    /// Forgets all changes so far, as etcd's compaction does.
+    pub fn compact(&self) {
+        let mut state = self.state();
+        state.log.clear();
+        state.paged.clear();
+        state.compacted = state.version;
+    }
+}
+
+impl State {
+    fn has_namespace(&self, name: &str) -> bool {
+        self.objects.contains_key(&("/namespaces".to_owned(), String::new(), name.to_owned()))
+    }
+
+    fn page(&mut self, mut items: Vec<Arc<Value>>, version: u64, limit: Option<usize>) -> Listed {
+        let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        if items.len() <= limit {
+            return Listed { items, version, next: None, remaining: 0 };
+        }
+        let rest = items.split_off(limit);
+        let remaining = rest.len();
+        self.made += 1;
+        let token = format!("{version}-{}", self.made);
+        self.paged.push_back((token.clone(), rest, version));
+        if self.paged.len() > PAGED {
+            self.paged.pop_front();
+        }
+        Listed { items, version, next: Some(token), remaining }
+    }
+
+    fn commit(&mut self, place: Place, before: Option<Arc<Value>>, after: Option<Value>) -> Written {
+        self.version += 1;
+        let version = self.version;
+        let stamp = |mut object: Value| {
+            object["metadata"]["resourceVersion"] = json!(version.to_string());
+            Arc::new(object)
+        };
+        let after = after.map(stamp);
+        match &after {
+            Some(object) => self.objects.insert(place.clone(), object.clone()),
+            None => self.objects.remove(&place),
+        };
+        // Who is told of an object's end is told its last state, under the version of its end.
+        let gone = before.as_deref().cloned().map(stamp);
+        let (created, removed) = (before.is_none(), after.is_none());
+        let object = after.clone().or(gone).unwrap_or_default();
+        self.log.push_back(Change { version, place, before, after });
+        if self.log.len() > LOG
+            && let Some(oldest) = self.log.pop_front()
+        {
+            self.compacted = oldest.version;
+        }
+        Written { object, created, removed, version: Some(version) }
+    }
+}

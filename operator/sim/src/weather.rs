@@ -1,0 +1,174 @@
+//! What goes wrong just now with datagrams and with calls of the API server. Set by the run, drawn from its seed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use device_sim::random::Dice;
+use jiff::Timestamp;
+
+use crate::clock;
+use crate::server::refusal::Refusal;
+use crate::server::request::{Call, How, Verb};
+use crate::server::store::Written;
+use crate::server::{Circumstances, Fate};
+use crate::sweep::{Point, Sweep};
+use crate::timeline::Timeline;
+
+/// Shares in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bad {
+    /// Datagrams that are lost.
+    pub loss: u64,
+    /// Datagrams that come twice.
+    pub twice: u64,
+    /// Calls that are refused (409, 429, 500 and 503 alike) and not carried out.
+    pub refused: u64,
+    /// Calls that are carried out and not answered, or by an error.
+    pub unanswered: u64,
+    /// Calls that take long before or after they are carried out.
+    pub late: u64,
+    /// Longest lag of a watch, in milliseconds.
+    pub lag: u64,
+}
+
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+/// The weather.
+pub struct Weather {
+    now: Mutex<(Bad, Dice)>,
+    written: Mutex<(u64, Duration)>,
+    sweep: Mutex<Sweep>,
+    timeline: Timeline,
+}
+
+impl Weather {
+    /// Good weather.
+    pub fn new(seed: u64, point: Option<Point>, timeline: Timeline) -> Self {
+        let now = Mutex::new((Bad::default(), Dice::new(seed, "weather", 0)));
+        Self { now, written: Mutex::default(), sweep: Mutex::new(Sweep::to(point)), timeline }
+    }
+
+    fn now(&self) -> MutexGuard<'_, (Bad, Dice)> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes it.
+    pub fn change(&self, change: impl FnOnce(&mut Bad)) {
+        change(&mut self.now().0);
+    }
+
+    fn written(&self) -> MutexGuard<'_, (u64, Duration)> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls so far that changed anything but the Lease.
+    pub fn writes(&self) -> u64 {
+        self.written().0
+    }
+
+    /// When the last of them was.
+    pub fn last_write(&self) -> Duration {
+        self.written().1
+    }
+
+    /// The moment that a sweep has chosen.
+    pub fn sweep(&self) -> MutexGuard<'_, Sweep> {
+        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a datagram of this host is put on its way.
+    pub fn copies(&self, host: &str) -> usize {
+        if self.sweep().is_frozen(host) {
+            return 0;
+        }
+        let (bad, dice) = &mut *self.now();
+        if happens(dice, bad.loss) {
+            return 0;
+        }
+        1 + usize::from(happens(dice, bad.twice))
+    }
+}
+
+fn happens(dice: &mut Dice, share: u64) -> bool {
+    // No draw where nothing can happen: a calm run does not depend on how many calls it makes.
+    share > 0 && dice.draw() % 1000 < share
+}
+
+fn refusal(dice: &mut Dice, call: &Call) -> Refusal {
+    match dice.draw() % 4 {
+        0 if matches!(call.verb, Verb::Write(how) if how != How::Create) => {
+            Refusal::outdated(&call.kind.named(call.name.as_deref().unwrap_or_default()))
+        }
+        1 => {
+            let refusal = Refusal::new(429, "TooManyRequests", "too many requests, please try again later");
+            Refusal { retry_after: Some(1), ..refusal }
+        }
+        2 => Refusal::new(503, "ServiceUnavailable", "the server is currently unable to handle the request"),
+        _ => Refusal::new(
+            500,
+            "InternalError",
+            "an error on the server has prevented the request from succeeding",
+        ),
+    }
+}
+
+impl Circumstances for Weather {
+    fn now(&self) -> Timestamp {
+        clock::true_time()
+    }
+
+    fn fate(&self, call: &Call) -> Fate {
+        if self.sweep().is_frozen(&call.caller) {
+            return Fate { before: NEVER, ..Fate::default() };
+        }
+        let (bad, dice) = &mut *self.now();
+        let mut fate = Fate::default();
+        if happens(dice, bad.refused) {
+            fate.refuse = Some(refusal(dice, call));
+        } else if happens(dice, bad.unanswered) {
+            fate.unanswered = true;
+        } else if happens(dice, bad.late) {
+            let long = dice.between(Duration::from_millis(100), Duration::from_secs(8));
+            if dice.draw().is_multiple_of(2) { fate.before = long } else { fate.after = long }
+        }
+        fate
+    }
+
+    fn lag(&self, call: &Call) -> Duration {
+        let behind = self.sweep().behind(&call.caller);
+        let (bad, dice) = &mut *self.now();
+        if bad.lag == 0 {
+            return behind;
+        }
+        dice.between(Duration::ZERO, Duration::from_millis(bad.lag))
+    }
+
+    fn tells(&self, call: &Call) -> bool {
+        call.kind.plural == "leases" || self.sweep().tells()
+    }
+
+    fn done(&self, call: &Call, result: Result<Option<&Written>, &Refusal>) {
+        let who = call.caller.as_str();
+        match result {
+            Ok(Some(Written { version: Some(version), object, .. })) => {
+                let phase = object.pointer("/status/phase").and_then(|phase| phase.as_str());
+                let said =
+                    phase.filter(|_| call.in_status).map(|phase| format!(" {phase}")).unwrap_or_default();
+                // A leader renews for ever; that is no news.
+                if call.kind.plural != "leases" {
+                    let mut written = self.written();
+                    *written = (written.0 + 1, clock::elapsed());
+                    drop(written);
+                    self.sweep().wrote(who);
+                    self.timeline.note(who, format!("{}: version {version}{said}", call.told()));
+                }
+            }
+            Ok(Some(_)) => self.timeline.note(who, format!("{}: nothing changed", call.told())),
+            Err(refusal) => {
+                self.timeline.note(who, format!("{}: {} {}", call.told(), refusal.code, refusal.message));
+            }
+            Ok(None) => {}
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The hosts: two operators, the API server, and all devices on one. Each runs the code that it runs in the field; what
+//! is played is the network, the disk, the clock and the API server.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+use device_sim::surroundings::Surroundings;
+use device_sim::{DeviceHandle, Sim as Devices, SimConfig};
+use edge_operator::args::Args;
+use edge_operator::client::Clients;
+use edge_operator::metrics::Metrics;
+use edge_operator::runtime::{Outside, run_in};
+use tokio_util::sync::CancellationToken;
+use turmoil::Sim;
+
+use crate::network::{API, Listener, Turmoil, client};
+use crate::person::{NAMESPACE, Person, SYSTEM};
+use crate::plan::{CALM_LATENCY, Plan, REPLICAS, works};
+use crate::server::Server;
+use crate::server::store::Store;
+use crate::states::Memory;
+use crate::timeline::Timeline;
+use crate::turns::Turns;
+use crate::weather::Weather;
+
+/// The devices' host.
+pub const DEVICES: &str = "devices";
+/// Port of the first device.
+const FIRST_PORT: u16 = 5683;
+/// A step of the simulation.
+pub const TICK: Duration = Duration::from_millis(10);
+/// How long Kubernetes waits before it starts an ended container again. It is more in the field, and grows.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// Exchanges at once, so few that devices wait for each other.
+pub const IN_FLIGHT: u32 = 3;
+/// Retries at once, and a second, of all devices.
+pub const RETRIES: (u32, f64) = (20, 2.0);
+
+/// A running operator, as its metrics show it and as it can be told to end.
+#[derive(Clone)]
+pub struct Running {
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// SIGTERM.
+    pub ends: CancellationToken,
+    /// When it began.
+    pub since: Duration,
+}
+
+type Slot<T> = Rc<RefCell<T>>;
+
+/// Everything.
+pub struct World {
+    /// The hosts and their network.
+    pub sim: Sim<'static>,
+    /// What people do.
+    pub person: Person,
+    /// What goes wrong.
+    pub weather: Arc<Weather>,
+    /// What happened.
+    pub timeline: Timeline,
+    /// Whose turn it was.
+    pub turns: Turns,
+    /// What devices keep.
+    pub states: Memory,
+    operators: Vec<Slot<Option<Running>>>,
+    devices: Slot<Vec<DeviceHandle>>,
+}
+
+/// The name of an operator's host.
+pub fn operator(replica: usize) -> String {
+    format!("operator-{replica}")
+}
+
+impl World {
+    /// The world of a plan, with all hosts up.
+    ///
+    /// # Errors
+    /// When this project's schemas cannot be derived.
+    pub fn new(plan: &Plan, timeline: Timeline, turns: Turns) -> anyhow::Result<Self> {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(plan.seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(CALM_LATENCY))
+            .tcp_capacity(4096)
+            .udp_capacity(4096)
+            .build();
+        let weather = Arc::new(Weather::new(plan.seed, plan.point, timeline.clone()));
+        let server = Server::new(Arc::new(Store::default()), weather.clone())?;
+        let (devices, states) = (Slot::default(), Memory::new(weather.clone()));
+        serve(&mut sim, &server);
+        let config = SimConfig {
+            namespace: NAMESPACE.to_owned(),
+            listen: (0..plan.devices).map(|n| ([0, 0, 0, 0], port(n)).into()).collect(),
+            seed: plan.seed,
+            behaviour: works(),
+            ..SimConfig::on_loopback(0, std::path::PathBuf::new())
+        };
+        let network = Arc::new(Turmoil { weather: weather.clone(), host: DEVICES.to_owned() });
+        let around = Surroundings { network, states: Arc::new(states.clone()) };
+        power(&mut sim, &around, &config, &devices);
+        let operators =
+            (0..REPLICAS).map(|replica| operate(&mut sim, replica, &weather, &timeline)).collect();
+        let person = Person(server);
+        person.begins(plan.devices, &sim.lookup(DEVICES).to_string(), FIRST_PORT);
+        Ok(Self { sim, person, weather, timeline, turns, states, operators, devices })
+    }
+
+    /// The operator of this number, if it runs.
+    pub fn running(&self, replica: usize) -> Option<Running> {
+        self.operators.get(replica)?.borrow().clone()
+    }
+
+    /// The handle of a device; none while its power is off.
+    pub fn device(&self, number: usize) -> Option<DeviceHandle> {
+        self.devices.borrow().get(number).cloned()
+    }
+
+    /// Switches a host off (as SIGKILL and a power cut do) or on.
+    pub fn switch(&mut self, host: &str, up: bool) {
+        if self.sim.is_host_running(host) == up {
+            return;
+        }
+        self.timeline.note("world", format!("{host} is {}", if up { "on again" } else { "off" }));
+        if up {
+            self.sim.bounce(host);
+            return;
+        }
+        self.sim.crash(host);
+        self.turns.died(host);
+        if host == DEVICES {
+            self.devices.borrow_mut().clear();
+        }
+        for (replica, running) in self.operators.iter().enumerate() {
+            if operator(replica) == host {
+                running.borrow_mut().take();
+            }
+        }
+    }
+}
+
+fn port(number: usize) -> u16 {
+    FIRST_PORT + u16::try_from(number).unwrap_or(u16::MAX - FIRST_PORT)
+}
+
+fn serve(sim: &mut Sim<'static>, server: &Server) {
+    let server = server.clone();
+    sim.host(API, move || {
+        let router = server.clone().router();
+        async move {
+            axum::serve(Listener::bind().await?, router).await?;
+            Ok(())
+        }
+    });
+}
+
+fn power(
+    sim: &mut Sim<'static>,
+    around: &Surroundings,
+    config: &SimConfig,
+    devices: &Slot<Vec<DeviceHandle>>,
+) {
+    let (around, config, devices) = (around.clone(), config.clone(), devices.clone());
+    sim.host(DEVICES, move || {
+        let (around, config, devices) = (around.clone(), config.clone(), devices.clone());
+        async move {
+            let mut running = Devices::start_in(&around, config).await?;
+            *devices.borrow_mut() = running.devices().to_vec();
+            running.failed().await;
+            Err("a device ended by itself".into())
+        }
+    });
+}
+
+fn flags(replica: usize) -> Args {
+    let flags = [
+        "edge-operator",
+        "--leader-elect-lease-duration=6s",
+        "--leader-elect-renew-deadline=4s",
+        "--leader-elect-retry-period=1s",
+        "--ack-timeout=500ms",
+        "--max-retransmit=4",
+        "--poll-interval=500ms",
+        "--backoff-base=500ms",
+        "--backoff-cap=10s",
+        "--workers=2",
+    ];
+    let more = [
+        format!("--namespace={SYSTEM}"),
+        format!("--identity={}", operator(replica)),
+        format!("--max-in-flight={IN_FLIGHT}"),
+        format!("--retry-burst={}", RETRIES.0),
+        format!("--retry-rate={}", RETRIES.1),
+    ];
+    Args::parse_from(flags.into_iter().map(str::to_owned).chain(more))
+}
+
+fn operate(
+    sim: &mut Sim<'static>,
+    replica: usize,
+    weather: &Arc<Weather>,
+    timeline: &Timeline,
+) -> Slot<Option<Running>> {
+    let slot = Slot::default();
+    let (kept, weather, timeline) = (slot.clone(), weather.clone(), timeline.clone());
+    sim.host(operator(replica), move || {
+        let (slot, weather, timeline) = (kept.clone(), weather.clone(), timeline.clone());
+        async move {
+            let name = operator(replica);
+            loop {
+                let metrics = Metrics::new()?;
+                let ends = CancellationToken::new();
+                let since = turmoil::sim_elapsed().unwrap_or_default();
+                *slot.borrow_mut() = Some(Running { metrics: metrics.clone(), ends: ends.clone(), since });
+                let outside = Outside {
+                    clients: Clients {
+                        work: client(&name, metrics.requests.clone()),
+                        election: client(&name, metrics.election_requests.clone()),
+                    },
+                    network: Arc::new(Turmoil { weather: weather.clone(), host: name.clone() }),
+                    listener: None,
+                };
+                match run_in(outside, flags(replica), metrics, ends).await {
+                    Ok(()) => timeline.note(&name, "ended"),
+                    Err(error) => timeline.note(&name, format!("ended: {error:#}")),
+                }
+                slot.borrow_mut().take();
+                tokio::time::sleep(RESTART_AFTER).await;
+            }
+        }
+    });
+    slot
+}

@@ -1,0 +1,83 @@
+//! Many seeds of the simulation, each in a process of its own.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a hand that slips ends the story")]
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Seeds that run where nobody says how many (`EDGE_SIM_SEEDS`).
+const SEEDS: u64 = 200;
+/// Lines of a failed seed's timeline that are shown; all of them are one command away.
+const SHOWN: usize = 120;
+
+fn simulate(seed: u64) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_edge-sim")).arg("--seed").arg(seed.to_string()).output().unwrap()
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+#[test]
+#[ignore = "sim rung: takes minutes"]
+fn every_seed_converges_and_breaks_no_promise() {
+    let seeds = number("EDGE_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("EDGE_SIM_FIRST").unwrap_or(0);
+    let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + seeds {
+                        return;
+                    }
+                    let output = simulate(seed);
+                    if !output.status.success() {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((seed, output));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (seed, output) in &failed {
+        show(*seed, output);
+    }
+    let named: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "{} of {seeds} seeds failed: {named:?}", named.len());
+    println!("{seeds} seeds, 0 violations");
+}
+
+/// The verdict, how to see the same again, and the end of what happened.
+fn show(seed: u64, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = said.lines().collect();
+    let (verdict, timeline): (Vec<&str>, Vec<&str>) =
+        lines.iter().partition(|line| line.starts_with("seed "));
+    eprintln!("\n--- seed {seed}; the same again: cargo run --package edge-sim -- --seed {seed}");
+    let hidden = timeline.len().saturating_sub(SHOWN);
+    eprintln!("({hidden} earlier lines)\n{}\n{}", timeline[hidden..].join("\n"), verdict.join("\n"));
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "sim rung: takes seconds"]
+fn a_seed_is_the_same_run_in_each_process() {
+    for seed in [3, 14] {
+        let timelines = [0, 1].map(|_| {
+            let output = Command::new(env!("CARGO_BIN_EXE_edge-sim"))
+                .args(["--timeline", "--seed"])
+                .arg(seed.to_string())
+                .output()
+                .unwrap();
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("does not repeat"), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        });
+        let differs = timelines[0].lines().zip(timelines[1].lines()).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}");
+        assert!(timelines[0].lines().count() > 50, "{}", timelines[0]);
+    }
+}

@@ -1,0 +1,81 @@
+//! Each moment of one scenario in turn (Sieve's perturbations): an operator dies at it, misses an event, or hands over to one
+//! whose view is old. The end is the same, and no command is carried out twice.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a hand that slips ends the story")]
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+fn simulate(kind: &str, number: u64) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_edge-sim"))
+        .args(["--sweep", &format!("{kind}:{number}")])
+        .output()
+        .unwrap()
+}
+
+/// The number before a word of the last line.
+fn count(output: &Output, word: &str) -> u64 {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let before = said.split_once(&format!(" {word}, ")).map(|(before, _)| before);
+    let number = before.and_then(|before| before.rsplit(' ').next()).and_then(|number| number.parse().ok());
+    number.unwrap_or_else(|| panic!("no {word} in {said}"))
+}
+
+/// Takes each moment of a kind in turn, as many as an undisturbed run has.
+fn sweep(kind: &str, moments: &str) {
+    // Moments count from 1: nothing happens at 0.
+    let undisturbed = simulate(kind, 0);
+    assert!(undisturbed.status.success(), "{}", String::from_utf8_lossy(&undisturbed.stdout));
+    let points = count(&undisturbed, moments);
+    let (next, failed) = (AtomicU64::new(1), Mutex::new(Vec::new()));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number > points {
+                        return;
+                    }
+                    let output = simulate(kind, number);
+                    if !output.status.success() {
+                        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, said));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (number, said) in &failed {
+        eprintln!("--- the same again: cargo run --package edge-sim -- --sweep {kind}:{number}\n{said}");
+    }
+    println!("sweep {kind}: {points} points, {} violations", failed.len());
+    assert!(points > 10, "only {points} {moments} in the scenario");
+    assert!(failed.is_empty(), "{} of {points} points", failed.len());
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_before_the_answer_to_any_effect_changes_nothing_in_the_end() {
+    sweep("unanswered", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_right_after_any_effect_changes_nothing_in_the_end() {
+    sweep("after", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn an_event_that_is_missed_changes_nothing_in_the_end() {
+    sweep("lost", "events");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_leader_that_follows_with_an_old_view_changes_nothing_in_the_end() {
+    sweep("stale", "effects");
+}
