@@ -229,3 +229,38 @@ proptest! {
         prop_assert_eq!(&calm.revisions, &stormy.revisions);
     }
 }
+
+/// A rollout that is given up, from its first write to its last, with a leader that dies right before each of them.
+#[test]
+fn a_leader_may_die_before_any_of_its_writes() {
+    let rollout = serde_json::json!({
+        "batches": [1, "50%", "100%"], "maxInFlight": 3, "maxUnavailable": "50%",
+        "failureBudget": {"percent": "10%", "minimumSample": 5}, "progressDeadline": "5m",
+    });
+    let run = |dies_after: usize| {
+        let mut story = begin(10, rollout.clone(), &[]);
+        story.runs_until_quiet();
+        let late = story.ranked()[3..6].to_vec();
+        for number in late {
+            story.fate(number, "2", Fate::Fails);
+        }
+        story.wants("2");
+        story.dies_after = Some(dies_after);
+        story.runs_until_quiet();
+        let left = story.dies_after.take();
+        let words = DeviceFleetStatus { epoch: None, ..story.status().clone() };
+        let devices: Vec<_> =
+            story.devices.iter().map(|device| (device.desired.clone(), device.outcome)).collect();
+        ((words, devices, story.revisions.clone()), left.map(|left| dies_after - left))
+    };
+    let (calm, points) = run(usize::MAX);
+    let points = points.unwrap();
+    assert_eq!(calm.0.phase, FleetPhase::RolledBack);
+    assert!(points >= 15, "{points} points");
+    for point in 0..points {
+        let (stormy, survived) = run(point);
+        assert_eq!(survived, None, "nobody died at point {point}");
+        assert_eq!(stormy, calm, "another end after a death at point {point} of {points}");
+    }
+    eprintln!("measured: {points} points at which a leader died, all with the same end");
+}
