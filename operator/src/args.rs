@@ -17,7 +17,13 @@ use crate::telemetry::TelemetryArgs;
 #[command(name = "edge-operator", version, about)]
 pub struct Args {
     /// Which controllers run; `fault` alone is for use beside another operator
-    #[arg(long, env = "CONTROLLERS", value_enum, value_delimiter = ',', default_value = "device,fault")]
+    #[arg(
+        long,
+        env = "CONTROLLERS",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "device,fleet,fault"
+    )]
     pub controllers: Vec<ControllerName>,
     /// Address of /metrics, /healthz and /readyz
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
@@ -50,6 +56,8 @@ pub struct Args {
 pub enum ControllerName {
     /// Keeps devices at their desired state.
     Device,
+    /// Rolls templates out to fleets of devices.
+    Fleet,
     /// Runs fault profiles.
     Fault,
 }
@@ -136,6 +144,12 @@ pub struct WorkArgs {
     /// DNS lookups at once
     #[arg(long, env = "MAX_LOOKUPS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_lookups: u16,
+    /// Devices of one fleet; one that selects more is paused and says so
+    #[arg(long, env = "MAX_FLEET_DEVICES", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_fleet_devices: u32,
+    /// Devices of one fleet that are written to the API server at once
+    #[arg(long, env = "FLEET_WRITERS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub fleet_writers: u16,
     /// Devices above which metrics have no series a device any more
     #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000)]
     pub per_device_series: usize,

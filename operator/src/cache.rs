@@ -45,7 +45,7 @@ where
     K: Cached,
 {
     /// A cache, and the future that fills it until `shutdown`. `prune` removes from each object, before it is
-    /// stored, what nobody here reads (managed fields are removed in any case).
+    /// stored, what nobody here reads; without that, managed fields are most of it.
     pub fn new<F>(
         api: Api<K>,
         config: watcher::Config,
@@ -61,10 +61,7 @@ where
         let readable = store.clone();
         let events = watcher(api, config)
             .default_backoff()
-            .modify(move |object| {
-                object.meta_mut().managed_fields = None;
-                prune(object);
-            })
+            .modify(prune)
             .reflect(writer)
             .take_until(shutdown.cancelled_owned());
         let fill = async move {

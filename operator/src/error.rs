@@ -57,6 +57,14 @@ impl ApiError {
         self.category() == "conflict"
     }
 
+    /// Another manager owns a field that was to be applied; the object itself may be as it was read.
+    pub fn is_field_conflict(&self) -> bool {
+        let Self::Call { source, .. } = self else { return false };
+        let kube::Error::Api(status) = source.as_ref() else { return false };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        self.is_conflict() && causes.into_iter().any(|cause| cause.reason == "FieldManagerConflict")
+    }
+
     /// There is no such object (any more).
     pub fn is_not_found(&self) -> bool {
         self.category() == "not_found"
@@ -75,5 +83,25 @@ pub async fn call<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(ApiError::Call { call: what(), source: Box::new(source) }),
         Err(_elapsed) => Err(ApiError::Deadline { call: what() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_field_of_somebody_else_is_told_from_an_object_that_has_changed() {
+        let conflict = |causes: serde_json::Value| {
+            let status = json!({"code": 409, "reason": "Conflict", "details": {"causes": causes}});
+            let source = Box::new(kube::Error::Api(serde_json::from_value(status).unwrap()));
+            ApiError::Call { call: "apply".into(), source }
+        };
+        let owned = conflict(json!([{"reason": "FieldManagerConflict", "field": ".spec.desired"}]));
+        assert!(owned.is_conflict() && owned.is_field_conflict());
+        let changed = conflict(json!([]));
+        assert!(changed.is_conflict() && !changed.is_field_conflict());
     }
 }

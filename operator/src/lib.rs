@@ -7,6 +7,7 @@
 //!                                     │            │ outcomes                     ▼
 //!                                     │            └───────────── link/ ◄──── act.rs ──► API server
 //!                                     │                     CoAP exchanges
+//!                                     ├──────► fleet.rs (desired states of Devices, in batches)
 //!                                     └──────► fault.rs (FaultProfiles out of FaultNodes)
 //! ```
 //!
@@ -18,7 +19,7 @@
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
 //! * [`record`]: how statuses and Events are written.
-//! * [`device`], [`fault`]: the controllers.
+//! * [`device`], [`fleet`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
 //! * [`leader`]: which of several processes acts, by a Lease; the right to act, asked before each command and write.
@@ -35,6 +36,7 @@ pub mod dns;
 pub mod epoch;
 pub mod error;
 pub mod fault;
+pub mod fleet;
 pub mod http;
 pub mod leader;
 pub mod link;

@@ -24,8 +24,8 @@ use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
-use crate::shared::{Shared, finish, watch, watched};
-use crate::{client, device, fault};
+use crate::shared::{Shared, finish, watch, watch_whole, watched};
+use crate::{client, device, fault, fleet};
 
 /// Runs the operator against the cluster that the environment names, until `shutdown`.
 ///
@@ -137,9 +137,12 @@ async fn lead(filled: Filled, candidacy: &mut Candidacy, tasks: &mut JoinSet<Res
         led = candidacy.begin() => led?,
         outcome = one_ends(tasks) => return outcome,
     }
-    let Filled { shared, fault } = filled;
+    let Filled { shared, fleet, fault } = filled;
     if shared.args.controllers.contains(&ControllerName::Device) {
         tasks.spawn(device::run(shared));
+    }
+    if let Some(fleet) = fleet {
+        tasks.spawn(fleet::run(fleet));
     }
     if let Some(fault) = fault {
         tasks.spawn(fault::run(fault));
@@ -160,6 +163,7 @@ async fn one_ends(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
 /// What controllers need, ready for the moment when this process leads.
 struct Filled {
     shared: Arc<Shared>,
+    fleet: Option<fleet::Filled>,
     fault: Option<fault::Filled>,
 }
 
@@ -172,7 +176,7 @@ async fn fill(
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<Filled> {
     let reach = Arc::new(Reach::new(args.cluster.allow_cidrs.clone()));
-    let devices = watch(watched(&client, &args), tasks, &shutdown, |_: &mut Device| {});
+    let devices = watch_whole(watched::<Device>(&client, &args), tasks, &shutdown, fleet::keep_owners);
     let pods = watch(watched(&client, &args), tasks, &shutdown, resolve::prune_pod);
     if reach.needs_ranges() {
         let nodes = watch(Api::<Node>::all(client.clone()), tasks, &shutdown, resolve::prune_node);
@@ -200,11 +204,15 @@ async fn fill(
         metrics,
         shutdown,
     });
+    let fleet = match shared.args.controllers.contains(&ControllerName::Fleet) {
+        true => Some(fleet::fill(shared.clone(), tasks).await),
+        false => None,
+    };
     let fault = match shared.args.controllers.contains(&ControllerName::Fault) {
         true => Some(fault::fill(shared.clone(), tasks).await),
         false => None,
     };
-    Ok(Filled { shared, fault })
+    Ok(Filled { shared, fleet, fault })
 }
 
 async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: CancellationToken) -> Result<()> {

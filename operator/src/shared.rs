@@ -30,7 +30,7 @@ pub struct Shared {
     pub args: Args,
     /// Whether this process may act, and its epoch. Asked before each command and each write.
     pub leadership: Leadership,
-    /// Every Device of the watched namespaces, without managed fields.
+    /// Every Device of the watched namespaces; of its managed fields only who owns `spec.desired`.
     pub devices: Cache<Device>,
     /// Every pod of the watched namespaces, pruned to what [`prune_pod`](crate::resolve::prune_pod) leaves.
     pub pods: Cache<Pod>,
@@ -64,8 +64,21 @@ where
     }
 }
 
-/// Starts a watch as a task of this process.
+/// Starts a watch as a task of this process. Managed fields are removed.
 pub(crate) fn watch<K: Cached>(
+    api: Api<K>,
+    tasks: &mut JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+    prune: impl Fn(&mut K) + Send + Sync + 'static,
+) -> Cache<K> {
+    watch_whole(api, tasks, shutdown, move |object| {
+        object.meta_mut().managed_fields = None;
+        prune(object);
+    })
+}
+
+/// Starts a watch as a task of this process; `prune` sees the managed fields, too.
+pub(crate) fn watch_whole<K: Cached>(
     api: Api<K>,
     tasks: &mut JoinSet<Result<()>>,
     shutdown: &CancellationToken,

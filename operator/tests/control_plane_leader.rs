@@ -8,7 +8,7 @@ mod stage;
 
 mod rights;
 
-use edge_api::FaultProfile;
+use edge_api::{DeviceFleet, FaultProfile};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
@@ -75,12 +75,14 @@ async fn a_leader_that_was_stopped_ends_when_it_wakes_and_its_hand_is_refused_ev
     stage.until_held_by(&first).await;
     let before = stage.until_runs("2.0.0").await;
     let old = stage.until_profile_follows(0).await;
+    let old_fleet = stage.until_fleet_follows(0).await;
     let second = stage.operator("second");
     second.until_ready().await;
 
     first.signal(Signal::SIGSTOP);
     stage.until_held_by(&second).await;
     let profile = stage.until_profile_follows(before).await;
+    let fleet = stage.until_fleet_follows(before).await;
     let after = stage.installs("3.0.0").await;
     // There is work for whoever thinks that it leads.
     first.signal(Signal::SIGCONT);
@@ -99,6 +101,13 @@ async fn a_leader_that_was_stopped_ends_when_it_wakes_and_its_hand_is_refused_ev
     let sentence = old_hand::writes(&stage, &now, before, now.metadata.resource_version.as_deref()).await;
     assert!(sentence.contains("epoch never falls"), "{sentence}");
     assert_eq!(now.status, profile.status);
+    let version = old_fleet.metadata.resource_version.as_deref();
+    let sentence = old_hand::writes(&stage, &old_fleet, before, version).await;
+    assert!(sentence.contains("modified"), "{sentence}");
+    let now = stage.space.api::<DeviceFleet>().get("nobodys").await.unwrap();
+    let sentence = old_hand::writes(&stage, &now, before, now.metadata.resource_version.as_deref()).await;
+    assert!(sentence.contains("epoch never falls"), "{sentence}");
+    assert_eq!(now.status.unwrap().epoch, fleet.status.unwrap().epoch);
     let refusal = old_hand::commands(&stage, before, "5.0.0").await;
     assert_eq!((refusal.reason, refusal.epoch), (edge_protocol::RefusalReason::LowerEpoch, after));
     assert_eq!(stage.device().view().durable.running.firmware, "4.0.0");

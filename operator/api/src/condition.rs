@@ -15,18 +15,30 @@ pub mod types {
     pub const SYNCED: &str = "Synced";
     /// Device: its reports agree with each other and with what was acknowledged.
     pub const CONSISTENT: &str = "Consistent";
-    /// FaultProfile: it may reach what it asks for.
+    /// FaultProfile: it may reach what it asks for. DeviceFleet: no other fleet selects its devices.
     pub const ACCEPTED: &str = "Accepted";
     /// FaultProfile: kernels hold its rules.
     pub const INSTALLED: &str = "Installed";
     /// FaultProfile: kernel counters show that the rules acted on packets.
     pub const EFFECTIVE: &str = "Effective";
+    /// DeviceFleet: devices are being changed.
+    pub const PROGRESSING: &str = "Progressing";
+    /// DeviceFleet: not too many devices failed, and not for too long none finished.
+    pub const WITHIN_BUDGET: &str = "WithinBudget";
+    /// DeviceFleet: the last batch of the template has ended.
+    pub const COMPLETE: &str = "Complete";
 }
 
 /// Reasons that one controller writes and another reads.
 pub mod reasons {
     /// Device: its endpoint lies where the operator may not reach. FaultProfile: a selected device's does.
     pub const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
+    /// Device, Reachable: its name is being looked up.
+    pub const RESOLVING: &str = "Resolving";
+    /// Device, Reachable: it was asked, and nothing came yet.
+    pub const NOT_CONTACTED: &str = "NotContacted";
+    /// Device, Reachable: it will be known in a while.
+    pub const UNDECIDED: [&str; 2] = [RESOLVING, NOT_CONTACTED];
 }
 
 /// Status of a condition.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! device.rs         Device        what a device shall be, and what is known of it
+//! fleet.rs          DeviceFleet   one desired state for many devices, in batches and within budgets
 //! fault_profile.rs  FaultProfile  which packets of which targets meet faults, and until when
 //! faults.rs                       what happens to these packets
 //! fault_node.rs     FaultNode     what one node's kernel holds of it (written by that node's agent)
@@ -19,6 +20,7 @@ pub mod device;
 pub mod fault_node;
 pub mod fault_profile;
 pub mod faults;
+pub mod fleet;
 pub mod quantity;
 pub mod rules;
 pub mod schema;
@@ -36,7 +38,11 @@ pub use fault_profile::{
     FaultProfileStatus, Faults, Loss, Match, NodeProblem, Partition, PartitionMode, Peer, Protocol, Rate,
     Reorder, TargetCounts, TargetSelector, Targets,
 };
-pub use quantity::{BitRate, ByteSize, Cidr, DurationString, Percent, PortRange};
+pub use fleet::{
+    DeviceFleet, DeviceFleetSpec, DeviceFleetStatus, FailureBudget, FleetCounts, FleetPhase,
+    OnBudgetExceeded, Rollout,
+};
+pub use quantity::{BitRate, ByteSize, Cidr, CountOrPercent, DurationString, Percent, PortRange};
 
 /// API group of all resources.
 pub const GROUP: &str = "edge-operator.dev";

@@ -22,6 +22,9 @@ pub enum QuantityError {
     /// Not a percentage.
     #[error("{0:?} is no percentage: write \"0%\" to \"100%\" with at most four decimals, such as \"12.5%\"")]
     Percent(String),
+    /// Not a number of devices or a share of them.
+    #[error("{0:?} is neither a number from 1 on nor a percentage above 0%: write 3 or \"10%\"")]
+    CountOrPercent(String),
     /// Not a port or a range of ports.
     #[error(
         "{0:?} is no port or range: write \"5683\" or \"7000-7100\", each 1 to 65535, the lower one first"
@@ -92,8 +95,10 @@ text!(
     Cidr
 );
 
+mod amount;
 mod traffic;
 
+pub use amount::CountOrPercent;
 pub use traffic::{BitRate, ByteSize};
 
 /// Nanoseconds of each unit, longest names first where one is the start of another.

@@ -42,12 +42,27 @@ macro_rules! is_kept {
     };
 }
 
+/// Is this text a percentage?
+macro_rules! is_percent {
+    ($text:literal) => {
+        concat!($text, ".matches('^(100([.]0{1,4})?|[0-9]{1,2}([.][0-9]{1,4})?)%$')")
+    };
+}
+
+/// What a leader wrote no former leader overwrites.
+const EPOCH: Rule = rule(
+    "!has(oldSelf.status) || !has(oldSelf.status.epoch) || (has(self.status) && has(self.status.epoch) && self.status.epoch >= oldSelf.status.epoch)",
+    "status: epoch never falls; a leader with a higher epoch has written, read the object again",
+);
+
 mod faults;
+mod fleet;
 
 pub(crate) use faults::{
     BIT_RATE, BURST, CORRUPT, DELAY, DELAY_TIME, DUPLICATE, FAULTS, GILBERT_ELLIOTT, JITTER, LOSS, MATCH,
     PEER, QUEUE, RATE, REORDER, REORDER_BY, SERVICE,
 };
+pub(crate) use fleet::{BATCHES, COUNT_OR_PERCENT, FLEET, FLEET_SPEC, PROGRESS_DEADLINE};
 
 /// A name or an address that can be one device's. Link-local ones need an interface and are nobody's for sure.
 pub(crate) const HOST: &[Rule] = &[
@@ -144,7 +159,7 @@ pub(crate) const PROFILE_DURATION: &[Rule] = &[
 
 /// 0 to 100, at most four decimals, the sign.
 pub(crate) const PERCENT: &[Rule] = &[rule(
-    "type(self) == string && self.matches('^(100([.]0{1,4})?|[0-9]{1,2}([.][0-9]{1,4})?)%$')",
+    concat!("type(self) == string && ", is_percent!("self")),
     "write a percentage from 0% to 100% as a string with the sign and at most four decimals, such as \"12.5%\"",
 )];
 
@@ -252,8 +267,5 @@ pub(crate) const PROFILE: &[Rule] = &[
         "!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (has(self.status) && self.status.?startedAt == oldSelf.status.?startedAt && self.status.?expiresAt == oldSelf.status.?expiresAt)",
         "status: startedAt and expiresAt never change once set; to run the profile again, delete and apply it",
     ),
-    rule(
-        "!has(oldSelf.status) || !has(oldSelf.status.epoch) || (has(self.status) && has(self.status.epoch) && self.status.epoch >= oldSelf.status.epoch)",
-        "status: epoch never falls; a leader with a higher epoch has written, read the object again",
-    ),
+    EPOCH,
 ];

@@ -7,7 +7,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::rules::{self, Rule};
-use crate::{Device, FaultNode, FaultProfile};
+use crate::{Device, DeviceFleet, FaultNode, FaultProfile};
 
 /// Every CustomResourceDefinition of this project, ready to be applied.
 ///
@@ -16,6 +16,7 @@ use crate::{Device, FaultNode, FaultProfile};
 pub fn crds() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     [
         complete(&Device::crd(), &[]),
+        complete(&DeviceFleet::crd(), rules::FLEET),
         complete(&FaultNode::crd(), &[]),
         complete(&FaultProfile::crd(), rules::PROFILE),
     ]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use cases::timelines::timeline;
 use cases::{Case, device, profile, with};
 use control_plane::{Space, space};
-use edge_api::{Device, DeviceSpec, FaultProfile};
+use edge_api::{Device, DeviceFleet, DeviceSpec, FaultProfile};
 use edge_protocol::{MAX_CONFIG, config_encoded_len};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _};
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 fn api(space: &Space, object: &Value) -> Api<DynamicObject> {
     let resource = match object["kind"].as_str() {
         Some("Device") => ApiResource::erase::<Device>(&()),
+        Some("DeviceFleet") => ApiResource::erase::<DeviceFleet>(&()),
         Some("FaultProfile") => ApiResource::erase::<FaultProfile>(&()),
         other => panic!("no such kind: {other:?}"),
     };
@@ -72,6 +73,7 @@ async fn every_bad_object_is_refused_with_its_sentence_and_every_sentence_is_hea
     assert!(devices.len() + profiles.len() >= 80, "{} + {}", devices.len(), profiles.len());
     let mut heard = all_are_refused(&space, devices).await;
     heard.extend(all_are_refused(&space, profiles).await);
+    heard.extend(all_are_refused(&space, cases::fleets::bad_ones()).await);
 
     let mut written = BTreeSet::new();
     for crd in edge_api::schema::crds().unwrap() {
@@ -176,6 +178,7 @@ async fn good_objects_are_accepted() {
     ];
     let good =
         good.into_iter().chain(good_faults().map(|faults| with(profile(), "/spec/faults", Some(faults))));
+    let good = good.chain(cases::fleets::good());
     for (number, mut object) in good.enumerate() {
         object["metadata"]["name"] = json!(format!("good-{number}"));
         if let Err(error) = create(&space, &object).await {
@@ -247,6 +250,38 @@ async fn what_is_left_out_is_filled_in_and_what_is_misspelt_is_pruned() {
     assert_eq!((rate.burst.parse(), rate.queue.as_str()), (Ok(16_384), "1s"));
     assert_eq!(delay.time.parse(), Ok(Duration::from_micros(500)));
     assert_eq!((delay.distribution, delay.correlation, delay.scope), (None, None, None));
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_fleet_that_says_little_gets_a_careful_rollout() {
+    let space = space("fleet defaults").await.unwrap();
+    let shortest = with(cases::fleets::fleet(), "/spec/rollout", None);
+    let made: DeviceFleet = create(&space, &shortest).await.unwrap().try_parse().unwrap();
+    let made = serde_json::to_value(made.spec.rollout).unwrap();
+    assert_eq!(made, cases::fleets::fleet()["spec"]["rollout"]);
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_former_leader_cannot_write_over_a_later_ones_fleet() {
+    let space = space("fleet epoch").await.unwrap();
+    create(&space, &cases::fleets::fleet()).await.unwrap();
+    let fleets: Api<DeviceFleet> = space.api();
+    let set = async |status: Value| {
+        let patch = Patch::Merge(json!({"status": status}));
+        fleets.patch_status("px4", &PatchParams::default(), &patch).await
+    };
+    set(json!({"epoch": 40, "reserved": ["pump-1"]})).await.unwrap();
+    set(json!({"epoch": 41})).await.unwrap();
+    for epoch in [json!(40), Value::Null] {
+        match set(json!({"epoch": epoch, "reserved": ["pump-1", "pump-2"]})).await {
+            Err(kube::Error::Api(status)) if status.code == 422 => {
+                assert!(status.message.contains("epoch never falls"), "{}", status.message);
+            }
+            other => panic!("this should have been refused as invalid: {other:?}"),
+        }
+    }
 }
 
 async fn set_status(profiles: &Api<FaultProfile>, status: Value) -> Result<FaultProfile, kube::Error> {
@@ -338,6 +373,9 @@ async fn desired_state_has_one_owner() {
         Err(kube::Error::Api(status)) => {
             assert_eq!(status.code, 409, "{status:?}");
             assert!(status.message.contains("spec.desired"), "{}", status.message);
+            // By this the fleet controller tells it from an object that has changed.
+            let causes = status.details.unwrap().causes;
+            assert!(causes.iter().any(|cause| cause.reason == "FieldManagerConflict"), "{causes:?}");
         }
         other => panic!("two owners of one desired state: {other:?}"),
     }

@@ -58,7 +58,7 @@ impl Space {
 
     /// What there is now: our objects, pods and events of this namespace, and the end of the server's logs.
     pub fn dump(&self) -> String {
-        let kinds = "devices,faultprofiles,faultnodes,pods,events";
+        let kinds = "devices,devicefleets,controllerrevisions,faultprofiles,faultnodes,pods,events";
         let objects = self.server.kubectl().and_then(|arguments| {
             let (kubectl, options) = arguments.split_first()?;
             let get = ["get", kinds, "--namespace", &self.namespace, "--output=yaml", "--request-timeout=5s"];

@@ -65,6 +65,9 @@ const RIGHTS: [(&str, &[&str]); 4] = [
     (
         "edge-system:edge-operator",
         &[
+            "* controllerrevisions.apps [] [] [list create delete]",
+            "* devicefleets.edge-operator.dev [] [] [list watch]",
+            "* devicefleets.edge-operator.dev/status [] [] [patch]",
             "* devices.edge-operator.dev [] [] [get list watch patch]",
             "* devices.edge-operator.dev/status [] [] [patch update]",
             "* events.events.k8s.io [] [] [create patch]",

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
+use edge_api::condition::reasons::{ENDPOINT_NOT_ALLOWED, RESOLVING};
 use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
 use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
 use kube::ResourceExt;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::absorb::{Note, Surroundings};
 use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
-use super::status::{self, RESOLVING, Standing};
+use super::status::{self, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
 use super::{adopt, release};
 use crate::action::{Action, Ask, Command, Mark, Notice, Owning, Question};

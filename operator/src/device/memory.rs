@@ -38,7 +38,7 @@ impl Verdict {
     /// It does not fit into a command.
     pub const NOT_SENDABLE: &'static str = "NotSendable";
     /// All reasons: no other reason of Synced is one of these.
-    const REASONS: [&'static str; 3] = [Self::REFUSED, Self::INSTALL_FAILED, Self::NOT_SENDABLE];
+    pub(crate) const REASONS: [&'static str; 3] = [Self::REFUSED, Self::INSTALL_FAILED, Self::NOT_SENDABLE];
 
     /// What the process before this one wrote.
     fn restored(target: Target, synced: &Condition) -> Option<Self> {

@@ -1,5 +1,6 @@
 //! From what is remembered of a device to the words of its status. Pure; nothing here decides what is done.
 
+use edge_api::condition::reasons::{NOT_CONTACTED, RESOLVING};
 use edge_api::condition::{ConditionStatus, set_condition, types};
 use edge_api::{DevicePhase, DeviceStatus, Sync};
 use tokio::time::Instant;
@@ -36,9 +37,6 @@ pub enum Standing {
     /// It does not yet run what it shall.
     Syncing,
 }
-
-/// Reason of a device whose name is being looked up.
-pub const RESOLVING: &str = "Resolving";
 
 impl Standing {
     /// Is its name being looked up?
@@ -206,7 +204,7 @@ fn reachable(memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> Word 
         (Standing::Pending { reason, message }, _) => word(Unknown, reason, message),
         (Standing::Paused, _) | (_, Err(_)) => word(Unknown, "Paused", "spec.paused: nothing is sent"),
         (_, Ok(spec)) => match contact(memory, spec.patience, seen.now) {
-            Contact::Never => word(Unknown, "NotContacted", "no answer yet"),
+            Contact::Never => word(Unknown, NOT_CONTACTED, "no answer yet"),
             Contact::Answering => word(True, "Answering", "the device answers"),
             Contact::Silent => word(Unknown, "Silent", "silent for longer than spec.liveness.suspectAfter"),
             Contact::Lost => word(False, "Lost", "silent for longer than spec.liveness.lostAfter"),
@@ -229,9 +227,14 @@ fn synced(memory: &Memory, standing: &Standing) -> Word {
         Standing::Pending { reason, message } => word(Unknown, reason, message),
         _ => match memory.evidence.believed() {
             None => word(Unknown, "NoReport", "the device has not reported yet"),
-            Some(believed) if believed.runs(target) => {
+            Some(_) if memory.meets(target) => {
                 word(True, "InSync", "the device last reported what is desired")
             }
+            Some(believed) if believed.runs(target) => word(
+                False,
+                "Syncing",
+                "the device last reported what is desired, and something else may be on its way to it",
+            ),
             Some(_) => word(
                 False,
                 "Syncing",
@@ -259,7 +262,7 @@ fn ready(standing: &Standing, reach: &Word) -> Word {
     match standing {
         Standing::Pending { reason, message } => word(False, reason, message),
         Standing::Paused => word(False, "Paused", "spec.paused: nothing is sent"),
-        Standing::NotContacted => word(False, "NotContacted", "no answer yet"),
+        Standing::NotContacted => word(False, NOT_CONTACTED, "no answer yet"),
         Standing::Unreachable => word(False, "Unreachable", &reach.message),
         Standing::Conflicted(conflict, sentence) => word(False, conflict_reason(*conflict), sentence),
         Standing::Failed(verdict) => word(False, verdict.reason, &verdict.message),

@@ -10,12 +10,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge_api::{Device, FaultProfile};
+use edge_api::Device;
 use edge_operator::link::socket::{Sockets, receive};
 use edge_operator::link::{Code, End, Link, Method, Request, Timing};
 use edge_protocol::{CommandId, DesiredCommand, Refusal};
-use kube::ResourceExt as _;
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,24 +26,26 @@ use tokio_util::sync::CancellationToken;
 use crate::rights;
 use crate::stage::Stage;
 
-/// Writes a profile's status, as the operator does. Gives the sentence of the refusal.
-pub(crate) async fn writes(
-    stage: &Stage,
-    profile: &FaultProfile,
-    epoch: u64,
-    version: Option<&str>,
-) -> String {
+/// Writes the status of a profile or a fleet, as the operator does. Gives the sentence of the refusal.
+pub(crate) async fn writes<K>(stage: &Stage, object: &K, epoch: u64, version: Option<&str>) -> String
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Serialize,
+{
     let client = stage.space.server.client_as(&rights::operator()).unwrap();
-    let profiles = kube::Api::<FaultProfile>::namespaced(client, &stage.space.namespace);
-    let mut status = profile.status.clone().unwrap();
-    status.epoch = Some(epoch);
+    let objects = kube::Api::<K>::namespaced(client, &stage.space.namespace);
+    let mut status = serde_json::to_value(object).unwrap()["status"].clone();
+    status["epoch"] = json!(epoch);
     let patch = json!({
-        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
-        "metadata": {"name": profile.name_any(), "resourceVersion": version},
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "metadata": {"name": object.name_any(), "resourceVersion": version},
         "status": status,
     });
     let params = PatchParams::apply("edge-operator").force();
-    let refused = profiles.patch_status(&profile.name_any(), &params, &Patch::Apply(&patch)).await;
+    let refused = objects.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await;
     refused.expect_err("a former leader's write was taken").to_string()
 }
 

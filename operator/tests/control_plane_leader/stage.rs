@@ -1,4 +1,4 @@
-//! The stage of these stories: a namespace with a Lease of its own, one simulated device, one profile, and operators
+//! The stage of these stories: a namespace with a Lease of its own, one simulated device, one profile, one fleet without devices, and operators
 //! as processes of their own, with the rights of the manifest.
 
 #![expect(
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use control_plane::{Space, space};
 use device_sim::{DeviceHandle, Sim, SimConfig};
-use edge_api::{Device, DevicePhase, FaultProfile, FaultProfileStatus};
+use edge_api::{Device, DeviceFleet, DevicePhase, FaultProfile, FaultProfileStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -103,6 +103,13 @@ impl Stage {
         }))
         .unwrap();
         self.space.api::<FaultProfile>().create(&PostParams::default(), &profile).await.unwrap();
+        let fleet: DeviceFleet = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
+            "metadata": {"name": "nobodys"},
+            "spec": {"selector": {"matchLabels": {"app": "none"}}, "template": {"firmware": "9.0.0"}},
+        }))
+        .unwrap();
+        self.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
     }
 
     /// Starts an operator that is named so in the Lease.
@@ -184,6 +191,14 @@ impl Stage {
         };
         self.until::<Device>("device-0", firmware, runs).await;
         self.obeyed()
+    }
+
+    /// Waits until the fleet's status has a later epoch than this.
+    pub(crate) async fn until_fleet_follows(&self, epoch: u64) -> DeviceFleet {
+        let later = |fleet: &DeviceFleet| {
+            fleet.status.as_ref().and_then(|status| status.epoch).unwrap_or_default() > epoch
+        };
+        self.until("nobodys", "of a later epoch", later).await
     }
 
     /// Waits until the profile's status has a later epoch than this.

@@ -67,7 +67,7 @@ fn short_names_categories_and_columns_are_there() {
     let crds = crds().unwrap();
     let names: Vec<_> = crds.iter().map(|crd| &crd.spec.names).collect();
     let short: Vec<_> = names.iter().flat_map(|names| names.short_names.iter().flatten()).collect();
-    assert_eq!(short, ["dev", "fnode", "fault"]);
+    assert_eq!(short, ["dev", "fleet", "fnode", "fault"]);
     assert!(names.iter().all(|names| names.categories.as_deref() == Some(&["edge".to_owned()])));
     for crd in &crds {
         let version = &crd.spec.versions[0];

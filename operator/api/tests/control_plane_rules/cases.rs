@@ -1,6 +1,7 @@
 //! Bad objects, each a good one with one thing changed, and what the API server must answer.
 
 mod faults;
+pub(crate) mod fleets;
 pub(crate) mod timelines;
 
 use serde_json::{Value, json};

@@ -31,6 +31,21 @@ fn a_lost_device_stays_unreachable_until_it_answers() {
 }
 
 #[test]
+fn a_lost_device_is_not_called_synced_while_something_else_may_be_on_its_way_to_it() {
+    let mut story = Story::in_sync();
+    story.edit(|spec| spec.desired = desired("3.0.0"));
+    story.decide().command();
+    story.edit(|spec| spec.desired = desired("2.0.0"));
+    story.pass(130);
+    story.decide();
+    story.hears(Answer::Silence);
+    assert_eq!((story.phase(), story.condition("Synced")), (Unreachable, "False/Syncing".to_owned()));
+    story.restart();
+    story.decide();
+    assert_eq!((story.phase(), story.condition("Synced")), (Unreachable, "False/Syncing".to_owned()));
+}
+
+#[test]
 fn the_addresses_of_a_device_with_a_name_stay_until_the_name_is_looked_up() {
     for paused in [false, true] {
         let mut story = Story::in_sync();

@@ -1,0 +1,214 @@
+//! The fleet controller: brings one desired state to many devices, in batches and within budgets. It writes `spec.desired`
+//! of Devices; what a device does with it, the device controller sees to.
+//!
+//! ```text
+//!  DeviceFleets, Devices ─► observe ─► validate ─► decide ─► act ─► status, spec.desired, ControllerRevisions
+//!                           whose?     may it?     pure      what is reserved is written first
+//! ```
+//!
+//! All that a new leader needs is in the status and the ControllerRevisions. Its first write is its epoch, after which a
+//! former leader reserves no more devices; then it waits until its cache of devices has what was written before.
+
+mod act;
+mod action;
+mod decide;
+mod field;
+mod member;
+mod memory;
+mod metrics;
+mod notice;
+mod observe;
+mod revision;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use edge_api::{Device, DeviceFleet};
+use futures::{Stream, StreamExt as _, stream};
+use kube::ResourceExt as _;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::decide::Decision;
+pub(crate) use self::member::keep_owners;
+use self::memory::Memory;
+use self::metrics::{Census, FleetMetrics};
+use self::observe::{Sight, take_over};
+use crate::budget::Backoff;
+use crate::cache::Cache;
+use crate::error::ApiError;
+use crate::metrics::ControllerMetrics;
+use crate::queue::Permits;
+use crate::shared::{self, Shared, draw};
+
+/// Every fleet is looked at so often, whatever was missed.
+const RESYNC: Duration = Duration::from_secs(60);
+/// After a conflict, or while a cache is behind: the news is under way, this is in case it is lost.
+const CATCH_UP: Duration = Duration::from_secs(1);
+/// Delay after taking a fleet over found a cache behind.
+const TAKE_OVER_AGAIN: Duration = Duration::from_millis(200);
+
+/// What looks share.
+struct Controls {
+    shared: Arc<Shared>,
+    fleets: Cache<DeviceFleet>,
+    memory: Memory,
+    permits: Permits,
+    controller: Arc<ControllerMetrics>,
+    metrics: FleetMetrics,
+}
+
+/// A fleet controller whose caches are filled.
+pub struct Filled {
+    shared: Arc<Shared>,
+    fleets: Cache<DeviceFleet>,
+}
+
+/// Fills the cache that no other controller has, by `tasks`. What it gives is to be run, by a leader.
+pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Filled {
+    let fleets = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut DeviceFleet| {});
+    fleets.ready().await;
+    Filled { shared, fleets }
+}
+
+/// Runs until shutdown.
+///
+/// # Errors
+/// When a metric is registered twice.
+pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
+    // Told by the leader alone, so that replicas can be summed up.
+    let registry = shared.metrics.registry();
+    let census = Census::new(fleets.store().clone())?;
+    registry.register(Box::new(census)).context("metrics of the fleets")?;
+    let limits = &shared.metrics.limit;
+    limits.with_label_values(&["fleet_devices"]).set(f64::from(shared.args.work.max_fleet_devices));
+    limits.with_label_values(&["fleet_writers"]).set(f64::from(shared.args.work.fleet_writers));
+    let controller = shared.metrics.controller("fleet");
+    let controls = Arc::new(Controls {
+        memory: Memory::default(),
+        permits: Permits::new(shared.args.work.workers, controller.clone()),
+        controller,
+        metrics: FleetMetrics::new(registry)?,
+        fleets,
+        shared,
+    });
+    let store = controls.fleets.store().clone();
+    Controller::for_shared_stream(stream::pending(), store)
+        .reconcile_on(triggers(controls.clone()))
+        .graceful_shutdown_on(controls.shared.shutdown.clone().cancelled_owned())
+        .run(reconcile, retry, controls)
+        .for_each(|outcome| {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "fleet: reconcile failed");
+            }
+            std::future::ready(())
+        })
+        .await;
+    Ok(())
+}
+
+/// The fleets that a change concerns: all of its namespace, since what one selects another may not.
+fn triggers(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<DeviceFleet>> + Send + 'static {
+    let fleets = controls.fleets.subscribe().map(|name| name.namespace);
+    let devices = controls.shared.devices.subscribe().map(|name: ObjectRef<Device>| name.namespace);
+    let changes = stream::select(fleets, devices).map(Some);
+    let mut tick = interval(RESYNC);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let resync = stream::unfold(tick, |mut tick| async move {
+        tick.tick().await;
+        Some((None, tick))
+    });
+    stream::select(changes, resync).flat_map(move |namespace| {
+        let all = controls.fleets.store().state();
+        if namespace.is_none() {
+            let exists = |uid: &str| all.iter().any(|fleet| fleet.metadata.uid.as_deref() == Some(uid));
+            controls.memory.keep_only(exists);
+        }
+        let concerned = |fleet: &&Arc<DeviceFleet>| {
+            namespace.as_ref().is_none_or(|namespace| fleet.metadata.namespace == *namespace)
+        };
+        let names: Vec<_> =
+            all.iter().filter(concerned).map(|fleet| ObjectRef::from_obj(fleet.as_ref())).collect();
+        stream::iter(names)
+    })
+}
+
+async fn reconcile(fleet: Arc<DeviceFleet>, controls: Arc<Controls>) -> Result<Action, ApiError> {
+    let permit = controls.permits.acquire().await;
+    // It may have changed while this waited for its turn.
+    let Some(fleet) = controls.fleets.store().get(&ObjectRef::from_obj(fleet.as_ref())) else {
+        permit.finish("success");
+        return Ok(Action::await_change());
+    };
+    match look(&controls, &fleet).await {
+        Ok(action) => {
+            controls.memory.succeeded(&fleet);
+            permit.finish("requeue_after");
+            Ok(action)
+        }
+        Err(error) if error.is_conflict() || error.is_not_found() => {
+            permit.finish("requeue");
+            Ok(Action::requeue(CATCH_UP))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// One look at a fleet, and what comes of it.
+async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiError> {
+    if fleet.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    if controls.memory.is_outdated(fleet) {
+        return Ok(Action::requeue(CATCH_UP));
+    }
+    let pause = controls.memory.look(fleet, Instant::now());
+    if !pause.is_zero() {
+        return Ok(Action::requeue(pause));
+    }
+    let ours =
+        fleet.status.as_ref().and_then(|status| status.epoch) == Some(controls.shared.leadership.epoch());
+    let revisions = match controls.memory.revisions(fleet) {
+        None if ours => match take_over(controls, fleet).await? {
+            Some(revisions) => {
+                controls.memory.set_revisions(fleet, Some(revisions.clone()));
+                revisions
+            }
+            None => return Ok(Action::requeue(TAKE_OVER_AGAIN)),
+        },
+        known => known.unwrap_or_default(),
+    };
+    let decision = Sight::of(controls, fleet, revisions).decide(fleet);
+    match decision {
+        Decision::StandBack { epoch } => {
+            tracing::warn!(
+                fleet = fleet.name_any(),
+                namespace = fleet.namespace(),
+                theirs = epoch,
+                ours = controls.shared.leadership.epoch(),
+                "a later leader has written this fleet: leaving it alone"
+            );
+            Ok(Action::await_change())
+        }
+        Decision::Act { actions, wake } => {
+            act::perform(controls, fleet, actions).await?;
+            let wake = wake.unwrap_or(RESYNC).min(RESYNC);
+            Ok(Action::requeue(wake.max(Duration::from_millis(1))))
+        }
+    }
+}
+
+fn retry(fleet: Arc<DeviceFleet>, error: &ApiError, controls: Arc<Controls>) -> Action {
+    let backoff = Backoff {
+        base: controls.shared.args.retry.backoff_base,
+        cap: controls.shared.args.retry.backoff_cap,
+    };
+    controls.controller.retries.inc();
+    let delay = backoff.delay(controls.memory.failed(&fleet), draw());
+    tracing::warn!(fleet = fleet.name_any(), namespace = fleet.namespace(), %error, ?delay, "trying again");
+    Action::requeue(delay)
+}

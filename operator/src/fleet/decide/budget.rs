@@ -1,0 +1,93 @@
+//! When a rollout is given up: too many devices failed, or none finished for too long; and what comes of that.
+
+use std::time::Duration;
+
+use edge_api::condition::{ConditionStatus, find_condition, is_true, types};
+use edge_api::{FleetPhase, OnBudgetExceeded};
+use jiff::SignedDuration;
+
+use super::super::field::{Field, Standing};
+use super::super::revision;
+use super::super::validate::Plan;
+use super::{DEADLINE, Draft, FAILURES, is_settling};
+
+impl<'a> Draft<'a> {
+    /// Was a budget exceeded, and has nobody touched the spec since?
+    pub(super) fn is_held_by_budget(&self) -> bool {
+        !revision::is_given_up(&self.next)
+            && find_condition(&self.next.conditions, types::WITHIN_BUDGET).is_some_and(|condition| {
+                condition.status == "False" && condition.observed_generation == Some(self.seen.generation)
+            })
+    }
+
+    pub(super) fn exceeded(&self, plan: &Plan, field: &Field<'a>) -> Option<(&'static str, String)> {
+        let (failed, in_sync) = (field.count(Standing::Failed), field.count(Standing::InSync));
+        if field.failures_exceeded(plan) {
+            let message = format!("{failed} devices failed and {in_sync} are in sync");
+            return Some((FAILURES, message));
+        }
+        let left = self.time_left(plan, field)?;
+        left.is_zero().then(|| {
+            let message = format!(
+                "no device finished for {:#}; {} are under way or lost, {failed} failed",
+                plan.deadline,
+                field.waiting()
+            );
+            (DEADLINE, message)
+        })
+    }
+
+    /// Time until the deadline; none while nothing is waited for.
+    fn time_left(&self, plan: &Plan, field: &Field<'a>) -> Option<Duration> {
+        let since = self.next.progressed_at.as_ref().filter(|_| self.is_waiting(plan, field))?;
+        let waited = self.seen.now.duration_since(since.0).max(SignedDuration::ZERO);
+        Some(Duration::try_from(plan.deadline.saturating_sub(waited)).unwrap_or_default())
+    }
+
+    /// Is a device to finish, or to begin for which the budgets leave no room?
+    fn is_waiting(&self, plan: &Plan, field: &Field<'a>) -> bool {
+        let scope = self.scope(plan, field);
+        field.waiting() > 0
+            || scope.iter().any(|(member, standing)| is_settling(member, *standing))
+            || scope.iter().any(|(_, standing)| *standing == Standing::Ready)
+    }
+
+    pub(super) fn give_up(&mut self, plan: &Plan, field: &Field<'a>, reason: &'static str, message: &str) {
+        let previous = self.next.previous_revision.filter(|number| self.seen.revisions.contains_key(number));
+        match (plan.on_exceeded, previous) {
+            (OnBudgetExceeded::Rollback, Some(number)) => {
+                let message = format!("{message}; bringing back revision {number}");
+                self.set(types::WITHIN_BUDGET, ConditionStatus::False, reason, &message);
+                self.next.failed_revision = self.next.revision;
+                self.next.progressed_at = Some(self.stamp());
+                // These are what the rollback is for; it waits for none of them.
+                let standings = field.by_name();
+                self.next.reserved.retain(|name| standings.get(name.as_str()) != Some(&Standing::Lost));
+                self.next.phase = FleetPhase::RollingBack;
+                self.set(types::PROGRESSING, ConditionStatus::True, "RollingBack", &message);
+                self.wake_in(Duration::ZERO);
+            }
+            (OnBudgetExceeded::Rollback, None) => {
+                let message = format!("{message}; there is no previous revision to bring back");
+                self.set(types::WITHIN_BUDGET, ConditionStatus::False, reason, &message);
+                self.hold("BudgetExceeded", "see WithinBudget; it goes on when spec changes");
+            }
+            (OnBudgetExceeded::Pause, _) => {
+                self.set(types::WITHIN_BUDGET, ConditionStatus::False, reason, message);
+                self.hold("BudgetExceeded", "see WithinBudget; it goes on when spec changes");
+            }
+        }
+    }
+
+    pub(super) fn watch_the_clock(&mut self, plan: &Plan, field: &Field<'a>) {
+        let complete = is_true(&self.next.conditions, types::COMPLETE) && !revision::is_given_up(&self.next);
+        if complete || !self.is_waiting(plan, field) {
+            self.next.progressed_at = None;
+        } else if self.next.progressed_at.is_none() {
+            self.next.progressed_at = Some(self.stamp());
+        }
+        if let Some(left) = self.time_left(plan, field).filter(|left| !left.is_zero()) {
+            self.wake_in(left);
+        }
+    }
+}
