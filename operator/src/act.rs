@@ -37,7 +37,8 @@ pub async fn perform(
             Action::Notify(notice) => notify(controls, device, &notice),
             Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
             Action::Mark(mark) => {
-                apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
+                let marked = apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
+                controls.marked(key, marked.metadata.resource_version.as_deref());
             }
         }
     }

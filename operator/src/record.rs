@@ -58,7 +58,8 @@ where
     call(what, api.patch_status(&name, &params, &Patch::Apply(&patch))).await
 }
 
-/// Changes a Device's metadata: our finalizer, or the annotation of an adoption. Only a leader may.
+/// Changes a Device's metadata: our finalizer, or the annotation of an adoption; gives what the server made of it. Only a
+/// leader may.
 ///
 /// # Errors
 /// A conflict when the object is no longer at `version`; what the API server says else.
@@ -67,7 +68,7 @@ pub async fn apply_mark(
     device: &Device,
     version: Option<&str>,
     mark: Mark,
-) -> Result<(), ApiError> {
+) -> Result<Device, ApiError> {
     let (namespace, name) = (device.namespace().unwrap_or_default(), device.name_any());
     let others = device.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned();
     let mut metadata = match mark {
@@ -81,7 +82,7 @@ pub async fn apply_mark(
     let api: Api<Device> = Api::namespaced(shared.client.clone(), &namespace);
     let what = || format!("{mark:?} Device {namespace}/{name}");
     shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })?;
-    call(what, api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await.map(drop)
+    call(what, api.patch(&name, &params, &Patch::Merge(json!({ "metadata": metadata })))).await
 }
 
 /// Tells Events beside the work, so that none holds a reconcile up. Above the rate, and when too many wait, they

@@ -25,6 +25,7 @@ use super::status;
 use crate::args::bounds::size;
 use crate::budget::Bucket;
 use crate::dns::Dns;
+use crate::epoch;
 use crate::leader::guard::Leadership;
 use crate::link::observe::{Notification, Subject};
 use crate::link::slots::Slots;
@@ -50,6 +51,8 @@ pub struct Written {
 pub(super) struct Entry {
     pub(super) memory: Memory,
     pub(super) written: Option<Written>,
+    /// resourceVersion that our last change of its metadata made: what is in the cache and older does not show it.
+    pub(super) marked: Option<u64>,
     failures: u32,
 }
 
@@ -209,7 +212,7 @@ impl Controls {
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), shared::wall_clock());
         let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
-        Entry { memory, written: None, failures: 0 }
+        Entry { memory, written: None, marked: None, failures: 0 }
     }
 
     /// Works on what is remembered of a device, and on the retries that all devices share.
@@ -233,6 +236,13 @@ impl Controls {
     pub fn wrote(&self, key: &Key, written: Written) {
         if let Some(entry) = lock(&self.table).get_mut(key) {
             entry.written = Some(written);
+        }
+    }
+
+    /// Remembers a change of a device's metadata until the cache has it.
+    pub fn marked(&self, key: &Key, version: Option<&str>) {
+        if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.marked = epoch::parse(version).ok();
         }
     }
 

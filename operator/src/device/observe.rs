@@ -12,6 +12,7 @@ use super::key::Key;
 use super::memory::Memory;
 use super::policy::Policy;
 use super::validate::{Host, Invalid, Spec, validate};
+use crate::epoch;
 use crate::error::{ApiError, call};
 use crate::shared::{Shared, draw, wall_clock};
 
@@ -48,22 +49,28 @@ impl Sight {
 }
 
 /// Looks at a device: where it is and what the server holds. None when the object in the cache is older than one
-/// that the device has a command of: then its successor is to be decided on, not a mixture of the two.
+/// that the device has a command of, or than our own last change of its metadata: then its successor is to be decided
+/// on, not a mixture of the two.
 ///
 /// # Errors
 /// When a fresh read was due and failed.
 pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<Option<Sight>, ApiError> {
     let (now, shared) = (Instant::now(), &controls.shared);
     let spec = validate(device);
-    let (status, version, place, reported) = controls.with_entry(key, device, |entry| {
+    let known = epoch::parse(device.metadata.resource_version.as_deref()).ok();
+    let (status, version, place, reported, marked) = controls.with_entry(key, device, |entry| {
         let current = entry.written.as_ref().filter(|written| written.on == device.metadata.resource_version);
         let (status, version) = match current {
             Some(written) => (written.status.clone(), written.version.clone()),
             None => (device.status.clone().unwrap_or_default(), device.metadata.resource_version.clone()),
         };
         let place = spec.as_ref().map_or(Place::Unknown, |spec| place(shared, key, spec, &entry.memory));
-        (status, version, place, reported_generation(entry.memory.inbox.as_ref()))
+        let reported = reported_generation(entry.memory.inbox.as_ref());
+        (status, version, place, reported, entry.marked)
     });
+    if marked.zip(known).is_some_and(|(marked, known)| known < marked) {
+        return Ok(None);
+    }
     let cached = device.metadata.generation.unwrap_or(0);
     let ahead = reported.is_some_and(|reported| reported > u64::try_from(cached).unwrap_or(0));
     if ahead && fresh_generation(shared, key).await? > cached {

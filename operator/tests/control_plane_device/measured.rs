@@ -95,6 +95,17 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
     }
     let text = stage.scrape();
     assert!((stage.metric("leader_election_master_status") - 1.0).abs() < 0.5);
+    // Where it is, the finalizer, that it is commanded, that it runs what it shall; and nothing in vain.
+    let patches = r#"rest_client_requests_total{code="200",host="127.0.0.1:"#;
+    let patched = text.lines().filter(|line| line.starts_with(patches) && line.contains("PATCH"));
+    assert!(
+        patched.filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).all(|writes| writes <= 4),
+        "{text}"
+    );
+    assert!(
+        !text.contains(r#"rest_client_requests_total{code="409""#),
+        "a write was decided on what was old\n{text}"
+    );
     let named = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
     assert!(named > 40, "{named} metrics");
 }
