@@ -50,6 +50,8 @@ const PORT: u16 = 5683;
 const FIRST: u32 = 0x0a80_0001;
 /// Between two packets: how exactly the first one that is hit is known.
 const BEAT: Duration = Duration::from_micros(200);
+/// Between two profiles: in a burst of them counters, of which the agent makes a thousand ahead, would be made one by one.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What the project wants, in milliseconds.
 const AIM_MS: f64 = 100.0;
 /// Two busy cores take their time.
@@ -222,7 +224,7 @@ async fn tell(targets: u32, profiles: u32, shared: &Arc<Shared>, fire: &Fire) ->
             eprintln!("profile {} of {profiles}", number + 1);
             one(&space, number, shared, fire, &started, &mut times).await;
             // Not in step with anybody's beat.
-            sleep(Duration::from_millis(200 + u64::from(number) * 37 % 100)).await;
+            sleep(PAUSE + Duration::from_millis(u64::from(number) * 37 % 100)).await;
         }
         times
     };
@@ -343,8 +345,9 @@ fn hits(shared: &Shared, profile: &str) -> u64 {
 
 fn report(targets: u32, times: &Times) -> Report {
     let method = format!(
-        "{} profiles on {targets} devices each, a packet every {} µs",
+        "{} profiles on {targets} devices each, {} s between them, a packet every {} µs",
         times.hit.len(),
+        PAUSE.as_secs(),
         BEAT.as_micros()
     );
     let mut report = Report::new(method).unwrap();

@@ -275,23 +275,12 @@ fn report(
         let figure = Figure::alone("UDP", case.name(), per_packet(sums), "instructions/packet");
         report.figures.push(figure.beside(bare));
     }
-    // What a fault adds, as a ratio to what netem adds.
     for (ours, netem) in [(Case::Loss, Case::NetemLoss), (Case::Delay, Case::NetemDelay)] {
-        let (ours, added) = (cost(ours) - bare, cost(netem) - bare);
-        for (name, value) in [(netem, added), (ours_of(netem), ours)] {
-            let figure = Figure::alone("added to bare", name.name(), value, "instructions/packet");
-            report.figures.push(figure.beside(added));
-        }
+        let figure = Figure::alone("beside tc netem", ours.name(), cost(ours), "instructions/packet");
+        report.figures.push(figure.beside(cost(netem)));
     }
     delay_figures(&mut report, sums);
     report
-}
-
-const fn ours_of(netem: Case) -> Case {
-    match netem {
-        Case::NetemLoss => Case::Loss,
-        _ => Case::Delay,
-    }
 }
 
 fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; 3]) {

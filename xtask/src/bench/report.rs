@@ -139,6 +139,6 @@ mod tests {
     fn the_memory_of_counters_grows_with_targets_and_cpus() {
         let (one, many) = (memory(1, 1), memory(1_000, 64));
         assert!(one > 0.001 && one < 0.002, "{one} MiB for both directions of one target on one CPU");
-        assert!(many > 60_000.0 * one && many < 64_000.0 * one, "the state is there once: {many} MiB");
+        assert!(many > 50_000.0 * one && many < 64_000.0 * one, "the state is there once: {many} MiB");
     }
 }
