@@ -98,7 +98,9 @@ impl Pair {
                 set => set.map_err(self.failed("the mode of IPv6 addresses"))?,
             }
         }
-        for end in &ends {
+        // The far one first: the near one then has a carrier as soon as it is up. It would else drop what is sent until the kernel
+        // has noticed, and what the kernel says of itself would count as lost in the delay line.
+        for end in ends.iter().rev() {
             let up = LinkUnspec::new_with_index(end.index).up().build();
             netlink.link().set(up).execute().await.map_err(self.failed("\"up\""))?;
         }
