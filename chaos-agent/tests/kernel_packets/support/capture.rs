@@ -64,7 +64,7 @@ impl Capture {
     /// Takes what was captured so far, byte by byte, in place of [`Self::look`].
     pub(crate) fn frames(&self) -> Vec<Frame> {
         let (mut frames, mut buffer) = (Vec::new(), vec![0_u8; 65_536]);
-        let mut space = nix::cmsg_space!(TimeSpec);
+        let mut space = nix::cmsg_space!(TimeSpec, libc::tpacket_auxdata);
         loop {
             let mut parts = [IoSliceMut::new(&mut buffer)];
             let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
@@ -105,15 +105,24 @@ impl Capture {
         // SAFETY: all parts are as long as said and live here.
         let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         let length = usize::try_from(got).ok()?;
-        // SAFETY: what the kernel has filled in; the first message is the only one that was asked for.
-        let tag = unsafe {
-            let first = libc::CMSG_FIRSTHDR(&raw const message);
-            let is_there = !first.is_null() && (*first).cmsg_type == libc::PACKET_AUXDATA;
-            is_there.then(|| libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned())
-        };
-        let tag = tag.filter(|tag| tag.tp_status & libc::TP_STATUS_VLAN_VALID != 0);
+        let tag = auxdata(&message).filter(|tag| tag.tp_status & libc::TP_STATUS_VLAN_VALID != 0);
         Some((length, from.sll_pkttype, tag.map(|tag| tag.tp_vlan_tci)))
     }
+}
+
+/// What the kernel tells of a frame beside its bytes and its time.
+fn auxdata(message: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
+    // SAFETY: what the kernel has filled in, header by header.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+                return Some(libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned());
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    None
 }
 
 fn open(interface: &str) -> io::Result<OwnedFd> {
