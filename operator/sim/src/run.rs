@@ -67,7 +67,8 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(oracle::history(&run.world, plan));
     run.violations.extend(turns.unfair());
     let writes = run.world.weather.writes();
-    let moments = (run.world.weather.sweep().effects, run.world.weather.sweep().events);
+    let sweep = run.world.weather.sweep().clone();
+    let moments = (sweep.effects, sweep.events);
     Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments })
 }
 
