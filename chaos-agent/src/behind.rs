@@ -18,9 +18,11 @@ use rtnetlink::Handle;
 
 use crate::args::EngineChoice;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
+use crate::line::ends::Ends;
 use crate::line::fq::{self, Fq};
 use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
+use crate::locate::Topology;
 use crate::splitter::{self, Splitter};
 
 /// Name of the delay line's device.
@@ -141,8 +143,10 @@ impl Behind {
 pub struct Queue {
     /// What the programs count of it.
     pub counters: Arc<dyn QueueCounters>,
-    /// The programs at its ends, which work until its packets have left.
-    pub ends: Box<dyn Any + Send + Sync>,
+    /// Its ends, which may be taken down.
+    pub ends: Ends,
+    /// The programs there, which work until its packets have left.
+    pub programs: Box<dyn Any + Send + Sync>,
 }
 
 /// The delay line as status and metrics show it. By default there is none.
@@ -242,6 +246,14 @@ impl LineView {
         self.kind() != Engine::None && is_alive(self.sign_ns.load(Ordering::Relaxed), now_ns)
     }
 
+    /// Takes in the interfaces: a line of the engine `fq` whose ends are not both there and up holds nothing, and hooks then pass
+    /// packets undelayed.
+    pub fn look(&self, topology: &Topology) {
+        if let Some(queue) = &self.queue {
+            queue.ends.look(topology);
+        }
+    }
+
     /// Packets that were lost at the device, or on the way into it or back: must stay 0.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -270,8 +282,12 @@ impl LineView {
         }
         let late = self.late().ok().flatten();
         let late = |per_mille| late.as_ref()?.figures.quantile(per_mille).map(microseconds);
-        let messages: Vec<&str> =
-            [&self.no_splitter, &self.second_choice].into_iter().flatten().map(String::as_str).collect();
+        let fault = self.queue.as_ref().and_then(|queue| queue.ends.fault());
+        let messages: Vec<&str> = [&fault, &self.no_splitter, &self.second_choice]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         EngineStatus {
             kind,
             state: if self.is_running(now_ns) { EngineState::Running } else { EngineState::Stalled },

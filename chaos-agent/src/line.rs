@@ -17,8 +17,10 @@
 //! * [`schedule`]: how soon the thread runs when it is woken
 //! * [`engine`]: the thread
 //! * [`fq`]: the device of the other engine, with its queue
+//! * [`ends`]: whether packets can go through that device
 
 pub mod audit;
+pub mod ends;
 pub mod engine;
 pub mod fq;
 pub mod frame;

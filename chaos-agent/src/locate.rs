@@ -58,6 +58,10 @@ pub struct Link {
     pub lower: Option<u32>,
     /// It is a veth or netkit.
     pub is_pair: bool,
+    /// It was set up, with or without a carrier.
+    pub is_up: bool,
+    /// It is up, has a carrier, and the kernel has noticed (IFF_RUNNING).
+    pub is_running: bool,
 }
 
 /// A unicast route.

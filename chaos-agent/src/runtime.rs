@@ -130,9 +130,17 @@ async fn tidy_up(interfaces: BTreeSet<u32>) -> Result<()> {
     for index in interfaces {
         residue::remove_empty_clsact(&netlink.handle(), index).await;
     }
-    splitter::remove(&netlink.handle()).await?;
-    fq::remove(&netlink.handle()).await?;
-    Ok(())
+    let splitter = splitter::remove(&netlink.handle()).await.map(drop).map_err(anyhow::Error::from);
+    let line = fq::remove(&netlink.handle()).await.map(drop).map_err(anyhow::Error::from);
+    both(splitter, line)
+}
+
+/// What two things that do not need each other came to, both done: whatever failed is told.
+fn both(first: Result<()>, second: Result<()>) -> Result<()> {
+    match (first, second) {
+        (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
+        (first, second) => first.and(second),
+    }
 }
 
 /// Loads the programs, after a look at what the machine lacks.
@@ -248,4 +256,18 @@ fn cancel_on_signal(shutdown: CancellationToken) -> Result<JoinSet<()>> {
         shutdown.cancel();
     });
     Ok(task)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_things_that_failed_both_are_told() {
+        let told = |first, second| both(first, second).map_err(|error| error.to_string());
+        assert_eq!(told(Ok(()), Ok(())), Ok(()));
+        assert_eq!(told(Err(anyhow!("splitter")), Ok(())), Err("splitter".to_owned()));
+        assert_eq!(told(Ok(()), Err(anyhow!("line"))), Err("line".to_owned()));
+        assert_eq!(told(Err(anyhow!("splitter")), Err(anyhow!("line"))), Err("splitter; line".to_owned()));
+    }
 }

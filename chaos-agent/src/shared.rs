@@ -142,6 +142,7 @@ impl Shared {
 
     /// Takes in interfaces, addresses and routes.
     pub fn take_topology(&self, topology: Topology) {
+        self.line.look(&topology);
         let addresses: BTreeSet<_> = topology.addresses.clone();
         let changed = self.index().set_own_addresses(addresses);
         self.wake(|wake| {

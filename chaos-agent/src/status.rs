@@ -185,7 +185,12 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
     let delays = view.is_acting && view.delays();
     let is_stalled = delays && engine.state == EngineState::Stalled;
     let stalled = || {
-        let line = "the delay line's engine has not been heard for 500 ms: packets pass without their delay";
+        let line = match engine.kind {
+            Engine::Fq => {
+                "an end of the delay line is down or gone (status.engine says which): packets pass without their delay"
+            }
+            _ => "the delay line's engine has not been heard for 500 ms: packets pass without their delay",
+        };
         (Some("EngineStalled"), line.to_owned())
     };
     let trouble = view.trouble.clone().map(|(reason, sentence)| (Some(reason), sentence));

@@ -85,6 +85,8 @@ pub struct Audit {
     counted: Vec<(u32, Held)>,
     /// In the order of states.
     suspects: Vec<Suspect>,
+    /// The last look failed, and that was told.
+    is_refused: bool,
     /// States that have not been looked at since the line was found wrong; none: it was not.
     unseen: Option<Vec<u32>>,
 }
@@ -100,14 +102,26 @@ impl Audit {
     /// to come in.
     pub fn look(&mut self) {
         let Some(mut admission) = self.admission.take() else { return };
-        match self.read(&mut *admission) {
-            Ok(()) => self.admission = Some(admission),
+        let read = self.read(&mut *admission);
+        self.admission = Some(admission);
+        let was_refused = std::mem::replace(&mut self.is_refused, read.is_err());
+        match read {
+            Ok(()) => {
+                if was_refused {
+                    tracing::info!("what hooks count as in the delay line can be read again");
+                }
+            }
             Err(error) => {
-                tracing::warn!(
-                    error,
-                    "what hooks count as in the delay line cannot be read: packets that are lost in it take room for good"
-                );
+                // There is nothing to judge then. What was suspected is looked at again, from the first look.
                 self.counted.clear();
+                self.suspects.clear();
+                self.unseen = None;
+                if !was_refused {
+                    tracing::warn!(
+                        error,
+                        "what hooks count as in the delay line cannot be read: until it can, packets that are lost in it take room"
+                    );
+                }
             }
         }
     }
@@ -308,11 +322,17 @@ mod tests {
     }
 
     #[test]
-    fn where_counts_cannot_be_read_nothing_is_corrected() {
+    fn where_counts_cannot_be_read_nothing_is_corrected_until_they_can_again() {
         let counts = counts(1);
         let mut audit = Audit::new(Box::new(Arc::clone(&counts)));
         counts.lock().unwrap().add(1, 1, 1);
+        assert_eq!(run(&mut audit, &counts, LOOKS - 1, &[]), 0);
         counts.lock().unwrap().is_broken = true;
         assert_eq!(run(&mut audit, &counts, LOOKS * 4, &[]), 0);
+        counts.lock().unwrap().is_broken = false;
+        assert_eq!(run(&mut audit, &counts, LOOKS - 1, &[]), 0, "so many looks in a row have to differ");
+        run(&mut audit, &counts, LOOKS * 4, &[]);
+        let counts = counts.lock().unwrap();
+        assert_eq!((counts.all, counts.by_state[&1]), (Held::default(), Held::default()));
     }
 }

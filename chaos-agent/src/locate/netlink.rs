@@ -142,6 +142,8 @@ fn link(message: &LinkMessage) -> (u32, Link) {
         }
     }
     link.is_pair = matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit));
+    link.is_up = message.header.flags.contains(LinkFlags::Up);
+    link.is_running = message.header.flags.contains(LinkFlags::Running);
     let has_one_far_end = message.header.flags.contains(LinkFlags::Pointopoint);
     link.kind = link_kind(message.header.link_layer_type, kind.as_ref(), has_one_far_end);
     if behind::is_ours(&link.name) {

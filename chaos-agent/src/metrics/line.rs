@@ -73,15 +73,18 @@ fn lateness(late: &Late) -> MetricFamily {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use edge_api::fault_node::EngineState;
     use fault_abi::lateness::{LATENESS_ENTRIES, bucket};
-    use fault_abi::line::{Held, KERNEL_LIVES};
+    use fault_abi::line::Held;
 
     use super::*;
     use crate::behind::Queue;
-    use crate::kernel::{KernelError, QueueCounters};
+    use crate::kernel::{Interface, KernelError, QueueCounters};
+    use crate::line::ends::Ends;
     use crate::line::stats::Stats;
+    use crate::locate::Topology;
 
     #[test]
     fn a_line_has_its_numbers_and_no_line_has_none() {
@@ -123,9 +126,12 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernels_has_the_same_numbers_and_lives_without_an_agent() {
-        let queue = Queue { counters: Arc::new(Counted), ends: Box::new(()) };
-        let line = LineView { queue: Some(queue), ..LineView::default() };
-        line.sign_ns.store(KERNEL_LIVES, std::sync::atomic::Ordering::Relaxed);
+        let sign_ns = Arc::<AtomicU64>::default();
+        let shown = Arc::clone(&sign_ns);
+        let ends = ["edo-line", "edo-line-end"].map(|name| Interface { index: 1, name: name.to_owned() });
+        let ends = Ends::new(ends, Box::new(move |sign| shown.store(sign, Ordering::Relaxed)));
+        let queue = Queue { counters: Arc::new(Counted), ends, programs: Box::new(()) };
+        let line = LineView { queue: Some(queue), sign_ns, ..LineView::default() };
         let text = prometheus::TextEncoder::new().encode_to_string(&collect(&line).unwrap()).unwrap();
         for expected in [
             "edge_line_packets 2",
@@ -140,6 +146,13 @@ mod tests {
         }
         let status = line.status(u64::MAX - 1);
         assert_eq!((status.kind.as_str(), status.state, status.dropped), ("Fq", EngineState::Running, 7));
+        assert_eq!(status.message, None);
         assert_eq!(line.status(0).lateness.map(|late| late.p50.to_string()).as_deref(), Some("2032us"));
+        line.look(&Topology::default());
+        let text = prometheus::TextEncoder::new().encode_to_string(&collect(&line).unwrap()).unwrap();
+        assert!(text.contains("edge_line_running 0"), "{text}");
+        let status = line.status(1);
+        assert_eq!(status.state, EngineState::Stalled);
+        assert!(status.message.is_some_and(|why| why.starts_with("edo-line is gone")));
     }
 }

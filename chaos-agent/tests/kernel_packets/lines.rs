@@ -1,11 +1,13 @@
 //! The lines that the kernel programs write where somebody has asked for them.
 
+use fault_abi::key::Direction;
 use serde_json::json;
 
 use crate::support::agent::{Agent, Hooks, Start};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
 use crate::support::time::eventually;
+use crate::support::tun;
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
@@ -34,6 +36,22 @@ fn whoever_asks_for_lines_gets_one_for_each_packet_of_a_target_with_what_becomes
             assert_eq!(told, vec![wanted; 5], "{hooks:?}");
         }
     }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_line_says_a_packets_length_at_its_hook_not_with_the_header_that_it_gets_for_the_delay_line() {
+    let stage = tun::stage();
+    let mut agent = Agent::start(&stage.node, Start { lines: true, ..Hooks::Tcx.into() });
+    let mut lines = agent.lines.take().unwrap();
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let faults = json!({"delay": {"time": "1ms"}});
+    agent.set(&[Fault::new("told", faults).on(&[Family::V4.host(1, 2)])]);
+    device.send(&peer, 0).unwrap();
+    let told = eventually(|| Some(lines.take()).filter(|told| !told.is_empty()), || "no line".to_owned());
+    let bytes = agent.counter("told", &Family::V4.host(1, 2), Direction::FromDevice).bytes;
+    let wanted = format!("direction 0 bytes {}: goes by its plan", bytes.iter().sum::<u64>());
+    assert!(told[0].ends_with(&wanted), "{told:?}, and not {wanted:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::tc::SchedClassifierLink;
 use edge_api::fault_node::Scheduling;
 use fault_abi::counter::TargetState;
-use fault_abi::line::{Held, KERNEL_LIVES, LINE_IS_FQ, Line};
+use fault_abi::line::{Held, LINE_IS_FQ, Line};
 use fault_abi::names;
 
 use super::load::convert;
@@ -16,7 +16,9 @@ use super::{AyaKernel, chain};
 use crate::behind::{Behind, LineDevice, LineView, Queue};
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
 use crate::line::audit::{Admission, Audit};
+use crate::line::ends::Ends;
 use crate::line::engine::{Engine, Heartbeat, Options};
+use crate::line::fq::Fq;
 use crate::line::pool::Limits;
 
 impl AyaKernel {
@@ -61,10 +63,10 @@ impl AyaKernel {
                 view.stats = Some(Arc::clone(engine.stats()));
                 self.engine = Some(engine);
             }
-            Some(LineDevice::Fq(_)) => {
-                (self.sign_of_life(Arc::clone(&view.sign_ns))?)(KERNEL_LIVES);
+            Some(LineDevice::Fq(Fq { near, far })) => {
+                let ends = Ends::new([near, far], self.sign_of_life(Arc::clone(&view.sign_ns))?);
                 let counters = Arc::clone(&self.reader) as Arc<dyn QueueCounters>;
-                view.queue = Some(Queue { counters, ends: Box::new(lasting) });
+                view.queue = Some(Queue { counters, ends, programs: Box::new(lasting) });
             }
         }
         Ok(view)

@@ -13,17 +13,22 @@ use tokio_util::sync::CancellationToken;
 use super::{AyaKernel, chain};
 use crate::kernel::KernelError;
 
-/// The lines, as they come. Where more come than are read some are lost: there is room for 128 KiB of them.
+/// Lines that are taken at once: more than the kernel's 128 KiB hold, as each takes more than 32 bytes there. While they are read
+/// more may come.
+const AT_ONCE: usize = 4_096;
+
+/// The lines, as they come. Where more come than are read some are lost: there is room for 128 KiB of them in the kernel, and for
+/// [`AT_ONCE`] here.
 pub struct KernelLines {
     logger: EbpfLogger<Lines>,
     read: Lines,
 }
 
 impl KernelLines {
-    /// Takes what has come.
+    /// Takes what has come, [`AT_ONCE`] lines at most; a last one says how many were left out.
     pub fn take(&mut self) -> Vec<String> {
         self.logger.flush();
-        std::mem::take(&mut *self.read.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.read.take()
     }
 
     /// Hands lines on to the agent's log, as `kernel`, until `shutdown`.
@@ -71,7 +76,27 @@ impl AyaKernel {
 
 /// Lines that were read and not yet taken.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct Lines(Arc<Mutex<Read>>);
+
+#[derive(Default)]
+struct Read {
+    lines: Vec<String>,
+    /// So many came when there was no room.
+    left_out: u64,
+}
+
+impl Lines {
+    fn take(&self) -> Vec<String> {
+        let Read { mut lines, left_out } =
+            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if left_out > 0 {
+            lines.push(format!(
+                "{left_out} more lines were left out: they came faster than they were written"
+            ));
+        }
+        lines
+    }
+}
 
 impl log::Log for Lines {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -79,8 +104,36 @@ impl log::Log for Lines {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record.args().to_string());
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.lines.len() < AT_ONCE {
+            read.lines.push(record.args().to_string());
+        } else {
+            read.left_out += 1;
+        }
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Log as _;
+
+    use super::*;
+
+    fn write(lines: &Lines, count: usize) {
+        (0..count).for_each(|_| lines.log(&log::Record::builder().args(format_args!("a line")).build()));
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_left_out_and_its_number_told() {
+        let lines = Lines::default();
+        write(&lines, AT_ONCE);
+        assert_eq!(lines.take(), vec!["a line"; AT_ONCE]);
+        write(&lines, AT_ONCE + 7);
+        let taken = lines.take();
+        assert_eq!(taken.len(), AT_ONCE + 1);
+        assert!(taken[AT_ONCE].starts_with("7 more lines were left out"), "{}", taken[AT_ONCE]);
+        assert_eq!(lines.take(), [""; 0]);
+    }
 }

@@ -177,6 +177,7 @@ impl Agent {
     /// Looks at the interfaces, and hooks new ones.
     fn locate(&mut self) {
         let topology = self.runtime.block_on(self.netlink.topology()).unwrap();
+        self.line.look(&topology);
         self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
         let view = self.enforcer.view();
@@ -195,6 +196,17 @@ impl Agent {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
             told.unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked())).unwrap();
+            self.locate();
+        }
+    }
+
+    /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
+    pub(crate) fn follow_line(&mut self, runs: bool) {
+        let wait = std::time::Duration::from_nanos(patience());
+        while self.line.is_running(boot_ns()) != runs {
+            let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
+            let told = self.runtime.block_on(changed);
+            told.unwrap_or_else(|_| panic!("netlink was silent; the line runs: {}", !runs)).unwrap();
             self.locate();
         }
     }

@@ -69,7 +69,7 @@ pub(crate) fn play() {
                 delayed: counter.effects[Effect::Delay as usize],
                 stalled: counter.effects[Effect::Stalled as usize],
                 line_full: counter.effects[Effect::LineFull as usize],
-                settled: agent.line.stats.as_ref().unwrap().settled.get(),
+                settled: agent.line.settled(),
             }
         });
         println!("\n{ANSWER}{}", serde_json::to_string(&counted).unwrap());
