@@ -139,7 +139,7 @@ impl<'a> Draft<'a> {
         self.next.counts.unavailable = field.counts(target).unavailable;
         self.change(plan, target, &field);
         self.watch_the_clock(plan, &field);
-        self.say(&field);
+        self.say(plan, &field);
     }
 
     /// Nothing is done for it. What was done stays, and what is under way goes on by itself.
