@@ -34,7 +34,7 @@ use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 
 /// A status that was written, and is perhaps not yet in the cache.
 #[derive(Clone, Debug)]
@@ -210,7 +210,7 @@ impl Controls {
     }
 
     fn nothing_yet(&self, device: &Device) -> Entry {
-        let (now, wall) = (Instant::now(), shared::wall_clock());
+        let (now, wall) = (Instant::now(), self.shared.clock.now());
         let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
         Entry { memory, written: None, marked: None, failures: 0 }
     }

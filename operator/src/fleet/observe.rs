@@ -21,7 +21,6 @@ use super::revision::Revisions;
 use super::validate::{OVERLAP, Plan, Refusal, TOO_MANY, plan, selector};
 use crate::epoch;
 use crate::error::{ApiError, call};
-use crate::shared::wall_clock;
 
 /// The label of a fleet's ControllerRevisions: its uid.
 pub(crate) const FLEET_UID: &str = "edge-operator.dev/fleet-uid";
@@ -62,7 +61,7 @@ impl Sight {
             revisions,
             write_in: controls.memory.write_in(fleet, Instant::now()),
             epoch: controls.shared.leadership.epoch(),
-            now: wall_clock(),
+            now: controls.shared.clock.now(),
         }
     }
 

@@ -116,13 +116,21 @@ fn a_device_that_does_not_answer_is_asked_again_and_given_up_at_the_deadline_wit
 }
 
 #[test]
-fn a_deletion_of_long_ago_is_given_up_at_once_by_a_process_that_just_started() {
+fn after_a_deletion_of_long_ago_a_process_that_just_started_asks_once_before_it_gives_up() {
     let mut story = Story::in_sync();
     story.is_deleted();
     let before = wall() - jiff::SignedDuration::from_secs(31);
     story.device.metadata.deletion_timestamp = Some(Time(before));
     story.restart();
-    assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
+    story.decide().owner();
+    assert!(story.marks.is_empty());
+    story.hears(Answer::Abandoned).owner();
+    assert!(story.marks.is_empty(), "it was not sent: that is no chance");
+    assert_eq!(story.hears(Answer::Silence), Asked::Nothing);
+    assert_eq!(
+        (story.marks.as_slice(), story.notices.as_slice()),
+        ([Mark::LetGo].as_slice(), ["NotReleased"].as_slice())
+    );
 }
 
 #[test]
