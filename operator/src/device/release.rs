@@ -27,6 +27,8 @@ pub enum End {
     Refused,
     /// Nothing may be sent to it: paused.
     Paused,
+    /// Nothing can be sent to it: its spec is not valid.
+    Invalid,
     /// It did not answer in time.
     GaveUp,
 }
@@ -39,6 +41,7 @@ impl End {
             Self::NotOurs => "not_ours",
             Self::Refused => "refused",
             Self::Paused => "paused",
+            Self::Invalid => "invalid",
             Self::GaveUp => "gave_up",
         }
     }
@@ -49,6 +52,7 @@ impl End {
             Self::Released | Self::NotOurs => return None,
             Self::Refused => "it obeys a later epoch of it",
             Self::Paused => "spec.paused: nothing is sent",
+            Self::Invalid => "its spec is not valid: nothing is sent",
             Self::GaveUp => "it did not answer in time",
         };
         let note = format!(
@@ -102,7 +106,8 @@ pub(super) fn decide(
     let answered = heard.and_then(|outcome| learn(seen, memory, &outcome.answer));
     let blocked = match seen.spec {
         Ok(spec) if !spec.paused => None,
-        _ => Some(End::Paused),
+        Ok(_) => Some(End::Paused),
+        Err(_) => Some(End::Invalid),
     };
     let late = left.is_zero().then_some(End::GaveUp);
     if let Some(end) = release.end.or(answered).or(blocked).or(late) {

@@ -1,6 +1,7 @@
 //! Whom a device obeys: deleted objects, foreign owners, restored clusters and adoptions, told as stories.
 
 use edge_api::DevicePhase::{Conflicted, InSync, Syncing};
+use edge_api::DeviceSpec;
 use edge_api::condition::find_condition;
 use edge_api::device::{ADOPT, FINALIZER};
 use edge_protocol::{BootId, Held, OwnerChange, Refusal, RefusalReason, Report};
@@ -151,11 +152,18 @@ fn what_there_is_nothing_to_release_of_goes_at_once() {
             "{reason:?}"
         );
     }
-    let mut story = Story::in_sync();
-    story.edit(|spec| spec.paused = true);
-    story.is_deleted();
-    assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
-    assert_eq!(story.notices, ["NotReleased"]);
+    let pause = |spec: &mut DeviceSpec| spec.paused = true;
+    let spoil = |spec: &mut DeviceSpec| spec.liveness.lost_after = spec.liveness.suspect_after.clone();
+    for (edit, end) in [(pause as fn(&mut DeviceSpec), "paused"), (spoil, "invalid")] {
+        let mut story = Story::in_sync();
+        story.edit(edit);
+        story.is_deleted();
+        assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
+        assert_eq!(
+            (story.notices.as_slice(), story.notes.last()),
+            (["NotReleased"].as_slice(), Some(&Note::Released(end)))
+        );
+    }
 }
 
 #[test]
