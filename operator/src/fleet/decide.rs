@@ -166,7 +166,7 @@ impl<'a> Draft<'a> {
     fn target(&self) -> Option<&'a Desired> {
         let wanted =
             if revision::is_given_up(&self.next) { self.next.previous_revision } else { self.next.revision };
-        self.seen.revisions.get(&wanted?)
+        revision::readable(self.seen.revisions, wanted?)
     }
 
     fn miss_revision(&mut self) {

@@ -58,7 +58,8 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn give_up(&mut self, plan: &Plan, field: &Field<'a>, reason: &'static str, message: &str) {
-        let previous = self.next.previous_revision.filter(|number| self.seen.revisions.contains_key(number));
+        let is_there = |number: &i64| revision::readable(self.seen.revisions, *number).is_some();
+        let previous = self.next.previous_revision.filter(is_there);
         match (plan.on_exceeded, previous) {
             (OnBudgetExceeded::Rollback, Some(number)) => {
                 let message = format!("{message}; bringing back revision {number}");

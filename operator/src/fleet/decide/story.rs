@@ -253,7 +253,10 @@ impl Story {
         match action {
             Action::MakeRevision { number, template } => {
                 self.writes += 1;
-                assert!(self.revisions.insert(number, template.as_ref().clone()).is_none(), "{number} twice");
+                assert!(
+                    self.revisions.insert(number, Some(template.as_ref().clone())).is_none(),
+                    "{number} twice"
+                );
             }
             Action::DeleteRevision { number } => {
                 self.writes += 1;
