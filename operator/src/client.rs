@@ -123,20 +123,20 @@ mod tests {
     async fn an_answer_that_stops_in_the_middle_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
+        let server = async {
             let (mut connection, _) = listener.accept().await.unwrap();
             assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
             connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
             connection
-        });
+        };
         let config = Config::new(format!("http://{address}").parse().unwrap());
         let client = counted(config, Metrics::new().unwrap().requests.clone()).unwrap();
         let request = http::Request::get("/").body(Body::empty()).unwrap();
-        let answer = client.send(request).await.unwrap();
-        let _silent = server.await.unwrap();
+        let (answer, _silent) = tokio::join!(client.send(request), server);
         // From here on time passes as soon as nothing else happens.
         tokio::time::pause();
-        let whole = tokio::time::timeout(SILENT_AT_MOST * 2, answer.into_body().collect_bytes()).await;
+        let whole =
+            tokio::time::timeout(SILENT_AT_MOST * 2, answer.unwrap().into_body().collect_bytes()).await;
         assert!(whole.expect("it ends by itself").is_err());
     }
 
