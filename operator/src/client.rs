@@ -1,6 +1,7 @@
-//! The client of the API server: without retries of its own, which nobody would see, with each request counted, and with a
-//! deadline for the beginning of each answer. Who calls has a deadline of its own for the whole of it; the lists and watches of
-//! the caches have none, and a server that dies without a word would leave them waiting for ever.
+//! The client of the API server: without retries of its own, which nobody would see, with each request counted, and with
+//! deadlines for the beginning of each answer and for silence in the middle of it. Who calls has a deadline of its own for the
+//! whole of it; the lists and watches of the caches have none, and a server that dies without a word would leave them waiting
+//! for ever.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,10 +13,13 @@ use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{BoxError, Service};
 
+use crate::metrics::Calls;
+
 /// The longest that an answer's beginning is waited for. A page of a list takes seconds on a busy server; a watch begins at once.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-
-use crate::metrics::Calls;
+/// A connection that brings nothing for so long is dead. The server ends a watch, which may bring nothing, after 290 s (what
+/// kube-runtime asks for).
+pub const SILENT_AT_MOST: Duration = Duration::from_secs(300);
 
 /// A client of the cluster that `config` names, whose calls are counted.
 ///
@@ -23,6 +27,7 @@ use crate::metrics::Calls;
 /// When the certificates of `config` are not understood.
 pub fn counted(mut config: Config, calls: Calls) -> Result<Client, kube::Error> {
     config.default_retry = false;
+    config.read_timeout = Some(SILENT_AT_MOST);
     // As client-go names it: host and port.
     let host = config.cluster_url.authority().map_or_else(String::new, ToString::to_string);
     let layer = layer_fn(move |inner| Counted::new(inner, calls.clone(), host.clone()));
@@ -94,6 +99,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tower::{ServiceExt, service_fn};
 
     use super::*;
@@ -110,6 +117,27 @@ mod tests {
         let answer = tokio::time::timeout(ANSWER_DEADLINE * 2, answer).await.expect("it ends by itself");
         assert!(answer.unwrap_err().to_string().contains("no answer began within 30s"));
         assert_eq!(calls.total.with_label_values(&["error", "GET", "10.0.0.1:443"]).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_stops_in_the_middle_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+            connection
+        };
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let client = counted(config, Metrics::new().unwrap().requests.clone()).unwrap();
+        let request = http::Request::get("/").body(Body::empty()).unwrap();
+        let (answer, _silent) = tokio::join!(client.send(request), server);
+        // From here on time passes as soon as nothing else happens.
+        tokio::time::pause();
+        let whole =
+            tokio::time::timeout(SILENT_AT_MOST * 2, answer.unwrap().into_body().collect_bytes()).await;
+        assert!(whole.expect("it ends by itself").is_err());
     }
 
     #[tokio::test]

@@ -11,7 +11,6 @@
 
 mod agents;
 mod choice;
-mod clock;
 mod decide;
 mod memory;
 mod metrics;
@@ -21,7 +20,6 @@ mod rollup;
 mod validate;
 mod world;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,11 +32,10 @@ use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::choice::find;
-use self::clock::{MEASURE_EVERY, ServerClock};
-use self::decide::{Decision, Observed, decide};
+use self::decide::{Clock, Decision, Observed, decide};
 use self::memory::Memory;
 use self::world::{Concerned, World};
 use crate::budget::Backoff;
@@ -62,7 +59,6 @@ struct Controls {
     nodes: Cache<FaultNode>,
     world: World,
     memory: Memory,
-    clock: ServerClock,
     permits: Permits,
     metrics: Arc<ControllerMetrics>,
 }
@@ -81,14 +77,10 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
         metrics,
         world: World::default(),
         memory: Memory::default(),
-        clock: ServerClock::default(),
         profiles,
         nodes,
         shared,
     });
-    controls.measure_clock().await;
-    // A standby's clock is as right as a leader's.
-    tasks.spawn(shared::finish(keep_time(controls.clone())));
     tokio::join!(controls.profiles.ready(), controls.nodes.ready());
     Filled(controls)
 }
@@ -136,7 +128,7 @@ fn triggers(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<FaultProfil
     let sources: [BoxStream<'static, Concerned>; 3] = [
         devices.map(move |name| on_device.world.device(&name, on_device.shared.devices.store())).boxed(),
         pods.map(move |name| on_pod.world.pod(&name, on_pod.shared.pods.store())).boxed(),
-        nodes.map(move |name| on_node.world.agent(&name, on_node.nodes.store(), on_node.clock.now())).boxed(),
+        nodes.map(move |name| on_node.world.agent(&name, on_node.nodes.store(), on_node.clock())).boxed(),
     ];
     let resync = stream::unfold((controls.clone(), interval(RESYNC)), |(controls, mut tick)| async move {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,28 +139,14 @@ fn triggers(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<FaultProfil
         .flat_map(move |concerned| stream::iter(concerned.names(controls.profiles.store())))
 }
 
-async fn keep_time(controls: Arc<Controls>) {
-    let mut tick = interval(MEASURE_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ended = pin!(controls.shared.shutdown.cancelled());
-    loop {
-        tokio::select! {
-            () = &mut ended => return,
-            _ = tick.tick() => controls.measure_clock().await,
-        }
-    }
-}
-
 impl Controls {
-    async fn measure_clock(&self) {
-        if let Err(error) = self.clock.measure(&self.shared.client).await {
-            tracing::warn!(%error, "the API server's time is not known; using this machine's");
-        }
+    fn clock(&self) -> Clock {
+        Clock { wall: self.shared.clock.now(), own: Instant::now() }
     }
 
     fn refill(&self) -> Vec<Concerned> {
         let (devices, pods) = (self.shared.devices.store(), self.shared.pods.store());
-        let concerned = self.world.refill(devices, pods, self.nodes.store(), self.clock.now());
+        let concerned = self.world.refill(devices, pods, self.nodes.store(), self.clock());
         let profiles = self.profiles.store().state();
         self.memory
             .keep_only(|uid| profiles.iter().any(|profile| profile.metadata.uid.as_deref() == Some(uid)));
@@ -184,7 +162,7 @@ impl Controls {
             Ok(plan) => find(plan, &profile.namespace().unwrap_or_default(), &world.population),
             Err(_) => choice::Found::default(),
         };
-        let clock = self.clock.now();
+        let clock = self.clock();
         decide(&Observed {
             uid: profile.metadata.uid.as_deref().unwrap_or_default(),
             generation: profile.metadata.generation.unwrap_or_default(),
@@ -216,7 +194,7 @@ impl Controls {
                 let version = profile.metadata.resource_version.as_deref();
                 apply_status(&self.shared, profile, version, &status).await?;
                 let moved = profile.status.as_ref().map(|old| old.cutoff) != Some(status.cutoff);
-                self.memory.wrote(profile, moved, self.clock.now().own);
+                self.memory.wrote(profile, moved, self.clock().own);
                 for notice in &notices {
                     let type_ = if notice.warning { EventType::Warning } else { EventType::Normal };
                     self.shared.events.tell(profile, type_, "Reconcile", notice.reason, &notice.note);

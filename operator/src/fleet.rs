@@ -29,7 +29,7 @@ use edge_api::{Device, DeviceFleet};
 use futures::{Stream, StreamExt as _, stream};
 use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -84,9 +84,10 @@ pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
     let registry = shared.metrics.registry();
     let census = Census::new(fleets.store().clone())?;
     registry.register(Box::new(census)).context("metrics of the fleets")?;
-    let limits = &shared.metrics.limit;
-    limits.with_label_values(&["fleet_devices"]).set(f64::from(shared.args.work.max_fleet_devices));
-    limits.with_label_values(&["fleet_writers"]).set(f64::from(shared.args.work.fleet_writers));
+    let (all, work) = (fleets.store().clone(), &shared.args.work);
+    shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
+    // Of each fleet; what is under way is not counted.
+    shared.metrics.limit.with_label_values(&["fleet_writers"]).set(f64::from(work.fleet_writers));
     let controller = shared.metrics.controller("fleet");
     let controls = Arc::new(Controls {
         memory: Memory::default(),
@@ -109,6 +110,12 @@ pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
         })
         .await;
     Ok(())
+}
+
+/// Devices of the fleet that has most of them.
+fn largest(fleets: &Store<DeviceFleet>) -> usize {
+    let devices = |fleet: &Arc<DeviceFleet>| usize::try_from(fleet.status.as_ref()?.counts.total).ok();
+    fleets.state().iter().filter_map(devices).max().unwrap_or(0)
 }
 
 /// The fleets that a change concerns: all of its namespace, since what one selects another may not.

@@ -14,6 +14,7 @@
 //! * [`args`], [`runtime`]: flags, wiring, start and shutdown.
 //! * [`shared`]: what all controllers share.
 //! * [`client`]: calls to the API server, counted.
+//! * `clock`: the API server's time.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
 //! * [`dns`]: addresses of names.
 //! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
@@ -31,6 +32,7 @@ pub mod args;
 pub mod budget;
 pub mod cache;
 pub mod client;
+pub(crate) mod clock;
 pub mod device;
 pub mod dns;
 pub mod epoch;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Args, ControllerName};
 use crate::cache::Cache;
 use crate::client::Clients;
+use crate::clock::ServerClock;
 use crate::http::{self, Readiness};
 use crate::leader::candidacy::Candidacy;
 use crate::leader::guard::Leadership;
@@ -197,6 +198,7 @@ async fn fill(
         network,
         args,
         leadership,
+        clock: ServerClock::default(),
         devices,
         pods,
         reach,
@@ -204,6 +206,8 @@ async fn fill(
         metrics,
         shutdown,
     });
+    shared.clock.try_to_measure(&shared.client).await;
+    tasks.spawn(keep_time(shared.clone()));
     let fleet = match shared.args.controllers.contains(&ControllerName::Fleet) {
         true => Some(fleet::fill(shared.clone(), tasks).await),
         false => None,
@@ -213,6 +217,11 @@ async fn fill(
         false => None,
     };
     Ok(Filled { shared, fleet, fault })
+}
+
+async fn keep_time(shared: Arc<Shared>) -> Result<()> {
+    shared.clock.keep(&shared.client, &shared.shutdown).await;
+    Ok(())
 }
 
 async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: CancellationToken) -> Result<()> {

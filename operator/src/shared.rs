@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::cache::{Cache, Cached};
+use crate::clock::ServerClock;
 use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub args: Args,
     /// Whether this process may act, and its epoch. Asked before each command and each write.
     pub leadership: Leadership,
+    /// The API server's time.
+    pub(crate) clock: ServerClock,
     /// Every Device of the watched namespaces; of its managed fields only who owns `spec.desired`.
     pub devices: Cache<Device>,
     /// Every pod of the watched namespaces, pruned to what [`prune_pod`](crate::resolve::prune_pod) leaves.

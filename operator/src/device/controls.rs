@@ -21,6 +21,7 @@ use super::key::Key;
 use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
+use super::release::is_held;
 use super::status;
 use crate::args::bounds::size;
 use crate::budget::Bucket;
@@ -34,7 +35,7 @@ use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 
 /// A status that was written, and is perhaps not yet in the cache.
 #[derive(Clone, Debug)]
@@ -178,14 +179,16 @@ impl Controls {
         &self.policy
     }
 
-    /// Is this device remembered, or is there room for it? If not, a person is told.
+    /// Is this device remembered, or is there room for it? If not, a person is told. One that waits to be released needs no
+    /// room: else nobody would ever take its finalizer away, and it is gone when that is done.
     pub fn admits(&self, key: &Key, device: &Device) -> bool {
         let most = self.shared.args.bounds.max_devices;
         let mut table = lock(&self.table);
         if table.contains_key(key) {
             return true;
         }
-        if table.len() < size(most) {
+        let is_leaving = device.metadata.deletion_timestamp.is_some() && is_held(device);
+        if is_leaving || table.len() < size(most) {
             table.insert(key.clone(), self.nothing_yet(device));
             return true;
         }
@@ -210,7 +213,7 @@ impl Controls {
     }
 
     fn nothing_yet(&self, device: &Device) -> Entry {
-        let (now, wall) = (Instant::now(), shared::wall_clock());
+        let (now, wall) = (Instant::now(), self.shared.clock.now());
         let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
         Entry { memory, written: None, marked: None, failures: 0 }
     }

@@ -14,7 +14,7 @@ use super::policy::Policy;
 use super::validate::{Host, Invalid, Spec, validate};
 use crate::epoch;
 use crate::error::{ApiError, call};
-use crate::shared::{Shared, draw, wall_clock};
+use crate::shared::{Shared, draw};
 
 /// What was observed of one device, to be decided on.
 pub struct Sight {
@@ -76,7 +76,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
     if ahead && fresh_generation(shared, key).await? > cached {
         return Ok(None);
     }
-    let (wall, draw) = (wall_clock(), draw());
+    let (wall, draw) = (shared.clock.now(), draw());
     Ok(Some(Sight { status, version, spec, place, epoch: shared.leadership.epoch(), now, wall, draw }))
 }
 

@@ -27,6 +27,8 @@ pub enum End {
     Refused,
     /// Nothing may be sent to it: paused.
     Paused,
+    /// Nothing can be sent to it: its spec is not valid.
+    Invalid,
     /// It did not answer in time.
     GaveUp,
 }
@@ -39,6 +41,7 @@ impl End {
             Self::NotOurs => "not_ours",
             Self::Refused => "refused",
             Self::Paused => "paused",
+            Self::Invalid => "invalid",
             Self::GaveUp => "gave_up",
         }
     }
@@ -49,6 +52,7 @@ impl End {
             Self::Released | Self::NotOurs => return None,
             Self::Refused => "it obeys a later epoch of it",
             Self::Paused => "spec.paused: nothing is sent",
+            Self::Invalid => "its spec is not valid: nothing is sent",
             Self::GaveUp => "it did not answer in time",
         };
         let note = format!(
@@ -63,6 +67,8 @@ impl End {
 pub struct Release {
     /// When this process saw first that the object is being deleted.
     pub since: Instant,
+    /// Did the device have a chance: did an exchange of ours end without an answer that ends it?
+    pub tried: bool,
     /// How it ended.
     pub end: Option<End>,
 }
@@ -90,14 +96,18 @@ pub(super) fn decide(
         // What else was under way is of no use any more, and what failed before says nothing of this.
         (memory.busy, memory.inbox, memory.pushed, memory.attempts) = (None, None, None, 0);
         memory.settle();
-        Release { since: seen.now, end: None }
+        Release { since: seen.now, tried: false, end: None }
     });
+    let heard = memory.inbox.take();
+    let was_asked = heard.as_ref().is_some_and(|outcome| outcome.answer != Answer::Abandoned);
+    let release = Release { tried: release.tried || was_asked, ..release };
     memory.release = Some(release);
-    let left = time_left(seen, release.since);
-    let answered = memory.inbox.take().and_then(|outcome| learn(seen, memory, &outcome.answer));
+    let left = time_left(seen, release);
+    let answered = heard.and_then(|outcome| learn(seen, memory, &outcome.answer));
     let blocked = match seen.spec {
         Ok(spec) if !spec.paused => None,
-        _ => Some(End::Paused),
+        Ok(_) => Some(End::Paused),
+        Err(_) => Some(End::Invalid),
     };
     let late = left.is_zero().then_some(End::GaveUp);
     if let Some(end) = release.end.or(answered).or(blocked).or(late) {
@@ -124,10 +134,11 @@ pub(super) fn decide(
     decision
 }
 
-/// Until it is given up: so long after the deletion by the API server's clock, or after it was first seen by ours.
-fn time_left(seen: &Observed<'_>, since: Instant) -> Duration {
+/// Until it is given up: so long after the deletion by the API server's clock, once the device was asked, so that it is also
+/// where no operator ran for longer than that; or so long after the deletion was first seen, by ours.
+fn time_left(seen: &Observed<'_>, Release { since, tried, .. }: Release) -> Duration {
     let deadline = seen.policy.release_deadline;
-    let deleted = seen.device.metadata.deletion_timestamp.as_ref();
+    let deleted = seen.device.metadata.deletion_timestamp.as_ref().filter(|_| tried);
     let by_server = deleted.map_or(SignedDuration::ZERO, |at| seen.wall.duration_since(at.0));
     let passed = Duration::try_from(by_server).unwrap_or_default();
     deadline.saturating_sub(passed.max(seen.now.saturating_duration_since(since)))

@@ -11,6 +11,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::args::Args;
+use crate::clock::ServerClock;
 use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
@@ -47,6 +48,7 @@ fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
         devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         client,
+        clock: ServerClock::default(),
         network: Arc::new(edge_protocol::network::System),
         args,
         leadership: Leadership::none(),
@@ -87,7 +89,7 @@ async fn who_does_not_lead_writes_no_status_and_asks_the_api_server_for_nothing(
     let profile = profile();
     let write = async || apply_status(&shared, &profile, Some("1"), &json!({})).await.unwrap_err();
     assert_eq!((write().await.category(), asked.available_permits()), ("not_leading", 0));
-    shared.leadership.grant(7, tokio::time::Instant::now() + Duration::from_secs(60));
+    shared.leadership.grant(7, Instant::now() + Duration::from_secs(60));
     assert_eq!((write().await.category(), asked.available_permits()), ("transport", 1));
     shared.leadership.end();
     assert_eq!((write().await.category(), asked.available_permits()), ("not_leading", 1));

@@ -144,7 +144,7 @@ async fn make(
     match created {
         Ok(_) => {
             controls.memory.edit_revisions(fleet, |known| {
-                known.insert(number, template.as_ref().clone());
+                known.insert(number, Some(template.as_ref().clone()));
             });
             Ok(())
         }

@@ -139,7 +139,7 @@ impl<'a> Draft<'a> {
         self.next.counts.unavailable = field.counts(target).unavailable;
         self.change(plan, target, &field);
         self.watch_the_clock(plan, &field);
-        self.say(&field);
+        self.say(plan, &field);
     }
 
     /// Nothing is done for it. What was done stays, and what is under way goes on by itself.
@@ -166,7 +166,7 @@ impl<'a> Draft<'a> {
     fn target(&self) -> Option<&'a Desired> {
         let wanted =
             if revision::is_given_up(&self.next) { self.next.previous_revision } else { self.next.revision };
-        self.seen.revisions.get(&wanted?)
+        revision::readable(self.seen.revisions, wanted?)
     }
 
     fn miss_revision(&mut self) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge_api::{Device, DeviceFleet, choose};
+use edge_api::{Desired, Device, DeviceFleet, choose};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::api::ListParams;
@@ -21,7 +21,6 @@ use super::revision::Revisions;
 use super::validate::{OVERLAP, Plan, Refusal, TOO_MANY, plan, selector};
 use crate::epoch;
 use crate::error::{ApiError, call};
-use crate::shared::wall_clock;
 
 /// The label of a fleet's ControllerRevisions: its uid.
 pub(crate) const FLEET_UID: &str = "edge-operator.dev/fleet-uid";
@@ -62,7 +61,7 @@ impl Sight {
             revisions,
             write_in: controls.memory.write_in(fleet, Instant::now()),
             epoch: controls.shared.leadership.epoch(),
-            now: wall_clock(),
+            now: controls.shared.clock.now(),
         }
     }
 
@@ -177,14 +176,15 @@ pub(crate) async fn take_over(
     let ours = ListParams::default().labels(&format!("{FLEET_UID}={}", fleet.uid().unwrap_or_default()));
     let what = || format!("list ControllerRevisions of fleet {namespace}/{}", fleet.name_any());
     let list = call(what, api.list(&ours)).await?;
-    let read = |made: ControllerRevision| {
-        let template = serde_json::from_value(made.data?.0);
-        let unreadable = |error: &serde_json::Error| {
-            tracing::warn!(revision = made.metadata.name, %error, "a ControllerRevision is not understood: left alone");
-        };
-        Some((made.revision, template.inspect_err(unreadable).ok()?))
+    Ok(Some(list.items.into_iter().map(read).collect()))
+}
+
+fn read(made: ControllerRevision) -> (i64, Option<Desired>) {
+    let template = serde_json::from_value(made.data.map(|data| data.0).unwrap_or_default());
+    let unreadable = |error: &serde_json::Error| {
+        tracing::warn!(revision = made.metadata.name, %error, "a ControllerRevision is not understood: left alone");
     };
-    Ok(Some(list.items.into_iter().filter_map(read).collect()))
+    (made.revision, template.inspect_err(unreadable).ok())
 }
 
 /// Compares the cache with a fresh list, whose resourceVersions are those of the devices and rise with each write.
@@ -298,6 +298,18 @@ mod tests {
         let gone = Arc::make_mut(&mut fleets[1]);
         gone.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         assert_eq!(judge(0, &fleets), None);
+    }
+
+    #[test]
+    fn a_revision_that_is_not_understood_keeps_its_number() {
+        let made = |data: serde_json::Value| {
+            let revision = json!({"metadata": {"name": "px4-1"}, "revision": 7, "data": data});
+            read(serde_json::from_value(revision).unwrap())
+        };
+        let (number, template) = made(json!({"firmware": "1"}));
+        assert_eq!((number, template.unwrap().firmware.as_str()), (7, "1"));
+        assert_eq!(made(json!({"software": []})), (7, None));
+        assert_eq!(made(serde_json::Value::Null), (7, None));
     }
 
     #[test]

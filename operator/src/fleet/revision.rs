@@ -8,8 +8,8 @@ use edge_api::{Desired, DeviceFleetStatus};
 /// So many are kept.
 const KEPT: usize = 3;
 
-/// The templates of a fleet, by number.
-pub(crate) type Revisions = BTreeMap<i64, Desired>;
+/// The templates of a fleet, by number; none where what is kept is not understood, but its number is taken.
+pub(crate) type Revisions = BTreeMap<i64, Option<Desired>>;
 
 /// What to do about the template of the spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +26,20 @@ pub(crate) enum Adoption {
 /// when the template has changed in between.
 pub(crate) fn adoption(status: &DeviceFleetStatus, template: &Desired, revisions: &Revisions) -> Adoption {
     let current = status.revision.unwrap_or_default();
-    if revisions.get(&current) == Some(template) {
+    if readable(revisions, current) == Some(template) {
         return Adoption::Current;
     }
-    let later = revisions.range(current + 1..).rev().find(|(_, made)| *made == template);
+    let later = revisions.range(current + 1..).rev().find(|(_, made)| made.as_ref() == Some(template));
     if let Some((number, _)) = later {
         return Adoption::Next(*number);
     }
     let last = revisions.last_key_value().map_or(current, |(last, _)| current.max(*last));
     Adoption::Make(last + 1)
+}
+
+/// The template of this number, where there is one that is understood.
+pub(crate) fn readable(revisions: &Revisions, number: i64) -> Option<&Desired> {
+    revisions.get(&number)?.as_ref()
 }
 
 /// The revision that a rollback from the next one would bring back: the last one that was complete.
@@ -51,11 +56,13 @@ pub(crate) fn is_given_up(status: &DeviceFleetStatus) -> bool {
     status.revision.is_some() && status.failed_revision == status.revision
 }
 
-/// The ones that are kept no longer: all but the two that the status names, and the latest.
+/// The ones that are kept no longer: all but the two that the status names, and the latest. What is not understood is left to
+/// whoever wrote it.
 pub(crate) fn outdated(status: &DeviceFleetStatus, revisions: &Revisions) -> Vec<i64> {
     let named = [status.revision, status.previous_revision];
-    let in_use = revisions.keys().filter(|number| named.contains(&Some(**number))).count();
-    let others = revisions.keys().rev().filter(|number| !named.contains(&Some(**number)));
+    let ours = || revisions.iter().filter(|(_, made)| made.is_some()).map(|(number, _)| number);
+    let in_use = ours().filter(|number| named.contains(&Some(**number))).count();
+    let others = ours().rev().filter(|number| !named.contains(&Some(**number)));
     others.skip(KEPT.saturating_sub(in_use)).copied().collect()
 }
 
@@ -70,7 +77,7 @@ mod tests {
     }
 
     fn revisions(made: &[(i64, &str)]) -> Revisions {
-        made.iter().map(|(number, version)| (*number, firmware(version))).collect()
+        made.iter().map(|(number, version)| (*number, Some(firmware(version)))).collect()
     }
 
     fn status(revision: i64, previous: i64) -> DeviceFleetStatus {
@@ -92,6 +99,20 @@ mod tests {
         assert_eq!(judge(2, "a"), Adoption::Make(3), "that of before is new");
         assert_eq!(judge(2, "c"), Adoption::Make(3));
         assert_eq!(judge(7, "c"), Adoption::Make(8), "its own was deleted by a person");
+    }
+
+    #[test]
+    fn the_number_of_a_revision_that_is_not_understood_is_not_taken_again_and_the_revision_is_left_alone() {
+        let mut made = revisions(&[(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")]);
+        made.insert(6, None);
+        made.insert(2, None);
+        assert_eq!(adoption(&status(5, 0), &firmware("f"), &made), Adoption::Make(7));
+        assert_eq!(
+            adoption(&status(6, 5), &firmware("e"), &made),
+            Adoption::Make(7),
+            "what it is, is not known"
+        );
+        assert_eq!(outdated(&status(6, 5), &made), [1]);
     }
 
     #[test]

@@ -283,12 +283,14 @@ impl<D: Datagrams> Link<D> {
     fn observed(&self, peer: SocketAddr, message: &Message) -> Option<(&'static str, Option<Kind>)> {
         let response = message.response.as_ref()?;
         let (sequence, token, now) = (response.observe?, response.token, Instant::now());
-        let open = matches!(self.window().route(peer, message), Route::Deliver(_));
+        if matches!(self.window().route(peer, message), Route::Deliver(_)) {
+            // The question under way is answered by it, whatever its number: a device that was started again counts anew. What
+            // was overtaken on the way all the same, its report says itself.
+            self.observations(|observations| observations.begin(token, sequence, now));
+            return None;
+        }
         if message.kind == Kind::Acknowledgement {
             // A late one says nothing of the present.
-            if open {
-                self.observations(|observations| observations.begin(token, sequence, now));
-            }
             return None;
         }
         let acknowledge = (message.kind == Kind::Confirmable).then_some(Kind::Acknowledgement);
@@ -300,8 +302,6 @@ impl<D: Datagrams> Link<D> {
             })?;
         match sight {
             Err(ended) => Some(ended),
-            // The question under way is answered by it.
-            Ok(_) if open => None,
             Ok(subject) => {
                 let news = Notification { subject, payload: response.payload.clone() };
                 let told = self.observing.as_ref().is_some_and(|it| it.news.try_send(news).is_ok());

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
-use edge_api::{Device, DevicePhase};
+use edge_api::{Device, DeviceFleet, DevicePhase};
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::stage::Stage;
@@ -111,7 +112,8 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
 }
 
 /// Everything that can be bounded, at its least.
-const LEAST: [&str; 11] = [
+const LEAST: [&str; 14] = [
+    "--controllers=device,fleet",
     "--workers=1",
     "--max-in-flight=1",
     "--max-lookups=1",
@@ -123,6 +125,8 @@ const LEAST: [&str; 11] = [
     "--notification-queue=1",
     "--event-queue=1",
     "--max-connections=1",
+    "--max-fleet-devices=1",
+    "--fleet-writers=1",
 ];
 
 impl Stage {
@@ -169,6 +173,16 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
         stage.device(number).set_behaviour(rough.clone());
         stage.declare(number, Some("2.0.0")).await;
     }
+    // A fleet of one, which is left alone, since its desired state is somebody else's.
+    let labels = Patch::Merge(json!({"metadata": {"labels": {"model": "px4"}}}));
+    stage.space.api::<Device>().patch("device-0", &PatchParams::default(), &labels).await.unwrap();
+    let fleet: DeviceFleet = serde_json::from_value(json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet", "metadata": {"name": "px4"},
+        "spec": {"selector": {"matchLabels": {"model": "px4"}}, "template": {"firmware": "9.0.0"}},
+    }))
+    .unwrap();
+    stage.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
+    stage.until_metric(r#"edge_usage{name="fleet_devices""#, |devices| devices > 0.5).await;
     let (mut fullest, deadline) = (BTreeMap::new(), Instant::now() + WITHIN);
     let mut synced = Vec::new();
     while synced.len() < 4 {
@@ -179,7 +193,7 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
         }
         synced = stage.in_sync().await;
     }
-    for name in ["devices", "in_flight_exchanges", "remembered_exchanges", "observations"] {
+    for name in ["devices", "in_flight_exchanges", "remembered_exchanges", "observations", "fleet_devices"] {
         let limit = stage.by_name("edge_limit")[name];
         assert!((fullest[name] - limit).abs() < 0.5, "{name} was {} at most, and never full", fullest[name]);
     }

@@ -102,6 +102,21 @@ async fn a_device_that_is_deleted_and_made_again_just_works() {
 
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_device_for_which_there_is_no_room_is_released_and_goes_when_it_is_deleted() {
+    let stage = Stage::set_with("no room", 2, &["--max-devices=1"]).await;
+    stage.declare(0, Some("2.0.0")).await;
+    stage.until_phase("device-0", DevicePhase::InSync).await;
+    // An operator with more room has had this one.
+    stage.declare(1, Some("2.0.0")).await;
+    stage.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
+    let held = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER]}}));
+    stage.space.api::<Device>().patch("device-1", &PatchParams::default(), &held).await.unwrap();
+    stage.delete("device-1").await;
+    assert_eq!(stage.get("device-0").await.status.unwrap().phase, DevicePhase::InSync);
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn a_device_that_was_never_commanded_is_held_by_nothing() {
     let stage = Stage::set("watched", 1).await;
     stage.declare(0, None).await;

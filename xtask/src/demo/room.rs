@@ -47,9 +47,9 @@ pub fn make(world: &World, manifest: &Path) -> Result<()> {
     if !foreign.is_empty() {
         bail!(
             "these are on the cluster already, and no demo made them:\n  {}\nThe demo installs and removes everything itself, and \
-             with a definition all objects of its kind. Remove the installation first (`kubectl delete -k deploy`), or take \
-             another cluster",
-            foreign.join("\n  ")
+             with a definition all objects of its kind. Remove the installation first (`{}`), or take another cluster",
+            foreign.join("\n  "),
+            uninstall("kubectl", "deploy")
         );
     }
     if found.is_empty() {
@@ -58,6 +58,18 @@ pub fn make(world: &World, manifest: &Path) -> Result<()> {
     world.release_devices()?;
     let delete = world.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "--filename"]);
     delete.arg(manifest).step("removing what an earlier demo left").run()
+}
+
+/// The commands that remove what `folder` installed: simulated devices first, which else declare themselves anew; then all
+/// Devices while there is an operator to release them, or their finalizers would hold the definition for ever; then the rest.
+pub fn uninstall(kubectl: &str, folder: &str) -> String {
+    [
+        "delete -k deploy/device-sim --ignore-not-found",
+        "delete devices --all --all-namespaces",
+        &format!("delete -k {folder} --ignore-not-found"),
+    ]
+    .map(|arguments| format!("{kubectl} {arguments}"))
+    .join(" && ")
 }
 
 fn own_namespaces(documents: &[Value]) -> BTreeSet<String> {
@@ -96,6 +108,15 @@ mod tests {
 
     fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {
         json!({"kind": kind, "metadata": {"name": name, "namespace": namespace}})
+    }
+
+    #[test]
+    fn whoever_declares_devices_goes_first_and_whoever_releases_them_last() {
+        let commands = uninstall("kubectl --context kind", "deploy/demo");
+        let at = |what: &str| commands.find(what).unwrap_or_else(|| panic!("no {what} in {commands}"));
+        assert!(at("delete -k deploy/device-sim") < at("delete devices --all"));
+        assert!(at("delete devices --all") < at("delete -k deploy/demo"));
+        assert_eq!(commands.matches("kubectl --context kind").count(), 3);
     }
 
     #[test]

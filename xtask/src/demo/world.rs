@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::layout::Layout;
 use super::leader::Weapon;
+use super::room::uninstall;
 use crate::binaries::{self, Module};
 use crate::cluster::{self, Cluster, Options, Use};
 use crate::cmd::Cmd;
@@ -279,6 +280,18 @@ impl World {
         if asked.read()?.trim().is_empty() {
             return Ok(());
         }
+        // Whoever simulates them would declare them anew.
+        let simulator = [
+            "-n",
+            "edge-demo",
+            "delete",
+            "statefulset",
+            "device-sim",
+            "--ignore-not-found",
+            "--cascade=foreground",
+            "--timeout=60s",
+        ];
+        self.kubectl()?.args(simulator).step("stopping the simulated devices").run()?;
         let devices = ["-n", "edge-demo", "delete", "devices", "--all", "--timeout=60s"];
         if self.kubectl()?.args(devices).step("releasing the demo's devices").run().is_ok() {
             return Ok(());
@@ -309,7 +322,7 @@ impl World {
             Home::Other(context) => {
                 let kubectl = format!("kubectl --context {context}");
                 let labels = format!("{kubectl} label nodes --all {XDP}-");
-                (kubectl.clone(), format!("{kubectl} delete -k deploy/demo && {labels}"))
+                (kubectl.clone(), format!("{} && {labels}", uninstall(&kubectl, "deploy/demo")))
             }
         };
         eprintln!("kept. Some things to do with it:");

@@ -1,6 +1,7 @@
 //! Whom a device obeys: deleted objects, foreign owners, restored clusters and adoptions, told as stories.
 
 use edge_api::DevicePhase::{Conflicted, InSync, Syncing};
+use edge_api::DeviceSpec;
 use edge_api::condition::find_condition;
 use edge_api::device::{ADOPT, FINALIZER};
 use edge_protocol::{BootId, Held, OwnerChange, Refusal, RefusalReason, Report};
@@ -116,13 +117,21 @@ fn a_device_that_does_not_answer_is_asked_again_and_given_up_at_the_deadline_wit
 }
 
 #[test]
-fn a_deletion_of_long_ago_is_given_up_at_once_by_a_process_that_just_started() {
+fn after_a_deletion_of_long_ago_a_process_that_just_started_asks_once_before_it_gives_up() {
     let mut story = Story::in_sync();
     story.is_deleted();
     let before = wall() - jiff::SignedDuration::from_secs(31);
     story.device.metadata.deletion_timestamp = Some(Time(before));
     story.restart();
-    assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
+    story.decide().owner();
+    assert!(story.marks.is_empty());
+    story.hears(Answer::Abandoned).owner();
+    assert!(story.marks.is_empty(), "it was not sent: that is no chance");
+    assert_eq!(story.hears(Answer::Silence), Asked::Nothing);
+    assert_eq!(
+        (story.marks.as_slice(), story.notices.as_slice()),
+        ([Mark::LetGo].as_slice(), ["NotReleased"].as_slice())
+    );
 }
 
 #[test]
@@ -143,11 +152,18 @@ fn what_there_is_nothing_to_release_of_goes_at_once() {
             "{reason:?}"
         );
     }
-    let mut story = Story::in_sync();
-    story.edit(|spec| spec.paused = true);
-    story.is_deleted();
-    assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
-    assert_eq!(story.notices, ["NotReleased"]);
+    let pause = |spec: &mut DeviceSpec| spec.paused = true;
+    let spoil = |spec: &mut DeviceSpec| spec.liveness.lost_after = spec.liveness.suspect_after.clone();
+    for (edit, end) in [(pause as fn(&mut DeviceSpec), "paused"), (spoil, "invalid")] {
+        let mut story = Story::in_sync();
+        story.edit(edit);
+        story.is_deleted();
+        assert_eq!((story.decide(), story.marks.as_slice()), (Asked::Nothing, [Mark::LetGo].as_slice()));
+        assert_eq!(
+            (story.notices.as_slice(), story.notes.last()),
+            (["NotReleased"].as_slice(), Some(&Note::Released(end)))
+        );
+    }
 }
 
 #[test]

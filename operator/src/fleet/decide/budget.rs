@@ -7,6 +7,7 @@ use edge_api::{FleetPhase, OnBudgetExceeded};
 use jiff::SignedDuration;
 
 use super::super::field::{Field, Standing};
+use super::super::member::Member;
 use super::super::revision;
 use super::super::validate::Plan;
 use super::{DEADLINE, Draft, FAILURES, is_settling};
@@ -29,9 +30,10 @@ impl<'a> Draft<'a> {
         let left = self.time_left(plan, field)?;
         left.is_zero().then(|| {
             let message = format!(
-                "no device finished for {:#}; {} are under way or lost, {failed} failed",
+                "no device finished for {:#}; {} are under way or lost, {failed} failed{}",
                 plan.deadline,
-                field.waiting()
+                field.waiting(),
+                self.unclear(plan, field)
             );
             (DEADLINE, message)
         })
@@ -44,16 +46,20 @@ impl<'a> Draft<'a> {
         Some(Duration::try_from(plan.deadline.saturating_sub(waited)).unwrap_or_default())
     }
 
-    /// Is a device to finish, or to begin for which the budgets leave no room?
+    /// Is a device to finish, or to begin for which the budgets leave no room? A rollout waits for those, too, of which it is
+    /// not known whether they answer: perhaps no controller asks them.
     fn is_waiting(&self, plan: &Plan, field: &Field<'a>) -> bool {
         let scope = self.scope(plan, field);
+        let unclear = |(_, standing): &(&Member<'_>, Standing)| *standing == Standing::Unclear;
         field.waiting() > 0
+            || (self.is_rolling_out() && scope.iter().any(unclear))
             || scope.iter().any(|(member, standing)| is_settling(member, *standing))
             || scope.iter().any(|(_, standing)| *standing == Standing::Ready)
     }
 
     pub(super) fn give_up(&mut self, plan: &Plan, field: &Field<'a>, reason: &'static str, message: &str) {
-        let previous = self.next.previous_revision.filter(|number| self.seen.revisions.contains_key(number));
+        let is_there = |number: &i64| revision::readable(self.seen.revisions, *number).is_some();
+        let previous = self.next.previous_revision.filter(is_there);
         match (plan.on_exceeded, previous) {
             (OnBudgetExceeded::Rollback, Some(number)) => {
                 let message = format!("{message}; bringing back revision {number}");

@@ -153,6 +153,11 @@ impl Story {
         format!("{}/{}", condition.status, condition.reason)
     }
 
+    /// What a condition says to a person.
+    pub(super) fn message(&self, type_: &str) -> &str {
+        &find_condition(&self.status().conditions, type_).expect("it is there").message
+    }
+
     /// How many devices are told to run this.
     pub(super) fn told(&self, version: &str) -> usize {
         let desired = firmware(version);
@@ -248,7 +253,10 @@ impl Story {
         match action {
             Action::MakeRevision { number, template } => {
                 self.writes += 1;
-                assert!(self.revisions.insert(number, template.as_ref().clone()).is_none(), "{number} twice");
+                assert!(
+                    self.revisions.insert(number, Some(template.as_ref().clone())).is_none(),
+                    "{number} twice"
+                );
             }
             Action::DeleteRevision { number } => {
                 self.writes += 1;

@@ -232,6 +232,29 @@ fn who_was_not_asked_yet_is_waited_for_and_where_nobody_answers_nothing_is_compl
 }
 
 #[test]
+fn a_device_that_nobody_ever_asks_ends_the_rollout_at_its_deadline_and_is_named() {
+    for previous in [false, true] {
+        let mut story = if previous { Story::complete(4, roomy()) } else { Story::of(4, roomy()) };
+        let first = story.ranked()[0];
+        story.device(first, |device| device.contact = Contact::Unclear);
+        story.wants("2").runs_until_quiet();
+        assert_eq!((story.phase(), story.status().batch), (FleetPhase::Progressing, 1));
+        let name = format!("(pump-{first})");
+        assert!(story.message(PROGRESSING).contains(&name), "{}", story.message(PROGRESSING));
+        let Decision::Act { wake: Some(wake), .. } = story.decide() else { panic!("no alarm is set") };
+        assert!(wake <= Duration::from_secs(600), "{wake:?}");
+        story.after(601).runs_until_quiet();
+        assert_eq!(story.condition(WITHIN_BUDGET), "False/ProgressDeadlineExceeded");
+        assert!(story.message(WITHIN_BUDGET).contains(&name), "{}", story.message(WITHIN_BUDGET));
+        let ended = if previous { FleetPhase::RolledBack } else { FleetPhase::Paused };
+        assert_eq!((story.phase(), story.told("2")), (ended, 0));
+        let writes = story.writes;
+        story.after(100_000).runs_until_quiet();
+        assert_eq!(story.writes, writes, "and then nothing more is written");
+    }
+}
+
+#[test]
 fn foreign_devices_are_counted_and_left_alone() {
     let mut story = Story::of(4, roomy());
     let theirs = firmware("theirs");

@@ -6,9 +6,13 @@ use edge_api::condition::{ConditionStatus, find_condition, is_true, types};
 use super::super::field::{Field, Standing};
 use super::super::member::Member;
 use super::super::revision;
+use super::super::validate::Plan;
 use super::{DEADLINE, Draft, is_settling};
 
-impl Draft<'_> {
+/// So many devices are named in a message.
+const NAMED: usize = 3;
+
+impl<'a> Draft<'a> {
     /// Nothing more is changed.
     pub(super) fn hold(&mut self, reason: &str, message: &str) {
         self.next.phase = FleetPhase::Paused;
@@ -19,8 +23,25 @@ impl Draft<'_> {
         }
     }
 
+    /// The devices in turn of which nothing is known, as the end of a sentence; nothing where there are none.
+    pub(super) fn unclear(&self, plan: &Plan, field: &Field<'a>) -> String {
+        let unclear = |(_, standing): &&(&Member<'_>, Standing)| *standing == Standing::Unclear;
+        let scope = self.scope(plan, field);
+        let names: Vec<_> = scope.iter().filter(unclear).map(|(member, _)| member.name).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        let more = if names.len() > NAMED { ", …" } else { "" };
+        let shown = names.get(..NAMED).unwrap_or(&names).join(", ");
+        format!(
+            "; {} are waited for of which it is not known whether they answer ({shown}{more}): if that stays so, see their \
+             Events, and whether the operator runs its device controller",
+            names.len()
+        )
+    }
+
     /// Something is, or was, changed.
-    pub(super) fn say(&mut self, field: &Field<'_>) {
+    pub(super) fn say(&mut self, plan: &Plan, field: &Field<'a>) {
         if revision::is_given_up(&self.next) {
             self.say_rollback(field);
         } else if is_true(&self.next.conditions, types::COMPLETE) {
@@ -43,8 +64,11 @@ impl Draft<'_> {
         } else {
             self.next.phase = FleetPhase::Progressing;
             let (trying, lost) = (field.count(Standing::Trying), field.count(Standing::Lost));
-            let message =
-                format!("batch {}: {trying} devices are under way, {lost} got lost", self.next.batch);
+            let message = format!(
+                "batch {}: {trying} devices are under way, {lost} got lost{}",
+                self.next.batch,
+                self.unclear(plan, field)
+            );
             self.set(types::PROGRESSING, ConditionStatus::True, "RollingOut", &message);
         }
         if !is_true(&self.next.conditions, types::COMPLETE) {

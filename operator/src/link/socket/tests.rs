@@ -89,6 +89,16 @@ fn answers(fate: Fate, peer: SocketAddr, request: &Packet) -> Vec<(Duration, Soc
     }
 }
 
+fn counters() -> Counters {
+    let counter = |name| IntCounter::new(name, "sends").unwrap();
+    Counters {
+        answered: counter("answered"),
+        unanswered: counter("unanswered"),
+        retransmissions: counter("retransmissions"),
+        round_trip: Histogram::with_opts(HistogramOpts::new("round_trip", "seconds")).unwrap(),
+    }
+}
+
 struct Played {
     end: End,
     took: Duration,
@@ -125,13 +135,7 @@ async fn play(script: &[Fate]) -> Played {
             });
         }
     });
-    let counter = |name| IntCounter::new(name, "sends").unwrap();
-    let counters = Counters {
-        answered: counter("answered"),
-        unanswered: counter("unanswered"),
-        retransmissions: counter("retransmissions"),
-        round_trip: Histogram::with_opts(HistogramOpts::new("round_trip", "seconds")).unwrap(),
-    };
+    let counters = counters();
     let request = Request {
         peer: SocketAddr::from(([10, 20, 0, 17], 5683)),
         method: Method::Get,
@@ -316,6 +320,35 @@ async fn notifications_are_handed_over_in_order_and_those_that_nobody_asked_for_
     assert!(heard.try_recv().is_err());
     let count = |result: &str| datagrams.with_label_values(&[result]).get();
     assert_eq!((count("notified"), count("reordered"), count("noise"), usage.get()), (2, 1, 3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_counts_anew_answers_a_question_by_a_message_of_its_own() {
+    for kind in [MessageType::Confirmable, MessageType::NonConfirmable] {
+        let (link, mut heard, _, datagrams) = observing();
+        let peer = SocketAddr::from(([10, 20, 0, 17], 5683));
+        let token = link.observations(|all| all.token(&subject(), peer, [5; 8])).flatten().unwrap();
+        link.received(peer, &notification(token, MessageType::NonConfirmable, 900, 1));
+        heard.try_recv().unwrap();
+        let request = Request {
+            peer,
+            method: Method::Get,
+            path: "state",
+            payload: Vec::new(),
+            id: 42,
+            observe: Some(subject()),
+        };
+        let counters = counters();
+        let exchange = link.exchange(request, [6; 8], 0.0, &counters);
+        // It has the same token, by which the device knows that it is observed already.
+        let device = async { link.received(peer, &notification(token, kind, 1, 2)) };
+        let (end, reply) = tokio::join!(exchange, device);
+        assert_eq!((end, reply), (End::Notified(vec![2]), None), "{kind:?}");
+        assert_eq!(datagrams.with_label_values(&["reordered"]).get(), 0);
+        // And what comes next is newer than that.
+        link.received(peer, &notification(token, kind, 2, 3));
+        assert_eq!(heard.try_recv().unwrap().payload, vec![3]);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! The API server's time. Profiles start and end by it on every node, so an operator whose own clock is wrong
+//! The API server's time. Profiles start and end by it on every node, and deletions have it, so an operator whose own clock is wrong
 //! must not write its own: the offset is read off the `Date` of an answer (RFC 9110 §6.6.1).
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use http::{Request, header};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::client::Body;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
-use super::decide::Clock;
 use crate::error::{ApiError, call};
 use crate::shared::wall_clock;
 
 /// How often the offset is measured.
-pub(crate) const MEASURE_EVERY: Duration = Duration::from_secs(60);
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// A smaller offset is not corrected: `Date` has whole seconds, and clocks that are kept do better than that.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(2);
 
@@ -27,17 +28,39 @@ pub(crate) struct ServerClock {
 }
 
 impl ServerClock {
-    /// Both clocks now.
-    pub(crate) fn now(&self) -> Clock {
+    /// The server's time now, as far as it is known.
+    pub(crate) fn now(&self) -> Timestamp {
         let offset = SignedDuration::from_millis(self.offset.load(Ordering::Relaxed));
-        Clock { wall: wall_clock().saturating_add(offset).unwrap_or(Timestamp::MAX), own: Instant::now() }
+        wall_clock().saturating_add(offset).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Measures the offset every minute until `shutdown`. A standby's clock is as right as a leader's.
+    pub(crate) async fn keep(&self, client: &Client, shutdown: &CancellationToken) {
+        let mut tick = interval(MEASURE_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ended = pin!(shutdown.cancelled());
+        // What `interval` gives at once was measured before.
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                () = &mut ended => return,
+                _ = tick.tick() => self.try_to_measure(client).await,
+            }
+        }
+    }
+
+    /// Measures the offset, or goes on with the one that is known.
+    pub(crate) async fn try_to_measure(&self, client: &Client) {
+        if let Err(error) = self.measure(client).await {
+            tracing::warn!(%error, "the API server's time was not measured: going on with what is known of it");
+        }
     }
 
     /// Measures the offset.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub(crate) async fn measure(&self, client: &Client) -> Result<(), ApiError> {
+    async fn measure(&self, client: &Client) -> Result<(), ApiError> {
         let what = || "get /version, for its Date".to_owned();
         let request = Request::get("/version").body(Body::empty());
         let sent = (wall_clock(), Instant::now());
@@ -82,6 +105,28 @@ mod tests {
         let date = parse("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         assert_eq!(date.to_string(), "1994-11-06T08:49:37Z");
         assert_eq!(parse("yesterday"), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_measured_is_added_to_this_machines_time() {
+        let ahead = SignedDuration::from_hours(3);
+        let server = tower::service_fn(move |_: Request<Body>| async move {
+            let date = jiff::fmt::rfc2822::DateTimePrinter::new()
+                .timestamp_to_rfc9110_string(&(wall_clock() + ahead));
+            let answer = http::Response::builder().header(header::DATE, date.unwrap_or_default());
+            answer.body(Body::from(b"{}".to_vec()))
+        });
+        let clock = ServerClock::default();
+        assert!(clock.now().duration_since(wall_clock()).abs() < TOLERATED);
+        clock.try_to_measure(&Client::new(server, "default")).await;
+        let off = clock.now().duration_since(wall_clock()) - ahead;
+        assert!(off.abs() < TOLERATED, "off by {off:#}");
+        let dead = tower::service_fn(|_: Request<Body>| async { Err::<http::Response<Body>, _>("nobody") });
+        clock.try_to_measure(&Client::new(dead, "default")).await;
+        assert!(
+            clock.now().duration_since(wall_clock()) > SignedDuration::from_hours(2),
+            "it goes on with that"
+        );
     }
 
     #[test]
