@@ -205,7 +205,9 @@ async fn a_device_that_is_lost_on_the_way_ends_the_rollout_at_its_deadline_and_g
     stage.until_true("begun", || !stage.referee.saw("3.0.0").told.is_empty()).await;
     let first = stage.referee.saw("3.0.0").told[0].clone();
     let number: usize = first.trim_start_matches("device-").parse().unwrap();
-    stage.device(number).set_behaviour(Behaviour { drop: share("100%").unwrap(), ..Behaviour::default() });
+    // It hears nothing, and nobody hears of it when it has installed.
+    let all = share("100%").unwrap();
+    stage.device(number).set_behaviour(Behaviour { drop: all, lose_answers: all, ..Behaviour::default() });
     let status = stage.until_phase("px4", FleetPhase::RolledBack).await;
     assert_eq!(condition(&status, "WithinBudget"), "WithinBudget=False/ProgressDeadlineExceeded");
     assert_eq!((status.counts.updated, status.counts.in_sync), (4, 3), "what the lost one runs nobody knows");
