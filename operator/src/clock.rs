@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, header};
@@ -20,18 +21,23 @@ const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// A smaller offset is not corrected: `Date` has whole seconds, and clocks that are kept do better than that.
 const TOLERATED: SignedDuration = SignedDuration::from_secs(2);
 
-/// The offset of this machine's clock.
+/// The server's time, as it was measured last. From then on it is counted on CLOCK_MONOTONIC: a jump of this machine's clock
+/// must not give a profile an end an hour late.
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock {
     /// The server's time minus ours, in milliseconds; 0 while tolerable.
     offset: AtomicI64,
+    /// The server's time, and when it was that; none: never measured.
+    measured: Mutex<Option<(Timestamp, Instant)>>,
 }
 
 impl ServerClock {
     /// The server's time now, as far as it is known.
     pub(crate) fn now(&self) -> Timestamp {
-        let offset = SignedDuration::from_millis(self.offset.load(Ordering::Relaxed));
-        wall_clock().saturating_add(offset).unwrap_or(Timestamp::MAX)
+        match *self.measured.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((time, at)) => time.saturating_add(at.elapsed()).unwrap_or(Timestamp::MAX),
+            None => wall_clock(),
+        }
     }
 
     /// Measures the offset every minute until `shutdown`. A standby's clock is as right as a leader's.
@@ -76,6 +82,8 @@ impl ServerClock {
     }
 
     fn set(&self, offset: SignedDuration) {
+        let time = wall_clock().saturating_add(offset).unwrap_or(Timestamp::MAX);
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
         let offset = i64::try_from(offset.as_millis()).unwrap_or(0);
         if self.offset.swap(offset, Ordering::Relaxed) == 0 && offset != 0 {
             tracing::warn!(
@@ -127,6 +135,16 @@ mod tests {
             clock.now().duration_since(wall_clock()) > SignedDuration::from_hours(2),
             "it goes on with that"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_measurements_it_goes_by_no_clock_that_can_jump() {
+        let clock = ServerClock::default();
+        clock.set(SignedDuration::from_hours(3));
+        let before = clock.now();
+        // This machine's clock has not moved by that.
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(clock.now().duration_since(before), SignedDuration::from_secs(100));
     }
 
     #[test]
