@@ -11,7 +11,7 @@ pub struct Line {
     pub entry: u32,
     /// Index of the device that leads into the splitter; 0: there is none.
     pub splitter: u32,
-    /// Packets in the line at most.
+    /// Packets in the line at most; this and the next three are below 2^63 − 1, since counts are compared as signed.
     pub packets: u64,
     /// Bytes in the line at most.
     pub bytes: u64,
