@@ -5,12 +5,26 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Plan};
-use crate::paths;
+use crate::{paths, wait};
+
+/// How long the lock of a killed run is waited for: a child that it was about to start has it, too, until it runs its own program.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often is looked.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Whether there is no process of this number.
+fn is_gone(pid: &str) -> bool {
+    pid.parse().is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+}
 
 /// What the cluster's folder says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +91,13 @@ impl Lock {
             if file.try_lock().is_err() {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).context("reading who holds the lock")?;
-                bail!("{held} by process {}; wait for it", holder.trim());
+                let holder = holder.trim();
+                let is_free = || Ok(file.try_lock().is_ok().then_some(()));
+                if !is_gone(holder)
+                    || wait::until_done("the lock of a killed run", PATIENCE, AGAIN, is_free).is_err()
+                {
+                    bail!("{held} by process {holder}; wait for it");
+                }
             }
             file.set_len(0).and_then(|()| file.rewind()).context("noting who holds the lock")?;
             writeln!(file, "{}", std::process::id()).context("noting who holds the lock")?;
