@@ -69,7 +69,12 @@ pub fn note_splitter(splitter: u32) {
 /// The fate of a packet, whose IP header is where `link` says. `measure` says its length on the wire and whether it is a
 /// super-packet; it is called for packets of targets only.
 #[inline(always)]
-pub fn decide(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> Outcome {
+pub fn decide(
+    frame: &Linear,
+    link: Link,
+    arrival: Arrival,
+    measure: impl FnOnce() -> (u64, bool),
+) -> Outcome {
     let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
     let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
     if find(&target, config).is_none() {
