@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -105,7 +105,9 @@ impl Hooking {
             });
         });
         let (seen, until) = (appeared.clone(), shutdown.clone());
-        let watching = thread::spawn(move || alone(watch(seen, until)));
+        let (listening, listens) = mpsc::channel();
+        let watching = thread::spawn(move || alone(watch(seen, until, listening)));
+        listens.recv().unwrap();
         Self { shared, shutdown, parts: vec![attaching, following, watching], appeared, hooked }
     }
 
@@ -140,10 +142,11 @@ fn alone(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
-/// Notes when the kernel tells of an interface for the first time.
-async fn watch(appeared: Times, until: CancellationToken) {
+/// Notes when the kernel tells of an interface for the first time. Says when it listens: what appears earlier is not told.
+async fn watch(appeared: Times, until: CancellationToken, listening: mpsc::Sender<()>) {
     let (connection, _handle, mut events) =
         rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).unwrap();
+    listening.send(()).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
     while let Some(Some((message, _))) = until.run_until_cancelled(events.next()).await {
