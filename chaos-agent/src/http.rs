@@ -1,8 +1,6 @@
 //! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Says nothing that is secret and takes no input. Connections and
 //! scrapes are limited: it is open to the node's network.
 
-mod bounded;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +11,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use bounded_listener::Bounded;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::bounded::Bounded;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 
@@ -52,14 +50,14 @@ pub async fn serve(
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let permits = Arc::clone(&shared.connections);
+    let listener = Bounded::new(listener, shared.connections.clone());
     let scrapes = Arc::new(Semaphore::new(1));
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .with_state(Served { metrics, shared, scrapes });
-    axum::serve(Bounded { listener, permits }, router)
+    axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("HTTP server")

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
+use bounded_listener::Room;
 use edge_api::fault_node::LimitStatus;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
@@ -18,7 +19,7 @@ mod line;
 
 use crate::clock;
 use crate::profile::ObjectName;
-use crate::shared::{CONNECTIONS, Shared};
+use crate::shared::Shared;
 use crate::view::View;
 
 /// Everything there is to scrape.
@@ -57,7 +58,7 @@ impl Metrics {
         families.extend(targets(&view)?);
         families.extend(hooks(&view)?);
         let line = self.shared.line.usage();
-        families.extend(limits(&view, &line, self.shared.connections.available_permits())?);
+        families.extend(limits(&view, &line, &self.shared.connections)?);
         families.extend(self.node()?);
         families.extend(line::collect(&self.shared.line)?);
         families.extend(self.own()?);
@@ -269,13 +270,12 @@ fn hooks(view: &View) -> Result<Vec<MetricFamily>> {
     Ok(hooks.collect())
 }
 
-fn limits(view: &View, line: &[LimitStatus], free_connections: usize) -> Result<Vec<MetricFamily>> {
+fn limits(view: &View, line: &[LimitStatus], connections: &Room) -> Result<Vec<MetricFamily>> {
     let limit = gauge("edge_agent_limit", "At most so many", &["name"])?;
     let usage = gauge("edge_agent_usage", "So many now", &["name"])?;
     let by_name: BTreeMap<&str, (u64, u64)> =
         view.limits.iter().chain(line).map(|one| (one.name.as_str(), (one.limit, one.used))).collect();
-    let connections =
-        ("connections", (CONNECTIONS as u64, CONNECTIONS.saturating_sub(free_connections) as u64));
+    let connections = ("connections", (connections.limit() as u64, connections.taken() as u64));
     for (name, (most, now)) in by_name.into_iter().chain([connections]) {
         limit.with_label_values(&[name]).set(i64::try_from(most).unwrap_or(i64::MAX));
         usage.with_label_values(&[name]).set(i64::try_from(now).unwrap_or(i64::MAX));

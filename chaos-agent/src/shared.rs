@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bounded_listener::Room;
 use edge_api::fault_node::EnforcementGap;
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::behind::LineView;
 use crate::clock::Offset;
@@ -50,8 +51,8 @@ pub struct Shared {
     wanted: watch::Sender<BTreeSet<Source>>,
     /// Told after each new picture.
     pub shown: Notify,
-    /// Permits for connections to the pages.
-    pub connections: Arc<Semaphore>,
+    /// Room for connections to the pages.
+    pub connections: Room,
     /// Counters, read without a lock.
     pub counters: Arc<dyn Counters>,
     /// The delay line, looked at without a lock.
@@ -100,7 +101,7 @@ impl Shared {
             view: RwLock::default(),
             wanted: watch::Sender::default(),
             shown: Notify::new(),
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            connections: Room::new(CONNECTIONS),
             counters,
             line,
             offset: Mutex::default(),

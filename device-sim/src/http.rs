@@ -14,16 +14,18 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bounded_listener::{Bounded, Room};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::behaviour::Behaviour;
-use crate::listener::Bounded;
 use crate::metrics::Metrics;
 use crate::sim::{DeviceHandle, Sim};
 
 /// The longest body of a request, in bytes; a behaviour takes some hundred.
 const MAX_BODY: usize = 16 * 1024;
+/// Connections to the pages that are open at once.
+const CONNECTIONS: usize = 64;
 
 /// What the pages are made of.
 #[derive(Debug, Clone)]
@@ -31,13 +33,19 @@ pub struct Pages {
     devices: Arc<[DeviceHandle]>,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
+    room: Room,
 }
 
 impl Pages {
     /// Pages about these devices, not ready yet.
     #[must_use]
     pub fn of(sim: &Sim) -> Self {
-        Self { devices: sim.devices().into(), metrics: sim.metrics().clone(), ready: Arc::default() }
+        Self {
+            devices: sim.devices().into(),
+            metrics: sim.metrics().clone(),
+            ready: Arc::default(),
+            room: Room::new(CONNECTIONS),
+        }
     }
 
     fn find(&self, name: &str) -> Result<&DeviceHandle, (StatusCode, String)> {
@@ -60,7 +68,7 @@ pub async fn serve(
     pages: Pages,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let listener = Bounded::new(listener, &pages.metrics);
+    let listener = Bounded::new(listener, pages.room.clone());
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -75,6 +83,7 @@ pub async fn serve(
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
+    pages.metrics.of_connections(&pages.room);
     match pages.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -14,7 +14,7 @@
 //! * [`wire`], [`dedup`], [`observers`]: CoAP messages, those that were answered already, and who is told of changes.
 //! * [`transport`]: sockets, files and timers around one device; [`surroundings`]: whose.
 //! * [`sim`], [`view`]: all devices of a process; the way in for tests: [`Sim::start`].
-//! * [`http`], [`listener`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
+//! * [`http`], [`metrics`]: what others may see. [`enrol`]: Devices in a cluster. [`args`]: flags.
 
 pub mod args;
 pub mod behaviour;
@@ -25,7 +25,6 @@ pub mod enrol;
 pub mod history;
 pub mod http;
 pub mod lies;
-pub mod listener;
 pub mod metrics;
 pub mod observers;
 pub mod outbox;

@@ -1,5 +1,6 @@
 //! What is counted, under which name. Counting happens where things happen.
 
+use bounded_listener::Room;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -136,6 +137,14 @@ impl Metrics {
             Notice::Applied => "applied",
         };
         self.installs.with_label_values(&[event]).inc();
+    }
+
+    /// Shows how much room is left for connections.
+    pub fn of_connections(&self, room: &Room) {
+        let shown = [(&self.limit, room.limit()), (&self.usage, room.taken())];
+        for (gauge, value) in shown {
+            gauge.with_label_values(&["connections"]).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     /// In Prometheus' text format.

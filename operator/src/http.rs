@@ -1,7 +1,5 @@
 //! The HTTP server: `/metrics`, `/healthz`, `/readyz`. Says nothing that is secret and takes no input.
 
-mod bounded;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +10,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bounded_listener::{Bounded, Room};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::bounded::Bounded;
 use crate::metrics::Metrics;
 
 /// True once every cache has its first list.
@@ -60,10 +58,11 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let listener = Bounded::new(listener, usize::from(connections));
-    metrics.bound("connections", f64::from(connections), listener.usage());
+    let room = Room::new(usize::from(connections));
+    let taken = room.clone();
+    metrics.bound("connections", f64::from(connections), move || taken.taken());
     let router = router(Served { metrics, readiness });
-    axum::serve(listener, router)
+    axum::serve(Bounded::new(listener, room), router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("HTTP server")

@@ -1,4 +1,5 @@
-//! A TCP listener with a limit: above it, connections wait in the kernel's queue until one ends.
+//! A TCP listener with a limit, for the pages that operator, agent and simulator serve: above it, connections wait in the
+//! kernel's queue until one ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,27 +12,45 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::metrics::Metrics;
+/// Room for connections. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    permits: Arc<Semaphore>,
+    limit: usize,
+}
 
-/// Connections to the pages that are open at once.
-pub const CONNECTIONS: usize = 64;
+impl Room {
+    /// Room for so many at once.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(limit)), limit }
+    }
 
-/// Accepts at most [`CONNECTIONS`] at a time.
+    /// How many there may be at once.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How much is taken: open connections, and the one that the listener waits for.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.limit.saturating_sub(self.permits.available_permits())
+    }
+}
+
+/// Accepts as many at a time as there is room for.
 #[derive(Debug)]
 pub struct Bounded {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
-    usage: prometheus::IntGauge,
+    room: Room,
 }
 
 impl Bounded {
-    /// Limits this listener.
+    /// Limits `listener`.
     #[must_use]
-    pub fn new(listener: TcpListener, metrics: &Metrics) -> Self {
-        let limit = i64::try_from(CONNECTIONS).unwrap_or(i64::MAX);
-        metrics.limit.with_label_values(&["connections"]).set(limit);
-        let usage = metrics.usage.with_label_values(&["connections"]);
-        Self { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)), usage }
+    pub fn new(listener: TcpListener, room: Room) -> Self {
+        Self { listener, room }
     }
 }
 
@@ -41,10 +60,9 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         // The semaphore is never closed; were it, the connection would merely not be counted in.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.room.permits).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        self.usage.inc();
-        (Connection { stream, usage: self.usage.clone(), _permit: permit }, address)
+        (Connection { stream, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -56,14 +74,7 @@ impl Listener for Bounded {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    usage: prometheus::IntGauge,
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.usage.dec();
-    }
 }
 
 impl AsyncRead for Connection {
@@ -97,17 +108,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_above_the_limit_wait_until_others_end() {
+    async fn one_more_connection_than_there_is_room_for_waits_until_another_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded::new(listener, &Metrics::new().unwrap());
+        let room = Room::new(2);
+        let mut bounded = Bounded::new(listener, room.clone());
         let (mut clients, mut accepted) = (Vec::new(), Vec::new());
-        for _ in 0..CONNECTIONS {
+        for _ in 0..2 {
             clients.push(TcpStream::connect(address).await.unwrap());
             accepted.push(bounded.accept().await);
         }
         clients.push(TcpStream::connect(address).await.unwrap());
-        assert_eq!(bounded.permits.available_permits(), 0);
+        assert_eq!(room.taken(), 2);
         assert!(bounded.accept().now_or_never().is_none());
         accepted.pop();
         bounded.accept().await;
