@@ -66,33 +66,18 @@ pub fn note_splitter(splitter: u32) {
     }
 }
 
-/// The fate of a packet, whose IP header is where `link` says. `measure` says its length on the wire and whether it is a
-/// super-packet; it is called for packets of targets only.
+/// Whether profiles act on this address, alone or as part of a CIDR.
 #[inline(always)]
-pub fn decide(
-    frame: &Linear,
-    link: Link,
-    arrival: Arrival,
-    measure: impl FnOnce() -> (u64, bool),
-) -> Outcome {
-    let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
-    let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
-    if find(&target, config).is_none() {
-        return Outcome::Pass;
-    }
-    held(frame, link, arrival, target, measure)
+pub fn is_target(address: &Address) -> bool {
+    CONFIG.get(0).is_some_and(|config| find(address, config).is_some())
 }
 
-/// A packet of a target.
+/// Writes into `SCRATCH` what is decided by about a packet whose IP header is where `link` says; `false`: it cannot be read.
+/// `measure` says the packet's length on the wire and whether it is a super-packet.
 #[inline(always)]
-fn held(
-    frame: &Linear,
-    link: Link,
-    arrival: Arrival,
-    target: Address,
-    measure: impl FnOnce() -> (u64, bool),
-) -> Outcome {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
+pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> bool {
+    let Some(target) = packet::target(frame, link, arrival.direction) else { return false };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
     let transport = packet::transport(&Forgetful::new(frame, scratch), link);
     let direction = arrival.direction;
     let peer = packet::peer(frame, link, direction).unwrap_or_default();
@@ -125,8 +110,35 @@ fn held(
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
         (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
+        (&raw mut (*scratch).stage).write_volatile(arrival.stage as u32);
     }
-    let outcome = judge(arrival.stage as u32);
+    true
+}
+
+/// Which way the packet in `SCRATCH` goes, and whether it has no Ethernet header.
+#[inline(always)]
+pub fn arrived() -> Option<(Direction, bool)> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own memory, written by `gather`.
+    unsafe { Some(((*scratch).packet.direction, (*scratch).network == 0)) }
+}
+
+/// What becomes of the packet in `SCRATCH`, at TC.
+#[inline(always)]
+pub fn outcome() -> Outcome {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
+    // SAFETY: this CPU's own memory.
+    noted(judge(unsafe { (*scratch).stage }))
+}
+
+/// What becomes of it at XDP.
+#[inline(always)]
+pub fn early_outcome() -> Outcome {
+    noted(judge_early())
+}
+
+#[inline(always)]
+fn noted(outcome: u32) -> Outcome {
     if note::is_wanted() {
         note::note(outcome);
     }
@@ -140,13 +152,31 @@ fn held(
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn judge(stage: u32) -> u32 {
-    let stage = Stage::of(stage);
-    match meets_bindings() {
-        0 => Outcome::Pass as u32,
-        count => match (split(count, stage as u32), stage) {
-            (1, _) => Outcome::Split as u32,
-            _ => decided(count, stage) as u32,
-        },
+    let count = meets_bindings();
+    if count == 0 {
+        return Outcome::Pass as u32;
+    }
+    if split(count) != 0 {
+        return Outcome::Split as u32;
+    }
+    match met_loss(count, stage) {
+        Verdict::Pass => later(count),
+        Verdict::Reject => Outcome::Reject as u32,
+        Verdict::Loss | Verdict::Partition => Outcome::Drop as u32,
+    }
+}
+
+/// As [`judge`], of partition and loss alone.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn judge_early() -> u32 {
+    let count = meets_bindings();
+    if count == 0 {
+        return Outcome::Pass as u32;
+    }
+    match met_loss(count, Stage::Early as u32) {
+        Verdict::Pass | Verdict::Reject => Outcome::Pass as u32,
+        Verdict::Loss | Verdict::Partition => Outcome::Drop as u32,
     }
 }
 
@@ -176,20 +206,13 @@ pub extern "C" fn meets_bindings() -> u32 {
     if read(packet, entry, config, bindings) { u32::from(bindings.count) } else { 0 }
 }
 
-/// What becomes of the packet in `SCRATCH` by its first `count` bindings.
+/// Partition and loss of the packet in `SCRATCH` by its first `count` bindings.
 #[inline(always)]
-fn decided(count: u32, stage: Stage) -> Outcome {
-    let is_early = stage as u32 == Stage::Early as u32;
-    let verdict = pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage as u32) {
+fn met_loss(count: u32, stage: u32) -> Verdict {
+    pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage) {
         SPARED => None,
         number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
-    });
-    match verdict {
-        Verdict::Pass | Verdict::Reject if is_early => Outcome::Pass,
-        Verdict::Pass => Outcome::of(later(count)),
-        Verdict::Reject => Outcome::Reject,
-        Verdict::Loss | Verdict::Partition => Outcome::Drop,
-    }
+    })
 }
 
 /// What [`bind`] returns for a conversation that the rule leaves alone; else a verdict's number.
@@ -221,12 +244,12 @@ pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
 /// has not been there.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn split(count: u32, stage: u32) -> u32 {
+pub extern "C" fn split(count: u32) -> u32 {
     let Some((scratch, _)) = at_hand(0) else { return 0 };
     let has_rewrites = CONFIG.get(0).is_some_and(|config| config.flags & CONFIG_HAS_REWRITES != 0);
     let is_gso = scratch.packet.gso;
     let is_wanted = (is_gso || has_rewrites) && scratch.splitter != SPLITTER_BEHIND;
-    if !is_wanted || stage == Stage::Early as u32 {
+    if !is_wanted {
         return 0;
     }
     let mut i = 0;
