@@ -33,10 +33,12 @@ pub const LINE: &str = "LINE";
 pub const HELD: &str = "HELD";
 /// Array of one `u64`: the line's engine writes CLOCK_BOOTTIME there while it lives; see [`crate::line::is_alive`].
 pub const ENGINE: &str = "ENGINE";
-/// Hash: a number (`u32`) → [`Ticket`](crate::ticket::Ticket) of the packet with it in the line of the engine `fq`.
+/// Hash: a number (`u32`) → [`Queued`](crate::ticket::Queued) of the packet with it in the line of the engine `fq`.
 pub const TICKETS: &str = "TICKETS";
 /// Array of one `u64`: the number of the next packet that goes into the line of the engine `fq`.
 pub const SEQUENCE: &str = "SEQUENCE";
+/// Array of one: [`Lead`](crate::lead::Lead) of the engine `fq`.
+pub const LEAD: &str = "LEAD";
 /// Per-CPU array of [`LATENESS_ENTRIES`](crate::lateness::LATENESS_ENTRIES) `u64`: how late packets left the line of the
 /// engine `fq`; see [`crate::lateness`].
 pub const LATENESS: &str = "LATENESS";
