@@ -92,6 +92,15 @@ impl Case {
     }
 }
 
+/// What happens to bytes by TCP, and what that is called there.
+const STREAMS: [(Case, &str); 5] = [
+    (Case::Bare, "bare"),
+    (Case::Unmatched, "hooks, no match"),
+    (Case::Loss, "hit, no loss, by the splitter"),
+    (Case::NetemDelay, "tc netem, 5 ms delay"),
+    (Case::Delay, "5 ms delay"),
+];
+
 /// What came of a run of datagrams.
 struct Run {
     /// Instructions of all but the thread that soaks up the rest.
@@ -122,7 +131,7 @@ pub(crate) fn measure(plan: &Plan) -> Report {
     let agent = Agent::start(&ours.node, start);
     let mut world = World { bare, ours, agent, soak: Soak::start() };
     let mut sums: [Sums; Case::ALL.len()] = Default::default();
-    let (mut idle, mut tcp) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    let (mut idle, mut tcp): (_, [Vec<u64>; STREAMS.len()]) = Default::default();
     for round in 0..plan.rounds {
         for (case, sums) in Case::ALL.into_iter().zip(&mut sums) {
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, case.name());
@@ -131,9 +140,9 @@ pub(crate) fn measure(plan: &Plan) -> Report {
             sums.under_way.extend(under_way);
         }
         idle.push(world.idle(plan.packets));
-        for (index, instructions) in tcp.iter_mut().enumerate() {
-            eprintln!("round {} of {}: TCP", round + 1, plan.rounds);
-            instructions.push(world.stream(index, plan.bytes));
+        for ((case, name), instructions) in STREAMS.into_iter().zip(&mut tcp) {
+            eprintln!("round {} of {}: TCP, {name}", round + 1, plan.rounds);
+            instructions.push(world.stream(case, plan.bytes));
         }
     }
     report(plan, &world, median(&idle), &sums, &tcp)
@@ -180,14 +189,15 @@ impl World {
         self.soak.others() - before
     }
 
-    /// Bytes by TCP: bare, with hooks and no match, and by the splitter.
-    fn stream(&mut self, index: usize, bytes: u64) -> u64 {
-        let case = [Case::Bare, Case::Unmatched, Case::Loss][index];
+    /// Bytes by TCP.
+    fn stream(&mut self, case: Case, bytes: u64) -> u64 {
         match case {
-            Case::Loss => self.agent.set(&[Fault::loss("0%").on(&[Family::V4.host(1, 2)])]),
+            // Each packet is decided on for itself, and in all runs together not one is lost.
+            Case::Loss => self.agent.set(&[Fault::loss("0.0001%").on(&[Family::V4.host(1, 2)])]),
             _ => self.agent.set(&case.fault().into_iter().collect::<Vec<_>>()),
         }
         let stage = self.stage(case);
+        let _netem = case.netem().map(|what| Netem::new(&stage.node, what));
         let mut stream = Stream::open(&stage.peer, (&stage.device, Family::V4.ip(1, 2)));
         stream.flow(bytes / 8);
         let before = self.soak.others();
@@ -252,7 +262,7 @@ fn report(
     world: &World,
     idle: u64,
     sums: &[Sums; Case::ALL.len()],
-    tcp: &[Vec<u64>; 3],
+    tcp: &[Vec<u64>; STREAMS.len()],
 ) -> Report {
     let engine = world.agent.line.kind().as_str();
     let method = format!(
@@ -283,10 +293,9 @@ fn report(
     report
 }
 
-fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; 3]) {
+fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; STREAMS.len()]) {
     let per_byte = |index: usize| float(median(&tcp[index])) / float(bytes);
-    let names = [Case::Bare.name(), Case::Unmatched.name(), "hit, 0 % loss, by the splitter"];
-    for (index, name) in names.into_iter().enumerate() {
+    for (index, (_, name)) in STREAMS.into_iter().enumerate() {
         let figure = Figure::alone("TCP", name, per_byte(index), "instructions/byte");
         report.figures.push(figure.beside(per_byte(0)));
     }

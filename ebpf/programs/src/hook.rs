@@ -2,9 +2,10 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::counter::Global;
+use fault_abi::decide;
 use fault_abi::key::{Address, Direction};
 use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
-use fault_abi::packet::{self, Link};
+use fault_abi::packet::{self, Link, Transport};
 use fault_abi::pass::{self, Stage, World};
 use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS};
 use fault_abi::verdict::Verdict;
@@ -73,16 +74,17 @@ pub fn is_target(address: &Address) -> bool {
 }
 
 /// Writes into `SCRATCH` what is decided by about a packet whose IP header is where `link` says; `false`: it cannot be read.
-/// `measure` says the packet's length on the wire and whether it is a super-packet.
+/// `measure` says the packet's length and, of a super-packet, that of its segments' payload, else 0.
 #[inline(always)]
-pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, bool)) -> bool {
+pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, u32)) -> bool {
     let Some(target) = packet::target(frame, link, arrival.direction) else { return false };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
     let transport = packet::transport(&Forgetful::new(frame, scratch), link);
     let direction = arrival.direction;
     let peer = packet::peer(frame, link, direction).unwrap_or_default();
     let (target_port, peer_port) = transport.ports(direction);
-    let (bytes, gso) = measure();
+    let (bytes, segment) = measure();
+    let (packets, headers) = whole(frame, &transport, bytes, segment);
     let network = match link {
         Link::Ipv4(offset) | Link::Ipv6(offset) => offset as u32,
         Link::Other => 0,
@@ -106,13 +108,32 @@ pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce
         (&raw mut (*packet).target_port).write_volatile(target_port);
         (&raw mut (*packet).peer_port).write_volatile(peer_port);
         (&raw mut (*packet).bytes).write_volatile(bytes);
-        (&raw mut (*packet).gso).write_volatile(gso);
+        (&raw mut (*packet).gso).write_volatile(segment != 0);
+        (&raw mut (*packet).packets).write_volatile(packets);
+        (&raw mut (*packet).headers).write_volatile(headers);
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
         (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
         (&raw mut (*scratch).stage).write_volatile(arrival.stage as u32);
     }
     true
+}
+
+/// What is longer than this the kernel takes apart on its way through the line, where only one of the parts has a ticket
+/// (`gso_max_size` of linux/netdevice.h, which is this by default).
+const MOST_WHOLE: u64 = 65_535;
+
+/// How many packets on the wire a super-packet is and how long the headers of each are: (1, 0) for any other packet, and where that
+/// is not known. Of what is no TCP it is not, since it may carry another packet with headers of its own.
+#[inline(always)]
+fn whole(frame: &Linear, transport: &Transport, bytes: u64, segment: u32) -> (u32, u32) {
+    if segment == 0 || bytes > MOST_WHOLE {
+        return (1, 0);
+    }
+    match packet::headers_of_tcp(frame, transport) {
+        Some(headers) => (decide::segments(bytes as u32, headers as u32, segment), headers as u32),
+        None => (1, 0),
+    }
 }
 
 /// Which way the packet in `SCRATCH` goes, and whether it has no Ethernet header.
@@ -255,17 +276,20 @@ pub extern "C" fn split(count: u32) -> u32 {
     let mut i = 0;
     while i < MAX_BINDINGS as u32 {
         if i >= count {
-            return 0;
+            break;
         }
         if one_wants_splitter(i) != 0 {
             if scratch.splitter == SPLITTER_AHEAD {
                 return 1;
             }
             Maps.count_global(if is_gso { Global::GsoFrames } else { Global::Unsplit });
+            scratch.packet.packets = 1;
             return 0;
         }
         i += 1;
     }
+    // Its segments have one fate, and are counted one by one.
+    scratch.packet.gso = false;
     0
 }
 

@@ -189,8 +189,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     let measure = || {
         // SAFETY: the context that the kernel gave.
-        let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
-        (u64::from(length), gso)
+        (u64::from(length), unsafe { (*ctx.skb.skb).gso_size })
     };
     let link = layer.link(ctx, &frame);
     if hook::gather(&frame, link, Arrival { direction, stage }, measure) {

@@ -27,7 +27,7 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     // SAFETY: no helper called from here on moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
-    let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
+    let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, 0);
     let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early };
     let link = packet::link(&frame);
     let is_target =
