@@ -131,7 +131,7 @@ pub(crate) fn measure(plan: &Plan) -> Report {
     let agent = Agent::start(&ours.node, start);
     let mut world = World { bare, ours, agent, soak: Soak::start() };
     let mut sums: [Sums; Case::ALL.len()] = Default::default();
-    let (mut idle, mut tcp): (_, [Vec<u64>; STREAMS.len()]) = Default::default();
+    let (mut idle, mut tcp): (Vec<u64>, [Vec<u64>; STREAMS.len()]) = Default::default();
     for round in 0..plan.rounds {
         for (case, sums) in Case::ALL.into_iter().zip(&mut sums) {
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, case.name());
