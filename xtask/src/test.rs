@@ -50,6 +50,9 @@ pub struct Args {
     /// the newest, and the newest of Debian's backports
     #[arg(long)]
     pub all: bool,
+    /// In the rung `kernels`: of those kernels only the ones whose release begins with this, such as 6.12
+    #[arg(long, value_name = "RELEASE")]
+    pub kernel: Option<String>,
     /// In the rung `fuzz`: how long each target runs, in seconds
     #[arg(long, env = "EDGE_FUZZ_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
