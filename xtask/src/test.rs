@@ -40,7 +40,7 @@ use crate::{cleanup, interrupt, paths};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run, but for
-    /// `kernels`, which takes some twenty minutes, and `fuzz`]
+    /// `kernels`, which takes a quarter of an hour of a core for each kernel, and `fuzz`]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
     /// Skip a rung that was asked for and cannot run here, with its reason, as one that was not asked for

@@ -36,7 +36,9 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     if let Some(release) = &args.kernel {
         chosen.retain(|offer| offer.release.starts_with(release));
         if chosen.is_empty() {
-            bail!("no kernel {release} is offered: see `cargo xtask test --rung kernels --help` for which are");
+            bail!(
+                "no kernel {release} is offered: see `cargo xtask test --rung kernels --help` for which are"
+            );
         }
     }
     println!("kernels: {} (apt's sources here offer {})", releases(&chosen), releases(&offered));
