@@ -74,6 +74,9 @@ pub struct Longer {
     /// With --paths or --vm: the delay line's engine, as chaos-agent's --engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: String,
+    /// With --vm: rounds through all cases; the median of a case counts
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub vm_rounds: u32,
     /// With --cluster: so many profiles are applied, one after the other
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub profiles: u32,
@@ -113,7 +116,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What the flags ask for, in the order of the help.
 fn longer(args: &Longer) -> Result<Vec<Report>> {
-    let Longer { paths, replace, cluster, vm, engine, profiles, program } = args;
+    let Longer { paths, replace, cluster, vm, engine, vm_rounds, profiles, program } = args;
     let program = program.clone().map_or_else(figures::build, Ok)?;
     let count = profiles.to_string();
     let mut reports = Vec::new();
@@ -137,7 +140,7 @@ fn longer(args: &Longer) -> Result<Vec<Report>> {
         )?);
     }
     if *vm {
-        show(machine::run(&program, engine)?);
+        show(machine::run(&program, engine, *vm_rounds)?);
     }
     Ok(reports)
 }

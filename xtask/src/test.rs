@@ -40,7 +40,7 @@ use crate::{cleanup, interrupt, paths};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run, but for
-    /// `kernels`, which takes some twenty minutes, and `fuzz`]
+    /// `kernels`, which takes a quarter of an hour of a core for each kernel, and `fuzz`]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
     /// Skip a rung that was asked for and cannot run here, with its reason, as one that was not asked for
@@ -50,6 +50,9 @@ pub struct Args {
     /// the newest, and the newest of Debian's backports
     #[arg(long)]
     pub all: bool,
+    /// In the rung `kernels`: of those kernels only the ones whose release begins with this, such as 6.12
+    #[arg(long, value_name = "RELEASE")]
+    pub kernel: Option<String>,
     /// In the rung `fuzz`: how long each target runs, in seconds
     #[arg(long, env = "EDGE_FUZZ_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,

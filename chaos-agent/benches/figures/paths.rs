@@ -65,7 +65,8 @@ impl Case {
         match self {
             Self::Bare => None,
             Self::Unmatched | Self::UnmatchedXdp => Some(Fault::partition().on(&elsewhere)),
-            Self::Hit => Some(Fault::loss("0%").on(&here)),
+            // Of all packets here less than one is lost, and each is decided on for itself.
+            Self::Hit => Some(Fault::loss("0.0001%").on(&here)),
             // One way, so that a round trip has one delay.
             Self::Held => {
                 let delay = Fault::new("delay", json!({"delay": {"time": "1ms"}}));

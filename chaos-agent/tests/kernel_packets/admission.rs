@@ -30,7 +30,8 @@ fn what_the_lines_device_has_dropped_takes_no_room_once_the_engine_goes_on() {
     let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Userspace);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
     device.reaches(&peer, 10);
-    let seconds = Fault::new("hold", json!({"delay": {"time": "5s"}})).on(&[Family::V4.host(1, 2)]);
+    let time = format!("{}ms", ms_here(5_000) / 1_000_000);
+    let seconds = Fault::new("hold", json!({"delay": {"time": time}})).on(&[Family::V4.host(1, 2)]);
     agent.set(&[seconds]);
     let counted = |agent: &mut AgentProcess| -> Counted { agent.counted()[Direction::FromDevice as usize] };
 

@@ -105,7 +105,7 @@ impl Hooking {
             });
         });
         let (seen, until) = (appeared.clone(), shutdown.clone());
-        let (listening, listens) = mpsc::channel();
+        let (listening, listens) = mpsc::sync_channel(1);
         let watching = thread::spawn(move || alone(watch(seen, until, listening)));
         listens.recv().unwrap();
         Self { shared, shutdown, parts: vec![attaching, following, watching], appeared, hooked }
@@ -143,7 +143,7 @@ fn alone(work: impl Future<Output = ()>) {
 }
 
 /// Notes when the kernel tells of an interface for the first time. Says when it listens: what appears earlier is not told.
-async fn watch(appeared: Times, until: CancellationToken, listening: mpsc::Sender<()>) {
+async fn watch(appeared: Times, until: CancellationToken, listening: mpsc::SyncSender<()>) {
     let (connection, _handle, mut events) =
         rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).unwrap();
     listening.send(()).unwrap();

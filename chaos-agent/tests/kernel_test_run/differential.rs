@@ -142,6 +142,10 @@ impl World<'static> for Host {
         false
     }
 
+    fn holds_super_packets(&self) -> bool {
+        true
+    }
+
     fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }
@@ -175,6 +179,8 @@ impl Host {
             peer_port,
             bytes: frame.len() as u64,
             gso: false,
+            packets: 1,
+            headers: 0,
         };
         if transport.malformed {
             self.count_global(Global::Malformed);

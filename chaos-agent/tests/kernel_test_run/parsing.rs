@@ -180,13 +180,37 @@ fn the_parser_finds_the_same_on_the_host() {
 
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
-fn a_super_packet_counts_once_and_says_so() {
-    let mut rig = rig_with(&[partition()]);
+fn a_super_packet_whose_segments_may_differ_counts_once_without_a_splitter_and_says_so() {
+    let mut rig = rig_with(&[loss(1_000_000)]);
     let frame = Spec { protocol: PROTOCOL_TCP, payload: 1_400, ..from_device() };
     rig.run_gso(TC_INGRESS, &frame.bytes(), 500).unwrap();
     rig.run_gso(TC_EGRESS, &frame.reversed().bytes(), 500).unwrap();
     rig.run(TC_INGRESS, &frame.bytes(), 1).unwrap();
     assert_eq!(global(&mut rig, Global::GsoFrames), 2);
     let counter = rig.counter(0, Direction::FromDevice).unwrap();
-    assert_eq!((counter.gso_frames, counter.packets[Verdict::Partition as usize]), (1, 2));
+    assert_eq!((counter.gso_frames, counter.packets[Verdict::Loss as usize]), (1, 2));
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_super_packet_of_one_fate_counts_as_the_packets_that_it_is_on_the_wire() {
+    for (frame, headers) in [(from_device(), 14 + 20 + 20), (from_device6(), 14 + 40 + 20)] {
+        let mut rig = rig_with(&[partition()]);
+        let frame = Spec { protocol: PROTOCOL_TCP, payload: 1_400, ..frame };
+        let length = frame.bytes().len() as u64;
+        let packets = (length - headers).div_ceil(500);
+        assert!(packets > 2);
+        for (program, frame) in [(TC_INGRESS, frame.bytes()), (TC_EGRESS, frame.reversed().bytes())] {
+            rig.run_gso(program, &frame, 500).unwrap();
+            rig.run(program, &frame, 1).unwrap();
+        }
+        assert_eq!(global(&mut rig, Global::GsoFrames), 0);
+        for direction in Direction::ALL {
+            let counter = rig.counter(0, direction).unwrap();
+            let of_verdict = Verdict::Partition as usize;
+            assert_eq!((counter.gso_frames, counter.packets[of_verdict]), (0, packets + 1), "{direction:?}");
+            let bytes = length + (packets - 1) * headers + length;
+            assert_eq!(counter.bytes[of_verdict], bytes, "{direction:?}");
+        }
+    }
 }

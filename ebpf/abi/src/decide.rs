@@ -26,10 +26,40 @@ pub struct Packet {
     pub target_port: u16,
     /// The other end's port, host order; 0 without ports.
     pub peer_port: u16,
-    /// Length on the wire, the link header included (of a super-packet: of all of it).
+    /// Its length, the link header included (of a super-packet: of all of it).
     pub bytes: u64,
     /// Whether it is a super-packet of several segments.
     pub gso: bool,
+    /// How many packets on the wire it is, at least 1; what counts is counted so often.
+    pub packets: u32,
+    /// Bytes of the headers that each of them has.
+    pub headers: u32,
+}
+
+impl Packet {
+    /// Bytes on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn wire_bytes(&self) -> u64 {
+        self.bytes + (self.packets as u64 - 1) * self.headers as u64
+    }
+
+    /// Whether it is known how many packets on the wire a super-packet is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_countable(&self) -> bool {
+        self.packets > 1
+    }
+}
+
+/// So many packets on the wire a super-packet is, whose headers and those of each segment are `headers` bytes long. At least 1.
+#[inline(always)]
+#[must_use]
+pub const fn segments(bytes: u32, headers: u32, size: u32) -> u32 {
+    if size == 0 || bytes <= headers {
+        return 1;
+    }
+    (bytes - headers).div_ceil(size)
 }
 
 /// Whether the rule acts on this packet at `now_ns` (CLOCK_BOOTTIME), apart from its peers.

@@ -22,7 +22,7 @@
 //! * [`later`]: the way of those that are not lost through all other faults
 //! * [`delay`]: how long a packet is held; [`quantile`], [`correlation`]: by which distribution
 //! * [`line`]: the delay line and the splitter
-//! * [`lateness`]: how much later than their time packets leave it
+//! * [`lateness`]: how much later than their time packets leave it; [`lead`]: how much earlier they are sent off
 //! * [`ticket`]: what a packet carries through the delay line
 //! * [`packet`]: where a frame's addresses and ports are
 //! * [`names`]: names of maps and programs in the object, and the slots of the program arrays
@@ -37,6 +37,7 @@ pub mod draw;
 pub mod key;
 pub mod lateness;
 pub mod later;
+pub mod lead;
 pub mod line;
 pub mod names;
 pub mod packet;

@@ -33,10 +33,12 @@ pub const LINE: &str = "LINE";
 pub const HELD: &str = "HELD";
 /// Array of one `u64`: the line's engine writes CLOCK_BOOTTIME there while it lives; see [`crate::line::is_alive`].
 pub const ENGINE: &str = "ENGINE";
-/// Hash: a number (`u32`) → [`Ticket`](crate::ticket::Ticket) of the packet with it in the line of the engine `fq`.
+/// Hash: a number (`u32`) → [`Queued`](crate::ticket::Queued) of the packet with it in the line of the engine `fq`.
 pub const TICKETS: &str = "TICKETS";
 /// Array of one `u64`: the number of the next packet that goes into the line of the engine `fq`.
 pub const SEQUENCE: &str = "SEQUENCE";
+/// Array of one: [`Lead`](crate::lead::Lead) of the engine `fq`.
+pub const LEAD: &str = "LEAD";
 /// Per-CPU array of [`LATENESS_ENTRIES`](crate::lateness::LATENESS_ENTRIES) `u64`: how late packets left the line of the
 /// engine `fq`; see [`crate::lateness`].
 pub const LATENESS: &str = "LATENESS";
@@ -79,6 +81,9 @@ pub const TC_IP_EGRESS: &str = "tc_ip_egress";
 pub const INGRESS_DISPATCHERS: [&str; 3] = [TC_INGRESS_DISPATCH, TC_REST_DISPATCH, TC_IP_INGRESS_DISPATCH];
 /// All that is attached to TC egress of interfaces.
 pub const EGRESS_DISPATCHERS: [&str; 2] = [TC_EGRESS_DISPATCH, TC_IP_EGRESS_DISPATCH];
+/// Decides on a packet of a target that one of the programs above has found. It is one of its own since the verifier walks all
+/// of it once for each program that has it.
+pub const TC_JUDGE: &str = "tc_judge";
 /// Carries out the plan of a packet that came in.
 pub const TC_ACT_INGRESS: &str = "tc_act_ingress";
 /// Carries out the plan of a packet that goes out.
@@ -114,9 +119,11 @@ pub const SLOT_TC_REJECT_EGRESS: u32 = 6;
 pub const SLOT_TC_IP_INGRESS: u32 = 7;
 /// Slot of [`TC_IP_EGRESS`] in [`PROGRAMS_TC`].
 pub const SLOT_TC_IP_EGRESS: u32 = 8;
+/// Slot of [`TC_JUDGE`] in [`PROGRAMS_TC`].
+pub const SLOT_TC_JUDGE: u32 = 9;
 
 /// What is in [`PROGRAMS_TC`].
-pub const TC_SLOTS: [(u32, &str); 9] = [
+pub const TC_SLOTS: [(u32, &str); 10] = [
     (SLOT_TC_INGRESS, TC_INGRESS),
     (SLOT_TC_EGRESS, TC_EGRESS),
     (SLOT_TC_REST, TC_REST),
@@ -126,4 +133,5 @@ pub const TC_SLOTS: [(u32, &str); 9] = [
     (SLOT_TC_REJECT_EGRESS, TC_REJECT_EGRESS),
     (SLOT_TC_IP_INGRESS, TC_IP_INGRESS),
     (SLOT_TC_IP_EGRESS, TC_IP_EGRESS),
+    (SLOT_TC_JUDGE, TC_JUDGE),
 ];

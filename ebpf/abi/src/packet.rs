@@ -255,6 +255,16 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize
     }
 }
 
+/// Where the headers of a TCP packet end (RFC 9293 §3.1); `None`: it is none, or not all of them are at hand.
+#[inline(always)]
+pub fn headers_of_tcp<F: Frame + ?Sized>(frame: &F, transport: &Transport) -> Option<usize> {
+    if transport.protocol != PROTOCOL_TCP || !transport.has_ports {
+        return None;
+    }
+    let length = (frame.byte(transport.payload + 12)? >> 4) as usize * 4;
+    if length < 20 { None } else { Some(transport.payload + length) }
+}
+
 #[inline(always)]
 fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, offset: usize) -> Transport {
     let plain = Transport { protocol, payload: offset, ..Transport::default() };

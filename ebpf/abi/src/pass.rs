@@ -99,6 +99,8 @@ pub trait World<'r> {
     fn is_line_alive(&self, now_ns: u64) -> bool;
     /// Whether the packet has passed the splitter, so that its checksum is in it and a flipped bit shows.
     fn is_whole(&self) -> bool;
+    /// Whether the delay line takes super-packets as they are.
+    fn holds_super_packets(&self) -> bool;
     /// Counts a packet into the line; `false`: it is full, and nothing was counted.
     fn enter_line(&mut self, state: u32, bytes: u64) -> bool;
     /// Counts one in a counter of the whole node.
@@ -232,8 +234,8 @@ pub(crate) fn acting<'r, W: World<'r>>(
     Ok(rule)
 }
 
-/// Whether the packet has to pass the splitter before anything is decided: it is a super-packet that a rule acts on, or one
-/// that may be rewritten.
+/// Whether the packet has to pass the splitter before anything is decided: it is a super-packet whose segments may differ in their
+/// fate, or one that may be rewritten.
 #[inline(always)]
 pub fn wants_splitter<'r, W: World<'r>>(
     world: &W,
@@ -244,7 +246,11 @@ pub fn wants_splitter<'r, W: World<'r>>(
 ) -> bool {
     match acting(world, binding, packet, protection, now_ns) {
         Ok(rule) => {
-            packet.gso || rule.phases[world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1)].rewrites()
+            let phase = &rule.phases[world.forget(rule.phase_at(now_ns)) & (MAX_PHASES - 1)];
+            let is_whole = packet.is_countable()
+                && !phase.parts_segments()
+                && (!phase.delays() || world.holds_super_packets());
+            phase.rewrites() || packet.gso && !is_whole
         }
         Err(_) => false,
     }

@@ -229,6 +229,16 @@ impl Phase {
         self.corrupt != 0 || self.flags & PHASE_REJECT != 0
     }
 
+    /// Whether the segments of a super-packet may differ in their fate, so that each has to be decided on for itself. What is
+    /// asked of all alike, as a partition or a delay without jitter, is the same for the super-packet as a whole.
+    #[inline(always)]
+    #[must_use]
+    pub const fn parts_segments(&self) -> bool {
+        let by_loss = self.loss != 0 || self.every != 0 || self.flags & PHASE_BURSTS != 0;
+        let by_later = self.corrupt | self.duplicate | self.jitter_ns | self.rate != 0 || self.reorders();
+        self.flags & PHASE_REJECT != 0 || self.flags & PHASE_PARTITION == 0 && (by_loss || by_later)
+    }
+
     /// The share of packets that it asks to lose in the long run, 0 to 1.
     #[must_use]
     pub fn asked(&self) -> f64 {

@@ -60,6 +60,25 @@ impl Ticket {
     }
 }
 
+/// What the programs know of a packet in the line of the engine `fq`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Queued {
+    /// Its way out.
+    pub ticket: Ticket,
+    /// How much before its time it is sent off, in nanoseconds: see [`Lead`](crate::lead::Lead).
+    pub lead_ns: u64,
+}
+
+impl Queued {
+    /// When the queue lets it go, if it came before that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn departure_ns(&self) -> u64 {
+        self.ticket.release_ns.saturating_sub(self.lead_ns)
+    }
+}
+
 /// Length of a ticket, in bytes.
 pub const TICKET: usize = size_of::<Ticket>();
 

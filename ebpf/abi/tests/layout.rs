@@ -4,9 +4,10 @@ use std::mem::{offset_of, size_of};
 
 use fault_abi::counter::{Counter, Flow, TargetState};
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
+use fault_abi::lead::Lead;
 use fault_abi::line::{Held, Line};
 use fault_abi::rule::{Binding, Config, Entry, Phase, PortRange, Rule};
-use fault_abi::ticket::Ticket;
+use fault_abi::ticket::{Queued, Ticket};
 
 /// Asserts a type's size, its fields' offsets, and that the fields fill it without padding.
 macro_rules! layout {
@@ -83,4 +84,6 @@ fn tickets_have_their_layout_and_no_padding() {
         magic: u64 = 0, interface: u32 = 8, guard: u32 = 12, release_ns: u64 = 16, state: u32 = 24, mark: u32 = 28,
         priority: u32 = 32, flags: u32 = 36,
     });
+    layout!(Queued, 48, { ticket: Ticket = 0, lead_ns: u64 = 40 });
+    layout!(Lead, 32, { ns: u64 = 0, goal_ns: u64 = 8, least_ns: u64 = 16, seen: u64 = 24 });
 }

@@ -6,15 +6,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 use fault_abi::counter::Global;
-use fault_abi::decide::{Packet, applies};
+use fault_abi::decide::{Packet, applies, segments};
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::packet;
 use fault_abi::pass::{
     Channel, Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run,
+    wants_splitter,
 };
 use fault_abi::rule::{
-    ALWAYS, Binding, Entry, PEER_IS_NODE, PHASE_PARTITION, PROTECTED_NODE, PROTECTED_PROBE, Phase, PortRange,
-    RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
+    ALWAYS, Binding, Entry, PEER_IS_NODE, PHASE_BURSTS, PHASE_PARTITION, PHASE_REJECT, PROTECTED_NODE,
+    PROTECTED_PROBE, Phase, PortRange, RULE_FROM_DEVICE, RULE_LIFTS_PROBES, RULE_TO_DEVICE, Rule,
 };
 use fault_abi::verdict::Verdict;
 use proptest::prelude::*;
@@ -27,6 +28,7 @@ struct Model<'r> {
     channel: Rc<Cell<u64>>,
     departure: Rc<Cell<u64>>,
     is_stalled: bool,
+    holds_super_packets: bool,
     counts: BTreeMap<(u32, Verdict), u64>,
     effects: BTreeMap<u32, u32>,
     globals: Vec<Global>,
@@ -90,6 +92,10 @@ impl<'r> World<'r> for Model<'r> {
         true
     }
 
+    fn holds_super_packets(&self) -> bool {
+        self.holds_super_packets
+    }
+
     fn enter_line(&mut self, _: u32, _: u64) -> bool {
         true
     }
@@ -110,6 +116,8 @@ fn packet() -> Packet {
         peer_port: 40_000,
         bytes: 100,
         gso: false,
+        packets: 1,
+        headers: 0,
     }
 }
 
@@ -139,6 +147,62 @@ fn a_rule_acts_until_just_before_its_deadline() {
         assert_eq!(applies(&rule(), &packet(), now), acts, "at {now}");
     }
     assert!(!applies(&Rule { generation: 0, ..rule() }, &packet(), 15), "an empty slot");
+}
+
+#[test]
+fn a_super_packet_is_split_only_where_its_segments_may_differ_in_their_fate() {
+    let one_fate = [
+        Phase::default(),
+        Phase { flags: PHASE_PARTITION, loss: ALWAYS / 2, ..Phase::default() },
+        Phase { delay_ns: 5, ..Phase::default() },
+    ];
+    let several = [
+        Phase { loss: 1, ..Phase::default() },
+        Phase { every: 10, ..Phase::default() },
+        Phase { flags: PHASE_BURSTS, loss_in_burst: ALWAYS, enter_burst: 1, ..Phase::default() },
+        Phase { flags: PHASE_PARTITION | PHASE_REJECT, ..Phase::default() },
+        Phase { corrupt: 1, ..Phase::default() },
+        Phase { duplicate: 1, ..Phase::default() },
+        Phase { delay_ns: 5, jitter_ns: 1, ..Phase::default() },
+        Phase { reorder: 1, reorder_ns: 5, ..Phase::default() },
+        Phase { rate: 1_000, ..Phase::default() },
+    ];
+    let alone = packet();
+    let whole = Packet { gso: true, packets: 3, headers: 66, ..packet() };
+    let uncounted = Packet { packets: 1, headers: 0, ..whole };
+    let is_split = |phase: Phase, packet: &Packet, holds_super_packets: bool| {
+        let rules = [Rule { generation: 1, deadline_ns: 20, flags: RULE_FROM_DEVICE, ..Rule::of(phase) }];
+        let model = Model { rules: &rules, holds_super_packets, ..Model::default() };
+        wants_splitter(&model, &Binding::default(), packet, 0, 15)
+    };
+    for phase in one_fate {
+        assert!(!is_split(phase, &alone, true) && !is_split(phase, &whole, true), "{phase:?}");
+        assert!(is_split(phase, &uncounted, true), "how many it is cannot be counted: {phase:?}");
+        assert_eq!(is_split(phase, &whole, false), phase.delay_ns != 0, "a TAP is no way for it: {phase:?}");
+    }
+    for phase in several {
+        assert!(is_split(phase, &whole, true), "{phase:?}");
+        assert_eq!(is_split(phase, &alone, true), phase.rewrites(), "{phase:?}");
+    }
+}
+
+#[test]
+fn a_super_packet_is_as_many_packets_as_its_segments_and_each_has_headers() {
+    for (bytes, packets) in [(66 + 1, 1), (66 + 1_448, 1), (66 + 1_449, 2), (66 + 3 * 1_448, 3)] {
+        let whole = Packet {
+            bytes,
+            packets: segments(u32::try_from(bytes).unwrap(), 66, 1_448),
+            headers: 66,
+            ..packet()
+        };
+        assert_eq!(whole.packets, packets, "{bytes} bytes");
+        assert_eq!(whole.wire_bytes(), bytes + (u64::from(packets) - 1) * 66);
+    }
+    assert_eq!(
+        [segments(66, 66, 1_448), segments(60, 66, 1_448), segments(2_000, 66, 0)],
+        [1; 3],
+        "never none"
+    );
 }
 
 #[test]

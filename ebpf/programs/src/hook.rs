@@ -2,9 +2,10 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::counter::Global;
+use fault_abi::decide;
 use fault_abi::key::{Address, Direction};
 use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
-use fault_abi::packet::{self, Link};
+use fault_abi::packet::{self, Link, Transport};
 use fault_abi::pass::{self, Stage, World};
 use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS};
 use fault_abi::verdict::Verdict;
@@ -66,38 +67,24 @@ pub fn note_splitter(splitter: u32) {
     }
 }
 
-/// The fate of a packet, whose IP header is where `link` says. `measure` says its length on the wire and whether it is a
-/// super-packet; it is called for packets of targets only.
+/// Whether profiles act on this address, alone or as part of a CIDR.
 #[inline(always)]
-pub fn decide(
-    frame: &Linear,
-    link: Link,
-    arrival: Arrival,
-    measure: impl FnOnce() -> (u64, bool),
-) -> Outcome {
-    let Some(target) = packet::target(frame, link, arrival.direction) else { return Outcome::Pass };
-    let Some(config) = CONFIG.get(0) else { return Outcome::Pass };
-    if find(&target, config).is_none() {
-        return Outcome::Pass;
-    }
-    held(frame, link, arrival, target, measure)
+pub fn is_target(address: &Address) -> bool {
+    CONFIG.get(0).is_some_and(|config| find(address, config).is_some())
 }
 
-/// A packet of a target.
+/// Writes into `SCRATCH` what is decided by about a packet whose IP header is where `link` says; `false`: it cannot be read.
+/// `measure` says the packet's length and, of a super-packet, that of its segments' payload, else 0.
 #[inline(always)]
-fn held(
-    frame: &Linear,
-    link: Link,
-    arrival: Arrival,
-    target: Address,
-    measure: impl FnOnce() -> (u64, bool),
-) -> Outcome {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
+pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, u32)) -> bool {
+    let Some(target) = packet::target(frame, link, arrival.direction) else { return false };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
     let transport = packet::transport(&Forgetful::new(frame, scratch), link);
     let direction = arrival.direction;
     let peer = packet::peer(frame, link, direction).unwrap_or_default();
     let (target_port, peer_port) = transport.ports(direction);
-    let (bytes, gso) = measure();
+    let (bytes, segment) = measure();
+    let (packets, headers) = whole(frame, &transport, bytes, segment);
     let network = match link {
         Link::Ipv4(offset) | Link::Ipv6(offset) => offset as u32,
         Link::Other => 0,
@@ -121,12 +108,58 @@ fn held(
         (&raw mut (*packet).target_port).write_volatile(target_port);
         (&raw mut (*packet).peer_port).write_volatile(peer_port);
         (&raw mut (*packet).bytes).write_volatile(bytes);
-        (&raw mut (*packet).gso).write_volatile(gso);
+        (&raw mut (*packet).gso).write_volatile(segment != 0);
+        (&raw mut (*packet).packets).write_volatile(packets);
+        (&raw mut (*packet).headers).write_volatile(headers);
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
         (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
+        (&raw mut (*scratch).stage).write_volatile(arrival.stage as u32);
     }
-    let outcome = judge(arrival.stage as u32);
+    true
+}
+
+/// What is longer than this the kernel takes apart on its way through the line, where only one of the parts has a ticket
+/// (`gso_max_size` of linux/netdevice.h, which is this by default).
+const MOST_WHOLE: u64 = 65_535;
+
+/// How many packets on the wire a super-packet is and how long the headers of each are: (1, 0) for any other packet, and where that
+/// is not known. Of what is no TCP it is not, since it may carry another packet with headers of its own.
+#[inline(always)]
+fn whole(frame: &Linear, transport: &Transport, bytes: u64, segment: u32) -> (u32, u32) {
+    if segment == 0 || bytes > MOST_WHOLE {
+        return (1, 0);
+    }
+    match packet::headers_of_tcp(frame, transport) {
+        Some(headers) => (decide::segments(bytes as u32, headers as u32, segment), headers as u32),
+        None => (1, 0),
+    }
+}
+
+/// Which way the packet in `SCRATCH` goes, and whether it has no Ethernet header.
+#[inline(always)]
+pub fn arrived() -> Option<(Direction, bool)> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own memory, written by `gather`.
+    unsafe { Some(((*scratch).packet.direction, (*scratch).network == 0)) }
+}
+
+/// What becomes of the packet in `SCRATCH`, at TC.
+#[inline(always)]
+pub fn outcome() -> Outcome {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return Outcome::Pass };
+    // SAFETY: this CPU's own memory.
+    noted(judge(unsafe { (*scratch).stage }))
+}
+
+/// What becomes of it at XDP.
+#[inline(always)]
+pub fn early_outcome() -> Outcome {
+    noted(judge_early())
+}
+
+#[inline(always)]
+fn noted(outcome: u32) -> Outcome {
     if note::is_wanted() {
         note::note(outcome);
     }
@@ -140,13 +173,31 @@ fn held(
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn judge(stage: u32) -> u32 {
-    let stage = Stage::of(stage);
-    match meets_bindings() {
-        0 => Outcome::Pass as u32,
-        count => match (split(count, stage as u32), stage) {
-            (1, _) => Outcome::Split as u32,
-            _ => decided(count, stage) as u32,
-        },
+    let count = meets_bindings();
+    if count == 0 {
+        return Outcome::Pass as u32;
+    }
+    if split(count) != 0 {
+        return Outcome::Split as u32;
+    }
+    match met_loss(count, stage) {
+        Verdict::Pass => later(count),
+        Verdict::Reject => Outcome::Reject as u32,
+        Verdict::Loss | Verdict::Partition => Outcome::Drop as u32,
+    }
+}
+
+/// As [`judge`], of partition and loss alone.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn judge_early() -> u32 {
+    let count = meets_bindings();
+    if count == 0 {
+        return Outcome::Pass as u32;
+    }
+    match met_loss(count, Stage::Early as u32) {
+        Verdict::Pass | Verdict::Reject => Outcome::Pass as u32,
+        Verdict::Loss | Verdict::Partition => Outcome::Drop as u32,
     }
 }
 
@@ -176,20 +227,13 @@ pub extern "C" fn meets_bindings() -> u32 {
     if read(packet, entry, config, bindings) { u32::from(bindings.count) } else { 0 }
 }
 
-/// What becomes of the packet in `SCRATCH` by its first `count` bindings.
+/// Partition and loss of the packet in `SCRATCH` by its first `count` bindings.
 #[inline(always)]
-fn decided(count: u32, stage: Stage) -> Outcome {
-    let is_early = stage as u32 == Stage::Early as u32;
-    let verdict = pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage as u32) {
+fn met_loss(count: u32, stage: u32) -> Verdict {
+    pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage) {
         SPARED => None,
         number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
-    });
-    match verdict {
-        Verdict::Pass | Verdict::Reject if is_early => Outcome::Pass,
-        Verdict::Pass => Outcome::of(later(count)),
-        Verdict::Reject => Outcome::Reject,
-        Verdict::Loss | Verdict::Partition => Outcome::Drop,
-    }
+    })
 }
 
 /// What [`bind`] returns for a conversation that the rule leaves alone; else a verdict's number.
@@ -221,28 +265,31 @@ pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
 /// has not been there.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn split(count: u32, stage: u32) -> u32 {
+pub extern "C" fn split(count: u32) -> u32 {
     let Some((scratch, _)) = at_hand(0) else { return 0 };
     let has_rewrites = CONFIG.get(0).is_some_and(|config| config.flags & CONFIG_HAS_REWRITES != 0);
     let is_gso = scratch.packet.gso;
     let is_wanted = (is_gso || has_rewrites) && scratch.splitter != SPLITTER_BEHIND;
-    if !is_wanted || stage == Stage::Early as u32 {
+    if !is_wanted {
         return 0;
     }
     let mut i = 0;
     while i < MAX_BINDINGS as u32 {
         if i >= count {
-            return 0;
+            break;
         }
         if one_wants_splitter(i) != 0 {
             if scratch.splitter == SPLITTER_AHEAD {
                 return 1;
             }
             Maps.count_global(if is_gso { Global::GsoFrames } else { Global::Unsplit });
+            scratch.packet.packets = 1;
             return 0;
         }
         i += 1;
     }
+    // Its segments have one fate, and are counted one by one.
+    scratch.packet.gso = false;
     0
 }
 

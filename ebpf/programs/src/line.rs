@@ -12,10 +12,10 @@ use fault_abi::lateness::{BUCKETS, bucket};
 use fault_abi::line::{LINE_IS_FQ, LONGEST_STAY_NS};
 use fault_abi::packet::ETHERNET;
 use fault_abi::pass::World as _;
-use fault_abi::ticket::{GUARD, TICKET, TICKET_BYTES, TICKET_INGRESS, TICKET_SETTLES, Ticket};
+use fault_abi::ticket::{GUARD, Queued, TICKET, TICKET_BYTES, TICKET_INGRESS, TICKET_SETTLES, Ticket};
 
 use crate::errand;
-use crate::maps::{LATENESS, LINE, SEQUENCE, TICKETS};
+use crate::maps::{LATENESS, LEAD, LINE, SEQUENCE, TICKETS};
 use crate::tc::{NEXT, drop};
 use crate::world::{Maps, add, count_out, leave_line};
 
@@ -77,7 +77,7 @@ pub fn enter(ctx: &TcContext, direction: Direction, release_ns: u64, state: u32)
         (bytes, ticket)
     };
     let refused = if line.flags & LINE_IS_FQ != 0 {
-        match queue(ctx, line.entry, &ticket) {
+        match queue(ctx, line.entry, ticket) {
             Ok(()) => return drop(direction),
             Err(what) => what,
         }
@@ -106,9 +106,10 @@ fn put_in_front(ctx: &TcContext, ticket: &Ticket) -> bool {
 /// for sent: it would else stay on the packet, and TCP sends no more while two of its packets are in a queue (`tcp_small_queue_check`
 /// of net/ipv4/tcp_output.c).
 #[inline(always)]
-fn queue(ctx: &TcContext, entry: u32, ticket: &Ticket) -> Result<(), Global> {
+fn queue(ctx: &TcContext, entry: u32, ticket: Ticket) -> Result<(), Global> {
+    let queued = Queued { ticket, lead_ns: LEAD.get(0).map_or(0, |lead| lead.ns) };
     let number = SEQUENCE.get_ptr_mut(0).map_or(0, |next| add(next, 1)) as u32;
-    if TICKETS.insert(&number, ticket, u64::from(BPF_NOEXIST)).is_err() {
+    if TICKETS.insert(&number, &queued, u64::from(BPF_NOEXIST)).is_err() {
         return Err(Global::LineRefused);
     }
     errand::to_line(ctx);
@@ -125,17 +126,17 @@ fn queue(ctx: &TcContext, entry: u32, ticket: &Ticket) -> Result<(), Global> {
     Ok(())
 }
 
-/// The number of a packet in the line of the engine `fq`, and its ticket.
+/// The number of a packet in the line of the engine `fq`, and what is known of it.
 #[inline(always)]
-fn queued(ctx: &TcContext) -> Option<(u32, Ticket)> {
+fn queued(ctx: &TcContext) -> Option<(u32, Queued)> {
     if !errand::is_in_line(ctx) {
         return None;
     }
     // SAFETY: the context that the kernel gave.
     let number = unsafe { (*ctx.skb.skb).mark };
     // SAFETY: nobody writes to a ticket, and its memory is used again only for one of the same kind.
-    let ticket = unsafe { TICKETS.get(&number) }?;
-    Some((number, *ticket))
+    let queued = unsafe { TICKETS.get(&number) }?;
+    Some((number, *queued))
 }
 
 /// At the beginning of the line of the engine `fq`: says when the packet leaves.
@@ -145,11 +146,11 @@ fn queued(ctx: &TcContext) -> Option<(u32, Ticket)> {
 /// nothing.
 #[inline(always)]
 pub fn line_start(ctx: &TcContext) -> i32 {
-    let Some((number, ticket)) = queued(ctx) else { return foreign() };
+    let Some((number, queued)) = queued(ctx) else { return foreign() };
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel gave; helpers with plain numbers.
     unsafe {
-        let stay_ns = ticket.release_ns.saturating_sub(bpf_ktime_get_boot_ns());
+        let stay_ns = queued.departure_ns().saturating_sub(bpf_ktime_get_boot_ns());
         let stay_ns = if stay_ns < LONGEST_STAY_NS { stay_ns } else { LONGEST_STAY_NS };
         (*skb).tstamp = bpf_ktime_get_ns() + stay_ns;
         (*skb).priority = 0;
@@ -210,13 +211,16 @@ fn leave(ctx: &TcContext) -> Option<i32> {
 /// time for that of arrival, and routes of several ways be chosen by its hash.
 #[inline(always)]
 fn leave_queue(ctx: &TcContext) -> Option<i32> {
-    let (number, ticket) = queued(ctx)?;
+    let (number, queued) = queued(ctx)?;
+    let ticket = queued.ticket;
     // It is there; were it not, nothing would be left to do.
     let _ = TICKETS.remove(&number);
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: a helper without arguments; this CPU's own copy of a live map value; the context that the kernel gave.
     unsafe {
-        let late_ns = bpf_ktime_get_boot_ns().saturating_sub(ticket.release_ns);
+        let now_ns = bpf_ktime_get_boot_ns();
+        learn(now_ns.saturating_sub(queued.departure_ns()));
+        let late_ns = now_ns.saturating_sub(ticket.release_ns);
         if let Some(count) = LATENESS.get_ptr_mut(bucket(late_ns) as u32) {
             *count += 1;
         }
@@ -227,6 +231,14 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
         bpf_set_hash_invalid(ctx.skb.skb);
     }
     Some(go_on(ctx, &ticket))
+}
+
+/// Takes in what a packet took from the queue's end of its stay to the line's far end.
+#[inline(always)]
+fn learn(took_ns: u64) {
+    let Some(lead) = LEAD.get_ptr_mut(0) else { return };
+    // SAFETY: words of a live map value; see `Lead` for who else writes them.
+    unsafe { lead.write(lead.read().after(took_ns)) };
 }
 
 /// Sends a packet where its ticket says.

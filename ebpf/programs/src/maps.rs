@@ -8,10 +8,11 @@ use fault_abi::decide::Packet;
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 use fault_abi::lateness::LATENESS_ENTRIES;
 use fault_abi::later::{Met, Plan};
+use fault_abi::lead::Lead;
 use fault_abi::line::{Held, Line};
 use fault_abi::pass::Bindings;
 use fault_abi::rule::{Config, Entry, Rule};
-use fault_abi::ticket::Ticket;
+use fault_abi::ticket::Queued;
 
 /// Targets by address.
 #[map]
@@ -80,11 +81,15 @@ pub static ENGINE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Tickets of packets in the line of the engine `fq`. Allocated at load, so that no packet waits for memory.
 #[map]
-pub static TICKETS: HashMap<u32, Ticket> = HashMap::with_max_entries(1_024, 0);
+pub static TICKETS: HashMap<u32, Queued> = HashMap::with_max_entries(1_024, 0);
 
 /// The number of the next packet that goes into the line of the engine `fq`.
 #[map]
 pub static SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// How much before its time a packet leaves the queue of the engine `fq`.
+#[map]
+pub static LEAD: Array<Lead> = Array::with_max_entries(1, 0);
 
 /// How late packets left the line of the engine `fq`.
 #[map]
@@ -126,6 +131,8 @@ pub struct Scratch {
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
     pub splitter: u32,
+    /// What is decided at the packet's hook: a [`Stage`](fault_abi::pass::Stage) as a number.
+    pub stage: u32,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.
     pub forgotten: u64,
     /// The key of its flow; what is always zero in it is never written.

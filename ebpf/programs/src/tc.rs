@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use fault_abi::key::{Direction, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::names::{
     SLOT_TC_ACT_EGRESS, SLOT_TC_ACT_INGRESS, SLOT_TC_EGRESS, SLOT_TC_INGRESS, SLOT_TC_IP_EGRESS,
-    SLOT_TC_IP_INGRESS, SLOT_TC_REJECT_EGRESS, SLOT_TC_REJECT_INGRESS, SLOT_TC_REST,
+    SLOT_TC_IP_INGRESS, SLOT_TC_JUDGE, SLOT_TC_REJECT_EGRESS, SLOT_TC_REJECT_INGRESS, SLOT_TC_REST,
 };
 use fault_abi::packet::{self, Frame as _, Link};
 use fault_abi::pass::Stage;
@@ -150,16 +150,30 @@ fn before_payload(frame: &Linear, link: Link) -> usize {
     }
 }
 
+/// Whether the packet may be one of a target. Most are not, so this comes before anything that only those of targets need, and
+/// reads no more than what is in the linear part, which is all of the headers but for what some drivers leave in fragments.
+#[inline(always)]
+fn may_concern(ctx: &TcContext, direction: Direction, layer: Layer) -> bool {
+    // SAFETY: dropped before anything moves the packet.
+    let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
+    match packet::target(&frame, layer.link(ctx, &frame), direction) {
+        Some(target) => hook::is_target(&target),
+        None => ctx.data() + ctx.len() as usize > ctx.data_end(),
+    }
+}
+
+/// Finds the packets of targets, and gathers what is decided by.
 #[inline(always)]
 fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> i32 {
-    hook::note_splitter(match errand::take(ctx) {
+    let errand = errand::take(ctx);
+    match errand {
         Errand::Done => return NEXT,
         Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
-        Errand::Split => SPLITTER_BEHIND,
-        Errand::None if can_split(ctx) => SPLITTER_AHEAD,
-        Errand::None => 0,
-    });
+        Errand::Split | Errand::None if !may_concern(ctx, direction, layer) => return NEXT,
+        Errand::Split => hook::note_splitter(SPLITTER_BEHIND),
+        Errand::None => hook::note_splitter(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
+    }
     let length = ctx.len();
     if ctx.data() + length as usize > ctx.data_end() {
         // SAFETY: dropped before anything moves the packet.
@@ -175,11 +189,29 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     let measure = || {
         // SAFETY: the context that the kernel gave.
-        let gso = unsafe { (*ctx.skb.skb).gso_size } != 0;
-        (u64::from(length), gso)
+        (u64::from(length), unsafe { (*ctx.skb.skb).gso_size })
     };
     let link = layer.link(ctx, &frame);
-    let outcome = hook::decide(&frame, link, Arrival { direction, stage }, measure);
+    if hook::gather(&frame, link, Arrival { direction, stage }, measure) {
+        return call(ctx, SLOT_TC_JUDGE, NEXT);
+    }
+    NEXT
+}
+
+/// Decides on the packet of a target by what [`decide`] has gathered.
+#[inline(always)]
+pub fn judge(ctx: &TcContext) -> i32 {
+    let outcome = hook::outcome();
+    let Some((direction, is_bare)) = hook::arrived() else { return NEXT };
+    match direction {
+        Direction::FromDevice => carry_out(ctx, outcome, Direction::FromDevice, is_bare),
+        Direction::ToDevice => carry_out(ctx, outcome, Direction::ToDevice, is_bare),
+    }
+}
+
+/// `is_bare`: the packet begins with IP.
+#[inline(always)]
+fn carry_out(ctx: &TcContext, outcome: Outcome, direction: Direction, is_bare: bool) -> i32 {
     let (act, reject) = match direction {
         Direction::FromDevice => (SLOT_TC_ACT_INGRESS, SLOT_TC_REJECT_INGRESS),
         Direction::ToDevice => (SLOT_TC_ACT_EGRESS, SLOT_TC_REJECT_EGRESS),
@@ -187,7 +219,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
     match outcome {
         Outcome::Pass => NEXT,
         Outcome::Drop => drop(direction),
-        Outcome::Split if layer == Layer::Ip && !bare::dress(ctx) => drop(direction),
+        Outcome::Split if is_bare && !bare::dress(ctx) => drop(direction),
         Outcome::Split => line::split(ctx, direction),
         Outcome::Plan => call(ctx, act, drop(direction)),
         Outcome::Reject => call(ctx, reject, drop(direction)),

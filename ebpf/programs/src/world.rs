@@ -6,7 +6,7 @@ use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket}
 use fault_abi::decide::Packet;
 use fault_abi::draw::{OF_TARGET, UNTRACKED};
 use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
-use fault_abi::line::is_alive;
+use fault_abi::line::{LINE_IS_FQ, is_alive};
 use fault_abi::pass::{Channel, Sequence, Track, World};
 use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{Effect, VERDICTS, Verdict};
@@ -99,8 +99,8 @@ impl World<'static> for Maps {
         let i = within::<{ VERDICTS as u64 - 1 }>(verdict as u64);
         // SAFETY: `i` is below VERDICTS, the length of both.
         unsafe {
-            *counter.packets.get_unchecked_mut(i) += 1;
-            *counter.bytes.get_unchecked_mut(i) += packet.bytes;
+            *counter.packets.get_unchecked_mut(i) += u64::from(packet.packets);
+            *counter.bytes.get_unchecked_mut(i) += packet.wire_bytes();
         }
         if packet.gso {
             counter.gso_frames += 1;
@@ -113,7 +113,7 @@ impl World<'static> for Maps {
         let key = CounterKey { state: binding.state, direction: packet.direction as u32 };
         if let Some(counter) = COUNTERS.get_ptr_mut(key) {
             // SAFETY: as in `count`.
-            unsafe { (*counter).node_misses += 1 };
+            unsafe { (*counter).node_misses += u64::from(packet.packets) };
         }
     }
 
@@ -128,14 +128,14 @@ impl World<'static> for Maps {
         let counter = unsafe { &mut *counter };
         for effect in Effect::ALL {
             if effects & effect.bit() != 0 {
-                counter.effects[effect as usize] += 1;
+                counter.effects[effect as usize] += u64::from(packet.packets);
             }
         }
         if delay_ns != 0 {
-            counter.delay_ns += delay_ns;
+            counter.delay_ns += delay_ns * u64::from(packet.packets);
             let i = within::<{ DELAY_BUCKETS as u64 - 1 }>(delay_bucket(delay_ns) as u64);
             // SAFETY: `i` is below DELAY_BUCKETS, the length.
-            unsafe { *counter.delays.get_unchecked_mut(i) += 1 };
+            unsafe { *counter.delays.get_unchecked_mut(i) += u64::from(packet.packets) };
         }
     }
 
@@ -160,6 +160,12 @@ impl World<'static> for Maps {
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
         // SAFETY: this CPU's own memory.
         unsafe { (*scratch).splitter == SPLITTER_BEHIND }
+    }
+
+    /// A TAP has no room for what is said about segments beside the frame.
+    #[inline(always)]
+    fn holds_super_packets(&self) -> bool {
+        LINE.get(0).is_some_and(|line| line.flags & LINE_IS_FQ != 0)
     }
 
     #[inline(always)]

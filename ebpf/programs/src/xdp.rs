@@ -27,8 +27,13 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     // SAFETY: no helper called from here on moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     // SAFETY: the context that the kernel gave. With `frags`, `data_end` is the end of the first part only.
-    let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, false);
+    let measure = || (unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }, 0);
     let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early };
     let link = packet::link(&frame);
-    if hook::decide(&frame, link, arrival, measure) == Outcome::Drop { XDP_DROP } else { XDP_PASS }
+    let is_target =
+        packet::target(&frame, link, Direction::FromDevice).is_some_and(|target| hook::is_target(&target));
+    if !is_target || !hook::gather(&frame, link, arrival, measure) {
+        return XDP_PASS;
+    }
+    if hook::early_outcome() == Outcome::Drop { XDP_DROP } else { XDP_PASS }
 }

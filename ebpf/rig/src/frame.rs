@@ -167,7 +167,8 @@ impl Spec {
                     frame.extend(length.to_be_bytes());
                     frame.extend([0, 0]);
                 } else {
-                    frame.resize(frame.len() + 16, 0);
+                    // Numbers; five words of header; flags, window, sum.
+                    frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, 0, 0, 0, 0, 0, 0, 0]);
                 }
             }
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => frame.extend([self.icmp_type, 0, 0, 0, 0, 0, 0, 0]),

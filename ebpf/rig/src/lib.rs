@@ -69,7 +69,8 @@ impl std::fmt::Debug for Rig {
 }
 
 impl Rig {
-    /// Loads all programs of an object. The program arrays stay empty: see [`Rig::connect`].
+    /// Loads all programs of an object. The program arrays stay empty, but for what decides about the packets that hooks have found:
+    /// see [`Rig::connect`].
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -84,7 +85,11 @@ impl Rig {
             };
             loaded.map_err(|source| RigError::Program { name: name.to_owned(), source })?;
         }
-        Ok(Self { programs, generation: 0 })
+        let mut rig = Self { programs, generation: 0 };
+        if rig.programs.program(names::TC_JUDGE).is_some() {
+            rig.connect(names::PROGRAMS_TC, names::SLOT_TC_JUDGE, names::TC_JUDGE)?;
+        }
+        Ok(rig)
     }
 
     /// Puts a program where a dispatcher finds it.

@@ -21,14 +21,15 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 ///
 /// # Errors
 /// When a tool or a kernel is missing and cannot be fetched; when the program fails, with what it said.
-pub(super) fn run(program: &Path, engine: &str) -> Result<Report> {
+pub(super) fn run(program: &Path, engine: &str, rounds: u32) -> Result<Report> {
     vm::ensure_tools()?;
     let offer = kernel::offered()?.pop().context("apt's sources offer no kernel")?;
     let kernel = kernel::ensure(&offer)?;
     let folder = tempfile::tempdir().context("making a folder for a machine")?;
     let (packed, console) = (folder.path().join("initramfs"), folder.path().join("console"));
     let mut step = Step::start(format!("counting instructions under {}", kernel.release));
-    let arguments = ["machine", "--engine", engine];
+    let rounds = rounds.to_string();
+    let arguments = ["machine", "--engine", engine, "--rounds", &rounds];
     let others: [PathBuf; 0] = [];
     let job = Job { program, arguments: &arguments, environment: &[], others: &others };
     initramfs::write(&packed, &kernel, &job)?;

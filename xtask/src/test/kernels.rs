@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::outcome::{self, Outcome};
 use super::program::Program;
@@ -32,6 +32,14 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     let mut chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
     if args.all {
         chosen.extend(kernel::newest(&offered)?);
+    }
+    if let Some(release) = &args.kernel {
+        chosen.retain(|offer| offer.release.starts_with(release));
+        if chosen.is_empty() {
+            bail!(
+                "no kernel {release} is offered: see `cargo xtask test --rung kernels --help` for which are"
+            );
+        }
     }
     println!("kernels: {} (apt's sources here offer {})", releases(&chosen), releases(&offered));
     let left = Mutex::new(chosen.iter());

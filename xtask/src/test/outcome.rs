@@ -104,7 +104,8 @@ pub(super) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String
     })
 }
 
-/// As [`collect`], and counts lines about tests, each of which is written to its end when the test is through.
+/// As [`collect`], and counts lines about tests, each of which is written to its end when the test is through. One that failed is
+/// shown at once: the others may take long.
 fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut text = String::new();
@@ -113,6 +114,9 @@ fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) ->
             text.push('\n');
             if line.starts_with(b"test ") {
                 through.fetch_add(1, Ordering::Relaxed);
+                if line.trim_ascii_end().ends_with(b"... FAILED") {
+                    eprintln!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
+                }
             }
         }
         text

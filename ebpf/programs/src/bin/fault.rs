@@ -73,6 +73,12 @@ pub fn tc_ip_egress(ctx: TcContext) -> i32 {
     fault_ebpf::tc::ip_egress(&ctx)
 }
 
+/// Called on ingress and egress for a packet of a target.
+#[classifier]
+pub fn tc_judge(ctx: TcContext) -> i32 {
+    fault_ebpf::tc::judge(&ctx)
+}
+
 /// Called on ingress for a packet that has a plan.
 #[classifier]
 pub fn tc_act_ingress(ctx: TcContext) -> i32 {
