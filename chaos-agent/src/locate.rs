@@ -102,7 +102,26 @@ pub enum Way {
     Hooked(BTreeSet<u32>),
 }
 
+/// What the kernel has told of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// It is there, and such.
+    Is(u32, Link),
+    /// It is gone.
+    Gone(u32),
+}
+
 impl Topology {
+    /// Takes in what was told since interfaces were read. Telling it again does no harm.
+    pub fn tell(&mut self, changes: &[LinkChange]) {
+        for change in changes {
+            match change {
+                LinkChange::Is(index, link) => drop(self.links.insert(*index, link.clone())),
+                LinkChange::Gone(index) => drop(self.links.remove(index)),
+            }
+        }
+    }
+
     /// The interfaces that shall have hooks: of those that a packet passes one after the other only one, or it
     /// would meet its faults twice.
     #[must_use]

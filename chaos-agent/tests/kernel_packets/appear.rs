@@ -14,7 +14,7 @@ use chaos_agent::kernel::hooks::Hooked;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::shared::Shared;
-use chaos_agent::{round, runtime};
+use chaos_agent::{follow, round};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 use futures::StreamExt as _;
@@ -101,11 +101,11 @@ impl Hooking {
             alone(async {
                 let mut tasks = JoinSet::new();
                 let netlink = Netlink::connect(&mut tasks).unwrap();
-                runtime::follow(netlink, for_task, until).await.unwrap();
+                follow::run(netlink, for_task, until).await.unwrap();
             });
         });
         let (seen, until) = (appeared.clone(), shutdown.clone());
-        let (listening, listens) = mpsc::channel();
+        let (listening, listens) = mpsc::sync_channel(1);
         let watching = thread::spawn(move || alone(watch(seen, until, listening)));
         listens.recv().unwrap();
         Self { shared, shutdown, parts: vec![attaching, following, watching], appeared, hooked }
@@ -143,7 +143,7 @@ fn alone(work: impl Future<Output = ()>) {
 }
 
 /// Notes when the kernel tells of an interface for the first time. Says when it listens: what appears earlier is not told.
-async fn watch(appeared: Times, until: CancellationToken, listening: mpsc::Sender<()>) {
+async fn watch(appeared: Times, until: CancellationToken, listening: mpsc::SyncSender<()>) {
     let (connection, _handle, mut events) =
         rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).unwrap();
     listening.send(()).unwrap();
