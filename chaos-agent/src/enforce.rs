@@ -53,6 +53,8 @@ pub struct Enforcer<K> {
     plan: Plan,
     deadlines: Deadlines,
     topology: Topology,
+    /// The interfaces of the topology that shall have hooks.
+    wanted: BTreeSet<u32>,
     hooked: BTreeMap<u32, Hooked>,
     /// Interfaces whose hooks were tried since the topology last changed.
     tried: BTreeSet<u32>,
@@ -73,6 +75,7 @@ impl<K: Kernel> Enforcer<K> {
             plan: Plan::default(),
             deadlines: Deadlines::default(),
             topology: Topology::default(),
+            wanted: BTreeSet::new(),
             hooked: BTreeMap::new(),
             tried: BTreeSet::new(),
             failure: None,
@@ -175,15 +178,15 @@ impl<K: Kernel> Enforcer<K> {
         }
         if topology != self.topology {
             self.tried.clear();
+            self.wanted = topology.hooked();
+            self.topology = topology;
         }
-        self.topology = topology;
         self.detach_covered();
     }
 
     /// Interfaces with hooks that shall have none, each with those hooked in its place.
     fn covered(&self) -> BTreeMap<u32, BTreeSet<u32>> {
-        let wanted = self.topology.hooked();
-        let covered = self.hooked.keys().filter(|index| !wanted.contains(index));
+        let covered = self.hooked.keys().filter(|index| !self.wanted.contains(index));
         covered.map(|index| (*index, self.topology.successors(*index))).collect()
     }
 
@@ -206,9 +209,9 @@ impl<K: Kernel> Enforcer<K> {
     pub fn attach_next(&mut self) -> bool {
         // Those first that stand in for one with hooks: until it loses them, packets meet both.
         let urgent: BTreeSet<u32> = self.covered().into_values().flatten().collect();
-        let due = || self.topology.interfaces().filter(|interface| self.is_due(interface.index));
-        let next = due().find(|interface| urgent.contains(&interface.index)).or_else(|| due().next());
-        let Some(interface) = next else { return false };
+        let due = || self.wanted.iter().copied().filter(|index| self.is_due(*index));
+        let next = due().find(|index| urgent.contains(index)).or_else(|| due().next());
+        let Some(interface) = next.and_then(|index| self.topology.interface(index)) else { return false };
         self.tried.insert(interface.index);
         let (kernel, settings) = (&mut self.kernel, self.settings);
         let hooked = self.hooked.entry(interface.index).or_default();

@@ -32,7 +32,7 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
     // When there is work ahead to be done.
     let mut ahead_at = Some(Instant::now());
     let mut sweep = Sweep::default();
-    let mut has_made_room = false;
+    let (mut has_made_room, mut has_changed) = (false, false);
     loop {
         let wait = if is_unhooked || has_made_room {
             Duration::ZERO
@@ -88,7 +88,10 @@ pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result
         if ahead_at.is_some_and(|at| at <= Instant::now()) && !is_unhooked && !is_releasing {
             ahead_at = next_ahead(enforcer.prepare());
         }
-        if is_round || has_topology || (was_unhooked && !is_unhooked) || (is_release && !is_releasing) {
+        // What is half done is shown when it is done: the picture of many targets takes longer than a hook.
+        has_changed |= has_topology || was_unhooked || is_release;
+        if is_round || (has_changed && !is_unhooked && !is_releasing) {
+            has_changed = false;
             shared.show(enforcer.view());
         }
         shared.beat(is_round);
