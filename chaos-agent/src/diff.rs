@@ -20,10 +20,10 @@ use slots::Slots;
 /// How long a rule or state that nothing refers to is kept. A program holds what it has read for microseconds.
 pub const QUARANTINE_NS: u64 = 1_000_000_000;
 
-/// Compares. Performing the operations in their order, and recording each, makes the ledger agree with the plan
-/// (but for what is in quarantine at `now_ns`, CLOCK_BOOTTIME).
+/// Compares. Performing the operations in their order, and recording each, makes the ledger agree with the plan (but for what is in
+/// quarantine: see [`release`]).
 #[must_use]
-pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity, now_ns: u64) -> Vec<Op> {
+pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity) -> Vec<Op> {
     let mut ops = Vec::new();
     protect(ledger, plan, &mut ops);
     let mut slots = Slots::new(ledger, plan, capacity);
@@ -32,8 +32,15 @@ pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity, now_ns: u64) -> Ve
     remove_entries(ledger, plan, &mut ops);
     unprotect(ledger, plan, &mut ops);
     slots::retire(ledger, plan, &slots, &referred, &mut ops);
-    slots::release(ledger, now_ns, &mut ops);
+    slots::forget_parts(ledger, &mut ops);
     ops
+}
+
+/// Up to `at_most` operations that clear what has been in quarantine for long enough at `now_ns`, CLOCK_BOOTTIME. They make room, and
+/// change no packet's fate.
+#[must_use]
+pub fn release(ledger: &Ledger, now_ns: u64, at_most: usize) -> Vec<Op> {
+    slots::release(ledger, now_ns).take(at_most).collect()
 }
 
 fn protect(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {

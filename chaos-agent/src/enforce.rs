@@ -2,6 +2,7 @@
 //! Decisions are made elsewhere; here they are carried out, in order, and recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use edge_api::fault_node::HookKind;
@@ -10,9 +11,9 @@ use jiff::Timestamp;
 
 use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
-use crate::diff::{QUARANTINE_NS, diff};
+use crate::diff::{QUARANTINE_NS, diff, release};
 use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
-use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel};
+use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel, KernelError, Refusal};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
 use crate::table::{Capacity, Op, Uid};
@@ -30,6 +31,20 @@ pub struct Settings {
     pub has_tcx: bool,
 }
 
+/// What became of a change of the tables, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The kernel took all of it.
+    Done,
+    /// It is short of memory for a moment; the same again goes on.
+    Later,
+    /// It refused a part.
+    Refused,
+}
+
+/// Operations that clear what nothing refers to any more, in one go: some milliseconds.
+const RELEASED_AT_ONCE: usize = 512;
+
 /// The kernel, what it holds, and what it shall hold.
 pub struct Enforcer<K> {
     kernel: K,
@@ -38,6 +53,8 @@ pub struct Enforcer<K> {
     plan: Plan,
     deadlines: Deadlines,
     topology: Topology,
+    /// The interfaces of the topology that shall have hooks.
+    wanted: BTreeSet<u32>,
     hooked: BTreeMap<u32, Hooked>,
     /// Interfaces whose hooks were tried since the topology last changed.
     tried: BTreeSet<u32>,
@@ -58,6 +75,7 @@ impl<K: Kernel> Enforcer<K> {
             plan: Plan::default(),
             deadlines: Deadlines::default(),
             topology: Topology::default(),
+            wanted: BTreeSet::new(),
             hooked: BTreeMap::new(),
             tried: BTreeSet::new(),
             failure: None,
@@ -67,10 +85,14 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// [`Self::plan`] and [`Self::carry_out`] in one.
+    /// [`Self::plan`], [`Self::carry_out`] and [`Self::release`] in one. Returns whether the kernel took everything.
     pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
         self.plan(world, server, boot_ns);
-        self.carry_out()
+        let mut outcome = self.carry_out();
+        while outcome == Outcome::Done && self.next_release().is_some_and(|at| at <= boot_ns) {
+            outcome = self.release(boot_ns);
+        }
+        outcome == Outcome::Done
     }
 
     /// Decides what the tables shall hold for this world; [`Self::carry_out`] brings them there. `server` is the API
@@ -82,34 +104,68 @@ impl<K: Kernel> Enforcer<K> {
         self.plan = compile(world, self.settings.capacity, boot_ns, |profile| deadlines.of(&profile.uid));
     }
 
-    /// Brings the tables to the plan. Returns whether the kernel took everything; if not, the same call again tries
-    /// the rest.
-    pub fn carry_out(&mut self) -> bool {
-        let boot_ns = self.applied_ns;
-        let ops = diff(&self.ledger, &self.plan, self.settings.capacity, boot_ns);
-        self.kernel.begin_round();
+    /// Brings the tables to the plan. What is not done the same call again tries.
+    pub fn carry_out(&mut self) -> Outcome {
+        let ops = diff(&self.ledger, &self.plan, self.settings.capacity);
+        self.failure = None;
+        self.perform(&ops, self.applied_ns)
+    }
+
+    /// Clears a part of what nothing refers to any more, at `boot_ns` (CLOCK_BOOTTIME): a change of rules need not wait for all of it.
+    pub fn release(&mut self, boot_ns: u64) -> Outcome {
+        let ops = release(&self.ledger, boot_ns, RELEASED_AT_ONCE);
         self.perform(&ops, boot_ns)
     }
 
-    fn perform(&mut self, ops: &[Op], boot_ns: u64) -> bool {
+    fn perform(&mut self, ops: &[Op], boot_ns: u64) -> Outcome {
         let mut broken = Broken::default();
-        self.failure = None;
-        for op in ops.iter() {
-            if broken.is_needed_by(op) || broken.keeps(op, &self.ledger) {
-                continue;
-            }
-            match self.kernel.perform(op) {
-                Ok(()) => self.ledger.record(op, boot_ns),
-                Err(error) => {
-                    broken.add(op);
-                    let _ = self.failure.get_or_insert_with(|| error.to_string());
+        let mut outcome = Outcome::Done;
+        self.kernel.begin_round();
+        for alike in ops.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            let is_held = |op: &Op| broken.is_needed_by(op) || broken.keeps(op, &self.ledger);
+            let parts = alike.chunk_by(|one, next| is_held(one) == is_held(next));
+            let parts: Vec<(bool, &[Op])> =
+                parts.map(|part| (part.first().is_some_and(is_held), part)).collect();
+            for (is_held, part) in parts {
+                if is_held {
+                    part.iter().for_each(|op| broken.add(op));
+                } else {
+                    outcome = outcome.max(self.perform_alike(part, &mut broken, boot_ns));
                 }
             }
         }
-        if let Some(failure) = &self.failure {
-            tracing::warn!(failure, "the kernel refused a change; it is tried again");
+        outcome
+    }
+
+    /// Performs operations of one kind, none of which needs another one. Each that the kernel refuses is left out; where it has no
+    /// memory at the moment all that follow are.
+    fn perform_alike(&mut self, ops: &[Op], broken: &mut Broken, boot_ns: u64) -> Outcome {
+        let mut rest = ops;
+        let mut outcome = Outcome::Done;
+        loop {
+            let refusal = self.kernel.perform_all(rest).err();
+            let (done, left) = rest.split_at(refusal.as_ref().map_or(rest.len(), |refusal| refusal.at));
+            done.iter().for_each(|op| self.ledger.record(op, boot_ns));
+            let Some(Refusal { error, .. }) = refusal else { return outcome };
+            let (left_out, further) =
+                if error.is_momentary() { (left, [].as_slice()) } else { left.split_at(left.len().min(1)) };
+            left_out.iter().for_each(|op| broken.add(op));
+            outcome = outcome.max(self.refused(&error));
+            rest = further;
         }
-        self.failure.is_none()
+    }
+
+    /// Takes in why something is left undone; the first such reason is told.
+    fn refused(&mut self, error: &KernelError) -> Outcome {
+        let is_first = self.failure.is_none();
+        let _ = self.failure.get_or_insert_with(|| error.to_string());
+        if error.is_momentary() {
+            return Outcome::Later;
+        }
+        if is_first {
+            tracing::warn!(%error, "the kernel refused a change; it is tried again");
+        }
+        Outcome::Refused
     }
 
     /// Takes in interfaces, addresses and routes. New hooks come by [`Self::attach_next`]; those of interfaces that are
@@ -122,15 +178,15 @@ impl<K: Kernel> Enforcer<K> {
         }
         if topology != self.topology {
             self.tried.clear();
+            self.wanted = topology.hooked();
+            self.topology = topology;
         }
-        self.topology = topology;
         self.detach_covered();
     }
 
     /// Interfaces with hooks that shall have none, each with those hooked in its place.
     fn covered(&self) -> BTreeMap<u32, BTreeSet<u32>> {
-        let wanted = self.topology.hooked();
-        let covered = self.hooked.keys().filter(|index| !wanted.contains(index));
+        let covered = self.hooked.keys().filter(|index| !self.wanted.contains(index));
         covered.map(|index| (*index, self.topology.successors(*index))).collect()
     }
 
@@ -153,9 +209,9 @@ impl<K: Kernel> Enforcer<K> {
     pub fn attach_next(&mut self) -> bool {
         // Those first that stand in for one with hooks: until it loses them, packets meet both.
         let urgent: BTreeSet<u32> = self.covered().into_values().flatten().collect();
-        let due = || self.topology.interfaces().filter(|interface| self.is_due(interface.index));
-        let next = due().find(|interface| urgent.contains(&interface.index)).or_else(|| due().next());
-        let Some(interface) = next else { return false };
+        let due = || self.wanted.iter().copied().filter(|index| self.is_due(*index));
+        let next = due().find(|index| urgent.contains(index)).or_else(|| due().next());
+        let Some(interface) = next.and_then(|index| self.topology.interface(index)) else { return false };
         self.tried.insert(interface.index);
         let (kernel, settings) = (&mut self.kernel, self.settings);
         let hooked = self.hooked.entry(interface.index).or_default();
@@ -217,11 +273,22 @@ impl<K: Kernel> Enforcer<K> {
         self.kernel.added_qdiscs()
     }
 
-    /// When something is to be done although nothing changes, in CLOCK_BOOTTIME.
+    /// When rules end although nothing changes, in CLOCK_BOOTTIME.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        let release = self.ledger.next_release(QUARANTINE_NS);
-        release.into_iter().chain(self.deadlines.next(self.applied_ns)).min()
+        self.deadlines.next(self.applied_ns)
+    }
+
+    /// When there is something for [`Self::release`] to do, in CLOCK_BOOTTIME.
+    #[must_use]
+    pub fn next_release(&self) -> Option<u64> {
+        self.ledger.next_release(QUARANTINE_NS)
+    }
+
+    /// Whether all slots for rules are taken, those in quarantine among them: then a rule that has changed keeps its old one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ledger.rules.len() as u64 >= u64::from(self.settings.capacity.rule_slots())
     }
 
     /// What there is to show.
@@ -282,19 +349,15 @@ impl Broken {
         }
     }
 
-    fn is_needed_by(&mut self, op: &Op) -> bool {
+    /// Whether an operation would refer to what is not there.
+    fn is_needed_by(&self, op: &Op) -> bool {
         match op {
-            Op::WriteRule { slot, rule, .. } if self.peer_sets.contains(&rule.peer_set) => {
-                self.rules.insert(*slot);
-                true
-            }
+            Op::WriteRule { rule, .. } => self.peer_sets.contains(&rule.peer_set),
             Op::WriteEntry { entry, .. } => {
                 let lacks = |binding: &Binding| {
                     self.rules.contains(&binding.rule) || self.states.contains(&binding.state)
                 };
-                let is_blocked = self.protection || bindings(entry).iter().any(lacks);
-                self.entry |= is_blocked;
-                is_blocked
+                self.protection || bindings(entry).iter().any(lacks)
             }
             _ => false,
         }

@@ -47,6 +47,12 @@ pub enum KernelError {
         /// What the kernel said.
         reason: String,
     },
+    /// The kernel has no memory for an element of a table at the moment.
+    #[error("{op}: the kernel has no memory for it at the moment")]
+    Memory {
+        /// [`Op::name`].
+        op: &'static str,
+    },
     /// The kernel refused a hook.
     #[error("{hook} on {interface}: {reason}", hook = .hook.as_str())]
     Attach {
@@ -76,6 +82,23 @@ pub enum KernelError {
     /// A descriptor could not be moved out of the way.
     #[error("the descriptors of the program arrays: {0}")]
     Descriptors(String),
+}
+
+impl KernelError {
+    /// Whether the same again may well succeed in a moment.
+    #[must_use]
+    pub const fn is_momentary(&self) -> bool {
+        matches!(self, Self::Memory { .. })
+    }
+}
+
+/// An operation of several that the kernel refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Which: those before it are performed, and none from it on.
+    pub at: usize,
+    /// Why.
+    pub error: KernelError,
 }
 
 /// An interface by both its names.
@@ -142,6 +165,17 @@ pub trait Kernel: Send {
     /// # Errors
     /// When the kernel refuses.
     fn perform(&mut self, op: &Op) -> Result<(), KernelError>;
+
+    /// Performs operations in their order until one is refused; repeating them does no harm.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    fn perform_all(&mut self, ops: &[Op]) -> Result<(), Refusal> {
+        for (at, op) in ops.iter().enumerate() {
+            self.perform(op).map_err(|error| Refusal { at, error })?;
+        }
+        Ok(())
+    }
 
     /// Attaches a dispatcher for packets that begin so, before all others. Takes about 16 ms under the kernel's network lock.
     ///

@@ -15,6 +15,7 @@ pub mod compile;
 pub mod diff;
 pub mod enforce;
 pub mod feed;
+pub mod follow;
 pub mod http;
 pub mod index;
 pub mod kernel;

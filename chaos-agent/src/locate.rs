@@ -102,18 +102,90 @@ pub enum Way {
     Hooked(BTreeSet<u32>),
 }
 
+/// What others make of an interface.
+trait Others {
+    /// It is a bridge with ends of pods among its ports: these are hooked, since what goes from port to port never passes the
+    /// bridge's own interface. (Masters of other kinds can have such ports, too.)
+    fn are_pods_ports(&self, index: u32) -> bool;
+    /// There is another one upon it.
+    fn are_upon(&self, index: u32) -> bool;
+    /// Some route leads by it. An interface under a VLAN then carries packets of its own: it is hooked, and it sees those of its
+    /// VLANs too.
+    fn lead_by(&self, index: u32) -> bool;
+}
+
+/// For a question about one interface.
+impl Others for Topology {
+    fn are_pods_ports(&self, index: u32) -> bool {
+        self.masters_of_pods().any(|master| master == index)
+    }
+
+    fn are_upon(&self, index: u32) -> bool {
+        self.lower().any(|lower| lower == index)
+    }
+
+    fn lead_by(&self, index: u32) -> bool {
+        self.used().any(|used| used == index)
+    }
+}
+
+/// For a question about all of them.
+struct Ties {
+    masters_of_pods: BTreeSet<u32>,
+    lower: BTreeSet<u32>,
+    used: BTreeSet<u32>,
+}
+
+impl Others for Ties {
+    fn are_pods_ports(&self, index: u32) -> bool {
+        self.masters_of_pods.contains(&index)
+    }
+
+    fn are_upon(&self, index: u32) -> bool {
+        self.lower.contains(&index)
+    }
+
+    fn lead_by(&self, index: u32) -> bool {
+        self.used.contains(&index)
+    }
+}
+
+/// What the kernel has told of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// It is there, and such.
+    Is(u32, Link),
+    /// It is gone.
+    Gone(u32),
+}
+
 impl Topology {
+    /// Takes in what was told since interfaces were read. Telling it again does no harm.
+    pub fn tell(&mut self, changes: &[LinkChange]) {
+        for change in changes {
+            match change {
+                LinkChange::Is(index, link) => drop(self.links.insert(*index, link.clone())),
+                LinkChange::Gone(index) => drop(self.links.remove(index)),
+            }
+        }
+    }
+
     /// The interfaces that shall have hooks: of those that a packet passes one after the other only one, or it
     /// would meet its faults twice.
     #[must_use]
     pub fn hooked(&self) -> BTreeSet<u32> {
-        self.links.keys().copied().filter(|index| self.is_hooked(*index)).collect()
+        let ties = Ties {
+            masters_of_pods: self.masters_of_pods().collect(),
+            lower: self.lower().collect(),
+            used: self.used().collect(),
+        };
+        self.links.keys().copied().filter(|index| self.is_hooked_with(*index, &ties)).collect()
     }
 
-    /// The interfaces that shall have hooks, by both their names.
-    pub fn interfaces(&self) -> impl Iterator<Item = Interface> {
-        let links = self.links.iter().filter(|(index, _)| self.is_hooked(**index));
-        links.map(|(index, link)| Interface { index: *index, name: link.name.clone() })
+    /// An interface by both its names.
+    #[must_use]
+    pub fn interface(&self, index: u32) -> Option<Interface> {
+        self.links.get(&index).map(|link| Interface { index, name: link.name.clone() })
     }
 
     /// How packets of this interface begin.
@@ -126,31 +198,29 @@ impl Topology {
     }
 
     fn is_hooked(&self, index: u32) -> bool {
+        self.is_hooked_with(index, self)
+    }
+
+    fn is_hooked_with(&self, index: u32, others: &impl Others) -> bool {
         let Some(link) = self.links.get(&index) else { return false };
         match link.kind {
             LinkKind::Loopback | LinkKind::Vrf | LinkKind::Ifb | LinkKind::NoEthernet | LinkKind::Ours => {
                 return false;
             }
-            LinkKind::Bridge if self.is_open(index) => return false,
-            LinkKind::Stacked if link.lower.is_some_and(|lower| self.is_busy(lower)) => return false,
+            LinkKind::Bridge if others.are_pods_ports(index) => return false,
+            LinkKind::Stacked if link.lower.is_some_and(|lower| others.lead_by(lower)) => return false,
             _ => {}
         }
-        if link.master.is_some_and(|master| self.takes_over(master)) {
+        if link.master.is_some_and(|master| self.takes_over(master, others)) {
             return false;
         }
-        !self.has_upper(index) || self.is_busy(index)
-    }
-
-    /// A bridge with ends of pods among its ports: these are hooked, since what goes from port to port never
-    /// passes the bridge's own interface.
-    fn is_open(&self, bridge: u32) -> bool {
-        self.links.values().any(|link| link.master == Some(bridge) && link.is_pair)
+        !others.are_upon(index) || others.lead_by(index)
     }
 
     /// Whether this master is hooked in place of its ports.
-    fn takes_over(&self, master: u32) -> bool {
+    fn takes_over(&self, master: u32, others: &impl Others) -> bool {
         match self.links.get(&master).map(|link| link.kind) {
-            Some(LinkKind::Bridge) => !self.is_open(master),
+            Some(LinkKind::Bridge) => !others.are_pods_ports(master),
             // Members of a VRF are hooked themselves.
             Some(LinkKind::Vrf) | None => false,
             // A bond, or a master of a kind that is not known here, such as `ovs-system`: packets of its ports pass
@@ -159,14 +229,20 @@ impl Topology {
         }
     }
 
-    fn has_upper(&self, index: u32) -> bool {
-        self.links.values().any(|link| link.kind == LinkKind::Stacked && link.lower == Some(index))
+    /// Masters of ends of pods.
+    fn masters_of_pods(&self) -> impl Iterator<Item = u32> {
+        self.links.values().filter(|link| link.is_pair).filter_map(|link| link.master)
     }
 
-    /// Whether an interface under a VLAN carries packets of its own: then it is hooked, and it sees those of its
-    /// VLANs too.
-    fn is_busy(&self, index: u32) -> bool {
-        self.routes.iter().any(|route| route.interfaces.contains(&index) && !is_link_local(route.network))
+    /// Interfaces under another one.
+    fn lower(&self) -> impl Iterator<Item = u32> {
+        self.links.values().filter(|link| link.kind == LinkKind::Stacked).filter_map(|link| link.lower)
+    }
+
+    /// Interfaces by which routes lead, but for those that every interface has.
+    fn used(&self) -> impl Iterator<Item = u32> {
+        let routes = self.routes.iter().filter(|route| !is_link_local(route.network));
+        routes.flat_map(|route| &route.interfaces).copied()
     }
 
     /// How packets from and to a network outside the cluster pass this node. `attached` are the interfaces that

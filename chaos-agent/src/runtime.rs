@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fault_abi::key::PROTOCOL_TCP;
@@ -31,12 +30,7 @@ use crate::status::publish::Publisher;
 use crate::table::Capacity;
 use crate::view::Lacks;
 use crate::world::{World, dns_ends};
-use crate::{alone, http, preflight, residue, round, splitter, watch};
-
-/// Interfaces and routes are read so often also when netlink tells of no change: it drops what nobody fetches in time.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// After a read that failed.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+use crate::{alone, follow, http, preflight, residue, round, splitter, watch};
 
 /// Room for networks in `match.peers` of all profiles.
 const MAX_PEERS: u32 = 16_384;
@@ -77,7 +71,7 @@ pub async fn run(args: Args) -> Result<()> {
     let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series));
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
     watch::start(&client, &node, &shared, &shutdown, &mut tasks);
-    tasks.spawn(follow(netlink, Arc::clone(&shared), shutdown.clone()));
+    tasks.spawn(follow::run(netlink, Arc::clone(&shared), shutdown.clone()));
     let kernel = preflight::kernel_release();
     let publisher = Publisher { client, node, kernel, shared: Arc::clone(&shared), seen: Arc::default() };
     tasks.spawn(publisher.run(shutdown.clone()));
@@ -208,31 +202,6 @@ async fn sweep(netlink: &Netlink, args: CleanupArgs) -> Result<()> {
         tracing::info!("nothing is left over");
     }
     Ok(())
-}
-
-/// Follows interfaces, addresses and routes until `shutdown`, and hands them to the enforcer.
-///
-/// # Errors
-/// When the netlink connection has ended.
-pub async fn follow(mut netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
-    loop {
-        let next_look = match netlink.topology().await {
-            Ok(topology) => {
-                shared.take_topology(topology);
-                LOOK_EVERY
-            }
-            // Interfaces may come and go while they are read.
-            Err(error) => {
-                tracing::warn!(%error, "interfaces and routes; they are read again");
-                LOOK_AGAIN
-            }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            changed = netlink.changed() => changed?,
-            () = tokio::time::sleep(next_look) => {}
-        }
-    }
 }
 
 fn start_logs(filter: &str) -> Result<()> {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arbitrary::Arbitrary;
 use chaos_agent::compile::{Plan, compile};
-use chaos_agent::diff::{QUARANTINE_NS, diff};
+use chaos_agent::diff::{QUARANTINE_NS, diff, release};
 use chaos_agent::kernel::Kernel as _;
 use chaos_agent::kernel::fake::FakeKernel;
 use chaos_agent::ledger::{Ledger, bindings};
@@ -187,12 +187,18 @@ struct Node {
 
 impl Node {
     fn reach(&mut self, plan: &Plan) -> usize {
-        let ops = diff(&self.ledger, plan, CAPACITY, self.now_ns);
-        for op in &ops {
+        let ops = diff(&self.ledger, plan, CAPACITY);
+        self.perform(&ops);
+        let cleared = release(&self.ledger, self.now_ns, usize::MAX);
+        self.perform(&cleared);
+        ops.len() + cleared.len()
+    }
+
+    fn perform(&mut self, ops: &[Op]) {
+        for op in ops {
             assert!(self.kernel.perform(op).is_ok(), "{op:?}");
             self.ledger.record(op, self.now_ns);
         }
-        ops.len()
     }
 }
 
@@ -228,6 +234,6 @@ fuzz_target!(|scenes: Vec<Scene>| {
     holds_together(&last, &node);
     node.now_ns += QUARANTINE_NS;
     node.reach(&last);
-    let rest: Vec<Op> = diff(&node.ledger, &last, CAPACITY, node.now_ns);
+    let rest: Vec<Op> = diff(&node.ledger, &last, CAPACITY);
     assert!(rest.is_empty(), "there is still something to do: {rest:?}");
 });

@@ -129,19 +129,25 @@ pub(super) fn retire(
     }
 }
 
-/// Clears what has been in quarantine for long enough.
-pub(super) fn release(ledger: &Ledger, now_ns: u64, ops: &mut Vec<Op>) {
-    let is_over = |retired: Option<u64>| retired.is_some_and(|at| now_ns.saturating_sub(at) >= QUARANTINE_NS);
-    for (slot, row) in ledger.rules.iter().filter(|(_, row)| is_over(row.retired_ns)) {
-        let peers = ledger.peers.get(&row.rule.peer_set).into_iter().flatten();
-        ops.extend(peers.map(|prefix| Op::RemovePeer { set: row.rule.peer_set, prefix: *prefix }));
-        ops.push(Op::ClearRule { slot: *slot });
-    }
-    // Sets of which a part was refused, so that no rule ever came to refer to them.
+/// Removes sets of peers of which a part was refused, so that no rule ever came to refer to them.
+pub(super) fn forget_parts(ledger: &Ledger, ops: &mut Vec<Op>) {
     let used: BTreeSet<u32> = ledger.rules.values().map(|row| row.rule.peer_set).collect();
     for (set, prefixes) in ledger.peers.iter().filter(|(set, _)| !used.contains(set)) {
         ops.extend(prefixes.iter().map(|prefix| Op::RemovePeer { set: *set, prefix: *prefix }));
     }
-    let states = ledger.states.iter().filter(|(_, row)| is_over(row.retired_ns));
-    ops.extend(states.map(|(state, _)| Op::DropState { state: *state }));
+}
+
+/// What clears all that has been in quarantine for long enough, in its order.
+pub(super) fn release(ledger: &Ledger, now_ns: u64) -> impl Iterator<Item = Op> {
+    let is_over =
+        move |retired: Option<u64>| retired.is_some_and(|at| now_ns.saturating_sub(at) >= QUARANTINE_NS);
+    let rules = ledger.rules.iter().filter(move |(_, row)| is_over(row.retired_ns));
+    let rules = rules.flat_map(|(slot, row)| {
+        let set = row.rule.peer_set;
+        let peers = ledger.peers.get(&set).into_iter().flatten();
+        let peers = peers.map(move |prefix| Op::RemovePeer { set, prefix: *prefix });
+        peers.chain([Op::ClearRule { slot: *slot }])
+    });
+    let states = ledger.states.iter().filter(move |(_, row)| is_over(row.retired_ns));
+    rules.chain(states.map(|(state, _)| Op::DropState { state: *state }))
 }

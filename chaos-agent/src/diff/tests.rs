@@ -29,7 +29,12 @@ struct Node {
 impl Node {
     /// Brings the node to the plan; before and after each operation `look` sees the kernel.
     fn reach(&mut self, plan: &Plan, mut look: impl FnMut(&Node, &Op)) {
-        for op in diff(&self.ledger, plan, CAPACITY, self.now_ns) {
+        self.perform(diff(&self.ledger, plan, CAPACITY), &mut look);
+        self.perform(release(&self.ledger, self.now_ns, usize::MAX), &mut look);
+    }
+
+    fn perform(&mut self, ops: Vec<Op>, look: &mut impl FnMut(&Node, &Op)) {
+        for op in ops {
             self.kernel.perform(&op).unwrap();
             self.ledger.record(&op, self.now_ns);
             look(self, &op);
@@ -135,7 +140,7 @@ proptest! {
         for (target, port) in addresses().into_iter().flat_map(|at| PORTS.map(|port| (at, port))) {
             prop_assert_eq!(node.meets(target, port), planned(&last, target, port));
         }
-        let again: Vec<Op> = diff(&node.ledger, &last, CAPACITY, node.now_ns);
+        let again: Vec<Op> = diff(&node.ledger, &last, CAPACITY);
         prop_assert!(again.is_empty(), "nothing is left to do: {again:?}");
         let mut scratch = Node::default();
         scratch.reach(&last, |_, _| ());
@@ -172,15 +177,13 @@ proptest! {
         for rows in &plans {
             node.now_ns += QUARANTINE_NS / 2;
             let plan = plan_of(rows);
-            for op in diff(&node.ledger, &plan, CAPACITY, node.now_ns) {
-                if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = &op {
+            node.reach(&plan, |node, op| {
+                if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = op {
                     let mut referred = Referred::default();
                     node.kernel.entries.values().for_each(|entry| referred.add(entry));
                     assert!(!referred.rules.contains(slot), "{op:?}");
                 }
-                node.kernel.perform(&op).unwrap();
-                node.ledger.record(&op, node.now_ns);
-            }
+            });
         }
     }
 }
@@ -255,6 +258,25 @@ fn counters_of_targets_that_are_gone_make_room_for_new_ones() {
     node.reach(&one("u", 1, a), |_, _| ());
     let mut next = one("u", 1, b);
     next.entries.values_mut().for_each(|entry| entry.bindings[0].target = "other".into());
-    let ops = diff(&node.ledger, &next, capacity, 0);
+    let ops = diff(&node.ledger, &next, capacity);
     assert!(ops.contains(&Op::RetireState { state: 1 }), "{ops:?}");
+}
+
+#[test]
+fn what_was_in_quarantine_is_cleared_in_portions_and_then_nothing_is_left() {
+    let at = addresses()[0];
+    let mut node = Node::default();
+    node.reach(&one("u", 1, at), |_, _| ());
+    node.reach(&Plan::default(), |_, _| ());
+    assert!(release(&node.ledger, node.now_ns, usize::MAX).is_empty(), "it rests");
+    node.now_ns += QUARANTINE_NS;
+    let mut portions = 0;
+    while node.ledger.next_release(QUARANTINE_NS).is_some_and(|due| due <= node.now_ns) {
+        let portion = release(&node.ledger, node.now_ns, 1);
+        assert_eq!(portion.len(), 1);
+        node.perform(portion, &mut |_, _| ());
+        portions += 1;
+    }
+    assert_eq!(portions, 3, "a network of its peers, its rule, its counters");
+    assert_eq!((node.kernel.peers.len(), node.kernel.rules.len(), node.kernel.states.len()), (0, 0, 0));
 }

@@ -87,6 +87,37 @@ fn a_refusal_is_told_and_tried_again() {
     assert_eq!(enforcer.kernel().visible(target(), PROTOCOL_UDP, 1).len(), 1);
 }
 
+#[test]
+fn what_finds_no_memory_is_left_for_a_moment_with_all_that_is_alike() {
+    let mut enforcer = enforcer();
+    let mut both = world("20%");
+    both.profiles.values_mut().for_each(|profile| {
+        let networks = ["10.20.0.1/32", "10.20.0.2/32"].map(|network| network.parse().unwrap());
+        profile.targets = crate::profile::Targets::Cidrs(networks.to_vec());
+    });
+    enforcer.kernel().short.store(1, std::sync::atomic::Ordering::Relaxed);
+    enforcer.plan(&both, server(), BOOT);
+    assert_eq!(enforcer.carry_out(), Outcome::Later);
+    assert!(enforcer.kernel().states.is_empty() && enforcer.kernel().entries.is_empty());
+    assert_eq!(enforcer.carry_out(), Outcome::Done, "the same again goes on");
+    assert_eq!(enforcer.kernel().entries.len(), 2);
+}
+
+#[test]
+fn what_one_refusal_leaves_out_is_no_more_than_what_needs_it() {
+    let mut enforcer = enforcer();
+    let mut both = world("20%");
+    both.profiles.values_mut().for_each(|profile| {
+        let networks = ["10.20.0.1/32", "10.20.0.2/32"].map(|network| network.parse().unwrap());
+        profile.targets = crate::profile::Targets::Cidrs(networks.to_vec());
+    });
+    // The protection, the rule and the first counters are performed before.
+    enforcer.kernel_mut().refuse_from = Some(("MakeState", 3));
+    enforcer.plan(&both, server(), BOOT);
+    assert_eq!(enforcer.carry_out(), Outcome::Refused);
+    assert_eq!((enforcer.kernel().states.len(), enforcer.kernel().entries.len()), (1, 1));
+}
+
 /// The losses of the rules that a packet of the target meets, in 2⁻³².
 fn losses(kernel: &FakeKernel) -> Vec<u64> {
     let bindings = kernel.visible(target(), PROTOCOL_UDP, 1).iter();

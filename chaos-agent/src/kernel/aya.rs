@@ -1,47 +1,47 @@
 //! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
 
 mod attach;
+mod change;
 mod line;
 mod load;
 pub mod log;
 mod read;
 mod spare;
+mod states;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, ProgramArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray};
 use aya::programs::tc::SchedClassifierLink;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
-use fault_abi::counter::{Counter, Flow, TargetState};
-use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey, SPACE_BITS};
+use fault_abi::counter::Flow;
+use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey};
 use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Refusal};
 use crate::line::engine::Engine;
-use crate::table::{Capacity, Op, Place, Prefix};
+use crate::table::{Capacity, Op};
 use attach::Link;
 pub use attach::detach_filters;
 use line::Counts;
-use load::{convert, fill_arrays, take, typed};
+use load::{fill_arrays, take, typed};
 use read::Reader;
-use spare::spare;
-
-/// How many spare counters are made in one go.
-const PREPARED_AT_ONCE: u32 = 32;
+use states::States;
+use table::Table;
 
 /// Room for those that are lost behind the queue, which must not be.
 const SPARE_TICKETS: u32 = 1_024;
 
-/// How long the operations of a round wait for the kernel's memory, all together.
-const REFILL: Duration = Duration::from_secs(1);
+/// How long the operations of a round wait for the kernel's memory, all together. Then others have their turn.
+const REFILL: Duration = Duration::from_millis(250);
 
 /// The programs and tables in this machine's kernel. Dropping it, like the end of the process, ends all faults.
 pub struct AyaKernel {
@@ -50,13 +50,12 @@ pub struct AyaKernel {
     _arrays: Vec<ProgramArray<MapData>>,
     links: BTreeMap<u32, Vec<Link>>,
     programs: Ebpf,
-    targets: HashMap<MapData, Address, Entry>,
-    ports: HashMap<MapData, PortKey, Entry>,
+    targets: Table<Address, Entry>,
+    ports: Table<PortKey, Entry>,
     cidrs: LpmTrie<MapData, NetworkKey, Entry>,
     rules: Array<MapData, Rule>,
     peers: LpmTrie<MapData, NetworkKey, u32>,
-    counters: PerCpuHashMap<MapData, CounterKey, Counter>,
-    states: HashMap<MapData, u32, TargetState>,
+    states: States,
     flows: Arc<FlowTable>,
     node_addresses: HashMap<MapData, Address, u32>,
     protected: HashMap<MapData, PortKey, u32>,
@@ -70,13 +69,6 @@ pub struct AyaKernel {
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
     ends: Vec<SchedClassifierLink>,
-    /// The highest state in use so far, and the highest that is made: those in between are spare.
-    highest: u32,
-    prepared: u32,
-    /// States in use, and retired ones that are still there.
-    used: u32,
-    /// Room for states.
-    state_room: u32,
     added_qdiscs: BTreeSet<u32>,
     /// What is left of [`REFILL`] in this round.
     patience: Duration,
@@ -135,6 +127,7 @@ impl AyaKernel {
     pub fn load_with(object: &[u8], capacity: Capacity, wanted: Wanted) -> Result<Self, KernelError> {
         // Those that are retired rest for a while.
         let state_room = Capacity::with_replacements(capacity.states());
+        let cpus = nr_cpus().map_err(|(path, error)| KernelError::Load(format!("{path}: {error}")))?;
         let level = if wanted.lines { aya_log::Level::Debug as u8 } else { 0 };
         let mut programs = EbpfLoader::new()
             .override_global(names::LOG_LEVEL, &level, true)
@@ -167,13 +160,12 @@ impl AyaKernel {
             _high: high,
             _arrays: arrays,
             links: BTreeMap::new(),
-            targets: typed(&mut programs, names::TARGETS)?,
-            ports: typed(&mut programs, names::PORT_TARGETS)?,
+            targets: Table::new(names::TARGETS, take(&mut programs, names::TARGETS)?, 1)?,
+            ports: Table::new(names::PORT_TARGETS, take(&mut programs, names::PORT_TARGETS)?, 1)?,
             cidrs: typed(&mut programs, names::CIDRS)?,
             rules: typed(&mut programs, names::RULES)?,
             peers: typed(&mut programs, names::PEERS)?,
-            counters: convert(names::COUNTERS, counters)?,
-            states: convert(names::STATE, states)?,
+            states: States::new(counters, states, cpus, state_room)?,
             flows: Arc::new(FlowTable(Mutex::new(typed(&mut programs, names::FLOWS)?))),
             node_addresses: typed(&mut programs, names::NODE_ADDRESSES)?,
             protected: typed(&mut programs, names::PROTECTED)?,
@@ -184,78 +176,12 @@ impl AyaKernel {
             counts: Some(counts),
             engine: None,
             ends: Vec::new(),
-            highest: 0,
-            prepared: 0,
-            used: 0,
-            state_room,
             added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
             has_lines: wanted.lines,
             programs,
         })
-    }
-
-    fn change(&mut self, op: &Op) -> Result<(), MapError> {
-        match op {
-            Op::SetConfig(config) => self.config.set(0, config, 0),
-            Op::AddNodeAddress(address) => self.node_addresses.insert(address, 1, 0),
-            Op::RemoveNodeAddress(address) => gone_is_fine(self.node_addresses.remove(address)),
-            Op::Protect(key, class) => self.protected.insert(key, class, 0),
-            Op::Unprotect(key) => gone_is_fine(self.protected.remove(key)),
-            Op::ProtectCidr(prefix) => self.protected_cidrs.insert(&trie_key(*prefix), 1, 0),
-            Op::UnprotectCidr(prefix) => gone_is_fine(self.protected_cidrs.remove(&trie_key(*prefix))),
-            Op::AddPeer { set, prefix } => self.peers.insert(&peer_key(*set, *prefix), 1, 0),
-            Op::RemovePeer { set, prefix } => gone_is_fine(self.peers.remove(&peer_key(*set, *prefix))),
-            Op::WriteRule { slot, rule, .. } => self.rules.set(*slot, **rule, 0),
-            Op::ClearRule { slot } => self.rules.set(*slot, Rule::default(), 0),
-            Op::MakeState { state, .. } => self.make_state(*state),
-            Op::DropState { state } => self.drop_state(*state),
-            Op::WriteEntry { place, entry } => match place {
-                Place::Port(key) => self.ports.insert(key, **entry, 0),
-                Place::Address(address) => self.targets.insert(address, **entry, 0),
-                Place::Cidr(prefix) => self.cidrs.insert(&trie_key(*prefix), **entry, 0),
-            },
-            Op::RemoveEntry(place) => gone_is_fine(match place {
-                Place::Port(key) => self.ports.remove(key),
-                Place::Address(address) => self.targets.remove(address),
-                Place::Cidr(prefix) => self.cidrs.remove(&trie_key(*prefix)),
-            }),
-            Op::RetireRule { .. } | Op::RetireState { .. } => Ok(()),
-        }
-    }
-
-    /// Takes one that was prepared, or makes it now.
-    fn make_state(&mut self, state: u32) -> Result<(), MapError> {
-        if state > self.prepared {
-            self.prepare_state(state)?;
-        }
-        if state > self.highest {
-            self.highest = state;
-            self.used += 1;
-        }
-        Ok(())
-    }
-
-    /// Makes counters and state, all zero.
-    fn prepare_state(&mut self, state: u32) -> Result<(), MapError> {
-        let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
-        for direction in Direction::ALL {
-            let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(MapError::IoError)?;
-            self.counters.insert(counter_key(state, direction), zeros, 0)?;
-        }
-        self.states.insert(state, TargetState::default(), 0)?;
-        self.prepared = self.prepared.max(state);
-        Ok(())
-    }
-
-    fn drop_state(&mut self, state: u32) -> Result<(), MapError> {
-        for direction in Direction::ALL {
-            gone_is_fine(self.counters.remove(&counter_key(state, direction)))?;
-        }
-        gone_is_fine(self.states.remove(&state))?;
-        self.used = self.used.saturating_sub(1);
-        Ok(())
     }
 }
 
@@ -265,17 +191,32 @@ impl Kernel for AyaKernel {
     }
 
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
-        let failed = |error: MapError| KernelError::Table { op: op.name(), reason: chain(&error) };
-        loop {
-            match self.change(op) {
+        self.perform_all(std::slice::from_ref(op)).map_err(|refusal| refusal.error)
+    }
+
+    fn perform_all(&mut self, ops: &[Op]) -> Result<(), Refusal> {
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let (done, outcome) = self.change(rest);
+            rest = rest.get(done..).unwrap_or_default();
+            match outcome {
+                Ok(()) => {}
                 Err(error) if is_short_of_memory(&error) && !self.patience.is_zero() => {
                     let began = Instant::now();
                     wait_for_refill();
                     self.patience = self.patience.saturating_sub(began.elapsed());
                 }
-                outcome => return outcome.map_err(failed),
+                Err(error) => {
+                    let (at, op) = (ops.len() - rest.len(), first.name());
+                    let error = match error {
+                        error if is_short_of_memory(&error) => KernelError::Memory { op },
+                        error => KernelError::Table { op, reason: chain(&error) },
+                    };
+                    return Err(Refusal { at, error });
+                }
             }
         }
+        Ok(())
     }
 
     fn attach(&mut self, interface: &Interface, layer: Layer, hook: HookKind) -> Result<(), KernelError> {
@@ -293,17 +234,7 @@ impl Kernel for AyaKernel {
     }
 
     fn prepare(&mut self) -> Ahead {
-        let cpus = nr_cpus().unwrap_or(1);
-        let wanted = self.highest.saturating_add(spare(self.used, cpus, self.state_room));
-        for state in (self.prepared + 1..=wanted).take(PREPARED_AT_ONCE as usize) {
-            match self.prepare_state(state) {
-                Ok(()) => {}
-                Err(error) if is_short_of_memory(&error) => return Ahead::Later,
-                // The table is full: those that are asked for will say so.
-                Err(_) => return Ahead::Done,
-            }
-        }
-        if self.prepared < wanted { Ahead::More } else { Ahead::Done }
+        self.states.prepare()
     }
 
     fn flows(&self) -> Arc<dyn Flows> {
@@ -329,23 +260,6 @@ fn is_short_of_memory(error: &MapError) -> bool {
 #[expect(clippy::disallowed_methods, reason = "the kernel's reserve tells nobody when it is refilled")]
 fn wait_for_refill() {
     std::thread::sleep(Duration::from_micros(200));
-}
-
-fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-const fn trie_key(prefix: Prefix) -> Key<NetworkKey> {
-    peer_key(0, prefix)
-}
-
-const fn peer_key(set: u32, prefix: Prefix) -> Key<NetworkKey> {
-    let key = NetworkKey::of_set(set, prefix.address, prefix.is_ipv4());
-    Key::new(SPACE_BITS + prefix.bits as u32, key)
 }
 
 const fn counter_key(state: u32, direction: Direction) -> CounterKey {

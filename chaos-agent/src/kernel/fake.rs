@@ -1,6 +1,7 @@
 //! An in-memory kernel for tests: the same tables, looked up as the programs do, and hooks that can be refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_api::fault_node::HookKind;
@@ -37,6 +38,8 @@ pub struct FakeKernel {
     pub refused_op: Option<&'static str>,
     /// … and with this one, once so many operations have been performed.
     pub refuse_from: Option<(&'static str, usize)>,
+    /// So often counters are refused for want of memory.
+    pub short: Arc<AtomicUsize>,
     /// Operations performed so far.
     pub performed: usize,
     pub(crate) counters: CounterTable,
@@ -98,6 +101,10 @@ impl FakeKernel {
         FakePackets(Arc::clone(&self.counters))
     }
 
+    fn is_short(&self) -> bool {
+        self.short.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
     fn make_state(&mut self, state: u32) {
         if self.states.insert(state) {
             let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,6 +126,9 @@ impl Kernel for FakeKernel {
         let is_late = self.refuse_from.is_some_and(|(name, n)| name == op.name() && self.performed >= n);
         if self.refused_op == Some(op.name()) || is_late {
             return Err(KernelError::Table { op: op.name(), reason: "refused by the test".to_owned() });
+        }
+        if matches!(op, Op::MakeState { .. }) && self.is_short() {
+            return Err(KernelError::Memory { op: op.name() });
         }
         self.performed += 1;
         match op {

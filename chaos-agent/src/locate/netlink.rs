@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use edge_api::quantity::Network;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::NetlinkMessage;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::behind;
 
-use super::{Link, LinkKind, Route, Topology};
+use super::{Link, LinkChange, LinkKind, Route, Topology};
 
 /// A netlink call that failed.
 #[derive(Debug, Error)]
@@ -67,14 +67,17 @@ impl Netlink {
         Ok(Self { handle, events })
     }
 
-    /// Waits for a change, and takes all that are queued: one look covers them.
+    /// Waits for a change, and takes all that are queued: one look covers them. Returns what they say of interfaces, in its order.
     ///
     /// # Errors
     /// When the connection has ended.
-    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
-        self.events.next().await.ok_or(NetlinkError::Closed)?;
-        while self.events.try_recv().is_ok() {}
-        Ok(())
+    pub async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
+        let (first, _) = self.events.next().await.ok_or(NetlinkError::Closed)?;
+        let mut changes: Vec<LinkChange> = change(first).into_iter().collect();
+        while let Ok((message, _)) = self.events.try_recv() {
+            changes.extend(change(message));
+        }
+        Ok(changes)
     }
 
     /// Reads everything.
@@ -82,28 +85,50 @@ impl Netlink {
     /// # Errors
     /// When a dump fails.
     pub async fn topology(&self) -> Result<Topology, NetlinkError> {
-        let failed = |what| move |source| NetlinkError::Dump { what, source };
-        let links: Vec<_> =
-            self.handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
-        let addresses: Vec<_> =
-            self.handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut all = RouteMessage::default();
-            all.header.address_family = family;
-            let found: Vec<_> =
-                self.handle.route().get(all).execute().try_collect().await.map_err(failed("routes"))?;
-            routes.extend(found.iter().filter_map(route));
-        }
-        routes.sort_unstable();
-        let own = addresses.iter().filter_map(own_address).collect();
-        Ok(Topology { links: links.iter().map(link).collect(), addresses: own, routes })
+        read(&self.handle).await
     }
-
     /// The connection itself.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+}
+
+/// Reads interfaces, addresses and routes.
+///
+/// # Errors
+/// When a dump fails.
+pub async fn read(handle: &Handle) -> Result<Topology, NetlinkError> {
+    let failed = |what| move |source| NetlinkError::Dump { what, source };
+    let links: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
+    let addresses: Vec<_> =
+        handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut all = RouteMessage::default();
+        all.header.address_family = family;
+        let found: Vec<_> =
+            handle.route().get(all).execute().try_collect().await.map_err(failed("routes"))?;
+        routes.extend(found.iter().filter_map(route));
+    }
+    routes.sort_unstable();
+    let own = addresses.iter().filter_map(own_address).collect();
+    Ok(Topology { links: links.iter().map(link).collect(), addresses: own, routes })
+}
+
+/// What an event says of an interface. Of those of another family one is about a bridge's port as such, whose end is not the
+/// interface's; and one without a name is about something else that it has, such as its radio.
+fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkChange> {
+    let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
+    match message {
+        RouteNetlinkMessage::NewLink(told) if told.header.interface_family == AddressFamily::Unspec => {
+            let (index, link) = link(&told);
+            (!link.name.is_empty()).then_some(LinkChange::Is(index, link))
+        }
+        RouteNetlinkMessage::DelLink(told) if told.header.interface_family == AddressFamily::Unspec => {
+            Some(LinkChange::Gone(told.header.index))
+        }
+        _ => None,
     }
 }
 
@@ -210,6 +235,31 @@ mod tests {
         let mut message = AddressMessage::default();
         message.attributes = attributes;
         own_address(&message)
+    }
+
+    fn told(message: RouteNetlinkMessage) -> Option<LinkChange> {
+        change(NetlinkMessage::from(message))
+    }
+
+    #[test]
+    fn an_event_tells_of_an_interface_and_not_of_what_it_is_to_a_bridge() {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.attributes = vec![LinkAttribute::IfName("veth7".to_owned()), LinkAttribute::Controller(3)];
+        let link = Link { name: "veth7".to_owned(), master: Some(3), ..Link::default() };
+        assert_eq!(told(RouteNetlinkMessage::NewLink(message.clone())), Some(LinkChange::Is(7, link)));
+        assert_eq!(told(RouteNetlinkMessage::DelLink(message.clone())), Some(LinkChange::Gone(7)));
+        let mut of_bridge = message.clone();
+        of_bridge.header.interface_family = AddressFamily::Bridge;
+        assert_eq!(told(RouteNetlinkMessage::NewLink(of_bridge.clone())), None);
+        assert_eq!(
+            told(RouteNetlinkMessage::DelLink(of_bridge)),
+            None,
+            "it has left the bridge, and is there"
+        );
+        message.attributes.clear();
+        assert_eq!(told(RouteNetlinkMessage::NewLink(message)), None, "of its radio alone");
     }
 
     #[test]

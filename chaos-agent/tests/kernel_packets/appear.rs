@@ -14,7 +14,7 @@ use chaos_agent::kernel::hooks::Hooked;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
 use chaos_agent::shared::Shared;
-use chaos_agent::{round, runtime};
+use chaos_agent::{follow, round};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 use futures::StreamExt as _;
@@ -101,7 +101,7 @@ impl Hooking {
             alone(async {
                 let mut tasks = JoinSet::new();
                 let netlink = Netlink::connect(&mut tasks).unwrap();
-                runtime::follow(netlink, for_task, until).await.unwrap();
+                follow::run(netlink, for_task, until).await.unwrap();
             });
         });
         let (seen, until) = (appeared.clone(), shutdown.clone());
