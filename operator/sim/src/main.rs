@@ -38,6 +38,9 @@ struct Args {
     /// A run that takes longer is killed (SIGALRM), in seconds of real time
     #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 300)]
     limit: u32,
+    /// The sweep is one through a rollout that is rolled back
+    #[arg(long, requires = "sweep")]
+    rollout: bool,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     alarm::set(args.limit);
     let timeline = Timeline::default();
     let plan = match (args.sweep, args.breaks, args.unbroken) {
+        (Some(point), ..) if args.rollout => Plan::sweep_of_a_rollout(Some(point)),
         (Some(point), ..) => Plan::sweep(Some(point)),
         (None, None, false) => Plan::of(args.seed),
         (None, breaks, _) => Plan::broken(breaks),
@@ -85,6 +89,7 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     for violation in &report.violations {
         println!("seed {seed}: VIOLATED: {violation}");
     }
+    println!("seed {seed}: ends with {}", report.end);
     let verdict = if report.violations.is_empty() { "ok" } else { "FAILED" };
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));

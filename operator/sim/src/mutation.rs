@@ -25,12 +25,12 @@ impl Plan {
     pub fn broken(rule: Option<Rule>) -> Self {
         let template = FleetEdit::Template { firmware: 2, interval: 1 };
         let mut happenings = vec![
-            (15_000, Happening::Fleet { fleet: 0, edit: template }),
-            (16_000, Happening::Declare { device: MEMBERS, firmware: 3, interval: 2 }),
+            (24_000, Happening::Fleet { fleet: 0, edit: template }),
+            (25_000, Happening::Declare { device: MEMBERS, firmware: 3, interval: 2 }),
         ];
         if rule == Some(Rule::Bounds) {
             // So long that somebody who looks once a second sees several at once.
-            happenings.insert(0, (14_000, Happening::Latency(3000)));
+            happenings.insert(0, (23_000, Happening::Latency(3000)));
         }
         if matches!(rule, Some(Rule::Failures | Rule::Ends)) {
             let behaviour = Behaviour { refuse_firmware: Some("2.0".to_owned()), ..works() };
@@ -60,7 +60,7 @@ impl Plan {
             doomed: (rule == Some(Rule::LetGo)).then_some(MEMBERS),
             point: None,
             breaks: rule,
-            calm_from: Duration::from_secs(40),
+            calm_from: Duration::from_secs(45),
             happenings,
         }
     }

@@ -112,8 +112,8 @@ pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
     let mut broken = Vec::new();
     for replica in 0..REPLICAS {
         let Some(running) = world.running(replica) else { continue };
+        let families = running.metrics.registry().gather();
         let sum = |family: &str| -> f64 {
-            let families = running.metrics.registry().gather();
             let family = families.iter().find(|one| one.name() == family);
             let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
             metrics
@@ -135,6 +135,20 @@ pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
         }
     }
     broken
+}
+
+/// How a run ended, for whoever compares runs: what each fleet came to, and what each device runs.
+pub fn end(world: &World, plan: &Plan) -> String {
+    let fleets = plan.fleets.iter().filter_map(|fleet| {
+        let status = world.person.sees_fleet(&fleet.name)?.status?;
+        let numbers = (status.revision, status.previous_revision, status.failed_revision);
+        Some(format!("{} {} {numbers:?} {:?}", fleet.name, status.phase.as_str(), status.counts))
+    });
+    let devices = (0..plan.devices).filter_map(|number| {
+        let running = world.states.get(&name(number))?.running;
+        Some(format!("{} {} {:?}", name(number), running.firmware, running.config))
+    });
+    fleets.chain(devices).collect::<Vec<_>>().join("; ")
 }
 
 /// What a device must never have gone through.

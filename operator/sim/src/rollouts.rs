@@ -9,7 +9,8 @@ use edge_api::quantity::CountOrPercent;
 use serde_json::{Value, json};
 
 use crate::happening::{FleetEdit, Happening};
-use crate::plan::{CALM_FROM, below, one_of, sometime, works};
+use crate::plan::{CALM_FROM, Plan, below, one_of, sometime, works};
+use crate::sweep::Point;
 
 /// What a person asks of a fleet.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,30 @@ impl FleetPlan {
         let end = |batch: &Value| serde_json::from_value::<CountOrPercent>(batch.clone()).ok()?.parse().ok();
         let batches = self.batches.as_array().into_iter().flatten();
         batches.map(|batch| end(batch).unwrap_or(Amount::All)).collect()
+    }
+}
+
+impl Plan {
+    /// The scenario of the sweeps through a rollout: one template that all devices can run, and one that the second of them refuses,
+    /// so that it is brought back. Nothing else goes wrong but at the chosen moment.
+    pub fn sweep_of_a_rollout(point: Option<Point>) -> Self {
+        let template =
+            |firmware| Happening::Fleet { fleet: 0, edit: FleetEdit::Template { firmware, interval: 1 } };
+        let behaviour = Behaviour { refuse_firmware: Some("3.0".to_owned()), ..works() };
+        let refuses = |device| Happening::Behave { device, behaviour: Box::new(behaviour.clone()) };
+        let happenings = [(11_000, refuses(1)), (16_000, template(2)), (26_000, template(3))];
+        let happenings = happenings.map(|(at, happening)| (Duration::from_millis(at), happening)).to_vec();
+        let fleet = FleetPlan {
+            name: "fleet-0".to_owned(),
+            batches: json!([1, "100%"]),
+            max_in_flight: 1,
+            max_unavailable: 2,
+            failures: 0,
+            pauses: false,
+            members: vec![0, 1, 2],
+        };
+        let calm_from = Duration::from_secs(40);
+        Self { devices: 3, fleets: vec![fleet], calm_from, happenings, ..Self::sweep(point) }
     }
 }
 

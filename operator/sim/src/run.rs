@@ -48,6 +48,8 @@ pub struct Report {
     pub writes: u64,
     /// Effects of operators, and events told to them: the moments of a sweep.
     pub moments: (u64, u64),
+    /// What each fleet came to, and what each device runs.
+    pub end: String,
 }
 
 /// Runs a plan.
@@ -82,7 +84,8 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
     let moments = (sweep.effects, sweep.events);
-    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments })
+    let end = oracle::end(&run.world, plan);
+    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments, end })
 }
 
 struct Run<'a> {

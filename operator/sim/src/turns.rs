@@ -59,7 +59,7 @@ impl Turns {
             waiting.0.entry(key).or_default();
             return;
         }
-        if self.starved.as_deref().is_some_and(|starved| device.ends_with(starved)) {
+        if self.starved.as_deref().is_some_and(|starved| device.contains(starved)) {
             return;
         }
         waiting.0.remove(&key);
