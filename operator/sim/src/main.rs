@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use edge_sim::mutation::STARVED;
 use edge_sim::plan::Plan;
+use edge_sim::rule::Rule;
 use edge_sim::run::{Report, run};
 use edge_sim::sweep::Point;
 use edge_sim::timeline::Timeline;
 use edge_sim::turns::Turns;
+use nix::unistd::alarm;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -26,6 +29,18 @@ struct Args {
     /// moment
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
+    /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find
+    #[arg(long = "break", value_enum, conflicts_with_all = ["seed", "sweep"])]
+    breaks: Option<Rule>,
+    /// The same rollout, in which nothing is broken
+    #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks"])]
+    unbroken: bool,
+    /// A run that takes longer is killed (SIGALRM), in seconds of real time
+    #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 300)]
+    limit: u32,
+    /// The sweep is one through a rollout that is rolled back
+    #[arg(long, requires = "sweep")]
+    rollout: bool,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -37,8 +52,15 @@ fn main() -> ExitCode {
         eprintln!("addresses stay random, so seed {} does not repeat exactly: {error:#}", args.seed);
     }
     entropy::seed(args.seed);
+    // A run that hangs ends so, whatever it hangs in.
+    alarm::set(args.limit);
     let timeline = Timeline::default();
-    let plan = args.sweep.map_or_else(|| Plan::of(args.seed), |point| Plan::sweep(Some(point)));
+    let plan = match (args.sweep, args.breaks, args.unbroken) {
+        (Some(point), ..) if args.rollout => Plan::sweep_of_a_rollout(Some(point)),
+        (Some(point), ..) => Plan::sweep(Some(point)),
+        (None, None, false) => Plan::of(args.seed),
+        (None, breaks, _) => Plan::broken(breaks),
+    };
     let outcome = simulate(&plan, &timeline);
     let good = matches!(&outcome, Ok(report) if report.violations.is_empty());
     if args.timeline || !good {
@@ -53,6 +75,7 @@ fn main() -> ExitCode {
 
 fn simulate(plan: &Plan, timeline: &Timeline) -> Result<Report> {
     let turns = Turns::new(timeline.clone());
+    let turns = if plan.breaks == Some(Rule::Fair) { turns.deaf_to(STARVED) } else { turns };
     let heard = Targets::new()
         .with_target("edge_operator::turns", LevelFilter::TRACE)
         .with_target("turmoil", LevelFilter::INFO)
@@ -66,6 +89,7 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     for violation in &report.violations {
         println!("seed {seed}: VIOLATED: {violation}");
     }
+    println!("seed {seed}: ends with {}", report.end);
     let verdict = if report.violations.is_empty() { "ok" } else { "FAILED" };
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));

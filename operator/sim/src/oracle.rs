@@ -1,38 +1,72 @@
 //! What must be true: always, at the end, and of what devices went through.
 
-use device_sim::history::What;
-use edge_api::DevicePhase;
-use edge_protocol::config_digest;
+mod rollouts;
 
+use device_sim::durable::Durable;
+use device_sim::history::{Entry, What};
+use edge_api::{Desired, Device, DevicePhase};
+use edge_protocol::config_digest;
+use kube::ResourceExt as _;
+
+pub use self::rollouts::may_fail;
 use crate::person::name;
 use crate::plan::{Plan, REPLICAS};
+use crate::rule::{Rule, Violation};
 use crate::world::{IN_FLIGHT, RETRIES, World, operator};
 
-/// Why not everything is in sync; none when it is, by what devices truly run and by what their statuses say.
-pub fn out_of_sync(world: &World, plan: &Plan) -> Option<String> {
-    let differs = |number| differs(world, number).map(|why| format!("{}: {why}", name(number)));
+/// Why not everything is as it shall be; none when it is, by what devices truly run and by what statuses say.
+pub fn out_of_sync(world: &World, plan: &Plan) -> Option<Violation> {
+    let differs = |number: usize| {
+        let name = name(number);
+        if plan.doomed == Some(number) {
+            return is_left(world, number).map(|why| Rule::LetGo.broken(format!("{name}: {why}")));
+        }
+        let differs = differs(world, plan, number)?;
+        Some(differs.rule.broken(format!("{name}: {}", differs.sentence)))
+    };
     // An operator whose clock jumped knows the server's time again a minute later.
     let late = || {
         let phase = world.person.sees_the_profile()?;
-        (phase != "Expired").then(|| format!("the profile is {phase}, and its time is over"))
+        (phase != "Expired")
+            .then(|| Rule::Expires.broken(format!("the profile is {phase}, and its time is over")))
     };
-    (0..plan.devices).find_map(differs).or_else(late)
+    (0..plan.devices).find_map(differs).or_else(|| rollouts::unended(world, plan)).or_else(late)
 }
 
-fn differs(world: &World, number: usize) -> Option<String> {
-    let Some(device) = world.person.sees(number) else { return Some("there is no object".to_owned()) };
+/// What is left of a Device that was deleted when nothing was wrong.
+fn is_left(world: &World, number: usize) -> Option<String> {
+    if let Some(device) = world.person.sees(number) {
+        return Some(format!("its object is still there, with {:?}", device.finalizers()));
+    }
+    let owner = world.states.get(&name(number))?.owner()?;
+    // After a restored backup it refuses, which a person is told.
+    let obeys =
+        Some(&owner.uid) == world.doomed_uid.as_ref() && !world.person.was_told(number, "NotReleased");
+    obeys.then(|| "the device still obeys it, and nobody was told".to_owned())
+}
+
+fn differs(world: &World, plan: &Plan, number: usize) -> Option<Violation> {
+    let in_sync = |sentence: String| Some(Rule::InSync.broken(sentence));
+    let seen = world.person.sees(number).map(|device| plan.reads(device));
+    let Some(device) = seen else { return in_sync("there is no object".to_owned()) };
     let Some(kept) = world.states.get(&name(number)) else {
-        return Some("it was never switched on".to_owned());
+        return in_sync("it was never switched on".to_owned());
     };
-    let Some(desired) = &device.spec.desired else { return Some("nothing is desired".to_owned()) };
+    let Some(desired) = &device.spec.desired else {
+        let waits = rollouts::may_lack(world, plan, &device);
+        return if waits { None } else { in_sync("nothing is desired".to_owned()) };
+    };
+    let Some(status) = &device.status else { return in_sync("it has no status".to_owned()) };
+    if may_fail(plan, &device) && status.phase == DevicePhase::Failed {
+        return failed_in_truth(&kept, desired, &device).map(|why| Rule::TrueStatus.broken(why));
+    }
     let running = &kept.running;
     if (&running.firmware, &running.config) != (&desired.firmware, &desired.config) {
         let is = format!("{} {:?}", running.firmware, running.config);
-        return Some(format!("it runs {is}, not {} {:?}", desired.firmware, desired.config));
+        return in_sync(format!("it runs {is}, not {} {:?}", desired.firmware, desired.config));
     }
-    let Some(status) = &device.status else { return Some("it has no status".to_owned()) };
     if status.phase != DevicePhase::InSync || status.observed_generation != device.metadata.generation {
-        return Some(format!(
+        return in_sync(format!(
             "its status is {} of generation {:?}, which is {:?} now: {:?}",
             status.phase.as_str(),
             status.observed_generation,
@@ -40,8 +74,18 @@ fn differs(world: &World, number: usize) -> Option<String> {
             status.sync
         ));
     }
-    // What status says of the device is what the device went through.
-    let Some(reported) = &status.reported else { return Some("in sync without a report".to_owned()) };
+    if let Some(owner) = kept.owner().filter(|owner| Some(&owner.uid) != device.metadata.uid.as_ref()) {
+        return in_sync(format!("it obeys {owner:?}"));
+    }
+    untrue(&kept, desired, &device).map(|why| Rule::TrueStatus.broken(why))
+}
+
+/// What a status says of a device in sync is what the device went through.
+fn untrue(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> {
+    let running = &kept.running;
+    let Some(reported) = device.status.as_ref().and_then(|status| status.reported.as_ref()) else {
+        return Some("in sync without a report".to_owned());
+    };
     let digest = config_digest(&desired.config).to_string();
     if reported.firmware.as_ref() != Some(&running.firmware)
         || reported.config_digest.as_ref() != Some(&digest)
@@ -49,22 +93,27 @@ fn differs(world: &World, number: usize) -> Option<String> {
         return Some(format!("its status says {reported:?}, and it runs {running:?}"));
     }
     let generation = i64::try_from(running.generation).ok();
-    if reported.generation != generation {
-        return Some(format!(
-            "its status says generation {:?}, and it runs {generation:?}",
-            reported.generation
-        ));
-    }
-    None
+    (reported.generation != generation)
+        .then(|| format!("its status says generation {:?}, and it runs {generation:?}", reported.generation))
+}
+
+/// Why a device that is said to be Failed is not: it runs that, and never failed at it.
+fn failed_in_truth(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> {
+    let running = &kept.running;
+    let runs = (&running.firmware, &running.config) == (&desired.firmware, &desired.config);
+    let failed = kept.history.of(What::InstallFailed).any(|entry| entry.firmware == desired.firmware);
+    let synced = device.status.iter().flat_map(|status| &status.conditions);
+    let refused = synced.into_iter().any(|condition| condition.reason == "Refused");
+    (runs || !(failed || refused)).then(|| format!("its status is Failed, and it runs {running:?}"))
 }
 
 /// What no limit may be exceeded by, at any time.
-pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<String> {
+pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
     let mut broken = Vec::new();
     for replica in 0..REPLICAS {
         let Some(running) = world.running(replica) else { continue };
+        let families = running.metrics.registry().gather();
         let sum = |family: &str| -> f64 {
-            let families = running.metrics.registry().gather();
             let family = families.iter().find(|one| one.name() == family);
             let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
             metrics
@@ -74,34 +123,70 @@ pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<String> {
         };
         let in_flight = sum("edge_inflight_exchanges");
         if in_flight > f64::from(IN_FLIGHT) {
-            broken.push(format!("{} has {in_flight} exchanges under way", operator(replica)));
+            let sentence = format!("{} has {in_flight} exchanges under way", operator(replica));
+            broken.push(Rule::Bounds.broken(sentence));
         }
         let retries = sum("edge_device_command_retries_total");
         let (burst, rate) = RETRIES;
         let allowed = f64::from(burst) + rate * now.saturating_sub(running.since).as_secs_f64();
         if retries > allowed + 1.0 {
-            broken.push(format!("{} used {retries} retries of {allowed:.1}", operator(replica)));
+            let sentence = format!("{} used {retries} retries of {allowed:.1}", operator(replica));
+            broken.push(Rule::Bounds.broken(sentence));
         }
     }
     broken
 }
 
+/// How a run ended, for whoever compares runs: what each fleet came to, and what each device runs.
+pub fn end(world: &World, plan: &Plan) -> String {
+    let fleets = plan.fleets.iter().filter_map(|fleet| {
+        let status = world.person.sees_fleet(&fleet.name)?.status?;
+        let numbers = (status.revision, status.previous_revision, status.failed_revision);
+        Some(format!("{} {} {numbers:?} {:?}", fleet.name, status.phase.as_str(), status.counts))
+    });
+    let devices = (0..plan.devices).filter_map(|number| {
+        let running = world.states.get(&name(number))?.running;
+        Some(format!("{} {} {:?}", name(number), running.firmware, running.config))
+    });
+    fleets.chain(devices).collect::<Vec<_>>().join("; ")
+}
+
 /// What a device must never have gone through.
-pub fn history(world: &World, plan: &Plan) -> Vec<String> {
+pub fn history(world: &World, plan: &Plan) -> Vec<Violation> {
+    (0..plan.devices)
+        .filter_map(|number| Some((name(number), world.states.get(&name(number))?)))
+        .flat_map(|(name, kept)| {
+            let entries: Vec<&Entry> = kept.history.entries.iter().collect();
+            [What::Stored, What::Applied]
+                .into_iter()
+                .flat_map(move |what| judge(&name, what, &entries))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Whoever owns a device anew begins anew: what came before says nothing of the order of what follows.
+fn judge(name: &str, what: What, entries: &[&Entry]) -> Vec<Violation> {
     let mut broken = Vec::new();
-    for number in 0..plan.devices {
-        let Some(kept) = world.states.get(&name(number)) else { continue };
-        for what in [What::Stored, What::Applied] {
-            let entries: Vec<_> = kept.history.of(what).collect();
-            for pair in entries.windows(2) {
-                let [before, after] = pair else { continue };
-                if after.generation < before.generation || after.epoch < before.epoch {
-                    broken.push(format!("{}: {before:?} was followed by {after:?}", name(number)));
-                }
-                let same = (after.generation, after.command_id) == (before.generation, before.command_id);
-                if what == What::Applied && same {
-                    broken.push(format!("{}: {after:?} was carried out twice", name(number)));
-                }
+    let mut last: Option<&Entry> = None;
+    for entry in entries {
+        if matches!(entry.what, What::Released | What::Adopted) {
+            last = None;
+        }
+        if entry.what != what {
+            continue;
+        }
+        if let Some(before) = last.replace(*entry) {
+            if entry.generation < before.generation || entry.epoch < before.epoch {
+                broken.push(Rule::NeverLower.broken(format!("{name}: {before:?} was followed by {entry:?}")));
+            }
+            // In a restored cluster a generation can come again, with something else.
+            let command = |entry: &Entry| (entry.generation, entry.command_id, entry.config_digest);
+            let same = command(entry) == command(before) && entry.firmware == before.firmware;
+            if what == What::Applied && same {
+                broken.push(
+                    Rule::Once.broken(format!("{name}: {entry:?} was carried out twice, after {before:?}")),
+                );
             }
         }
     }

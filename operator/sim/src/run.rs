@@ -1,13 +1,19 @@
 //! One seed from its first to its last step: faults and edits as planned, then calm, then silence.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use edge_api::DevicePhase;
 use serde_json::json;
 
 use crate::clock;
+use crate::happening::{FleetEdit, Happening, Life};
 use crate::network::API;
 use crate::oracle;
-use crate::plan::{CALM_LATENCY, Happening, Plan, REPLICAS, works};
+use crate::person::name;
+use crate::plan::{CALM_LATENCY, Plan, REPLICAS};
+use crate::rule::{Rule, Violation};
+use crate::server::store::Backup;
 use crate::timeline::Timeline;
 use crate::turns::Turns;
 use crate::weather::Bad;
@@ -17,6 +23,8 @@ use crate::world::{DEVICES, World, operator};
 /// the last waits 12 s), the longest backoff of a watch (30 s) and of a retry (10 s), and three installs; or two minutes in which an
 /// operator measures a clock that jumped and looks at each profile again.
 const BOUND: Duration = Duration::from_secs(130);
+/// As much longer where a rollout has to end first: its deadline, and a rollback by batches of one.
+const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
@@ -31,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What was broken; nothing, in a good run.
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     /// From the end of the faults until everything was in sync.
     pub converged_after: Option<Duration>,
     /// Simulated time.
@@ -40,6 +48,8 @@ pub struct Report {
     pub writes: u64,
     /// Effects of operators, and events told to them: the moments of a sweep.
     pub moments: (u64, u64),
+    /// What each fleet came to, and what each device runs.
+    pub end: String,
 }
 
 /// Runs a plan.
@@ -53,9 +63,14 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         now: Duration::ZERO,
         restarts: None,
         violations: Vec::new(),
+        to_make: BTreeSet::new(),
+        backup: None,
     };
     for (at, happening) in &plan.happenings {
         run.until(*at)?;
+        if plan.breaks == Some(Rule::ReservedFirst) {
+            run.world.person.passes_for_a_fleet(0, 2, 1);
+        }
         run.happens(happening);
     }
     run.until(plan.calm_from)?;
@@ -65,11 +80,12 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         run.stays_quiet()?;
     }
     run.violations.extend(oracle::history(&run.world, plan));
-    run.violations.extend(turns.unfair());
+    run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
     let moments = (sweep.effects, sweep.events);
-    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments })
+    let end = oracle::end(&run.world, plan);
+    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments, end })
 }
 
 struct Run<'a> {
@@ -78,7 +94,10 @@ struct Run<'a> {
     now: Duration,
     /// Who was struck at the moment of a sweep starts again then.
     restarts: Option<(Duration, String)>,
-    violations: Vec<String>,
+    violations: Vec<Violation>,
+    /// Devices that are made again as soon as they are gone.
+    to_make: BTreeSet<usize>,
+    backup: Option<Backup>,
 }
 
 impl Run<'_> {
@@ -88,8 +107,11 @@ impl Run<'_> {
         clock::set(self.now);
         self.strike();
         if self.now.as_millis().is_multiple_of(LOOK.as_millis()) {
-            let broken = oracle::exceeded(&self.world, self.now);
+            let mut broken = oracle::exceeded(&self.world, self.now);
+            broken.extend(self.world.judge.broken());
             self.breaks(broken);
+            let made = |device: &usize| self.world.person.makes(self.plan, *device);
+            self.to_make.retain(|device| !made(device));
         }
         Ok(())
     }
@@ -105,10 +127,10 @@ impl Run<'_> {
         }
     }
 
-    fn breaks(&mut self, broken: Vec<String>) {
-        for sentence in broken {
-            self.world.timeline.note("oracle", sentence.clone());
-            self.violations.push(sentence);
+    fn breaks(&mut self, broken: Vec<Violation>) {
+        for violation in broken {
+            self.world.timeline.note("oracle", violation.to_string());
+            self.violations.push(violation);
         }
     }
 
@@ -148,7 +170,56 @@ impl Run<'_> {
             }
             Happening::Clocks(seconds) => clock::jump(*seconds),
             Happening::DeleteLease => world.person.deletes_the_lease(),
-            Happening::Compact => world.person.0.store.compact(),
+            Happening::Stopped { replica, stopped } => self.stops(*replica, *stopped),
+            Happening::Fleet { fleet, edit } => {
+                world.person.edits_fleet(&self.plan.fleets[*fleet].name, edit);
+            }
+            Happening::Meet { device, fleet, meets } => {
+                world.person.labels(*device, &self.plan.fleets[*fleet].name, *meets);
+            }
+            Happening::Life(life) => self.lives(life),
+            Happening::Compact => world.person.server.store.compact(),
+        }
+    }
+
+    fn stops(&mut self, replica: usize, stopped: bool) {
+        let (name, world) = (operator(replica), &mut self.world);
+        for other in [API, DEVICES] {
+            if stopped {
+                world.sim.hold(name.as_str(), other)
+            } else {
+                world.sim.release(name.as_str(), other)
+            }
+        }
+        // Its pod's name, then a space: a former life of the same pod is another holder.
+        let leads = world.person.sees_the_leader().is_some_and(|holder| holder.starts_with(&name));
+        if stopped && leads {
+            world.person.empties_the_lease();
+        }
+    }
+
+    fn lives(&mut self, life: &Life) {
+        match life {
+            Life::Delete(device) => self.world.person.deletes(*device),
+            Life::Make(device) => {
+                self.to_make.insert(*device);
+            }
+            Life::Adopt(device) => {
+                self.world.person.adopts(*device);
+            }
+            Life::BackUp => self.backup = Some(self.world.person.server.store.back_up()),
+            Life::Restore => {
+                let Some(backup) = self.backup.take() else { return };
+                let hosts: Vec<String> =
+                    (0..REPLICAS).map(operator).chain(std::iter::once(API.to_owned())).collect();
+                for host in &hosts {
+                    self.world.switch(host, false);
+                }
+                self.world.person.server.store.restore(&backup);
+                for host in hosts.iter().rev() {
+                    self.world.switch(host, true);
+                }
+            }
         }
     }
 
@@ -162,6 +233,7 @@ impl Run<'_> {
             self.world.switch(&operator(replica), true);
             self.happens(&Happening::Stalled { replica, broken: false });
             self.happens(&Happening::Cut { replica, broken: false });
+            self.happens(&Happening::Stopped { replica, stopped: false });
         }
         for quiet in
             [Happening::Latency(CALM_LATENCY), Happening::Weather(Bad::default()), Happening::Clocks(0)]
@@ -169,26 +241,52 @@ impl Run<'_> {
             self.happens(&quiet);
         }
         for device in 0..self.plan.devices {
-            self.happens(&Happening::Behave { device, behaviour: Box::new(works()) });
+            self.happens(&Happening::Behave { device, behaviour: Box::new(self.plan.behaves(device)) });
             self.happens(&Happening::Pause { device, paused: false });
+        }
+        for fleet in 0..self.plan.fleets.len() {
+            self.happens(&Happening::Fleet { fleet, edit: FleetEdit::Pause(false) });
+        }
+        if let Some(device) = self.plan.doomed {
+            if self.plan.breaks == Some(Rule::LetGo) {
+                self.world.person.holds_back(device);
+            }
+            self.to_make.remove(&device);
+            self.world.doomed_uid = self.world.person.sees(device).and_then(|device| device.metadata.uid);
+            self.happens(&Happening::Life(Life::Delete(device)));
         }
     }
 
-    /// Failed is left when `desired` changes: a person looks at it and declares something else.
+    /// What statuses ask a person for: to declare something else where a device failed, since that is what Failed waits for;
+    /// to adopt; and to make what a backup did not have.
+    fn tend(&mut self) {
+        for device in (0..self.plan.devices).filter(|device| self.plan.doomed != Some(*device)) {
+            if self.world.person.sees(device).is_none() {
+                self.to_make.insert(device);
+            }
+            if self.world.person.adopts(device) {
+                self.world.timeline.note("person", format!("adopts {}", name(device)));
+            }
+        }
+        self.repair_the_failed();
+    }
+
     fn repair_the_failed(&mut self) {
         for device in 0..self.plan.devices {
-            let status = self.world.person.sees(device).and_then(|seen| seen.status);
-            if status.is_some_and(|status| status.phase == edge_api::DevicePhase::Failed) {
+            let Some(seen) = self.world.person.sees(device) else { continue };
+            let failed = seen.status.as_ref().is_some_and(|status| status.phase == DevicePhase::Failed);
+            if failed && !oracle::may_fail(self.plan, &seen) {
                 self.happens(&Happening::Declare { device, firmware: 9, interval: 9 });
             }
         }
     }
 
     fn converges(&mut self) -> anyhow::Result<Option<Duration>> {
-        let deadline = self.plan.calm_from + BOUND;
+        let bound = if self.plan.fleets.is_empty() { BOUND } else { BOUND + ROLLOUT };
+        let deadline = self.plan.calm_from + bound;
         loop {
             self.until(self.now + LOOK)?;
-            self.repair_the_failed();
+            self.tend();
             let why_not = oracle::out_of_sync(&self.world, self.plan);
             let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.plan.calm_from));
             match why_not {
@@ -197,11 +295,14 @@ impl Run<'_> {
                     return Ok(Some(self.world.weather.last_write().saturating_sub(self.plan.calm_from)));
                 }
                 Some(why) if self.now >= deadline => {
-                    self.breaks(vec![format!("not in sync {BOUND:?} after the last fault: {why}")]);
+                    let sentence = format!("{bound:?} after the last fault: {}", why.sentence);
+                    self.breaks(vec![why.rule.broken(sentence)]);
                     return Ok(None);
                 }
                 None if self.now >= deadline + SETTLED => {
-                    self.breaks(vec![format!("still writing {BOUND:?} after the last fault")]);
+                    self.breaks(vec![
+                        Rule::Quiet.broken(format!("still writing {bound:?} after the last fault")),
+                    ]);
                     return Ok(None);
                 }
                 _ => {}
@@ -211,16 +312,20 @@ impl Run<'_> {
 
     fn stays_quiet(&mut self) -> anyhow::Result<()> {
         let (before, end) = (self.world.weather.writes(), self.now + QUIET);
+        if self.plan.breaks == Some(Rule::Quiet) {
+            self.world.person.forgets_the_status(0);
+        }
         while self.now < end {
             self.until(self.now + LOOK)?;
             if let Some(why) = oracle::out_of_sync(&self.world, self.plan) {
-                self.breaks(vec![format!("did not stay in sync: {why}")]);
+                self.breaks(vec![why.rule.broken(format!("did not stay so: {}", why.sentence))]);
                 return Ok(());
             }
         }
         let more = self.world.weather.writes() - before;
         if more > 0 {
-            self.breaks(vec![format!("{more} writes within {QUIET:?} in which nothing happened")]);
+            let sentence = format!("{more} writes within {QUIET:?} in which nothing happened");
+            self.breaks(vec![Rule::Quiet.broken(sentence)]);
         }
         Ok(())
     }

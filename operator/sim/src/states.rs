@@ -9,6 +9,8 @@ use std::time::Duration;
 use device_sim::durable::{Durable, DurableError};
 use device_sim::surroundings::{Keeper, Saving, States};
 
+use crate::mutation::falsify;
+use crate::rule::Rule;
 use crate::weather::Weather;
 
 /// How long a write takes, as on a slow flash.
@@ -21,6 +23,7 @@ type Kept = Arc<Mutex<HashMap<String, Durable>>>;
 pub struct Memory {
     kept: Kept,
     weather: Arc<Weather>,
+    breaks: Option<Rule>,
 }
 
 struct One {
@@ -42,8 +45,8 @@ impl fmt::Debug for One {
 
 impl Memory {
     /// Nothing kept yet.
-    pub fn new(weather: Arc<Weather>) -> Self {
-        Self { kept: Kept::default(), weather }
+    pub fn new(weather: Arc<Weather>, breaks: Option<Rule>) -> Self {
+        Self { kept: Kept::default(), weather, breaks }
     }
 
     /// What the device of this name keeps.
@@ -67,7 +70,9 @@ impl Keeper for One {
         Box::pin(async move {
             tokio::time::sleep(WRITE).await;
             let mut kept = self.memory.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = kept.insert(self.name.clone(), (*durable).clone());
+            let mut new = (*durable).clone();
+            falsify(self.memory.breaks, &mut new);
+            let before = kept.insert(self.name.clone(), new);
             let command =
                 |durable: &Durable| durable.held.as_ref().map(|held| (held.generation, held.command_id));
             if command(&durable) != before.as_ref().and_then(command) {

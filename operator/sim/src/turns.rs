@@ -27,12 +27,18 @@ pub struct Turns {
     timeline: Timeline,
     waiting: Arc<Mutex<Waiting>>,
     unfair: Arc<Mutex<Vec<String>>>,
+    starved: Option<String>,
 }
 
 impl Turns {
     /// One that tells this timeline.
     pub fn new(timeline: Timeline) -> Self {
         Self { timeline, ..Self::default() }
+    }
+
+    /// One that never hears that this device had its turn.
+    pub fn deaf_to(self, device: &str) -> Self {
+        Self { starved: Some(device.to_owned()), ..self }
     }
 
     /// A process died: nobody waits there any more.
@@ -51,6 +57,9 @@ impl Turns {
         let key = (host.to_owned(), device.to_owned());
         if !begins {
             waiting.0.entry(key).or_default();
+            return;
+        }
+        if self.starved.as_deref().is_some_and(|starved| device.contains(starved)) {
             return;
         }
         waiting.0.remove(&key);

@@ -16,6 +16,7 @@ use edge_operator::runtime::{Outside, run_in};
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
+use crate::judge::Judge;
 use crate::network::{API, Listener, Turmoil, client};
 use crate::person::{NAMESPACE, Person, SYSTEM};
 use crate::plan::{CALM_LATENCY, Plan, REPLICAS, works};
@@ -29,7 +30,7 @@ use crate::weather::Weather;
 /// The devices' host.
 pub const DEVICES: &str = "devices";
 /// Port of the first device.
-const FIRST_PORT: u16 = 5683;
+pub(crate) const FIRST_PORT: u16 = 5683;
 /// A step of the simulation.
 pub const TICK: Duration = Duration::from_millis(10);
 /// How long Kubernetes waits before it starts an ended container again. It is more in the field, and grows.
@@ -66,6 +67,10 @@ pub struct World {
     pub turns: Turns,
     /// What devices keep.
     pub states: Memory,
+    /// Who watches the budgets of fleets.
+    pub judge: Judge,
+    /// The uid of the Device that is deleted for good.
+    pub doomed_uid: Option<String>,
     operators: Vec<Slot<Option<Running>>>,
     devices: Slot<Vec<DeviceHandle>>,
 }
@@ -92,7 +97,7 @@ impl World {
             .build();
         let weather = Arc::new(Weather::new(plan.seed, plan.point, timeline.clone()));
         let server = Server::new(Arc::new(Store::default()), weather.clone())?;
-        let (devices, states) = (Slot::default(), Memory::new(weather.clone()));
+        let (devices, states) = (Slot::default(), Memory::new(weather.clone(), plan.breaks));
         serve(&mut sim, &server);
         let config = SimConfig {
             namespace: NAMESPACE.to_owned(),
@@ -104,11 +109,26 @@ impl World {
         let network = Arc::new(Turmoil { weather: weather.clone(), host: DEVICES.to_owned() });
         let around = Surroundings { network, states: Arc::new(states.clone()) };
         power(&mut sim, &around, &config, &devices);
-        let operators =
-            (0..REPLICAS).map(|replica| operate(&mut sim, replica, &weather, &timeline)).collect();
-        let person = Person(server);
-        person.begins(plan.devices, &sim.lookup(DEVICES).to_string(), FIRST_PORT);
-        Ok(Self { sim, person, weather, timeline, turns, states, operators, devices })
+        let operators = (0..REPLICAS)
+            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &weather, &timeline))
+            .collect();
+        let judge = Judge::new(plan.fleets.clone(), states.clone());
+        let witness = judge.clone();
+        server.store.watch_by(Box::new(move |change| witness.saw(change)));
+        let person = Person { server, host: sim.lookup(DEVICES).to_string() };
+        person.begins(plan);
+        Ok(Self {
+            sim,
+            person,
+            weather,
+            timeline,
+            turns,
+            states,
+            judge,
+            doomed_uid: None,
+            operators,
+            devices,
+        })
     }
 
     /// The operator of this number, if it runs.
@@ -177,7 +197,7 @@ fn power(
     });
 }
 
-fn flags(replica: usize) -> Args {
+fn flags(replica: usize, in_flight: u32) -> Args {
     let flags = [
         "edge-operator",
         "--leader-elect-lease-duration=6s",
@@ -188,12 +208,13 @@ fn flags(replica: usize) -> Args {
         "--poll-interval=500ms",
         "--backoff-base=500ms",
         "--backoff-cap=10s",
+        "--release-deadline=10s",
         "--workers=2",
     ];
     let more = [
         format!("--namespace={SYSTEM}"),
         format!("--identity={}", operator(replica)),
-        format!("--max-in-flight={IN_FLIGHT}"),
+        format!("--max-in-flight={in_flight}"),
         format!("--retry-burst={}", RETRIES.0),
         format!("--retry-rate={}", RETRIES.1),
     ];
@@ -202,7 +223,7 @@ fn flags(replica: usize) -> Args {
 
 fn operate(
     sim: &mut Sim<'static>,
-    replica: usize,
+    (replica, in_flight): (usize, u32),
     weather: &Arc<Weather>,
     timeline: &Timeline,
 ) -> Slot<Option<Running>> {
@@ -225,7 +246,7 @@ fn operate(
                     network: Arc::new(Turmoil { weather: weather.clone(), host: name.clone() }),
                     listener: None,
                 };
-                match run_in(outside, flags(replica), metrics, ends).await {
+                match run_in(outside, flags(replica, in_flight), metrics, ends).await {
                     Ok(()) => timeline.note(&name, "ended"),
                     Err(error) => timeline.note(&name, format!("ended: {error:#}")),
                 }

@@ -23,6 +23,7 @@ fn number(name: &str) -> Option<u64> {
 #[ignore = "sim rung: takes minutes"]
 fn every_seed_converges_and_breaks_no_promise() {
     let seeds = number("EDGE_SIM_SEEDS").unwrap_or(SEEDS);
+    // EDGE_SIM_LIMIT is the longest that one may take; edge-sim itself heeds it.
     let first = number("EDGE_SIM_FIRST").unwrap_or(0);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -60,7 +61,8 @@ fn show(seed: u64, output: &Output) {
     eprintln!("\n--- seed {seed}; the same again: cargo run --package edge-sim -- --seed {seed}");
     let hidden = timeline.len().saturating_sub(SHOWN);
     eprintln!("({hidden} earlier lines)\n{}\n{}", timeline[hidden..].join("\n"), verdict.join("\n"));
-    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    // A run that hangs says nothing, and is killed by SIGALRM.
+    eprintln!("it ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

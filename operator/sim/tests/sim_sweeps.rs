@@ -7,11 +7,16 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-fn simulate(kind: &str, number: u64) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_edge-sim"))
-        .args(["--sweep", &format!("{kind}:{number}")])
-        .output()
-        .unwrap()
+fn simulate(scenario: &[&str], kind: &str, number: u64) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-sim"));
+    command.args(["--sweep", &format!("{kind}:{number}")]).args(scenario).output().unwrap()
+}
+
+/// What each fleet came to, and what each device runs.
+fn end(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let end = said.lines().find_map(|line| line.split_once(": ends with "));
+    end.map(|(_, end)| end.to_owned()).unwrap_or_default()
 }
 
 /// The number before a word of the last line.
@@ -23,11 +28,13 @@ fn count(output: &Output, word: &str) -> u64 {
 }
 
 /// Takes each moment of a kind in turn, as many as an undisturbed run has.
-fn sweep(kind: &str, moments: &str) {
+fn sweep(scenario: &[&str], kind: &str, moments: &str) {
     // Moments count from 1: nothing happens at 0.
-    let undisturbed = simulate(kind, 0);
+    let undisturbed = simulate(scenario, kind, 0);
     assert!(undisturbed.status.success(), "{}", String::from_utf8_lossy(&undisturbed.stdout));
     let points = count(&undisturbed, moments);
+    let calm = end(&undisturbed);
+    assert!(calm.contains("device-0"), "{calm}");
     let (next, failed) = (AtomicU64::new(1), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -38,9 +45,12 @@ fn sweep(kind: &str, moments: &str) {
                     if number > points {
                         return;
                     }
-                    let output = simulate(kind, number);
-                    if !output.status.success() {
-                        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                    let output = simulate(scenario, kind, number);
+                    if !output.status.success() || end(&output) != calm {
+                        let said = format!(
+                            "{}(in calm it ends with {calm})",
+                            String::from_utf8_lossy(&output.stdout)
+                        );
                         failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, said));
                     }
                 }
@@ -49,9 +59,12 @@ fn sweep(kind: &str, moments: &str) {
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (number, said) in &failed {
-        eprintln!("--- the same again: cargo run --package edge-sim -- --sweep {kind}:{number}\n{said}");
+        eprintln!(
+            "--- the same again: cargo run --package edge-sim -- --sweep {kind}:{number} {}\n{said}",
+            scenario.join(" ")
+        );
     }
-    println!("sweep {kind}: {points} points, {} violations", failed.len());
+    println!("sweep {kind}{}: {points} points, {} violations", scenario.concat(), failed.len());
     assert!(points > 10, "only {points} {moments} in the scenario");
     assert!(failed.is_empty(), "{} of {points} points", failed.len());
 }
@@ -59,23 +72,35 @@ fn sweep(kind: &str, moments: &str) {
 #[test]
 #[ignore = "sim rung: takes a minute"]
 fn a_crash_before_the_answer_to_any_effect_changes_nothing_in_the_end() {
-    sweep("unanswered", "effects");
+    sweep(&[], "unanswered", "effects");
 }
 
 #[test]
 #[ignore = "sim rung: takes a minute"]
 fn a_crash_right_after_any_effect_changes_nothing_in_the_end() {
-    sweep("after", "effects");
+    sweep(&[], "after", "effects");
 }
 
 #[test]
 #[ignore = "sim rung: takes a minute"]
 fn an_event_that_is_missed_changes_nothing_in_the_end() {
-    sweep("lost", "events");
+    sweep(&[], "lost", "events");
 }
 
 #[test]
 #[ignore = "sim rung: takes a minute"]
 fn a_leader_that_follows_with_an_old_view_changes_nothing_in_the_end() {
-    sweep("stale", "effects");
+    sweep(&[], "stale", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes minutes"]
+fn a_crash_before_the_answer_to_any_effect_of_a_rollout_changes_nothing_in_its_end() {
+    sweep(&["--rollout"], "unanswered", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes minutes"]
+fn a_leader_that_follows_with_an_old_view_goes_on_with_a_rollout_where_it_was() {
+    sweep(&["--rollout"], "stale", "effects");
 }

@@ -263,7 +263,7 @@ impl<'a> Draft<'a> {
         let given_up = revision::is_given_up(&self.next);
         let is_due = |member: &Member<'_>, standing: Standing| match standing {
             Standing::Trying | Standing::Lost => member.desired != Some(target),
-            Standing::Away => given_up && member.desired == Some(self.seen.template),
+            Standing::Away | Standing::Held => given_up && member.desired == Some(self.seen.template),
             _ => false,
         };
         let target = Arc::new(target.clone());
@@ -273,7 +273,7 @@ impl<'a> Draft<'a> {
             uid: member.uid.to_owned(),
             version: member.version.map(str::to_owned),
             desired: target.clone(),
-            reserved: *standing != Standing::Away,
+            reserved: !matches!(standing, Standing::Away | Standing::Held),
         });
         self.changes = changes.take(plan.max_in_flight).collect();
     }
@@ -344,6 +344,8 @@ fn is_urgent(old: &DeviceFleetStatus, new: &DeviceFleetStatus) -> bool {
         || (old.reserved.is_empty() && !new.reserved.is_empty())
 }
 
+#[cfg(test)]
+mod held;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

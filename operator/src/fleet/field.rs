@@ -21,6 +21,9 @@ pub(crate) enum Standing {
     Trying,
     /// Reserved and lost.
     Lost,
+    /// Reserved, and a person keeps it from the operator: it neither gets on nor fails, and nobody waits for it. It goes on
+    /// where it was when it is given back.
+    Held,
     /// Told, and trying without being reserved: nobody had to wait for it when it was told.
     Settling,
     /// To be told, and it could be told now.
@@ -96,7 +99,8 @@ impl<'a> Field<'a> {
     pub(crate) fn room(&self, plan: &Plan) -> usize {
         let in_flight = plan.max_in_flight.saturating_sub(self.count(Standing::Trying));
         let unavailable = self.may_be_unavailable(plan).saturating_sub(self.unavailable());
-        in_flight.min(unavailable).min(MAX_RESERVED.saturating_sub(self.waiting()))
+        let entries = MAX_RESERVED.saturating_sub(self.waiting() + self.count(Standing::Held));
+        in_flight.min(unavailable).min(entries)
     }
 
     /// maxUnavailable as a number: a share is rounded down, and at least one, or nothing could ever be changed.
@@ -127,12 +131,13 @@ fn standing(member: &Member<'_>, target: &Desired, reserved: bool) -> Standing {
         Outcome::InSync if told => Standing::InSync,
         Outcome::Failed if told => Standing::Failed,
         Outcome::Lost if reserved => Standing::Lost,
+        _ if reserved && member.contact == Contact::Withheld => Standing::Held,
         _ if reserved => Standing::Trying,
         _ if told => Standing::Settling,
         _ => match member.contact {
             Contact::Answering => Standing::Ready,
             Contact::Unclear => Standing::Unclear,
-            Contact::Away => Standing::Away,
+            Contact::Away | Contact::Withheld => Standing::Away,
         },
     }
 }

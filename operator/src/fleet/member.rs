@@ -39,8 +39,10 @@ pub(crate) enum Contact {
     Answering,
     /// Not asked yet, or silent but not lost: one of the others in a while.
     Unclear,
-    /// Lost, paused, out of reach, or not believed.
+    /// Lost, or not believed.
     Away,
+    /// A person keeps it from the operator: paused, or its endpoint is one that may not be reached or has no address.
+    Withheld,
 }
 
 /// What became of a desired state.
@@ -108,9 +110,8 @@ fn contact(status: &DeviceStatus) -> Contact {
         DevicePhase::Pending if reasons::UNDECIDED.contains(&reason) || reachable.is_none() => {
             Contact::Unclear
         }
-        DevicePhase::Pending | DevicePhase::Unreachable | DevicePhase::Conflicted | DevicePhase::Paused => {
-            Contact::Away
-        }
+        DevicePhase::Pending | DevicePhase::Paused => Contact::Withheld,
+        DevicePhase::Unreachable | DevicePhase::Conflicted => Contact::Away,
     }
 }
 
@@ -182,7 +183,7 @@ mod tests {
             (status(1, "Unreachable", ("False", "Lost"), ("True", "InSync")), Contact::Away, Outcome::Lost),
             (
                 status(2, "Paused", ("Unknown", "Paused"), ("False", "Syncing")),
-                Contact::Away,
+                Contact::Withheld,
                 Outcome::Trying,
             ),
             (
@@ -192,7 +193,7 @@ mod tests {
             ),
             (
                 status(2, "Pending", ("Unknown", "EndpointNotAllowed"), ("Unknown", "EndpointNotAllowed")),
-                Contact::Away,
+                Contact::Withheld,
                 Outcome::Trying,
             ),
             (status(2, "Conflicted", answering, ("False", "Syncing")), Contact::Away, Outcome::Trying),

@@ -48,6 +48,17 @@ struct State {
     objects: BTreeMap<Place, Arc<Value>>,
     log: VecDeque<Change>,
     paged: VecDeque<(String, Vec<Arc<Value>>, u64)>,
+    witness: Option<Witness>,
+}
+
+/// Is told of each change, in order, while the store waits.
+pub type Witness = Box<dyn Fn(&Change) + Send>;
+
+/// All objects at one moment.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    version: u64,
+    objects: BTreeMap<Place, Arc<Value>>,
 }
 
 /// A list, or a page of one.
@@ -91,6 +102,7 @@ impl Default for Store {
                 objects: BTreeMap::new(),
                 log: VecDeque::new(),
                 paged: VecDeque::new(),
+                witness: None,
             }),
             latest: watch::Sender::new(BEGINNING),
         }
@@ -110,6 +122,28 @@ impl Store {
     /// The version of the last write, whenever there is one.
     pub fn follow(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()
+    }
+
+    /// From now on `witness` is told of each change.
+    pub fn watch_by(&self, witness: Witness) {
+        self.state().witness = Some(witness);
+    }
+
+    /// All that there is now.
+    pub fn back_up(&self) -> Backup {
+        let state = self.state();
+        Backup { version: state.version, objects: state.objects.clone() }
+    }
+
+    /// Sets everything back, versions too; a uid is never given twice all the same. Nobody may be watching.
+    pub fn restore(&self, backup: &Backup) {
+        let mut state = self.state();
+        state.log.clear();
+        state.paged.clear();
+        (state.version, state.compacted) = (backup.version, backup.version);
+        state.objects = backup.objects.clone();
+        drop(state);
+        self.latest.send_replace(backup.version);
     }
 
     /// An object.
@@ -263,7 +297,11 @@ impl State {
         let gone = before.as_deref().cloned().map(stamp);
         let (created, removed) = (before.is_none(), after.is_none());
         let object = after.clone().or(gone).unwrap_or_default();
-        self.log.push_back(Change { version, place, before, after });
+        let change = Change { version, place, before, after };
+        if let Some(witness) = &self.witness {
+            witness(&change);
+        }
+        self.log.push_back(change);
         if self.log.len() > LOG
             && let Some(oldest) = self.log.pop_front()
         {

@@ -21,6 +21,8 @@ enum Step {
     /// A device is lost, or answers again.
     Leaves(usize),
     Returns(usize),
+    /// A person pauses a device, or gives it back.
+    Withholds(usize, bool),
     /// Time passes, in seconds.
     Passes(u16),
     /// Whether what can wait may be written.
@@ -40,7 +42,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::SeesAll),
         10 => device.clone().prop_map(Step::Ends),
         2 => device.clone().prop_map(Step::Leaves),
-        3 => device.prop_map(Step::Returns),
+        3 => device.clone().prop_map(Step::Returns),
+        2 => (device, any::<bool>()).prop_map(|(number, back)| Step::Withholds(number, back)),
         1 => (0u16..400).prop_map(Step::Passes),
         2 => any::<bool>().prop_map(Step::Pace),
         1 => any::<bool>().prop_map(Step::Paused),
@@ -110,6 +113,13 @@ fn take(story: &mut Story, step: Step) {
             });
         }
         Step::Returns(number) => story.returns(number % devices),
+        Step::Withholds(number, back)
+            if (story.devices[number % devices].contact == Contact::Withheld) == back =>
+        {
+            let contact = if back { Contact::Answering } else { Contact::Withheld };
+            story.withholds(number % devices, contact);
+        }
+        Step::Withholds(..) => {}
         Step::Passes(seconds) => {
             story.after(i64::from(seconds));
         }
@@ -138,7 +148,9 @@ fn within_budgets(story: &Story) -> Result<(), TestCaseError> {
     };
     prop_assert!(unavailable <= may, "{unavailable} of {may} unavailable: {:#?}", story.status);
     let Some(status) = &story.status else { return Ok(()) };
-    prop_assert!(status.reserved.len() <= may, "{:?}", status.reserved);
+    let withheld = |name: &&String| story.withheld.contains(*name);
+    let reserved = status.reserved.iter().filter(|name| !withheld(name)).count();
+    prop_assert!(reserved <= may, "{:?}", status.reserved);
     let is_bounded = story.revisions.len() <= 4;
     prop_assert!(is_bounded, "{:?}", story.revisions.keys());
     // Nobody beyond the batch, but for those that were under way when the template changed.
@@ -179,6 +191,7 @@ proptest! {
             story.after(301);
             for number in 0..devices {
                 story.returns(number);
+                take(&mut story, Step::Withholds(number, true));
             }
             story.runs_until_quiet();
             within_budgets(&story)?;

@@ -55,6 +55,8 @@ pub(super) struct Story {
     pub(super) changed: BTreeSet<String>,
     /// Those of them that were lost and came back.
     revived: BTreeSet<String>,
+    /// Those of them that a person has kept from the operator since.
+    pub(super) withheld: BTreeSet<String>,
     /// So many of them were reserved when it did.
     pub(super) carried: usize,
     /// A device's fate with a firmware, by name and version; others work.
@@ -98,6 +100,7 @@ impl Story {
             writes: 0,
             changed: BTreeSet::new(),
             revived: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             carried: 0,
             fates: BTreeMap::new(),
             dies_after: None,
@@ -321,7 +324,7 @@ impl Story {
 
     pub(super) fn device_ends(&mut self, number: usize) {
         let device = &self.devices[number];
-        if device.outcome != Outcome::Trying {
+        if device.outcome != Outcome::Trying || device.contact == Contact::Withheld {
             return;
         }
         let version = device.desired.as_ref().map(|desired| desired.firmware.clone()).unwrap_or_default();
@@ -334,6 +337,12 @@ impl Story {
                 device.contact = Contact::Away;
             }
         });
+    }
+
+    /// A person pauses a device, or gives it back.
+    pub(super) fn withholds(&mut self, number: usize, contact: Contact) {
+        self.withheld.insert(self.devices[number].name.clone());
+        self.device(number, |device| device.contact = contact);
     }
 
     /// A device that is away answers again, and goes on with what it was told.
@@ -376,9 +385,11 @@ impl Story {
 
     /// What is true of the devices themselves, whatever anybody's cache says: those that were changed and are neither in
     /// sync nor failed nor lost, and all that were changed and are not in sync. One that was lost and is back tries again,
-    /// whoever has taken its place: no controller could help that.
+    /// whoever has taken its place, and so does one that a person gives back: no controller could help that.
     pub(super) fn truly(&self) -> (usize, usize) {
-        let changed = self.devices.iter().filter(|device| self.changed.contains(&device.name));
+        let is_ours =
+            |device: &&Sim| self.changed.contains(&device.name) && !self.withheld.contains(&device.name);
+        let changed = self.devices.iter().filter(is_ours);
         let changed: Vec<&Sim> = changed.collect();
         let is_trying =
             |device: &&&Sim| device.outcome == Outcome::Trying && !self.revived.contains(&device.name);

@@ -65,8 +65,9 @@ impl<'a> Draft<'a> {
             self.next.phase = FleetPhase::Progressing;
             let (trying, lost) = (field.count(Standing::Trying), field.count(Standing::Lost));
             let message = format!(
-                "batch {}: {trying} devices are under way, {lost} got lost{}",
+                "batch {}: {trying} devices are under way, {lost} got lost{}{}",
                 self.next.batch,
+                held(field),
                 self.unclear(plan, field)
             );
             self.set(types::PROGRESSING, ConditionStatus::True, "RollingOut", &message);
@@ -106,6 +107,14 @@ impl<'a> Draft<'a> {
         let Ok(plan) = self.seen.plan else { return false };
         let since = self.next.progressed_at.as_ref();
         since.is_some_and(|since| self.seen.now.duration_since(since.0) >= plan.deadline)
+    }
+}
+
+/// The reserved devices that a person keeps from the operator, as the end of a sentence; nothing where there are none.
+fn held(field: &Field<'_>) -> String {
+    match field.count(Standing::Held) {
+        0 => String::new(),
+        held => format!(", {held} are paused or out of reach and are not waited for"),
     }
 }
 

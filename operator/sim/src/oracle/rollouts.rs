@@ -1,0 +1,119 @@
+//! How a rollout ends: complete, rolled back or paused, as its settings say; and what of its devices is no fault then.
+
+use edge_api::condition::{find_condition, types};
+use edge_api::{Device, DeviceFleet, DevicePhase, FleetPhase};
+use kube::ResourceExt as _;
+
+use crate::plan::Plan;
+use crate::rollouts::FleetPlan;
+use crate::rule::{Rule, Violation};
+use crate::world::World;
+
+/// Which rollout has not ended, or not as it should have.
+pub(super) fn unended(world: &World, plan: &Plan) -> Option<Violation> {
+    plan.fleets.iter().find_map(|fleet| {
+        let why = unended_one(world, plan, fleet)?;
+        Some(Rule::Ends.broken(format!("{}: {why}", fleet.name)))
+    })
+}
+
+/// The fleets that select a device, by its labels.
+fn selecting<'p>(plan: &'p Plan, device: &Device) -> Vec<&'p FleetPlan> {
+    let selects = |fleet: &&FleetPlan| device.labels().get(&fleet.name).is_some_and(|value| value == "yes");
+    plan.fleets.iter().filter(selects).collect()
+}
+
+fn is_fleets(device: &Device) -> bool {
+    let owns = device.managed_fields().iter().filter(|entry| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:desired").is_some())
+    });
+    owns.clone().count() > 0 && owns.into_iter().all(|entry| entry.manager.as_deref() == Some("edge-fleet"))
+}
+
+fn is_held(fleet: &DeviceFleet) -> bool {
+    fleet.status.as_ref().is_some_and(|status| status.phase == FleetPhase::Paused)
+}
+
+/// Its fleet had not come to it when it stopped.
+pub(super) fn may_lack(world: &World, plan: &Plan, device: &Device) -> bool {
+    selecting(plan, device)
+        .iter()
+        .any(|fleet| world.person.sees_fleet(&fleet.name).is_some_and(|fleet| is_held(&fleet)))
+}
+
+/// A fleet has declared what it cannot run; a person declares something else where a person declared that.
+pub fn may_fail(plan: &Plan, device: &Device) -> bool {
+    is_fleets(device) && !selecting(plan, device).is_empty()
+}
+
+fn members(world: &World, plan: &Plan, fleet: &FleetPlan) -> Vec<Device> {
+    let all = (0..plan.devices).filter_map(|number| world.person.sees(number));
+    all.filter(|device| selecting(plan, device).iter().any(|one| one.name == fleet.name)).collect()
+}
+
+fn unended_one(world: &World, plan: &Plan, fleet: &FleetPlan) -> Option<String> {
+    let Some(object) = world.person.sees_fleet(&fleet.name) else { return Some("it is gone".to_owned()) };
+    let Some(status) = &object.status else { return Some("it has no status".to_owned()) };
+    if status.observed_generation != object.metadata.generation {
+        return Some(format!("its status is of generation {:?}", status.observed_generation));
+    }
+    let members = members(world, plan, fleet);
+    let is_shared = members.iter().any(|device| selecting(plan, device).len() > 1);
+    let reason =
+        |type_| find_condition(&status.conditions, type_).map_or("", |condition| condition.reason.as_str());
+    let said = || {
+        format!(
+            "{}, {}",
+            status.phase.as_str(),
+            status
+                .conditions
+                .iter()
+                .map(|one| format!("{} {}: {}", one.type_, one.status, one.message))
+                .collect::<Vec<_>>()
+                .join("; ")
+        )
+    };
+    let right = match status.phase {
+        FleetPhase::Paused if is_shared => reason(types::ACCEPTED) == "Overlap",
+        _ if is_shared => false,
+        FleetPhase::Paused => {
+            let went_over =
+                ["FailureBudgetExceeded", "ProgressDeadlineExceeded"].contains(&reason(types::WITHIN_BUDGET));
+            went_over && (fleet.pauses || status.previous_revision.is_none())
+        }
+        FleetPhase::Complete => {
+            return behind(&members, &object.spec.template).map(|why| format!("{why}, and it is {}", said()));
+        }
+        FleetPhase::RolledBack | FleetPhase::RollingBack => {
+            let back =
+                status.previous_revision.and_then(|number| world.person.sees_revision(&object, number));
+            let Some(back) = back else { return Some("the revision to bring back is not there".to_owned()) };
+            let failed =
+                members.iter().any(|device| is_failed(device) && device.spec.desired.as_ref() == Some(&back));
+            if let Some(why) = behind(&members, &back).filter(|_| status.phase == FleetPhase::RolledBack) {
+                return Some(format!("{why}, and it is {}", said()));
+            }
+            // It ends only where what is brought back can be run.
+            !fleet.pauses && (status.phase == FleetPhase::RolledBack || failed)
+        }
+        FleetPhase::Pending => !members.iter().any(is_fleets),
+        FleetPhase::Progressing => false,
+    };
+    (!right).then(|| format!("it is {}", said()))
+}
+
+fn is_failed(device: &Device) -> bool {
+    device.status.as_ref().is_some_and(|status| status.phase == DevicePhase::Failed)
+}
+
+/// Which of its own devices does not have what it brought.
+fn behind(members: &[Device], desired: &edge_api::Desired) -> Option<String> {
+    let is_behind = |device: &&Device| {
+        let nobodys = device.spec.desired.is_none();
+        (nobodys || is_fleets(device)) && device.spec.desired.as_ref() != Some(desired)
+    };
+    members
+        .iter()
+        .find(is_behind)
+        .map(|device| format!("{} shall run {:?}", device.name_any(), device.spec.desired))
+}

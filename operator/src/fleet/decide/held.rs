@@ -1,0 +1,92 @@
+//! A reserved device that a person pauses, or moves to where the operator may not reach: it is no failure of the rollout,
+//! and no progress either.
+
+use edge_api::FleetPhase;
+use serde_json::json;
+
+use super::story::Story;
+use super::*;
+
+const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
+
+/// Two of four devices at a time, of which the first is told "2" and then paused.
+fn paused_in_the_middle() -> (Story, usize) {
+    let rollout =
+        json!({"batches": [1, "100%"], "maxInFlight": 2, "maxUnavailable": 2, "progressDeadline": "10m"});
+    let mut story = Story::complete(4, rollout);
+    let first = story.ranked()[0];
+    story.wants("2").settles();
+    assert_eq!((story.told("2"), story.status().reserved.len()), (1, 1));
+    story.withholds(first, Contact::Withheld);
+    (story, first)
+}
+
+#[test]
+fn a_paused_device_is_no_failure_at_the_deadline_and_the_others_go_on() {
+    let (mut story, first) = paused_in_the_middle();
+    story.runs_until_quiet();
+    story.after(601).runs_until_quiet();
+    assert_eq!(story.condition(WITHIN_BUDGET), "True/WithinBudget");
+    assert_eq!((story.phase(), story.status().counts.in_sync, story.told("2")), (FleetPhase::Complete, 3, 4));
+    assert_eq!(
+        story.status().reserved,
+        [story.devices[first].name.clone()],
+        "it goes on when it is given back"
+    );
+    assert_eq!(story.status().counts.unavailable, 0, "and counts for no budget");
+    let writes = story.writes;
+    story.after(100_000).runs_until_quiet();
+    assert_eq!(story.writes, writes, "and until then nothing more is written");
+    story.withholds(first, Contact::Answering);
+    story.runs_until_quiet();
+    let status = story.status();
+    assert_eq!((story.phase(), status.counts.in_sync, status.reserved.len()), (FleetPhase::Complete, 4, 0));
+}
+
+#[test]
+fn a_paused_device_is_no_progress_where_it_is_all_there_is() {
+    let rollout = json!({"progressDeadline": "10m"});
+    let mut story = Story::complete(1, rollout);
+    story.wants("2").settles();
+    story.withholds(0, Contact::Withheld);
+    story.settles();
+    story.after(100_000).runs_until_quiet();
+    assert_eq!((story.phase(), story.status().batch), (FleetPhase::Progressing, 1), "nothing is known of it");
+    assert_eq!(story.status().progressed_at, None, "and no deadline runs");
+    let says = story.message(types::PROGRESSING);
+    assert!(says.contains("1 are paused or out of reach"), "{says}");
+    // Given back, it has the whole deadline again, and no more.
+    story.withholds(0, Contact::Answering);
+    story.settles();
+    assert_eq!(story.phase(), FleetPhase::Progressing);
+    story.after(601).settles();
+    assert_eq!(story.condition(WITHIN_BUDGET), "False/ProgressDeadlineExceeded");
+}
+
+#[test]
+fn while_it_is_paused_it_leaves_its_place_to_another_and_takes_it_again_afterwards() {
+    let (mut story, first) = paused_in_the_middle();
+    story.settles();
+    assert_eq!((story.told("2"), story.status().reserved.len()), (3, 3), "two others are under way");
+    story.withholds(first, Contact::Answering);
+    story.settles();
+    assert_eq!(story.told("2"), 3, "nobody else begins meanwhile");
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 4));
+}
+
+#[test]
+fn a_rollback_takes_back_what_a_paused_device_was_told_and_does_not_wait_for_it() {
+    let (mut story, first) = paused_in_the_middle();
+    let order = story.ranked();
+    for number in &order[1..3] {
+        story.fate(*number, "2", super::story::Fate::Fails);
+    }
+    story.edit(|spec| spec.rollout.failure_budget.percent = "0%".into());
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.told("1")), (FleetPhase::RolledBack, 4), "{:#?}", story.status);
+    assert_eq!(story.devices[first].contact, Contact::Withheld);
+    story.withholds(first, Contact::Answering);
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::RolledBack, 4));
+}
