@@ -26,6 +26,7 @@ pub mod machine;
 mod mounts;
 pub mod network;
 mod node;
+mod outage;
 mod pki;
 pub mod plan;
 mod preflight;
@@ -36,6 +37,7 @@ mod up;
 
 pub use down::residue;
 pub use handle::{Cluster, Options};
+pub use outage::Outage;
 pub use preflight::check as can_be_made_here;
 pub use record::Use;
 

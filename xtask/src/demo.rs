@@ -8,7 +8,7 @@
 //! judge     whether it is as it should be      prometheus asks the installation's Prometheus
 //! table     the result for people              dashboard  runs the queries of deploy/grafana
 //! view      what is seen meanwhile             leader     the operator that leads, killed in the middle
-//! room      what is somebody else's stays
+//! room      what is somebody else's stays      rollout    the fleet, batch by batch
 //! ```
 
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ pub mod leader;
 pub mod measure;
 pub mod prometheus;
 pub mod report;
+pub mod rollout;
 pub mod room;
 pub mod stats;
 pub mod table;
@@ -43,7 +44,7 @@ pub mod world;
 
 const AFTER: &str = "\
 Ctrl-C removes everything; what a killed demo leaves, the next one removes. The exit code is 0 if every loss, delay and
-reordering that the kernel counted admits what was asked and all devices are in sync at the end.
+reordering that the kernel counted admits what was asked, the rollout kept its budget, and all devices are in sync at the end.
 
 On a cluster of yours (kind, k3s, …) load the images first, see `cargo xtask images --help`, then name its context:
   cargo xtask demo --context kind-kind";
@@ -166,6 +167,7 @@ async fn collect(args: &Args, client: &Client, layout: &Layout, run: &Run) -> Re
         seed: args.seed,
         nodes: install::nodes(client).await?,
         phases,
+        rollouts: run.rollouts.iter().map(|watched| watched.told(zero, devices)).collect(),
         leader: led(&prometheus, run, zero).await?,
         verdict: report::Verdict::default(),
         series: answers

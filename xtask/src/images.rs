@@ -147,12 +147,13 @@ pub struct Archive {
 /// When a build fails.
 pub fn archives(images: &[Image]) -> Result<Vec<Archive>> {
     let dir = paths::cache().join("images");
-    // Until all is packed: another clone's build would put its programs in the place of ours.
-    let _lock = lock::take(&dir.join(".lock"), "another build of images")?;
+    let any_of_ours = images.iter().any(|image| Image::OURS.contains(image));
+    // Until all is packed: another clone's build would put its programs in the place of ours. What is nobody's own waits for no such build.
+    let lock = if any_of_ours { ".lock" } else { ".others.lock" };
+    let _lock = lock::take(&dir.join(lock), "another build of images")?;
     if images.contains(&Image::ChaosAgent) {
         build_ebpf::run(&build_ebpf::Args::default())?;
     }
-    let any_of_ours = images.iter().any(|image| Image::OURS.contains(image));
     let built = if any_of_ours { ours::build(&paths::root(), &target())? } else { PathBuf::new() };
     images.iter().map(|image| archive(*image, &program(*image, &built)?, &dir)).collect()
 }

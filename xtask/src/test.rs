@@ -12,8 +12,10 @@
 //!  fuzz.rs      fuzz targets, each for a while
 //!  foreign.rs   programs that tests run and nobody here wrote
 //!  feature.rs   what a kernel may lack
+//!  at_length.rs what takes minutes
 //! ```
 
+mod at_length;
 mod feature;
 mod foreign;
 mod fuzz;
@@ -47,7 +49,7 @@ pub struct Args {
     #[arg(long)]
     pub or_skip: bool,
     /// In the rung `kernels`: the newest kernel of each series that apt's sources on this machine offer, not only of the oldest and
-    /// the newest, and the newest of Debian's backports
+    /// the newest, and the newest of Debian's backports. In the rung `node`: also what takes minutes
     #[arg(long)]
     pub all: bool,
     /// In the rung `kernels`: of those kernels only the ones whose release begins with this, such as 6.12
@@ -140,12 +142,17 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
     let mut arguments = rung.arguments().to_vec();
     arguments.extend(args.filter.as_deref());
     let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
-    let tests = if rung == Rung::Kernel { program.tests(&arguments)? } else { Vec::new() };
-    let missing = feature::missing(&tests);
+    let is_asked = matches!(rung, Rung::Kernel | Rung::Node);
+    let tests = if is_asked { program.tests(&arguments)? } else { Vec::new() };
+    let missing = if rung == Rung::Kernel { feature::missing(&tests) } else { Vec::new() };
     let mut skipped = foreign::skipped(&tests, &lacking);
     skipped.extend(feature::skipped(&tests, &missing));
     arguments.extend(lacking.iter().flat_map(|lack| ["--skip", lack.module]));
     arguments.extend(missing.iter().flat_map(|lack| ["--skip", lack.module]));
+    if rung == Rung::Node && !args.all {
+        skipped.extend(at_length::skipped(&tests));
+        arguments.extend(["--skip", at_length::MODULE]);
+    }
     let step = Step::start(format!("{rung}: {program}"));
     let mut environment = stage.environment().to_vec();
     let mut limit = rung.limit();

@@ -1,6 +1,6 @@
 //! The demo as people run it: it shows what it is there to show, and leaves nothing, however it ends.
 
-#![expect(clippy::unwrap_used, reason = "tests end at what they cannot have")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end at what they cannot have")]
 
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
@@ -97,6 +97,12 @@ fn losses_are_as_asked_all_devices_end_in_sync_and_every_panel_shows_something()
     assert!(report.nodes.iter().all(|node| node.lateness.is_some()), "{:?}", report.nodes);
     let leader = report.leader.unwrap();
     assert!(leader.by_signal && leader.changes >= 1 && leader.leaderless < 15.0, "{leader:?}");
+    let [_, rollout] = &report.rollouts[..] else { panic!("two rollouts: {:?}", report.rollouts) };
+    let (began, batches) = (rollout.began, &rollout.batches_after);
+    let ended = began + rollout.complete_after.unwrap();
+    assert!(batches.len() == 3 && batches.is_sorted(), "{rollout:?}");
+    assert!(began < leader.at && leader.at < ended, "it was not under way: {leader:?}, {rollout:?}");
+    assert!(rollout.in_flight > 1 && rollout.in_sync == 50 && rollout.failed == 0, "{rollout:?}");
     assert!(!report.series.is_empty());
     nothing_is_left();
 }

@@ -64,9 +64,8 @@ async fn write(controls: &Controls, fleet: &DeviceFleet, status: &DeviceFleetSta
     apply_status(&controls.shared, fleet, version, status).await?;
     controls.memory.wrote(fleet, Instant::now());
     let before = fleet.status.as_ref().and_then(|status| status.failed_revision);
-    if status.failed_revision.is_some() && status.failed_revision != before {
-        controls.metrics.rollbacks.with_label_values(&[fleet.namespace().unwrap_or_default()]).inc();
-    }
+    let is_given_up = status.failed_revision.is_some() && status.failed_revision != before;
+    controls.metrics.wrote(&fleet.namespace().unwrap_or_default(), is_given_up);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::metrics::counters;
 /// What is counted.
 pub(crate) struct FleetMetrics {
     /// Rollouts that were given up, by namespace.
-    pub(crate) rollbacks: IntCounterVec,
+    rollbacks: IntCounterVec,
     /// Changes of devices that were sent, by what came of it: set, foreign, conflict, error.
     pub(crate) changes: IntCounterVec,
 }
@@ -35,6 +35,12 @@ impl FleetMetrics {
             &["result"],
         )?;
         Ok(Self { rollbacks, changes })
+    }
+
+    /// A fleet's status was written; was its rollout given up with it? Who has a fleet has a number of rollbacks, zero too: a counter
+    /// that appears with its first one does not rise by it, for whoever asks how far it rose.
+    pub(crate) fn wrote(&self, namespace: &str, is_given_up: bool) {
+        self.rollbacks.with_label_values(&[namespace]).inc_by(u64::from(is_given_up));
     }
 }
 
@@ -133,6 +139,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_namespace_with_a_fleet_has_a_number_of_rollbacks_before_the_first() {
+        let registry = Registry::new();
+        let metrics = FleetMetrics::new(&registry).unwrap();
+        let shown = || {
+            let families = registry.gather();
+            let family = families.iter().find(|family| family.name() == "edge_fleet_rollbacks_total");
+            family.map(|family| family.get_metric()[0].get_counter().get_value())
+        };
+        assert_eq!(shown(), None);
+        metrics.wrote("demo", false);
+        assert_eq!(shown(), Some(0.0));
+        metrics.wrote("demo", true);
+        assert_eq!(shown(), Some(1.0));
+    }
 
     #[test]
     fn a_fleet_is_shown_as_its_status_says_and_a_deleted_one_is_not() {

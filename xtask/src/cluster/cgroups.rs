@@ -171,23 +171,39 @@ pub fn left_enabled() -> Result<Vec<String>> {
     Ok(fs::read_to_string(noted()).unwrap_or_default().lines().map(str::to_owned).collect())
 }
 
+/// Removes what a killed node's containers had, as a machine that starts has nothing of it: the kubelet would look at each group of it for
+/// seconds before it starts a pod.
+///
+/// # Errors
+/// When something of it cannot be removed within ten seconds: then a process of the node is still there.
+pub(super) fn forget_containers(plan: &Plan, number: u8) -> Result<()> {
+    for hierarchy in mounted()? {
+        let node = hierarchy.path.join(plan.cgroup()).join(plan::node_name(number));
+        for entry in fs::read_dir(&node).with_context(|| format!("listing {}", node.display()))? {
+            let group = entry?.path();
+            if group.is_dir() {
+                remove_group(&group)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes the groups of cluster `name`, and with the last cluster's what was enabled for them. Their processes must have ended; the kernel may need a moment for the last.
 ///
 /// # Errors
 /// When one cannot be removed within ten seconds.
 pub fn remove(name: &str) -> Result<()> {
-    for group in existing(name)? {
-        wait::until_done(
-            &format!("removing the control group {}", group.display()),
-            Duration::from_secs(10),
-            Duration::from_millis(50),
-            || {
-                remove_tree(&group);
-                Ok((!group.exists()).then_some(()))
-            },
-        )?;
-    }
+    existing(name)?.iter().try_for_each(|group| remove_group(group))?;
     if any()? { Ok(()) } else { restore(&noted()) }
+}
+
+fn remove_group(group: &Path) -> Result<()> {
+    let what = format!("removing the control group {}", group.display());
+    wait::until_done(&what, Duration::from_secs(10), Duration::from_millis(50), || {
+        remove_tree(group);
+        Ok((!group.exists()).then_some(()))
+    })
 }
 
 /// Children first; the files in a group cannot be removed and go with it.

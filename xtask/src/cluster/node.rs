@@ -140,5 +140,7 @@ fn kubelet(plan: &Plan, number: u8) -> Value {
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "4s",
         "shutdownGracePeriod": "0s",
+        // Tests kill containers again and again, and what they kill shall be back soon.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     })
 }

@@ -38,9 +38,23 @@ impl Process {
 
     /// Kills it.
     pub fn kill(self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Lets it stand still until [`Process::resume`]. The first process of a pid namespace, too.
+    pub fn pause(self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(self, signal: Signal) {
         if self.is_alive() {
-            // One that ended meanwhile is what was wanted.
-            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+            // One that ended meanwhile needs none.
+            let _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
 }

@@ -134,6 +134,7 @@ fn make(plan: &Plan, programs: &Binaries, archives: &[Archive]) -> Result<()> {
 
 /// Starts a node again that was killed.
 pub(super) fn restart_node(plan: &Plan, number: u8) -> Result<()> {
+    cgroups::forget_containers(plan, number)?;
     let description = plan.dir().join(plan::node_name(number)).join("machine.json");
     super::machine::read(&description)?.start(&plan.dir())?;
     Ok(())

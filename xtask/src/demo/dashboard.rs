@@ -85,7 +85,7 @@ fn of(name: &str, dashboard: &Value) -> Result<Vec<Query>> {
     Ok(queries)
 }
 
-/// Fills in what Grafana would: any namespace and profile, and windows that fit a scrape a second. `label_values(x, y)`
+/// Fills in what Grafana would: any namespace, profile and fleet, and windows that fit a scrape a second. `label_values(x, y)`
 /// becomes `x`, which must give something too.
 fn filled(expr: &str) -> String {
     let expr = match expr.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')) {
@@ -98,6 +98,7 @@ fn filled(expr: &str) -> String {
         ("$__range", "10m"),
         ("$namespace", ".+"),
         ("$profile", ".+"),
+        ("$fleet", ".+"),
     ]
     .iter()
     .fold(expr.to_owned(), |expr, (variable, value)| expr.replace(variable, value))

@@ -11,10 +11,11 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::install::{self, DEVICES};
+use super::install::DEVICES;
 use super::leader::{self, Succession, Weapon};
 use super::measure::{self, Span, packets, whole};
 use super::prometheus::Prometheus;
+use super::rollout::{self, Rollout, Watched};
 use super::timeline::{Ends, Phase};
 use super::view::{Moment, View};
 use crate::{interrupt, wait};
@@ -24,7 +25,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// A profile is accepted, or refused, within this; and over so long after its duration.
 const SLACK: Duration = Duration::from_secs(15);
 /// All devices must stay in sync for so long.
-const HOLD: Duration = Duration::from_secs(4);
+const HOLD: Duration = Duration::from_secs(3);
 
 /// A run under way.
 pub struct Experiment {
@@ -35,6 +36,8 @@ pub struct Experiment {
     seed: u64,
     clock: Clock,
     view: View,
+    /// All of them, in their order.
+    rollouts: Vec<Watched>,
     firmware: &'static str,
     /// When the first phase began, Unix seconds.
     zero: f64,
@@ -49,6 +52,8 @@ pub struct Experiment {
 pub struct Run {
     /// Its phases.
     pub spans: Vec<Span>,
+    /// What was rolled out.
+    pub rollouts: Vec<Watched>,
     /// When Prometheus had seen all of it, Unix seconds.
     pub end: f64,
     /// When the leader was killed, Unix seconds, and what came of it.
@@ -92,6 +97,7 @@ impl Experiment {
             zero: clock.now(),
             clock,
             view: View::start(),
+            rollouts: Vec::new(),
             firmware: "",
             weapon,
             killed: None,
@@ -131,7 +137,7 @@ impl Experiment {
         };
         let succession = self.killed.zip(came);
         let changes = leader::holder(&self.client).await?.transitions.saturating_sub(first.transitions);
-        Ok(Run { spans, end, succession, changes })
+        Ok(Run { spans, rollouts: self.rollouts, end, succession, changes })
     }
 
     /// Kills the leader when its time has come, once, and goes on meanwhile.
@@ -154,9 +160,8 @@ impl Experiment {
             self.start(profile).await?;
             from = self.clock.now();
         }
-        if let Some(firmware) = phase.firmware {
-            self.firmware = firmware;
-            install::declare(&self.client, firmware).await?;
+        if let Some(rollout) = phase.rollout {
+            self.begin(rollout).await?;
         }
         let mut convergence = Convergence::default();
         loop {
@@ -164,6 +169,7 @@ impl Experiment {
             let seen = self.devices().await?;
             let now = self.clock.now();
             let spent = Duration::from_secs_f64((now - from).max(0.0));
+            self.watch_rollout(now).await?;
             convergence.see(spent, seen.in_sync == self.total);
             self.kill_leader(&phase, spent);
             // A query that fails costs one picture, not the run.
@@ -186,6 +192,22 @@ impl Experiment {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Begins a rollout; one before it that has not ended goes on as a part of it.
+    async fn begin(&mut self, rollout: Rollout) -> Result<()> {
+        self.firmware = rollout.firmware;
+        let generation = rollout::begin(&self.client, rollout, self.total).await?;
+        self.rollouts.push(Watched::begins(rollout, generation, self.clock.now()));
+        Ok(())
+    }
+
+    async fn watch_rollout(&mut self, now: f64) -> Result<()> {
+        let Some(watched) = self.rollouts.last_mut() else { return Ok(()) };
+        if let Some(status) = rollout::status(&self.client).await? {
+            watched.see(now, &status);
+        }
+        Ok(())
     }
 
     /// Creates a profile, instead of one of an earlier run, and waits until it has started.
@@ -256,6 +278,7 @@ impl Experiment {
             devices: seen.phases.clone(),
             in_sync: seen.in_sync,
             total: self.total,
+            rollout: self.rollouts.last().map(Watched::line),
             packets: counted,
             sends: (unanswered + answered, unanswered),
             retransmissions: whole(ask(&measure::retransmissions()).await?),

@@ -127,25 +127,33 @@ pub async fn enrol_outside(client: &Client, layout: &Layout) -> Result<()> {
 /// # Errors
 /// When the API server refuses it.
 pub async fn declare(client: &Client, firmware: &str) -> Result<usize> {
+    let desired = json!({"firmware": firmware, "config": {"sampling-interval": "5s"}});
+    let what = format!("declaring the firmware {firmware}");
+    apply_to_all(client, &json!({"desired": desired}), &what).await
+}
+
+/// Declares nothing any more, so that a fleet can. What devices run stays.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn undeclare(client: &Client) -> Result<usize> {
+    apply_to_all(client, &json!({}), "leaving the desired state to fleets").await
+}
+
+/// Makes this all that the demo has to say of each Device's `spec`.
+async fn apply_to_all(client: &Client, spec: &Value, what: &str) -> Result<usize> {
     let api = Api::<Device>::namespaced(client.clone(), DEVICES);
     let devices = api.list(&ListParams::default()).await.context("listing the Devices")?;
-    let desired = json!({
-        "apiVersion": "edge-operator.dev/v1alpha1",
-        "kind": "Device",
-        "spec": {"desired": {"firmware": firmware, "config": {"sampling-interval": "5s"}}},
-    });
-    let declare = |device: Device| {
-        let (api, desired, name) = (api.clone(), &desired, device.name_any());
+    let applied = json!({"apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device", "spec": spec});
+    let apply = |device: Device| {
+        let (api, applied, name) = (api.clone(), &applied, device.name_any());
         async move {
-            let done = api.patch(&name, &PatchParams::apply("demo").force(), &Patch::Apply(desired)).await;
-            done.map(drop).with_context(|| format!("declaring the firmware of {name}"))
+            let done = api.patch(&name, &PatchParams::apply("demo").force(), &Patch::Apply(applied)).await;
+            done.map(drop).with_context(|| format!("{what} of {name}"))
         }
     };
     let count = devices.items.len();
-    stream::iter(devices.items.into_iter().map(declare))
-        .buffer_unordered(AT_ONCE)
-        .try_collect::<()>()
-        .await?;
+    stream::iter(devices.items.into_iter().map(apply)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Ok(count)
 }
 

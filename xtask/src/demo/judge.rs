@@ -1,11 +1,11 @@
 //! Whether a report shows what the demo is there to show. Pure.
 
-use super::report::{Delayed, Leader, Phase, Report, Verdict};
+use super::report::{Delayed, Leader, Phase, Report, Rollout, Verdict};
 use super::stats::{Mean, Share};
 
 impl Report {
-    /// Judges: every counted loss, delay and reordering within its interval and counted at all, all devices in sync at the end, a killed
-    /// leader followed under a higher epoch, and, with `both_hooks`, one node with XDP in the driver and one without any. `problems`
+    /// Judges: every counted loss, delay and reordering within its interval and counted at all, all devices in sync at the end, rollouts
+    /// within their budget and the last one complete, a killed leader followed under a higher epoch, and, with `both_hooks`, one node with XDP in the driver and one without any. `problems`
     /// are those that others found.
     #[must_use]
     pub fn judged(mut self, both_hooks: bool, mut problems: Vec<String>) -> Self {
@@ -26,6 +26,13 @@ impl Report {
             self.leader.as_ref().filter(|it| it.epochs.0 >= it.epochs.1)
         {
             problems.push(format!("the leader was killed, but the epoch, which was {before}, is {after}"));
+        }
+        problems.extend(self.rollouts.iter().filter_map(exceeded));
+        if let Some(last) = self.rollouts.last().filter(|last| last.complete_after.is_none()) {
+            problems.push(format!(
+                "the rollout of {} did not come to its end; see `kubectl describe devicefleet`",
+                last.firmware
+            ));
         }
         if let Some(last) = self.phases.last().filter(|last| last.in_sync < self.devices) {
             let (in_sync, all) = (last.in_sync, self.devices);
@@ -66,6 +73,15 @@ fn doubts(phase: &Phase) -> Vec<String> {
         }
     }
     doubts
+}
+
+fn exceeded(rollout: &Rollout) -> Option<String> {
+    let Rollout { firmware, in_flight, max_in_flight, .. } = rollout;
+    (in_flight > max_in_flight).then(|| {
+        format!(
+            "{in_flight} devices were under way in the rollout of {firmware}, which allows {max_in_flight}"
+        )
+    })
 }
 
 fn late(phase: &Phase, delayed: &Delayed) -> Vec<String> {
@@ -166,6 +182,21 @@ mod tests {
         report.leader.as_mut().unwrap().epochs = (900, 900);
         let problems = report.judged(true, Vec::new()).verdict.problems;
         assert_eq!(problems, ["the leader was killed, but the epoch, which was 900, is 900"]);
+    }
+
+    #[test]
+    fn a_rollout_that_exceeds_its_budget_or_does_not_end_fails_the_run() {
+        let mut report = sample();
+        report.rollouts[0].in_flight = 18;
+        report.rollouts[0].complete_after = None;
+        let problems = report.judged(true, Vec::new()).verdict.problems;
+        assert_eq!(
+            problems,
+            [
+                "18 devices were under way in the rollout of 1.2.0, which allows 17",
+                "the rollout of 1.2.0 did not come to its end; see `kubectl describe devicefleet`"
+            ]
+        );
     }
 
     #[test]

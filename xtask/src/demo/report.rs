@@ -25,6 +25,9 @@ pub struct Report {
     pub nodes: Vec<Node>,
     /// The phases, in their order.
     pub phases: Vec<Phase>,
+    /// What the fleet brought to the devices, in the order in which it was declared.
+    #[serde(default)]
+    pub rollouts: Vec<Rollout>,
     /// The leader that was killed in the middle, and who followed; absent when none was.
     pub leader: Option<Leader>,
     /// Whether the demo showed what it is there to show.
@@ -79,6 +82,30 @@ pub struct Leader {
     pub changes: u32,
     /// Epoch before the kill and at the end, by the operators' metrics.
     pub epochs: (u64, u64),
+}
+
+/// A firmware that was rolled out, as the operator's status told it twice a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// Which.
+    pub firmware: String,
+    /// When it was declared, seconds.
+    pub began: f64,
+    /// Shares of the devices, one batch after the other.
+    pub batches: Vec<String>,
+    /// Seconds after its declaration until each batch began.
+    pub batches_after: Vec<f64>,
+    /// Seconds after its declaration until the last batch had ended; absent when that did not happen.
+    pub complete_after: Option<f64>,
+    /// The most devices that were under way at a time.
+    pub in_flight: u32,
+    /// How many might be.
+    pub max_in_flight: u32,
+    /// Devices that ran it at the end, as they last reported.
+    pub in_sync: u32,
+    /// Devices that had failed to install it at the end.
+    pub failed: u32,
 }
 
 /// One phase.
@@ -230,6 +257,20 @@ pub(super) mod tests {
         }
     }
 
+    pub(in super::super) fn rollout() -> Rollout {
+        Rollout {
+            firmware: "1.2.0".to_owned(),
+            began: 8.1,
+            batches: ["10%", "50%", "100%"].map(str::to_owned).into(),
+            batches_after: vec![0.6, 5.2, 14.8],
+            complete_after: Some(25.3),
+            in_flight: 16,
+            max_in_flight: 17,
+            in_sync: 50,
+            failed: 0,
+        }
+    }
+
     pub(in super::super) fn sample() -> Report {
         let phase = |name: &str, from: f64, to: f64| Phase {
             name: name.to_owned(),
@@ -271,6 +312,7 @@ pub(super) mod tests {
             seed: 7,
             nodes: vec![node("node1", "XdpNative 3"), node("node2", "TcxIngress 3")],
             phases: vec![converge, loss, partition, delay, calm],
+            rollouts: vec![rollout()],
             leader: Some(Leader {
                 killed: "edge-operator-1".to_owned(),
                 by_signal: true,

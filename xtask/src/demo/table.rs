@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Counted, Delayed, Leader, Node, Phase, Report};
+use super::report::{Counted, Delayed, Leader, Node, Phase, Report, Rollout};
 use super::stats::{Mean, Share};
 
 /// What a reader of the shares must know.
@@ -77,13 +77,14 @@ pub fn render(report: &Report) -> String {
     let mut text = format!("What the kernel counted\n\n{}\n{BURSTS}\n\n", kernel.render());
     text.push_str(&delays(report));
     let _ = write!(text, "What the control loop did about it\n\n{}\n{NOTE}\n\n", operator.render());
+    text.push_str(&rollouts(&report.rollouts));
     if let Some(leader) = &report.leader {
         text.push_str(&succession(leader));
     }
     text.extend(report.nodes.iter().map(node));
     text.push('\n');
     if report.verdict.passed {
-        text.push_str("passed: every counted loss, delay and reordering admits what was asked, and every device is in sync\n");
+        text.push_str("passed: every counted loss, delay and reordering admits what was asked, the rollout kept its budget, and every device is in sync\n");
     }
     for problem in &report.verdict.problems {
         let _ = writeln!(text, "failed: {problem}");
@@ -142,6 +143,41 @@ fn delays(report: &Report) -> String {
         }
     }
     text
+}
+
+/// What was rolled out, batch by batch; empty without any.
+fn rollouts(rollouts: &[Rollout]) -> String {
+    if rollouts.is_empty() {
+        return String::new();
+    }
+    let seconds = |after: &f64| format!("{after:.1}");
+    let row = |it: &Rollout| {
+        vec![
+            it.firmware.clone(),
+            it.batches.join(", "),
+            format!("{:.1} s", it.began),
+            it.batches_after.iter().map(seconds).collect::<Vec<_>>().join(", ") + " s",
+            it.complete_after.map_or_else(|| "–".to_owned(), |after| format!("{after:.1} s")),
+            format!("{}/{}", it.in_flight, it.max_in_flight),
+            it.in_sync.to_string(),
+            it.failed.to_string(),
+        ]
+    };
+    let table = Table {
+        header: vec![
+            "firmware",
+            "batches",
+            "declared",
+            "batches began after",
+            "complete after",
+            "under way",
+            "in sync",
+            "failed",
+        ],
+        rows: rollouts.iter().map(row).collect(),
+        words: 2,
+    };
+    format!("What was rolled out\n\n{}\n", table.render())
 }
 
 fn delayed(phase: &Phase, delayed: &Delayed) -> Vec<String> {
@@ -267,6 +303,15 @@ mod tests {
         let seen = "the kernel gave 166.0 ms; the operator measured 390 round trips, half of them up to 166.0 ms, 171.0 ms on average";
         assert!(text.contains(seen), "{text}");
         assert!(text.contains("delay line Userspace Running, lateness p50 12us, p99 90us"), "{text}");
+    }
+
+    #[test]
+    fn a_rollouts_batches_stand_beside_their_budget() {
+        let text = render(&sample().judged(true, Vec::new()));
+        let line = text.lines().find(|line| line.starts_with("1.2.0")).unwrap();
+        let cells: Vec<_> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let wanted = ["1.2.0", "10%, 50%, 100%", "8.1 s", "0.6, 5.2, 14.8 s", "25.3 s", "16/17", "50", "0"];
+        assert_eq!(cells, wanted);
     }
 
     #[test]

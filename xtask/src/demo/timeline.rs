@@ -9,12 +9,12 @@ use edge_api::fault_profile::{
 use edge_api::quantity::{DurationString, Percent};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-/// The firmware that devices are brought to first.
-pub const FIRST_FIRMWARE: &str = "1.1.0";
-/// The firmware that is declared at the moment when packets begin to be lost.
-pub const NEXT_FIRMWARE: &str = "1.2.0";
-/// The firmware that is under way when the leader is killed.
-pub const LAST_FIRMWARE: &str = "1.3.0";
+use super::rollout::Rollout;
+
+/// What devices are brought to first: all at once.
+const FIRST: Rollout = Rollout { firmware: "1.1.0", batches: &["100%"], of: 1 };
+/// What is rolled out from the moment when packets begin to be lost on, and is under way when the leader is killed.
+const NEXT: Rollout = Rollout { firmware: "1.2.0", batches: &["10%", "50%", "100%"], of: 3 };
 
 /// One phase of the experiment.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +25,8 @@ pub struct Phase {
     pub title: &'static str,
     /// When it ends.
     pub ends: Ends,
-    /// Declared for all devices as it begins.
-    pub firmware: Option<&'static str>,
+    /// Rolled out from its beginning on.
+    pub rollout: Option<Rollout>,
     /// Applied as it begins.
     pub fault: Option<Fault>,
     /// So long after its beginning the operator that leads is killed.
@@ -161,15 +161,14 @@ pub fn phases(limit: Duration) -> Vec<Phase> {
     let bursts = Fault::Bursts(Bursts { enter: 28, leave: 250 });
     let late = Fault::Late(Late { time: 80, jitter: 20, reordered: 5, by: 60 });
     vec![
-        Phase::new("converge", "first firmware, no faults", Ends::InSync(limit)).declares(FIRST_FIRMWARE),
-        Phase::under("loss", "new firmware, 20 % loss both ways", Fault::Loss(20), 30)
-            .declares(NEXT_FIRMWARE),
+        Phase::new("converge", "first firmware, no faults", Ends::InSync(limit)).rolls_out(FIRST),
         Phase {
-            kills_leader: Some(Duration::from_secs(3)),
-            ..Phase::under("bursts", "loss in bursts, leader killed", bursts, 15).declares(LAST_FIRMWARE)
+            kills_leader: Some(Duration::from_secs(6)),
+            ..Phase::under("loss", "rollout at 20 % loss, leader killed", Fault::Loss(20), 30).rolls_out(NEXT)
         },
-        Phase::under("delay", "80 ± 20 ms late, 5 % reordered", late, 15),
-        Phase::under("partition", "nothing gets through", Fault::Partition, 20),
+        Phase::under("bursts", "loss in bursts", bursts, 10),
+        Phase::under("delay", "80 ± 20 ms late, 5 % reordered", late, 10),
+        Phase::under("partition", "nothing gets through", Fault::Partition, 16),
         Phase::new("calm", "no faults", Ends::InSync(limit)),
     ]
 }
@@ -182,7 +181,7 @@ pub fn limit(devices: u32) -> Duration {
 
 impl Phase {
     fn new(name: &'static str, title: &'static str, ends: Ends) -> Self {
-        Self { name, title, ends, firmware: None, fault: None, kills_leader: None }
+        Self { name, title, ends, rollout: None, fault: None, kills_leader: None }
     }
 
     /// Ends with its fault, which lasts so many seconds.
@@ -191,8 +190,8 @@ impl Phase {
         Self { fault: Some(fault), ..Self::new(name, title, ends) }
     }
 
-    fn declares(self, firmware: &'static str) -> Self {
-        Self { firmware: Some(firmware), ..self }
+    fn rolls_out(self, rollout: Rollout) -> Self {
+        Self { rollout: Some(rollout), ..self }
     }
 
     /// The profile that makes this phase, for all devices of its namespace.
@@ -229,11 +228,12 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_new_firmware_is_declared_at_the_moment_when_loss_begins() {
+    fn a_new_firmware_is_rolled_out_in_batches_from_the_moment_when_loss_begins() {
         let phases = phases(limit(50));
         let loss = phases.iter().find(|phase| phase.fault == Some(Fault::Loss(20))).unwrap();
-        assert_eq!(loss.firmware, Some(NEXT_FIRMWARE));
-        assert_ne!(FIRST_FIRMWARE, NEXT_FIRMWARE);
+        assert_eq!(loss.rollout, Some(NEXT));
+        assert!(NEXT.batches.len() > 1 && NEXT.in_flight(50) < 50, "{NEXT:?}");
+        assert_ne!(FIRST.firmware, NEXT.firmware);
     }
 
     #[test]
@@ -279,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn the_leader_is_killed_once_while_a_firmware_is_under_way_and_the_fault_outlasts_it() {
+    fn the_leader_is_killed_once_while_a_rollout_is_under_way_and_the_fault_outlasts_it() {
         let phases = phases(limit(50));
         let killing: Vec<_> = phases.iter().filter(|phase| phase.kills_leader.is_some()).collect();
         assert_eq!(killing.len(), 1);
-        assert_eq!(killing[0].firmware, Some(LAST_FIRMWARE));
+        assert_eq!(killing[0].rollout, Some(NEXT));
         assert!(
             matches!(killing[0].ends, Ends::WithFault(length) if length > 2 * killing[0].kills_leader.unwrap())
         );

@@ -26,6 +26,8 @@ pub struct Moment {
     pub in_sync: u32,
     /// All devices.
     pub total: u32,
+    /// How far the rollout is.
+    pub rollout: Option<String>,
     /// Packets that the kernel saw and lost under the phase's profile, by direction.
     pub packets: BTreeMap<String, (u64, u64)>,
     /// Transmissions, and those unanswered, since the experiment began.
@@ -46,6 +48,9 @@ impl Moment {
             format!("{:>5.1} s  {}: {}/{} in sync", self.seconds, self.title, self.in_sync, self.total);
         for (phase, count) in self.devices.iter().filter(|(phase, count)| **count > 0 && *phase != "InSync") {
             let _ = write!(text, ", {count} {phase}");
+        }
+        if let Some(rollout) = &self.rollout {
+            let _ = write!(text, "; {rollout}");
         }
         for (direction, (seen, lost)) in &self.packets {
             let _ = write!(text, "; {direction} {lost} of {seen} lost");
@@ -68,6 +73,9 @@ impl Moment {
                 super::stats::float(*lost) / super::stats::float(*seen) * 100.0
             };
             let _ = writeln!(text, "  kernel  {direction:<12} {seen:>5} packets, {lost} lost ({share:.1} %)");
+        }
+        if let Some(rollout) = &self.rollout {
+            let _ = writeln!(text, "  fleet   {rollout}");
         }
         let (sends, unanswered) = self.sends;
         let _ = write!(
@@ -145,6 +153,7 @@ mod tests {
             devices: [("InSync".to_owned(), 30), ("Syncing".to_owned(), 20), ("Failed".to_owned(), 0)].into(),
             in_sync: 30,
             total: 50,
+            rollout: Some("1.2.0 Progressing, batch 1/3: 5/50 told, 5 under way".to_owned()),
             packets: [("ToDevice".to_owned(), (1000, 201))].into(),
             sends: (900, 320),
             retransmissions: 300,
@@ -156,7 +165,8 @@ mod tests {
     #[test]
     fn a_line_has_phases_packets_retries_and_queue() {
         let line = moment().line();
-        let wanted = " 12.3 s  20 % loss: 30/50 in sync, 20 Syncing; ToDevice 201 of 1000 lost; 300 retransmitted, queue 4";
+        let wanted = " 12.3 s  20 % loss: 30/50 in sync, 20 Syncing; 1.2.0 Progressing, batch 1/3: 5/50 told, 5 under way; ToDevice 201 of 1000 \
+            lost; 300 retransmitted, queue 4";
         assert_eq!(line, wanted);
     }
 

@@ -229,7 +229,7 @@ impl World {
     pub fn explain(&self) {
         for arguments in [
             "get pods --all-namespaces --output wide",
-            "-n edge-demo get devices,faultprofiles --output wide",
+            "-n edge-demo get devicefleets,devices,faultprofiles --output wide",
             "-n edge-system logs --selector app.kubernetes.io/name=edge-operator --tail 15 --prefix",
             "-n edge-system logs --selector app.kubernetes.io/name=chaos-agent --tail 15 --prefix",
         ] {
@@ -326,7 +326,7 @@ impl World {
             }
         };
         eprintln!("kept. Some things to do with it:");
-        eprintln!("  {kubectl} get devices,faultprofiles,faultnodes -A");
+        eprintln!("  {kubectl} get devicefleets,devices,faultprofiles,faultnodes -A");
         eprintln!("  {kubectl} -n edge-demo describe faultprofile loss");
         eprintln!(
             "  {kubectl} -n edge-system port-forward service/prometheus 9090    # http://127.0.0.1:9090"

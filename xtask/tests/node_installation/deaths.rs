@@ -20,7 +20,7 @@ const CLOCKS: Duration = Duration::from_millis(100);
 /// An agent's word and what its hooks do are so far apart: it detaches while it says goodbye.
 const GAP_SLACK: Duration = Duration::from_millis(500);
 /// Packets in a row that count as a state: half a second of them.
-const ROW: usize = 100;
+pub(crate) const ROW: usize = 100;
 
 #[test]
 #[ignore = "node rung: needs root and a cluster"]
@@ -177,23 +177,23 @@ fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
 }
 
 /// Waits until all devices run a firmware and the operator knows it.
-fn in_sync(world: &World, firmware: &str) {
+pub(crate) fn in_sync(world: &World, firmware: &str) {
     world.wait_for(&format!("jsonpath={{.status.reported.firmware}}={firmware}"), &["device", "--all"]);
     world.devices_are_ready();
 }
 
-fn probe(story: &Story, node: u8) -> Probe {
+pub(crate) fn probe(story: &Story, node: u8) -> Probe {
     let pod = story.device_pod(node);
     let peer = story.outside(PORTS.1 + u16::from(node));
     Probe::start(format!("node{node}"), story.in_pod(&pod, PORTS.0), peer).unwrap()
 }
 
-fn partition(name: &str, duration: &str) -> serde_json::Value {
+pub(crate) fn partition(name: &str, duration: &str) -> serde_json::Value {
     let targets = json!({"pods": {"selector": {"matchLabels": {"app.kubernetes.io/name": "device-sim"}}}});
     fault(name, &targets, &json!({"partition": {}}), duration)
 }
 
-fn deadline(story: &Story, profile: &str) -> Timestamp {
+pub(crate) fn deadline(story: &Story, profile: &str) -> Timestamp {
     story.profile(profile).status.unwrap().expires_at.unwrap().0
 }
 
@@ -213,7 +213,7 @@ fn gone_and_back(way: &str, fates: &[Fate], killed: Instant, resumed: Instant) {
     assert!(passed >= 10, "{way}: only {passed} packets passed");
 }
 
-fn nothing_is_lost_after(way: &str, fates: &[Fate], deadline: Timestamp) {
+pub(crate) fn nothing_is_lost_after(way: &str, fates: &[Fate], deadline: Timestamp) {
     let late: Vec<_> = fates.iter().filter(|fate| !fate.arrived && fate.sent.wall > deadline).collect();
     let last = late.last().map_or(Duration::ZERO, |fate| {
         fate.sent.wall.duration_since(deadline).try_into().unwrap_or_default()

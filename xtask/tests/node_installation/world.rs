@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Deref;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +39,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// How often a condition is looked at.
 pub(crate) const SOON: Duration = Duration::from_millis(100);
 
+/// How long a Lease lasts, how long its holder tries to renew it, and how often.
+pub(crate) type LeaseTimes = [&'static str; 3];
+/// Those of the demo.
+pub(crate) const USUAL: LeaseTimes = ["6s", "4s", "1s"];
+
 /// A cluster with everything installed.
 pub(crate) struct World {
     /// The cluster.
@@ -50,6 +55,7 @@ pub(crate) struct World {
     runtime: Runtime,
     demo: DemoWorld,
     kubectl: Cmd,
+    lease: Mutex<LeaseTimes>,
 }
 
 /// The time of a story: nothing of an earlier one acts any more; when it fails the world is shown.
@@ -71,11 +77,24 @@ pub(crate) struct PodSeen {
 impl Story {
     /// Begins a story on the installation, which the first one makes.
     pub(crate) fn begin() -> Self {
+        Self::with_lease(USUAL)
+    }
+
+    /// Begins a story in which operators lead by a Lease of these times.
+    pub(crate) fn with_lease(times: LeaseTimes) -> Self {
         static WORLD: OnceLock<Result<World, String>> = OnceLock::new();
         let world = WORLD.get_or_init(|| World::install().map_err(|error| format!("{error:#}")));
         let world = world.as_ref().unwrap_or_else(|error| panic!("the installation: {error}"));
         let story = Self(world);
-        story.kubectl(&["-n", DEVICES, "delete", "faultprofiles", "--all", "--ignore-not-found"]);
+        story.kubectl(&[
+            "-n",
+            DEVICES,
+            "delete",
+            "devicefleets,faultprofiles",
+            "--all",
+            "--ignore-not-found",
+        ]);
+        story.lead_by(times);
         story
     }
 }
@@ -122,9 +141,24 @@ impl World {
         }
         runtime.block_on(install::enrol_outside(&client, &LAYOUT))?;
         runtime.block_on(install::ready(&client, &LAYOUT, Duration::from_secs(120)))?;
-        let world = Self { cluster, client, readme, runtime, demo, kubectl };
+        let world = Self { cluster, client, readme, runtime, demo, kubectl, lease: Mutex::new(USUAL) };
         world.declare(FIRMWARE);
         Ok(world)
+    }
+
+    /// Gives the operators these times, and waits until those of other times are gone.
+    fn lead_by(&self, times: LeaseTimes) {
+        let mut lease = self.lease.lock().unwrap();
+        if *lease == times {
+            return;
+        }
+        let names = ["LEASE_DURATION", "RENEW_DEADLINE", "RETRY_PERIOD"];
+        let set = names.iter().zip(times).map(|(name, time)| format!("LEADER_ELECT_{name}={time}"));
+        let set: Vec<_> = set.collect();
+        let change = ["-n", SYSTEM, "set", "env", "deployment/edge-operator"];
+        self.kubectl(&change.into_iter().chain(set.iter().map(String::as_str)).collect::<Vec<_>>());
+        rolled_out(&self.kubectl, &["deployment/edge-operator"]).unwrap();
+        *lease = times;
     }
 
     /// Runs to the end what needs a runtime.
@@ -213,16 +247,13 @@ impl World {
     /// The only process of that name in a pod.
     pub(crate) fn process_of(&self, pod: &PodSeen, name: &str) -> Process {
         let found = self.processes_of(pod);
-        let named = |process: &&Process| comm(process.pid) == name;
+        let named = |process: &&Process| process.name() == name;
         *found.iter().find(named).unwrap_or_else(|| panic!("no {name} in {found:?} of {pod:?}"))
     }
 
-    /// The only process of that name among a node's own services.
+    /// The process of that name among a node's own services.
     pub(crate) fn service_of(&self, node: u8, name: &str) -> Option<Process> {
-        let first = self.cluster.node_pids().unwrap()[usize::from(node) - 1];
-        let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let all = processes::of_cluster(&self.cluster.plan().dir());
-        all.into_iter().find(|process| comm(process.pid) == name && space(process.pid) == space(first.pid))
+        self.cluster.service(&plan::node_name(node), name).unwrap()
     }
 
     /// The page at an address that nodes reach.
@@ -348,10 +379,6 @@ fn rolled_out(kubectl: &Cmd, workloads: &[&str]) -> Result<()> {
         kubectl.clone().args(rollout).step(format!("waiting for {workload}")).run()?;
     }
     Ok(())
-}
-
-fn comm(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 /// A profile whose faults meet a test's own packets alone.

@@ -1,0 +1,37 @@
+//! What takes minutes: only `cargo xtask test --all` has the time.
+
+use std::time::{Duration, Instant};
+
+use super::super::world::{LeaseTimes, Story};
+use super::outages::outage;
+use super::{MOST, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well};
+
+/// Those of the operator's flags.
+const DEFAULT: LeaseTimes = ["15s", "10s", "2s"];
+
+#[test]
+#[ignore = "node rung: needs root and a cluster"]
+fn with_the_default_lease_a_killed_leader_is_followed_within_it_and_nothing_is_commanded_twice() {
+    let story = Story::with_lease(DEFAULT);
+    let pair = story.both_operators();
+    story.devices_are_ready();
+    let process = story.process_of(&pair.leader, "edge-operator");
+    story.apply(&rough(MOST));
+    story.wait_for("Effective", &["fault/rough"]);
+    let (before, firmware) = (story.truth(), new_firmware(&story, 10));
+    commands_are_under_way(&story, &firmware);
+    let killed = Instant::now();
+    process.kill();
+    let (_, next) = story.followed(&pair.term);
+    println!("another led {} ms after the kill", killed.elapsed().as_millis());
+    assert!(next.is_of(&pair.standby), "{next:?} follows, and not the standby {:?}", pair.standby);
+    assert!(killed.elapsed() < Duration::from_secs(18), "the Lease of 15 s held for {:?}", killed.elapsed());
+    story.kubectl(&["-n", "edge-demo", "delete", "fault", "rough"]);
+    the_next_one_ends_it_well(&story, &firmware, &before);
+}
+
+#[test]
+#[ignore = "node rung: needs root and a cluster"]
+fn minutes_without_an_api_server_change_nothing_of_it() {
+    outage(11, Duration::from_secs(180), |cluster| cluster.stop_service("cp", "kube-apiserver"));
+}

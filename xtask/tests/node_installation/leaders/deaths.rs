@@ -1,0 +1,106 @@
+//! The leader's process is killed, or its node.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use xtask::wait;
+
+use super::super::world::{PATIENCE, PodSeen, SOON, Story};
+use super::{MOST, begin, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well};
+
+/// A lease, and what a busy machine takes to see its end and to write.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(6);
+
+#[test]
+#[ignore = "node rung: needs root and a cluster"]
+fn a_leader_that_is_killed_in_the_middle_of_its_commands_is_followed_and_nothing_is_commanded_twice() {
+    let story = begin();
+    let pair = story.both_operators();
+    let process = story.process_of(&pair.leader, "edge-operator");
+    story.apply(&rough(MOST));
+    story.wait_for("Effective", &["fault/rough"]);
+    let (before, firmware) = (story.truth(), new_firmware(&story, 6));
+    commands_are_under_way(&story, &firmware);
+
+    let killed = Instant::now();
+    process.kill();
+    let (_, next) = story.followed(&pair.term);
+    println!("another led {} ms after the kill", killed.elapsed().as_millis());
+    assert!(next.is_of(&pair.standby), "{next:?} follows, and not the standby {:?}", pair.standby);
+    assert!(killed.elapsed() < FOLLOWED_WITHIN, "the Lease of 3 s held for {:?}", killed.elapsed());
+    story.kubectl(&["-n", "edge-demo", "delete", "fault", "rough"]);
+    the_next_one_ends_it_well(&story, &firmware, &before);
+}
+
+#[test]
+#[ignore = "node rung: needs root and a cluster"]
+fn when_the_leaders_node_is_killed_the_other_one_brings_its_devices_in_sync_and_those_of_the_node_when_it_is_back()
+ {
+    let story = begin();
+    let pair = story.both_operators();
+    let node = pair.leader.node;
+    let other = story.device_pod(3 - node);
+    let gone = story.device_pod(node);
+    story.apply(&rough(MOST));
+    story.wait_for("Effective", &["fault/rough"]);
+    let (before, firmware) = (story.truth(), new_firmware(&story, 7));
+    commands_are_under_way(&story, &firmware);
+
+    let killed = Instant::now();
+    story.cluster.kill_node(node).unwrap();
+    let back = Back { story: &story, node };
+    let (_, next) = story.followed(&pair.term);
+    println!("another led {} ms after the kill", killed.elapsed().as_millis());
+    assert!(next.is_of(&pair.standby), "{next:?} follows, and not the standby {:?}", pair.standby);
+    assert!(killed.elapsed() < FOLLOWED_WITHIN, "the Lease of 3 s held for {:?}", killed.elapsed());
+    story.kubectl(&["-n", "edge-demo", "delete", "fault", "rough"]);
+    let runs = format!("jsonpath={{.status.reported.firmware}}={firmware}");
+    let near = names(&story, |name| is_of(&other, name) || name.starts_with("outside-"));
+    for what in [&runs, "Ready"] {
+        story.wait_for(what, &near.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    println!("the other node's devices are in sync {} ms after it", killed.elapsed().as_millis());
+    let far = names(&story, |name| is_of(&gone, name));
+    story.wait_for(
+        "jsonpath={.status.phase}=Unreachable",
+        &far.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+
+    let began = Instant::now();
+    drop(back);
+    println!("the node is back after {} ms", began.elapsed().as_millis());
+    wait::until("the node's devices", PATIENCE, SOON, || {
+        Ok((story.pods("edge-demo", "device-sim-").len() == 2).then_some(()))
+    })
+    .unwrap();
+    story.agent_pod(node);
+    the_next_one_ends_it_well(&story, &firmware, &before);
+}
+
+/// A node that is started again when a story ends, however that is.
+struct Back<'a> {
+    story: &'a Story,
+    node: u8,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        let started = self.story.cluster.start_node(self.node);
+        if let Err(error) = started {
+            eprintln!("node{} does not come back: {error:#}", self.node);
+        }
+    }
+}
+
+/// Those devices, as kubectl names them.
+fn names(story: &Story, which: impl Fn(&str) -> bool) -> Vec<String> {
+    let all = story.devices().into_iter().map(|device| device.name_any());
+    let named: Vec<_> = all.filter(|name| which(name)).map(|name| format!("device/{name}")).collect();
+    assert!(!named.is_empty(), "no such devices");
+    named
+}
+
+/// Is a device one of a pod's?
+fn is_of(pod: &PodSeen, device: &str) -> bool {
+    device.strip_prefix(&pod.name).is_some_and(|rest| rest.starts_with('-'))
+}
