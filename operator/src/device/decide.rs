@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use edge_api::condition::reasons::{ENDPOINT_NOT_ALLOWED, RESOLVING};
-use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
+use edge_api::{Device, DevicePhase, DeviceStatus};
 use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
 use kube::ResourceExt;
 use siphasher::sip::SipHasher13;
@@ -17,9 +17,9 @@ use super::memory::{Busy, Memory, Put, Verdict};
 use super::policy::Policy;
 use super::status::{self, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
-use super::{adopt, release};
+use super::{adopt, progress, release};
 use crate::action::{Action, Ask, Command, Mark, Notice, Owning, Question};
-use crate::budget::Bucket;
+use crate::budget::{Bucket, Budgets};
 
 /// However quiet a device is, it is looked at so often.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -86,9 +86,9 @@ pub struct Decision {
 }
 
 /// Decides.
-pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> Decision {
+pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budgets: &mut Budgets) -> Decision {
     if seen.device.metadata.deletion_timestamp.is_some() {
-        return release::decide(seen, memory, budget, RESYNC);
+        return release::decide(seen, memory, &mut budgets.retries, RESYNC);
     }
     let mut decision = Decision { wake: RESYNC, ..Decision::default() };
     memory.patience = None;
@@ -112,7 +112,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
                 }
                 None => {
                     memory.patience = Some(spec.patience);
-                    act(seen, spec, memory, budget, &mut decision)
+                    act(seen, spec, memory, &mut budgets.retries, &mut decision)
                 }
             }
         }
@@ -120,7 +120,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
     let unmet =
         memory.target.as_ref().is_some_and(|target| !memory.meets(target)) && standing != Standing::Paused;
     memory.unmet_since = unmet.then(|| memory.unmet_since.unwrap_or(seen.now));
-    record(seen, memory, &standing, &mut decision);
+    record(seen, memory, &standing, &mut budgets.progress, &mut decision);
     decision
 }
 
@@ -335,7 +335,13 @@ pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) 
 }
 
 /// Writes the status if it says something new, and tells a person what a person would act on.
-fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decision: &mut Decision) {
+fn record(
+    seen: &Observed<'_>,
+    memory: &mut Memory,
+    standing: &Standing,
+    progress: &mut Bucket,
+    decision: &mut Decision,
+) {
     // One write at a time: the next is decided on what this one makes of the object.
     if decision.hold {
         return decision.actions.push(Action::Mark(Mark::Hold));
@@ -354,17 +360,12 @@ fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decisio
         };
     let mut next =
         if stands { seen.status.clone() } else { status::build(seen.status, memory, standing, seen) };
-    next.addresses = match seen.place {
-        Place::At(addresses) => {
-            let shown =
-                addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
-            shown.collect()
-        }
-        // Not known yet, and it was known of this spec before: faults that run there go on.
-        Place::Unknown if current => seen.status.addresses.clone(),
-        _ => Vec::new(),
-    };
+    next.addresses = status::addresses(seen, current);
     if !status::is_transition(seen.status, &next) {
+        return;
+    }
+    if let Err(wait) = progress::tell(seen, memory, standing, progress, &mut decision.notes) {
+        decision.wake = decision.wake.min(wait);
         return;
     }
     let notice = if stands { None } else { standing.notice() };
@@ -388,6 +389,8 @@ mod answers;
 mod notices;
 #[cfg(test)]
 mod owners;
+#[cfg(test)]
+mod progressing;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]

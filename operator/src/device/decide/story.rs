@@ -14,7 +14,7 @@ use super::super::absorb::Note;
 use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
-use crate::budget::Backoff;
+use crate::budget::{Backoff, Budgets};
 
 pub(super) const EPOCH: u64 = 50;
 
@@ -22,7 +22,7 @@ pub(super) struct Story {
     pub(super) device: Device,
     pub(super) memory: Memory,
     pub(super) place: Place,
-    pub(super) budget: Bucket,
+    pub(super) budgets: Budgets,
     pub(super) writes: usize,
     pub(super) notices: Vec<&'static str>,
     pub(super) notes: Vec<Note>,
@@ -79,6 +79,8 @@ impl Story {
             poll_interval: Duration::from_secs(1),
             dns_ttl: Duration::from_secs(30),
             release_deadline: Duration::from_secs(30),
+            // Each phase is told at once, but where a story is about that.
+            progress_after: Duration::ZERO,
             install_attempts: 3,
             device_retries: (5, 0.1),
         };
@@ -88,7 +90,7 @@ impl Story {
             device,
             memory,
             place: Place::At(vec![(IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17)), None)]),
-            budget: Bucket::new(100, 10.0),
+            budgets: Budgets { retries: Bucket::new(100, 10.0), progress: Bucket::new(20, 1.0) },
             writes: 0,
             notices: Vec::new(),
             notes: Vec::new(),
@@ -135,7 +137,7 @@ impl Story {
             wall: wall(),
             draw: 1.0,
         };
-        let decision = decide(&seen, &mut self.memory, &mut self.budget);
+        let decision = decide(&seen, &mut self.memory, &mut self.budgets);
         self.notes.extend(decision.notes);
         self.wake = decision.wake;
         let mut asked = Asked::Nothing;
