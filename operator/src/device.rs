@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod observe;
 pub mod policy;
 pub mod progress;
+pub mod question;
 pub mod release;
 pub mod status;
 pub mod validate;

@@ -100,10 +100,9 @@ fn of_many_that_last_few_are_told_but_each_that_lasts_as_long_as_it_takes_to_be_
 
 #[test]
 fn what_a_person_would_act_on_is_told_at_once() {
-    for (phase, answer) in [
-        (Failed, refused(RefusalReason::Unsupported)),
-        (Conflicted, refused(RefusalReason::ForeignUid)),
-    ] {
+    for (phase, answer) in
+        [(Failed, refused(RefusalReason::Unsupported)), (Conflicted, refused(RefusalReason::ForeignUid))]
+    {
         let mut story = new();
         story.decide();
         story.reports("1.0.0", 0, 0, IDLE).command();
@@ -117,6 +116,18 @@ fn what_a_person_would_act_on_is_told_at_once() {
     story.pass(120);
     story.decide();
     assert_eq!((story.phase(), story.writes), (Unreachable, 1));
+}
+
+#[test]
+fn where_a_new_device_is_is_told_at_once_when_a_fault_profile_looks_for_it() {
+    let mut story = new();
+    story.is_sought = true;
+    story.decide();
+    assert_eq!((story.phase(), story.writes, story.status().addresses.len()), (Pending, 1, 1));
+    story.reports("1.0.0", 0, 0, IDLE).command();
+    story.hears(Answer::Stored);
+    story.reports("2.0.0", 1, 1, IDLE);
+    assert_eq!((story.phase(), story.writes), (InSync, 2));
 }
 
 #[test]

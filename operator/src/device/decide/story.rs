@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge_api::condition::find_condition;
 use edge_api::{Desired, Device, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness};
-use edge_protocol::{BootId, Install, Report, config_digest};
+use edge_protocol::{BootId, DesiredCommand, Install, OwnerCommand, Report, config_digest};
 use tokio::time::Instant;
 
 use super::super::absorb::Note;
@@ -29,6 +29,8 @@ pub(super) struct Story {
     pub(super) policy: Policy,
     pub(super) wake: Duration,
     pub(super) now: Instant,
+    /// A fault profile looks for its addresses.
+    pub(super) is_sought: bool,
     /// Questions wait for a slot instead of being sent at once.
     pub(super) queues: bool,
     sequence: u64,
@@ -97,6 +99,7 @@ impl Story {
             policy,
             wake: Duration::ZERO,
             now,
+            is_sought: false,
             queues: false,
             sequence: 0,
             number: 0,
@@ -130,6 +133,7 @@ impl Story {
             status: &status,
             spec: &spec,
             place: &self.place,
+            is_sought: self.is_sought && status.addresses.is_empty(),
             generation: self.device.metadata.generation.unwrap(),
             epoch: EPOCH,
             policy: &self.policy,
