@@ -102,7 +102,7 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
 async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.metrics.waiting.inc();
     let waiting = scopeguard(|| controls.metrics.waiting.dec());
-    let Some(_slot) = controls.slots.acquire(ask.doubtful).await else { return Answer::Abandoned };
+    let Some(_slot) = controls.slots.acquire(ask.doubtful, ask.cause).await else { return Answer::Abandoned };
     drop(waiting);
     controls.if_known(key, uid, |memory| memory.leaves_queue(ask.number, Instant::now()));
     // The wait may have been long. What was decided on is no longer so: decide again.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use edge_api::DeviceStatus;
 use edge_protocol::{DesiredCommand, OwnerCommand};
 
+use crate::link::slots::Cause;
+
 /// Something to do for one Device.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -40,6 +42,8 @@ pub struct Ask {
     pub peer: SocketAddr,
     /// The last exchange ended in silence: this one is likely to take long.
     pub doubtful: bool,
+    /// Why it is asked.
+    pub cause: Cause,
     /// CoAP message id.
     pub message_id: u16,
     /// What is asked.

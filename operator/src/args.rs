@@ -147,7 +147,7 @@ pub struct WorkArgs {
     /// Devices of one fleet; one that selects more is paused and says so
     #[arg(long, env = "MAX_FLEET_DEVICES", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_fleet_devices: u32,
-    /// Devices of one fleet that are written to the API server at once
+    /// Devices that all fleets together write to the API server at once
     #[arg(long, env = "FLEET_WRITERS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub fleet_writers: u16,
     /// Devices above which metrics have no series a device any more

@@ -61,6 +61,15 @@ impl Bucket {
     }
 }
 
+/// What all devices of a process share.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Retries of commands.
+    pub retries: Bucket,
+    /// Statuses of phases that lead somewhere.
+    pub progress: Bucket,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

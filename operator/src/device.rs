@@ -20,6 +20,8 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod policy;
+pub mod progress;
+pub mod question;
 pub mod release;
 pub mod status;
 pub mod validate;
@@ -126,8 +128,8 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         permit.finish("requeue");
         return Ok(Action::requeue(CATCH_UP));
     };
-    let decision = controls.with_memory(&key, &device, |memory, budget| {
-        let decision = decide(&sight.observed(&device, controls.policy()), memory, budget);
+    let decision = controls.with_memory(&key, &device, |memory, budgets| {
+        let decision = decide(&sight.observed(&device, controls.policy()), memory, budgets);
         controls.metrics.note(&key.namespace, &decision.notes);
         decision
     });

@@ -69,6 +69,7 @@ pub struct Filled(Arc<Controls>);
 /// Fills the caches that no other controller has, by `tasks`. What it gives is to be run, by a leader.
 pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Filled {
     let profiles = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
+    let _once = shared.profiles.set(profiles.store().clone());
     let all_nodes = Api::all(shared.client.clone());
     let nodes = shared::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
     let metrics = shared.metrics.controller("fault");

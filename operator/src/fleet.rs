@@ -30,6 +30,7 @@ use futures::{Stream, StreamExt as _, stream};
 use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -57,6 +58,8 @@ struct Controls {
     shared: Arc<Shared>,
     fleets: Cache<DeviceFleet>,
     memory: Memory,
+    /// Devices that are written at once.
+    writers: Arc<Semaphore>,
     permits: Permits,
     controller: Arc<ControllerMetrics>,
     metrics: FleetMetrics,
@@ -86,11 +89,14 @@ pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
     registry.register(Box::new(census)).context("metrics of the fleets")?;
     let (all, work) = (fleets.store().clone(), &shared.args.work);
     shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
-    // Of each fleet; what is under way is not counted.
-    shared.metrics.limit.with_label_values(&["fleet_writers"]).set(f64::from(work.fleet_writers));
+    let writers = Arc::new(Semaphore::new(usize::from(work.fleet_writers)));
+    let (free, most) = (writers.clone(), usize::from(work.fleet_writers));
+    let writing = move || most.saturating_sub(free.available_permits());
+    shared.metrics.bound("fleet_writers", f64::from(work.fleet_writers), writing);
     let controller = shared.metrics.controller("fleet");
     let controls = Arc::new(Controls {
         memory: Memory::default(),
+        writers,
         permits: Permits::new(shared.args.work.workers, controller.clone()),
         controller,
         metrics: FleetMetrics::new(registry)?,

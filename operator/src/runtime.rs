@@ -1,7 +1,7 @@
 //! Wiring: clients, HTTP server, caches, election, controllers. Start in this order; end in the reverse one, so that
 //! the Lease is given away by a process that has stopped acting.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
 use edge_api::Device;
@@ -200,6 +200,7 @@ async fn fill(
         leadership,
         clock: ServerClock::default(),
         devices,
+        profiles: OnceLock::new(),
         pods,
         reach,
         events,

@@ -1,13 +1,14 @@
 //! What all controllers share: the cluster as it is known here, and the clock and the dice, which only the shell reads.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
-use edge_api::Device;
+use edge_api::{Device, FaultPhase, FaultProfile};
 use edge_protocol::network::Network;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub(crate) clock: ServerClock,
     /// Every Device of the watched namespaces; of its managed fields only who owns `spec.desired`.
     pub devices: Cache<Device>,
+    /// Every FaultProfile of the watched namespaces, where the fault controller is one of this process.
+    pub(crate) profiles: OnceLock<Store<FaultProfile>>,
     /// Every pod of the watched namespaces, pruned to what [`prune_pod`](crate::resolve::prune_pod) leaves.
     pub pods: Cache<Pod>,
     /// Which addresses may be reached, and where they are.
@@ -48,6 +51,16 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Is there a fault profile in this namespace that is not over? Agents look for the addresses of its devices then.
+    pub(crate) fn has_profiles(&self, namespace: &str) -> bool {
+        let lasts = |profile: &FaultProfile| {
+            let phase = profile.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            let over = matches!(phase, FaultPhase::Expired | FaultPhase::Rejected);
+            !over && profile.metadata.namespace.as_deref() == Some(namespace)
+        };
+        self.profiles.get().is_some_and(|profiles| profiles.find(lasts).is_some())
+    }
+
     /// The objects of a kind in the namespaces that are watched.
     pub fn watched<K>(&self) -> Api<K>
     where

@@ -7,6 +7,7 @@
 //!  figures.rs    chaos-agent's program `figures`: packets' paths, replaced rules, and an API server
 //!  machine.rs    the same program in a machine in qemu, where instructions are counted
 //!  line.rs       the delay line's engine: a program of its own
+//!  scale.rs      the operator with thousands of devices: its program `scale`
 //! ```
 
 mod cases;
@@ -14,6 +15,7 @@ mod figures;
 mod line;
 mod machine;
 mod report;
+mod scale;
 
 use std::fs;
 use std::path::PathBuf;
@@ -71,6 +73,16 @@ pub struct Longer {
     /// (five minutes)
     #[arg(long)]
     pub vm: bool,
+    /// Measure the operator with 10,000 devices on bad lines beside a real API server: a cold start, what a device costs it, and
+    /// how soon the next leader commands; builds etcd and kube-apiserver once (fifteen minutes without that)
+    #[arg(long)]
+    pub scale: bool,
+    /// With --scale: so many devices; the aims are those of 10,000
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub devices: u32,
+    /// With --scale: how often the leader is killed, and how often it ends
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub changes: u32,
     /// With --paths or --vm: the delay line's engine, as chaos-agent's --engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: String,
@@ -80,14 +92,14 @@ pub struct Longer {
     /// With --cluster: so many profiles are applied, one after the other
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub profiles: u32,
-    /// Run this build of chaos-agent's benchmark `figures` instead of building it
+    /// Run this build of the benchmark (`scale` of the operator with --scale, else `figures` of chaos-agent) instead of building it
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
 }
 
 impl Longer {
     const fn is_any(&self) -> bool {
-        self.paths || self.replace || self.cluster || self.vm
+        self.paths || self.replace || self.cluster || self.vm || self.scale
     }
 }
 
@@ -105,6 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.line {
         return line::run(args);
     }
+    // Also for --scale: all benchmarks are built with the whole workspace.
     build_ebpf::run(&build_ebpf::Args::default())?;
     let reports = if args.longer.is_any() { longer(&args.longer)? } else { vec![programs(args)?] };
     if let Some(file) = &args.json {
@@ -116,8 +129,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What the flags ask for, in the order of the help.
 fn longer(args: &Longer) -> Result<Vec<Report>> {
-    let Longer { paths, replace, cluster, vm, engine, vm_rounds, profiles, program } = args;
-    let program = program.clone().map_or_else(figures::build, Ok)?;
+    let Longer { paths, replace, cluster, vm, scale, devices, changes, engine, vm_rounds, profiles, program } = args;
+    if *scale {
+        return scale::run(program.as_deref(), *devices, *changes).map(|report| vec![report]);
+    }
+    let program = program.clone().map_or_else(|| figures::build(figures::NAME), Ok)?;
     let count = profiles.to_string();
     let mut reports = Vec::new();
     let mut show = |report: Report| {

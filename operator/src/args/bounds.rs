@@ -1,5 +1,7 @@
 //! How long the queues and tables are. What a flag bounds shows in `edge_limit`, and how full it is in `edge_usage`.
 
+use std::time::Duration;
+
 use clap::Args as ClapArgs;
 
 /// How much waits and is remembered at most.
@@ -30,6 +32,15 @@ pub struct BoundArgs {
     /// Events a second that may be told after that
     #[arg(long, env = "EVENT_RATE", default_value_t = 5.0, value_parser = super::positive)]
     pub event_rate: f64,
+    /// How long a new device's Pending or Syncing must last until its status says so; what is over before is not written
+    #[arg(long, env = "PROGRESS_AFTER", default_value = "2s", value_parser = super::duration)]
+    pub progress_after: Duration,
+    /// Such statuses of all devices together that may be written at once; more wait, as long as their device's lostAfter
+    #[arg(long, env = "PROGRESS_BURST", default_value_t = 20)]
+    pub progress_burst: u32,
+    /// Such statuses of all devices together that may be written a second after that
+    #[arg(long, env = "PROGRESS_RATE", default_value_t = 1.0, value_parser = super::positive)]
+    pub progress_rate: f64,
     /// Connections to /metrics, /healthz and /readyz at once; more wait in the kernel
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub max_connections: u16,

@@ -21,6 +21,8 @@ pub enum Note {
     Retry,
     /// A command that was due again and found no token; whose budget has none: `device` or `process`.
     BudgetExhausted(&'static str),
+    /// A status that leads somewhere and was not written, since too many are.
+    PutOff,
     /// A device obeys its object since a person said so.
     Adopted,
     /// The release of a device ended so.

@@ -24,7 +24,7 @@ use super::policy::Policy;
 use super::release::is_held;
 use super::status;
 use crate::args::bounds::size;
-use crate::budget::Bucket;
+use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
@@ -92,7 +92,7 @@ pub struct Controls {
     sockets: Arc<Sockets>,
     policy: Policy,
     table: Arc<Mutex<HashMap<Key, Entry>>>,
-    budget: Mutex<Bucket>,
+    budgets: Mutex<Budgets>,
 }
 
 impl Controls {
@@ -138,7 +138,10 @@ impl Controls {
             sockets,
             policy: Policy::of(args),
             table,
-            budget: Mutex::new(Bucket::new(args.retry.retry_burst, args.retry.retry_rate)),
+            budgets: Mutex::new(Budgets {
+                retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
+                progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
+            }),
             shared,
         })
     }
@@ -218,14 +221,14 @@ impl Controls {
         Entry { memory, written: None, marked: None, failures: 0 }
     }
 
-    /// Works on what is remembered of a device, and on the retries that all devices share.
+    /// Works on what is remembered of a device, and on what all devices share.
     pub fn with_memory<T>(
         &self,
         key: &Key,
         device: &Device,
-        act: impl FnOnce(&mut Memory, &mut Bucket) -> T,
+        act: impl FnOnce(&mut Memory, &mut Budgets) -> T,
     ) -> T {
-        self.with_entry(key, device, |entry| act(&mut entry.memory, &mut lock(&self.budget)))
+        self.with_entry(key, device, |entry| act(&mut entry.memory, &mut lock(&self.budgets)))
     }
 
     /// Works on what is remembered of a device, if it is still this one.
@@ -290,6 +293,7 @@ fn show_bounds(
     let (args, metrics) = (&shared.args, &shared.metrics);
     metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
     metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
+    metrics.limit.with_label_values(&["progress_per_second"]).set(args.bounds.progress_rate);
     metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
     metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
     let entries = table.clone();

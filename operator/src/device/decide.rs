@@ -1,25 +1,24 @@
 //! What to do about one device now, and what its status shall say. Pure: whatever it depends on is an argument,
 //! and what it wants done is returned as data.
 
-use std::hash::Hasher;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use edge_api::condition::reasons::{ENDPOINT_NOT_ALLOWED, RESOLVING};
-use edge_api::{Device, DeviceAddress, DevicePhase, DeviceStatus};
-use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
+use edge_api::{Device, DevicePhase, DeviceStatus};
+use edge_protocol::Install;
 use kube::ResourceExt;
-use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
 
 use super::absorb::{Note, Surroundings};
-use super::memory::{Busy, Memory, Put, Verdict};
+use super::memory::Memory;
 use super::policy::Policy;
+use super::question::{ask, command, own};
 use super::status::{self, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
-use super::{adopt, release};
-use crate::action::{Action, Ask, Command, Mark, Notice, Owning, Question};
-use crate::budget::Bucket;
+use super::{adopt, progress, release};
+use crate::action::{Action, Mark, Notice, Question};
+use crate::budget::{Bucket, Budgets};
 
 /// However quiet a device is, it is looked at so often.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -52,6 +51,8 @@ pub struct Observed<'a> {
     pub spec: &'a Result<Spec, Invalid>,
     /// Where it is.
     pub place: &'a Place,
+    /// Somebody waits for its addresses, which its status does not have yet: a fault profile.
+    pub is_sought: bool,
     /// Its generation: the latest, freshly read where the cached one is in doubt.
     pub generation: i64,
     /// This operator's epoch.
@@ -67,7 +68,7 @@ pub struct Observed<'a> {
 }
 
 impl Observed<'_> {
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         u64::try_from(self.generation).unwrap_or(0)
     }
 }
@@ -86,9 +87,9 @@ pub struct Decision {
 }
 
 /// Decides.
-pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> Decision {
+pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budgets: &mut Budgets) -> Decision {
     if seen.device.metadata.deletion_timestamp.is_some() {
-        return release::decide(seen, memory, budget, RESYNC);
+        return release::decide(seen, memory, &mut budgets.retries, RESYNC);
     }
     let mut decision = Decision { wake: RESYNC, ..Decision::default() };
     memory.patience = None;
@@ -112,7 +113,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
                 }
                 None => {
                     memory.patience = Some(spec.patience);
-                    act(seen, spec, memory, budget, &mut decision)
+                    act(seen, spec, memory, &mut budgets.retries, &mut decision)
                 }
             }
         }
@@ -120,7 +121,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budget: &mut Bucket) -> 
     let unmet =
         memory.target.as_ref().is_some_and(|target| !memory.meets(target)) && standing != Standing::Paused;
     memory.unmet_since = unmet.then(|| memory.unmet_since.unwrap_or(seen.now));
-    record(seen, memory, &standing, &mut decision);
+    record(seen, memory, &standing, &mut budgets.progress, &mut decision);
     decision
 }
 
@@ -232,12 +233,6 @@ fn next_question(
     Err(until_probe.min(until_command))
 }
 
-/// A change of owner as it is sent; or how long to wait, when it cannot be.
-pub(super) fn own(command: OwnerCommand, otherwise: Duration) -> Result<Question, Duration> {
-    let payload = edge_protocol::encode(&command).map_err(|_| otherwise)?;
-    Ok(Question::Own(Box::new(Owning { command, payload })))
-}
-
 /// Shall the device be commanded? Only on fresh evidence, so that a restart repeats nothing blindly.
 fn wants_command(memory: &Memory, target: &Target, generation: u64) -> bool {
     if memory.verdict.as_ref().is_some_and(|verdict| verdict.target == *target)
@@ -285,57 +280,14 @@ pub(super) fn permission(
     Ok(())
 }
 
-/// The command for this target; or the verdict that it cannot be sent.
-fn command(seen: &Observed<'_>, memory: &mut Memory, target: &Target) -> Result<Command, Box<Verdict>> {
-    let generation = seen.generation();
-    let command = DesiredCommand {
-        namespace: seen.device.namespace().unwrap_or_default(),
-        name: seen.device.name_any(),
-        uid: memory.uid.clone(),
-        generation,
-        epoch: seen.epoch,
-        command_id: command_id(memory, generation),
-        firmware: target.firmware.clone(),
-        config: target.config.clone(),
-    };
-    let payload = edge_protocol::encode(&command).map_err(|error| {
-        let message = format!("the desired state cannot be sent: {error}");
-        Box::new(Verdict { target: target.clone(), reason: Verdict::NOT_SENDABLE, message })
-    })?;
-    memory.attempts = memory.attempts.saturating_add(1);
-    memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
-    Ok(Command { command, payload })
-}
-
-/// The same for the same attempt, also after a restart: a device that has seen it does nothing twice.
-fn command_id(memory: &Memory, generation: u64) -> CommandId {
-    let failed = match memory.evidence.believed().map(|believed| (believed.held, &believed.install)) {
-        Some((held, Install::Failed { attempts })) if held == generation => *attempts,
-        _ => 0,
-    };
-    let mut hash = SipHasher13::new();
-    hash.write(memory.uid.as_bytes());
-    hash.write_u64(generation);
-    hash.write_u32(failed);
-    hash.write_u32(memory.recommands);
-    CommandId(hash.finish())
-}
-
-pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
-    let Place::At(addresses) = seen.place else { return None };
-    let (address, _) = addresses.get(memory.address_index % addresses.len().max(1))?;
-    let port = memory.endpoint.as_ref().map(|(_, port)| *port)?;
-    let number = memory.next_number;
-    memory.next_number += 1;
-    let message_id = memory.next_message_id;
-    memory.next_message_id = message_id.wrapping_add(1);
-    memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
-    let peer = SocketAddr::new(*address, port);
-    Some(Action::Exchange(Ask { number, peer, doubtful: memory.doubtful, message_id, question }))
-}
-
 /// Writes the status if it says something new, and tells a person what a person would act on.
-fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decision: &mut Decision) {
+fn record(
+    seen: &Observed<'_>,
+    memory: &mut Memory,
+    standing: &Standing,
+    progress: &mut Bucket,
+    decision: &mut Decision,
+) {
     // One write at a time: the next is decided on what this one makes of the object.
     if decision.hold {
         return decision.actions.push(Action::Mark(Mark::Hold));
@@ -354,17 +306,12 @@ fn record(seen: &Observed<'_>, memory: &mut Memory, standing: &Standing, decisio
         };
     let mut next =
         if stands { seen.status.clone() } else { status::build(seen.status, memory, standing, seen) };
-    next.addresses = match seen.place {
-        Place::At(addresses) => {
-            let shown =
-                addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
-            shown.collect()
-        }
-        // Not known yet, and it was known of this spec before: faults that run there go on.
-        Place::Unknown if current => seen.status.addresses.clone(),
-        _ => Vec::new(),
-    };
+    next.addresses = status::addresses(seen, current);
     if !status::is_transition(seen.status, &next) {
+        return;
+    }
+    if let Err(wait) = progress::tell(seen, memory, standing, progress, &mut decision.notes) {
+        decision.wake = decision.wake.min(wait);
         return;
     }
     let notice = if stands { None } else { standing.notice() };
@@ -388,6 +335,8 @@ mod answers;
 mod notices;
 #[cfg(test)]
 mod owners;
+#[cfg(test)]
+mod progressing;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]

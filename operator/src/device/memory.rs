@@ -173,6 +173,8 @@ pub struct Memory {
     pub next_probe: Instant,
     /// What went wrong last, one sentence.
     pub last_error: Option<String>,
+    /// Since when a phase lasts that the status does not tell yet, without the time that questions waited here.
+    pub untold: Option<Instant>,
     /// Since when the target is unmet.
     pub unmet_since: Option<Instant>,
     /// Retries that it may use.
@@ -243,6 +245,7 @@ impl Memory {
             not_before: None,
             next_probe: now,
             last_error: None,
+            untold: None,
             unmet_since: age.and_then(|age| now.checked_sub(age)),
             bucket,
             lookup: Lookup::default(),
@@ -277,7 +280,9 @@ impl Memory {
         let waited = self.waits(now);
         if let Some(busy) = self.busy.as_mut().filter(|busy| busy.number == number) {
             busy.sent = true;
-            self.queued += waited.unwrap_or_default();
+            let waited = waited.unwrap_or_default();
+            self.queued += waited;
+            self.untold = self.untold.map(|since| since + waited);
         }
     }
 

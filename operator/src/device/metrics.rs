@@ -27,6 +27,7 @@ pub struct DeviceMetrics {
     retries: IntCounterVec,
     exhausted: IntCounterVec,
     transitions: IntCounterVec,
+    put_off: IntCounterVec,
     releases: IntCounterVec,
     adoptions: IntCounterVec,
     /// Datagrams that came in, by what they turned out to be.
@@ -86,6 +87,11 @@ impl DeviceMetrics {
                 "Looks at a command that was due again and found no token, by whose budget had none.",
                 &["namespace", "budget"],
             )?,
+            put_off: count(
+                "edge_device_statuses_put_off_total",
+                "Looks at a new device whose Pending or Syncing lasts and was not written, since too many are.",
+                &["namespace"],
+            )?,
             transitions: count(
                 "edge_device_transitions_total",
                 "Changes of phase written to status.",
@@ -141,6 +147,7 @@ impl DeviceMetrics {
         let (namespace, device) = (key.namespace.as_str(), self.label(key));
         self.retries.with_label_values(&[namespace]);
         self.reboots.with_label_values(&[namespace]);
+        self.put_off.with_label_values(&[namespace]);
         for disposition in ["accepted", "stale", "unconfirmed", "foreign", "contradictory", "malformed"] {
             self.reports.with_label_values(&[namespace, disposition]);
         }
@@ -174,6 +181,7 @@ impl DeviceMetrics {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
                 Note::Reboot => self.reboots.with_label_values(&[namespace]).inc(),
                 Note::Retry => self.retries.with_label_values(&[namespace]).inc(),
+                Note::PutOff => self.put_off.with_label_values(&[namespace]).inc(),
                 Note::Adopted => self.adoptions.with_label_values(&[namespace]).inc(),
                 Note::Released(end) => self.releases.with_label_values(&[namespace, end]).inc(),
                 Note::BudgetExhausted(whose) => self.exhausted.with_label_values(&[namespace, whose]).inc(),

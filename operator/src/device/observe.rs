@@ -24,6 +24,7 @@ pub struct Sight {
     pub version: Option<String>,
     spec: Result<Spec, Invalid>,
     place: Place,
+    is_sought: bool,
     epoch: u64,
     now: Instant,
     wall: jiff::Timestamp,
@@ -38,6 +39,7 @@ impl Sight {
             status: &self.status,
             spec: &self.spec,
             place: &self.place,
+            is_sought: self.is_sought,
             generation: device.metadata.generation.unwrap_or(0),
             epoch: self.epoch,
             policy,
@@ -76,8 +78,9 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
     if ahead && fresh_generation(shared, key).await? > cached {
         return Ok(None);
     }
-    let (wall, draw) = (shared.clock.now(), draw());
-    Ok(Some(Sight { status, version, spec, place, epoch: shared.leadership.epoch(), now, wall, draw }))
+    let (wall, draw, epoch) = (shared.clock.now(), draw(), shared.leadership.epoch());
+    let is_sought = status.addresses.is_empty() && shared.has_profiles(&key.namespace);
+    Ok(Some(Sight { status, version, spec, place, is_sought, epoch, now, wall, draw }))
 }
 
 async fn fresh_generation(shared: &Shared, key: &Key) -> Result<i64, ApiError> {

@@ -22,6 +22,8 @@ pub struct Policy {
     pub dns_ttl: Duration,
     /// Time after its deletion until a device that does not answer is given up.
     pub release_deadline: Duration,
+    /// How long a phase that leads somewhere lasts before the status of a new device tells it.
+    pub progress_after: Duration,
     /// Failed installs that make a device Failed.
     pub install_attempts: u32,
     /// Retries of one device: burst, and how many a second come back.
@@ -36,6 +38,7 @@ impl Policy {
             poll_interval: args.link.poll_interval,
             dns_ttl: args.link.dns_ttl,
             release_deadline: args.link.release_deadline,
+            progress_after: args.bounds.progress_after,
             install_attempts: INSTALL_ATTEMPTS,
             device_retries: (args.retry.device_retry_burst, args.retry.device_retry_rate),
         }

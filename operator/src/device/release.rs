@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::absorb::Note;
 use super::answer::{Answer, FORBIDDEN};
-use super::decide::{Decision, Observed, Place, ask, look_up, own, permission};
+use super::decide::{Decision, Observed, Place, look_up, permission};
 use super::memory::Memory;
+use super::question::{ask, own};
 use crate::action::{Action, Mark, Notice, Question};
 use crate::budget::Bucket;
 

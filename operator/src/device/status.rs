@@ -2,11 +2,11 @@
 
 use edge_api::condition::reasons::{NOT_CONTACTED, RESOLVING};
 use edge_api::condition::{ConditionStatus, set_condition, types};
-use edge_api::{DevicePhase, DeviceStatus, Sync};
+use edge_api::{DeviceAddress, DevicePhase, DeviceStatus, Sync};
 use tokio::time::Instant;
 
 use super::adopt;
-use super::decide::Observed;
+use super::decide::{Observed, Place};
 use super::evidence::Foreign;
 use super::memory::{Conflict, Memory, Verdict};
 use super::validate::{Patience, Spec};
@@ -178,6 +178,20 @@ pub fn build(old: &DeviceStatus, memory: &Memory, standing: &Standing, seen: &Ob
         set_condition(&mut next.conditions, type_, status, &reason, &message, generation, seen.wall);
     }
     next
+}
+
+/// Where the device is. `current`: the status is of this spec.
+pub fn addresses(seen: &Observed<'_>, current: bool) -> Vec<DeviceAddress> {
+    match seen.place {
+        Place::At(addresses) => {
+            let shown =
+                addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
+            shown.collect()
+        }
+        // Not known yet, and it was known of this spec before: faults that run there go on.
+        Place::Unknown if current => seen.status.addresses.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn sync(memory: &Memory) -> Option<Sync> {

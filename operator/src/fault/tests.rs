@@ -47,6 +47,7 @@ fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
     Arc::new(Shared {
         devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
         pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
+        profiles: std::sync::OnceLock::new(),
         client,
         clock: ServerClock::default(),
         network: Arc::new(edge_protocol::network::System),

@@ -71,6 +71,8 @@ async fn write(controls: &Controls, fleet: &DeviceFleet, status: &DeviceFleetSta
 
 /// Sets a device's desired state; what it meets there instead is for the next look.
 async fn send(controls: &Controls, fleet: &DeviceFleet, change: Change) -> Result<(), ApiError> {
+    // The semaphore is never closed; if it were, going on unlimited would be the lesser evil.
+    let _one = controls.writers.acquire().await.ok();
     let namespace = fleet.namespace().unwrap_or_default();
     let name = change.name.as_str();
     let version = change.version.clone();

@@ -112,7 +112,7 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
 }
 
 /// Everything that can be bounded, at its least.
-const LEAST: [&str; 14] = [
+const LEAST: [&str; 15] = [
     "--controllers=device,fleet",
     "--workers=1",
     "--max-in-flight=1",
@@ -127,6 +127,7 @@ const LEAST: [&str; 14] = [
     "--max-connections=1",
     "--max-fleet-devices=1",
     "--fleet-writers=1",
+    "--progress-burst=1",
 ];
 
 impl Stage {
@@ -165,6 +166,8 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
     let stage = Stage::set_with("least", 5, &LEAST).await;
     let rough = Behaviour {
         lose_answers: share("10%").unwrap(),
+        // Long enough under way to be seen by who looks now and then.
+        late: "50%:20ms..60ms".parse().unwrap(),
         duplicate: "50%:10ms".parse().unwrap(),
         install_time: "10ms..200ms".parse().unwrap(),
         ..Behaviour::default()

@@ -76,6 +76,7 @@ impl Stage {
             "--backoff-base=100ms",
             "--backoff-cap=1s",
             "--device-retry-rate=20",
+            "--progress-after=1ms",
         ];
         let namespaces = [
             format!("--namespace={}", rights::NAMESPACE),

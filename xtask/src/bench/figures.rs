@@ -1,5 +1,5 @@
-//! chaos-agent's benchmark `figures`: built optimised, and run with what it asks for. It writes a report; progress comes on
-//! its stderr.
+//! Benchmarks that are programs of their own, chaos-agent's `figures` above all: built optimised, and run with what they ask for.
+//! Each writes a report; progress comes on its stderr.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,27 +13,29 @@ use crate::cmd::Cmd;
 use crate::progress::Step;
 use crate::{interrupt, paths};
 
-/// The benchmark's name.
-const NAME: &str = "figures";
+/// chaos-agent's benchmark.
+pub(super) const NAME: &str = "figures";
 
-/// Builds the program; returns where it lies.
+/// Builds the benchmark of this name; returns where it lies.
 ///
 /// # Errors
 /// When it does not compile.
-pub(super) fn build() -> Result<PathBuf> {
-    let step = Step::start("building the benchmark, optimised");
+pub(super) fn build(name: &str) -> Result<PathBuf> {
+    let step = Step::start(format!("building the benchmark {name}, optimised"));
     // Of the workspace: with the features of all of it, as everything else is built.
-    let building = ["bench", "--workspace", "--bench", NAME, "--no-run"];
+    let building = ["bench", "--workspace", "--bench", name, "--no-run"];
     let messages = Cmd::cargo().args(building).arg("--message-format=json").dir(paths::root()).read()?;
-    let program =
-        messages.lines().find_map(executable).context("cargo built no program for the benchmark")?;
+    let program = messages
+        .lines()
+        .find_map(|message| executable(message, name))
+        .context("cargo built no program for the benchmark")?;
     step.done("");
     Ok(program)
 }
 
-fn executable(message: &str) -> Option<PathBuf> {
+fn executable(message: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
-    (message["target"]["name"] == NAME).then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    (message["target"]["name"] == name).then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
 }
 
 /// Runs it; `what` is shown while it goes on.
@@ -69,7 +71,10 @@ mod tests {
         let library = r#"{"reason":"compiler-artifact","target":{"name":"figures"},"executable":null}"#;
         let ours =
             r#"{"reason":"compiler-artifact","target":{"name":"figures"},"executable":"/t/figures-1"}"#;
-        let found: Vec<_> = [other, library, ours, "not JSON"].into_iter().filter_map(executable).collect();
+        let found: Vec<_> = {
+            let messages = [other, library, ours, "not JSON"].into_iter();
+            messages.filter_map(|message| executable(message, NAME)).collect()
+        };
         assert_eq!(found, [PathBuf::from("/t/figures-1")]);
     }
 }

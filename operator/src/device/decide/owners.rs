@@ -4,7 +4,7 @@ use edge_api::DevicePhase::{Conflicted, InSync, Syncing};
 use edge_api::DeviceSpec;
 use edge_api::condition::find_condition;
 use edge_api::device::{ADOPT, FINALIZER};
-use edge_protocol::{BootId, Held, OwnerChange, Refusal, RefusalReason, Report};
+use edge_protocol::{BootId, Held, OwnerChange, OwnerCommand, Refusal, RefusalReason, Report};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::super::answer::Answer;

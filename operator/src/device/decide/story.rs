@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use edge_api::condition::find_condition;
 use edge_api::{Desired, Device, DevicePhase, DeviceSpec, DeviceStatus, Endpoint, Liveness};
-use edge_protocol::{BootId, Install, Report, config_digest};
+use edge_protocol::{BootId, DesiredCommand, Install, OwnerCommand, Report, config_digest};
 use tokio::time::Instant;
 
 use super::super::absorb::Note;
 use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
-use crate::budget::Backoff;
+use crate::budget::{Backoff, Budgets};
 
 pub(super) const EPOCH: u64 = 50;
 
@@ -22,13 +22,15 @@ pub(super) struct Story {
     pub(super) device: Device,
     pub(super) memory: Memory,
     pub(super) place: Place,
-    pub(super) budget: Bucket,
+    pub(super) budgets: Budgets,
     pub(super) writes: usize,
     pub(super) notices: Vec<&'static str>,
     pub(super) notes: Vec<Note>,
     pub(super) policy: Policy,
     pub(super) wake: Duration,
     pub(super) now: Instant,
+    /// A fault profile looks for its addresses.
+    pub(super) is_sought: bool,
     /// Questions wait for a slot instead of being sent at once.
     pub(super) queues: bool,
     sequence: u64,
@@ -79,6 +81,8 @@ impl Story {
             poll_interval: Duration::from_secs(1),
             dns_ttl: Duration::from_secs(30),
             release_deadline: Duration::from_secs(30),
+            // Each phase is told at once, but where a story is about that.
+            progress_after: Duration::ZERO,
             install_attempts: 3,
             device_retries: (5, 0.1),
         };
@@ -88,13 +92,14 @@ impl Story {
             device,
             memory,
             place: Place::At(vec![(IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17)), None)]),
-            budget: Bucket::new(100, 10.0),
+            budgets: Budgets { retries: Bucket::new(100, 10.0), progress: Bucket::new(20, 1.0) },
             writes: 0,
             notices: Vec::new(),
             notes: Vec::new(),
             policy,
             wake: Duration::ZERO,
             now,
+            is_sought: false,
             queues: false,
             sequence: 0,
             number: 0,
@@ -128,6 +133,7 @@ impl Story {
             status: &status,
             spec: &spec,
             place: &self.place,
+            is_sought: self.is_sought && status.addresses.is_empty(),
             generation: self.device.metadata.generation.unwrap(),
             epoch: EPOCH,
             policy: &self.policy,
@@ -135,7 +141,7 @@ impl Story {
             wall: wall(),
             draw: 1.0,
         };
-        let decision = decide(&seen, &mut self.memory, &mut self.budget);
+        let decision = decide(&seen, &mut self.memory, &mut self.budgets);
         self.notes.extend(decision.notes);
         self.wake = decision.wake;
         let mut asked = Asked::Nothing;

@@ -149,8 +149,8 @@ fn a_sign_of_life_ends_the_backoff_that_silence_began_and_no_other() {
 #[test]
 fn without_a_token_of_the_process_no_device_retries_but_first_commands_go_out() {
     let mut story = Story::of(desired("2.0.0"));
-    story.budget = Bucket::new(1, 0.001);
-    assert!(story.budget.take(Instant::now()).is_ok());
+    story.budgets.retries = Bucket::new(1, 0.001);
+    assert!(story.budgets.retries.take(Instant::now()).is_ok());
     story.decide();
     story.reports("1.0.0", 0, 0, IDLE).command();
     story.hears(Answer::Unable(Code(5, 3)));

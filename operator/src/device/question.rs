@@ -1,0 +1,87 @@
+//! The questions that devices are asked, put into words: commands with their ids, changes of owner, and why each is asked. Pure.
+
+use std::hash::Hasher;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use edge_protocol::{CommandId, DesiredCommand, Install, OwnerCommand};
+use kube::ResourceExt;
+use siphasher::sip::SipHasher13;
+
+use super::decide::{Observed, Place};
+use super::memory::{Busy, Memory, Put, Verdict};
+use super::validate::Target;
+use crate::action::{Action, Ask, Command, Owning, Question};
+use crate::link::slots::Cause;
+
+/// A change of owner as it is sent; or how long to wait, when it cannot be.
+pub(super) fn own(command: OwnerCommand, otherwise: Duration) -> Result<Question, Duration> {
+    let payload = edge_protocol::encode(&command).map_err(|_| otherwise)?;
+    Ok(Question::Own(Box::new(Owning { command, payload })))
+}
+
+/// The command for this target; or the verdict that it cannot be sent.
+pub(super) fn command(
+    seen: &Observed<'_>,
+    memory: &mut Memory,
+    target: &Target,
+) -> Result<Command, Box<Verdict>> {
+    let generation = seen.generation();
+    let command = DesiredCommand {
+        namespace: seen.device.namespace().unwrap_or_default(),
+        name: seen.device.name_any(),
+        uid: memory.uid.clone(),
+        generation,
+        epoch: seen.epoch,
+        command_id: command_id(memory, generation),
+        firmware: target.firmware.clone(),
+        config: target.config.clone(),
+    };
+    let payload = edge_protocol::encode(&command).map_err(|error| {
+        let message = format!("the desired state cannot be sent: {error}");
+        Box::new(Verdict { target: target.clone(), reason: Verdict::NOT_SENDABLE, message })
+    })?;
+    memory.attempts = memory.attempts.saturating_add(1);
+    memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
+    Ok(Command { command, payload })
+}
+
+/// The same for the same attempt, also after a restart: a device that has seen it does nothing twice.
+fn command_id(memory: &Memory, generation: u64) -> CommandId {
+    let failed = match memory.evidence.believed().map(|believed| (believed.held, &believed.install)) {
+        Some((held, Install::Failed { attempts })) if held == generation => *attempts,
+        _ => 0,
+    };
+    let mut hash = SipHasher13::new();
+    hash.write(memory.uid.as_bytes());
+    hash.write_u64(generation);
+    hash.write_u32(failed);
+    hash.write_u32(memory.recommands);
+    CommandId(hash.finish())
+}
+
+/// Starts an exchange with a device that is somewhere.
+pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
+    let Place::At(addresses) = seen.place else { return None };
+    let (address, _) = addresses.get(memory.address_index % addresses.len().max(1))?;
+    let port = memory.endpoint.as_ref().map(|(_, port)| *port)?;
+    let number = memory.next_number;
+    memory.next_number += 1;
+    let message_id = memory.next_message_id;
+    memory.next_message_id = message_id.wrapping_add(1);
+    memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
+    let peer = SocketAddr::new(*address, port);
+    let (cause, doubtful) = (cause(memory, &question), memory.doubtful);
+    Some(Action::Exchange(Ask { number, peer, doubtful, cause, message_id, question }))
+}
+
+/// A report is asked for because of a change while a command may come of it.
+fn cause(memory: &Memory, question: &Question) -> Cause {
+    let unmet = memory.target.as_ref().is_some_and(|target| !memory.meets(target));
+    let given_up =
+        memory.verdict.is_some() || memory.conflict.is_some_and(|conflict| !conflict.can_be_commanded());
+    match question {
+        Question::Report if !unmet || given_up => Cause::Routine,
+        Question::Report | Question::Command(_) | Question::Own(_) => Cause::Change,
+    }
+}
