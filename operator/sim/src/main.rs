@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks"])]
     unbroken: bool,
     /// A run that takes longer is killed (SIGALRM), in seconds of real time
-    #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 300)]
+    #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 600)]
     limit: u32,
     /// The sweep is one through a rollout that is rolled back
     #[arg(long, requires = "sweep")]
