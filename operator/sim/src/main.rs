@@ -35,6 +35,9 @@ struct Args {
     /// The same rollout, in which nothing is broken
     #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks"])]
     unbroken: bool,
+    /// Not a seed but a calm run in which the operator of this number is stopped for a while
+    #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks", "unbroken"])]
+    stopped: Option<usize>,
     /// A run that takes longer is killed (SIGALRM), in seconds of real time
     #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 600)]
     limit: u32,
@@ -46,6 +49,18 @@ struct Args {
     timeline: bool,
 }
 
+impl Args {
+    fn plan(&self) -> Plan {
+        match (self.sweep, self.stopped) {
+            (Some(point), _) if self.rollout => Plan::sweep_of_a_rollout(Some(point)),
+            (Some(point), _) => Plan::sweep(Some(point)),
+            (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
+            (None, None) if self.unbroken || self.breaks.is_some() => Plan::broken(self.breaks),
+            (None, None) => Plan::of(self.seed),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = entropy::fix_addresses() {
@@ -55,12 +70,7 @@ fn main() -> ExitCode {
     // A run that hangs ends so, whatever it hangs in.
     alarm::set(args.limit);
     let timeline = Timeline::default();
-    let plan = match (args.sweep, args.breaks, args.unbroken) {
-        (Some(point), ..) if args.rollout => Plan::sweep_of_a_rollout(Some(point)),
-        (Some(point), ..) => Plan::sweep(Some(point)),
-        (None, None, false) => Plan::of(args.seed),
-        (None, breaks, _) => Plan::broken(breaks),
-    };
+    let plan = args.plan();
     let outcome = simulate(&plan, &timeline);
     let good = matches!(&outcome, Ok(report) if report.violations.is_empty());
     if args.timeline || !good {

@@ -71,6 +71,20 @@ impl Plan {
         Self { seed, devices, fleets, doomed, point: None, breaks: None, calm_from: CALM_FROM, happenings }
     }
 
+    /// A leader that is stopped right after a person declared something, with a command on its way and a status to write, and goes on
+    /// when another one has long carried out the next declaration.
+    pub fn of_a_stopped_leader(replica: usize) -> Self {
+        let stopped = |stopped| Happening::Stopped { replica, stopped };
+        let happenings = [
+            (12_000, Happening::Declare { device: 0, firmware: 2, interval: 1 }),
+            (12_030, stopped(true)),
+            (13_000, Happening::Declare { device: 0, firmware: 3, interval: 2 }),
+            (15_500, stopped(false)),
+        ];
+        let happenings = happenings.map(|(at, happening)| (Duration::from_millis(at), happening)).to_vec();
+        Self { happenings, ..Self::sweep(None) }
+    }
+
     /// The scenario of the sweeps: a firmware, a setting, a change in the middle of an install, a pause. Nothing goes wrong but
     /// at the chosen moment.
     pub fn sweep(point: Option<Point>) -> Self {
