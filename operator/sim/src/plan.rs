@@ -75,11 +75,16 @@ impl Plan {
     /// when another one has long carried out the next declaration.
     pub fn of_a_stopped_leader(replica: usize) -> Self {
         let stopped = |stopped| Happening::Stopped { replica, stopped };
+        let declare = |device, firmware| Happening::Declare { device, firmware, interval: 1 };
         let happenings = [
-            (12_000, Happening::Declare { device: 0, firmware: 2, interval: 1 }),
-            (12_030, stopped(true)),
-            (13_000, Happening::Declare { device: 0, firmware: 3, interval: 2 }),
-            (15_500, stopped(false)),
+            (11_500, Happening::Latency(400)),
+            (12_000, declare(0, 2)),
+            (12_100, declare(1, 2)),
+            (12_300, stopped(true)),
+            (13_000, declare(0, 3)),
+            (13_000, declare(1, 3)),
+            (14_800, stopped(false)),
+            (15_000, Happening::Latency(CALM_LATENCY)),
         ];
         let happenings = happenings.map(|(at, happening)| (Duration::from_millis(at), happening)).to_vec();
         Self { happenings, ..Self::sweep(None) }
