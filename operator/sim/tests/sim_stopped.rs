@@ -1,7 +1,5 @@
 //! A leader that does not run for a while and still takes itself for the leader when it goes on.
 
-#![expect(clippy::unwrap_used, reason = "a hand that slips ends the story")]
-
 use std::process::Command;
 
 #[test]
