@@ -35,8 +35,11 @@ struct Args {
     /// The same rollout, in which nothing is broken
     #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks"])]
     unbroken: bool,
+    /// Not a seed but a calm run in which the operator of this number is stopped for a while
+    #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks", "unbroken"])]
+    stopped: Option<usize>,
     /// A run that takes longer is killed (SIGALRM), in seconds of real time
-    #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 300)]
+    #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 600)]
     limit: u32,
     /// The sweep is one through a rollout that is rolled back
     #[arg(long, requires = "sweep")]
@@ -44,6 +47,18 @@ struct Args {
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        match (self.sweep, self.stopped) {
+            (Some(point), _) if self.rollout => Plan::sweep_of_a_rollout(Some(point)),
+            (Some(point), _) => Plan::sweep(Some(point)),
+            (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
+            (None, None) if self.unbroken || self.breaks.is_some() => Plan::broken(self.breaks),
+            (None, None) => Plan::of(self.seed),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -55,12 +70,7 @@ fn main() -> ExitCode {
     // A run that hangs ends so, whatever it hangs in.
     alarm::set(args.limit);
     let timeline = Timeline::default();
-    let plan = match (args.sweep, args.breaks, args.unbroken) {
-        (Some(point), ..) if args.rollout => Plan::sweep_of_a_rollout(Some(point)),
-        (Some(point), ..) => Plan::sweep(Some(point)),
-        (None, None, false) => Plan::of(args.seed),
-        (None, breaks, _) => Plan::broken(breaks),
-    };
+    let plan = args.plan();
     let outcome = simulate(&plan, &timeline);
     let good = matches!(&outcome, Ok(report) if report.violations.is_empty());
     if args.timeline || !good {

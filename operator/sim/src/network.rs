@@ -23,6 +23,8 @@ use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::weather::Weather;
 
+/// The second byte of a datagram that refuses an older epoch or generation: 4.12 (RFC 7252 §3 and §5.9.2.8).
+const PRECONDITION_FAILED: u8 = (4 << 5) | 12;
 /// The API server's port.
 pub const API_PORT: u16 = 6443;
 /// The API server's name.
@@ -64,6 +66,9 @@ impl Network for Turmoil {
 impl Port for Udp {
     fn send_to<'a>(&'a self, bytes: &'a [u8], peer: SocketAddr) -> Later<'a, usize> {
         Box::pin(async move {
+            if bytes.get(1) == Some(&PRECONDITION_FAILED) {
+                self.network.weather.refuses(&self.network.host, peer);
+            }
             for _ in 0..self.network.weather.copies(&self.network.host) {
                 self.socket.send_to(bytes, peer).await?;
             }

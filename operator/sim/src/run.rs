@@ -186,9 +186,9 @@ impl Run<'_> {
         let (name, world) = (operator(replica), &mut self.world);
         for other in [API, DEVICES] {
             if stopped {
-                world.sim.hold(name.as_str(), other)
+                world.sim.hold(name.as_str(), other);
             } else {
-                world.sim.release(name.as_str(), other)
+                world.sim.release(name.as_str(), other);
             }
         }
         // Its pod's name, then a space: a former life of the same pod is another holder.

@@ -1,5 +1,6 @@
 //! What goes wrong just now with datagrams and with calls of the API server. Set by the run, drawn from its seed.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,11 @@ impl Weather {
     /// The moment that a sweep has chosen.
     pub fn sweep(&self) -> MutexGuard<'_, Sweep> {
         self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A device refuses a command that is older than what it holds.
+    pub fn refuses(&self, host: &str, peer: SocketAddr) {
+        self.timeline.note(host, format!("refused what came from {} (4.12)", peer.ip()));
     }
 
     /// How often a datagram of this host is put on its way.

@@ -94,13 +94,7 @@ fn a_leader_that_follows_with_an_old_view_changes_nothing_in_the_end() {
 }
 
 #[test]
-#[ignore = "sim rung: takes minutes"]
-fn a_crash_before_the_answer_to_any_effect_of_a_rollout_changes_nothing_in_its_end() {
-    sweep(&["--rollout"], "unanswered", "effects");
-}
-
-#[test]
-#[ignore = "sim rung: takes minutes"]
+#[ignore = "sim rung: takes a minute"]
 fn a_leader_that_follows_with_an_old_view_goes_on_with_a_rollout_where_it_was() {
     sweep(&["--rollout"], "stale", "effects");
 }

@@ -210,8 +210,10 @@ fn next_question(
     let mut until_command = RESYNC;
     let adoption = adopt::due(seen.device, memory, seen.epoch);
     let target = spec.target.as_ref().filter(|target| wants_command(memory, target, seen.generation()));
-    if !release::is_held(seen.device) && (adoption.is_some() || target.is_some()) {
-        // The device will obey this object: from now on it is to be released first.
+    // An object that was restored from a backup can lack what it had.
+    let obeys = memory.holder.as_ref().is_some_and(|held| held.uid == memory.uid);
+    if !release::is_held(seen.device) && (adoption.is_some() || target.is_some() || obeys) {
+        // The device will obey this object, or does: from now on it is to be released first.
         decision.hold = true;
     } else if let Some(command) = adoption {
         match permission(memory, budget, seen.now, &mut decision.notes) {

@@ -71,6 +71,16 @@ fn before_a_device_obeys_an_object_the_object_is_held_and_only_then() {
 }
 
 #[test]
+fn an_object_that_a_backup_brought_back_without_its_finalizer_is_held_again_when_its_device_obeys_it() {
+    let mut story = Story::of(desired("1.0.0"));
+    story.device.metadata.finalizers = None;
+    story.decide();
+    let report = story.owned("u1", 1, 1);
+    story.hears(Answer::Report(Box::new(report)));
+    assert_eq!(story.marks, [Mark::Hold], "in sync, so it is not commanded, and obeys all the same");
+}
+
+#[test]
 fn a_deleted_objects_device_is_released_and_then_the_object_may_go() {
     let mut story = Story::in_sync();
     let writes = story.writes;

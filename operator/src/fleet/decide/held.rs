@@ -4,7 +4,7 @@
 use edge_api::FleetPhase;
 use serde_json::json;
 
-use super::story::Story;
+use super::story::{Fate, Story};
 use super::*;
 
 const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
@@ -80,7 +80,7 @@ fn a_rollback_takes_back_what_a_paused_device_was_told_and_does_not_wait_for_it(
     let (mut story, first) = paused_in_the_middle();
     let order = story.ranked();
     for number in &order[1..3] {
-        story.fate(*number, "2", super::story::Fate::Fails);
+        story.fate(*number, "2", Fate::Fails);
     }
     story.edit(|spec| spec.rollout.failure_budget.percent = "0%".into());
     story.runs_until_quiet();

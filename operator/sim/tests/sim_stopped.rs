@@ -1,0 +1,26 @@
+//! A leader that does not run for a while and still takes itself for the leader when it goes on.
+
+use std::process::Command;
+
+#[test]
+#[ignore = "sim rung: takes seconds"]
+fn a_stopped_leader_is_refused_by_the_device_and_by_the_api_server_when_it_goes_on() {
+    let mut fenced = [false; 2];
+    // One of the two leads.
+    for replica in [0, 1] {
+        let output = Command::new(env!("CARGO_BIN_EXE_edge-sim"))
+            .args(["--timeline", "--stopped", &replica.to_string()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+        let goes_on = format!("Stopped {{ replica: {replica}, stopped: false }}");
+        let after = said.split_once(&goes_on).unwrap().1;
+        let own = |line: &str| line.split_whitespace().nth(1) == Some(&format!("operator-{replica}"));
+        fenced[0] |= after.lines().any(|line| line.contains("devices") && line.contains("(4.12)"));
+        fenced[1] |= after
+            .lines()
+            .any(|line| own(line) && line.contains(" status of devices") && line.contains(": 409 "));
+    }
+    assert_eq!(fenced, [true, true], "refused by the device, and by the API server");
+}
