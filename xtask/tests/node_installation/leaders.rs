@@ -17,8 +17,9 @@ use xtask::wait;
 
 use super::deaths::in_sync;
 use super::letters::Letters;
+use super::operators::LeaseTimes;
 use super::truth::Truth;
-use super::world::{LAYOUT, LeaseTimes, PATIENCE, Story, World};
+use super::world::{LAYOUT, PATIENCE, Story, World};
 
 mod at_length;
 mod cuts;

@@ -9,6 +9,11 @@ use xtask::wait;
 
 use super::world::{PATIENCE, PodSeen, SOON, World};
 
+/// How long a Lease lasts, how long its holder tries to renew it, and how often.
+pub(crate) type LeaseTimes = [&'static str; 3];
+/// Those of the demo.
+pub(crate) const USUAL: LeaseTimes = ["6s", "4s", "1s"];
+
 /// What the Lease says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
@@ -47,6 +52,22 @@ impl Term {
 }
 
 impl World {
+    /// Gives the operators these times, and waits until those of other times are gone.
+    pub(crate) fn lead_by(&self, times: LeaseTimes) {
+        let mut lease = self.lease.lock().unwrap();
+        if *lease == times {
+            return;
+        }
+        let names = ["LEASE_DURATION", "RENEW_DEADLINE", "RETRY_PERIOD"];
+        let set: Vec<_> =
+            names.iter().zip(times).map(|(name, time)| format!("LEADER_ELECT_{name}={time}")).collect();
+        let operators = "deployment/edge-operator";
+        let change = ["-n", SYSTEM, "set", "env", operators].into_iter();
+        self.kubectl(&change.chain(set.iter().map(String::as_str)).collect::<Vec<_>>());
+        self.kubectl(&["-n", SYSTEM, "rollout", "status", operators, "--timeout=60s"]);
+        *lease = times;
+    }
+
     /// What the Lease says now; nothing when nobody leads.
     pub(crate) fn term(&self) -> Result<Option<Term>> {
         let leases = Api::<Lease>::namespaced(self.client.clone(), SYSTEM);

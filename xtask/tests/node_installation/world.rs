@@ -25,6 +25,7 @@ use xtask::demo::world::{OUTSIDE_ADDRESS, World as DemoWorld};
 use xtask::{paths, wait};
 
 use super::counters::Page;
+use super::operators::{LeaseTimes, USUAL};
 use super::readme;
 use super::traffic::End;
 
@@ -39,11 +40,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// How often a condition is looked at.
 pub(crate) const SOON: Duration = Duration::from_millis(100);
 
-/// How long a Lease lasts, how long its holder tries to renew it, and how often.
-pub(crate) type LeaseTimes = [&'static str; 3];
-/// Those of the demo.
-pub(crate) const USUAL: LeaseTimes = ["6s", "4s", "1s"];
-
 /// A cluster with everything installed.
 pub(crate) struct World {
     /// The cluster.
@@ -52,10 +48,11 @@ pub(crate) struct World {
     pub(crate) client: Client,
     /// How typing the README's commands ended.
     pub(crate) readme: Result<(), String>,
+    /// The times of the operators' Lease.
+    pub(crate) lease: Mutex<LeaseTimes>,
     runtime: Runtime,
     demo: DemoWorld,
     kubectl: Cmd,
-    lease: Mutex<LeaseTimes>,
 }
 
 /// The time of a story: nothing of an earlier one acts any more; when it fails the world is shown.
@@ -144,21 +141,6 @@ impl World {
         let world = Self { cluster, client, readme, runtime, demo, kubectl, lease: Mutex::new(USUAL) };
         world.declare(FIRMWARE);
         Ok(world)
-    }
-
-    /// Gives the operators these times, and waits until those of other times are gone.
-    fn lead_by(&self, times: LeaseTimes) {
-        let mut lease = self.lease.lock().unwrap();
-        if *lease == times {
-            return;
-        }
-        let names = ["LEASE_DURATION", "RENEW_DEADLINE", "RETRY_PERIOD"];
-        let set = names.iter().zip(times).map(|(name, time)| format!("LEADER_ELECT_{name}={time}"));
-        let set: Vec<_> = set.collect();
-        let change = ["-n", SYSTEM, "set", "env", "deployment/edge-operator"];
-        self.kubectl(&change.into_iter().chain(set.iter().map(String::as_str)).collect::<Vec<_>>());
-        rolled_out(&self.kubectl, &["deployment/edge-operator"]).unwrap();
-        *lease = times;
     }
 
     /// Runs to the end what needs a runtime.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::world::{LeaseTimes, Story};
+use super::super::operators::LeaseTimes;
+use super::super::world::Story;
 use super::outages::outage;
 use super::{MOST, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well};
 
