@@ -42,7 +42,9 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, first: Operator, rep
         ended.push(first_command(world, since, &format!("4.0.{round}")).await);
         leader.has_ended().await;
         leader = standby;
-        until_in_sync(&leader, plan).await;
+        if round + 1 < plan.changes {
+            until_in_sync(&leader, plan).await;
+        }
     }
     let group = "change of leader";
     let (death, end) = (median(killed), median(ended));
