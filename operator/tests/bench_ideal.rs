@@ -28,13 +28,13 @@ fn the_mean_of_an_exchange_is_that_of_its_draws() {
     let expected =
         0.64 * (0.36 * 2.5 + 0.1296 * 7.5 + 0.046_656 * 17.5 + 0.016_796 * 37.5) + 0.006_046_6 * 77.5;
     assert!((BAD.mean() - expected).abs() < 1e-3, "{} s, not {expected}", BAD.mean());
-    let alone = BAD.schedule(20_000, 1, &mut draws()) / 20_000.0;
+    let alone = BAD.schedule(5_000, 1, &mut draws()) / 5_000.0;
     assert!((alone / BAD.held() - 1.0).abs() < 0.02, "{alone} s a device, not {}", BAD.held());
 }
 
 #[test]
 fn no_schedule_is_shorter_than_the_bound() {
-    for (devices, window) in [(100, 512), (2_000, 64), (10_000, 512)] {
+    for (devices, window) in [(100, 512), (1_000, 64), (2_000, 128)] {
         let bound = Bound::of(&BAD, devices, window, 1e9, &mut draws());
         let ideal = BAD.schedule(devices, window, &mut draws());
         assert!(ideal > 0.9 * bound.seconds(), "{devices} devices, {window} slots: {ideal} s, {bound:?}");

@@ -16,6 +16,7 @@ use device_sim::history::What;
 use edge_api::{Device, DevicePhase, FleetPhase};
 use serde_json::{Value, json};
 use stage::{Stage, condition, message};
+use tokio::time::{Instant, timeout};
 
 /// Budgets that leave room, so that a story says which one it is about.
 fn rollout(batches: Value, max_in_flight: u32) -> Value {
@@ -244,4 +245,24 @@ async fn devices_that_do_not_answer_hold_nobody_up_and_catch_up_when_they_do() {
     }
     let status = stage.until("px4", "whole", |status| status.counts.in_sync == 5).await;
     assert_eq!((status.phase, stage.running()), (FleetPhase::Complete, vec!["3.0.0".to_owned(); 5]));
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn no_more_devices_are_written_at_once_than_may_be() {
+    let stage = Stage::set("fleet writers", 12, Duration::ZERO).await;
+    stage.fleet("px4", "2.0.0", rollout(json!(["100%"]), 50)).await;
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let (mut most, mut rollouts) = (0.0, 0_u32);
+    while most < 1.5 {
+        assert!(Instant::now() < deadline, "{most} at once at most, and two may be");
+        rollouts += 1;
+        stage.wants("px4", &format!("3.0.{rollouts}")).await;
+        let mut complete = std::pin::pin!(stage.until_phase("px4", FleetPhase::Complete));
+        while timeout(Duration::from_millis(1), &mut complete).await.is_err() {
+            let writing = stage.metric(r#"edge_usage{name="fleet_writers""#);
+            assert!(writing < 2.5, "{writing} at once");
+            most = f64::max(most, writing);
+        }
+    }
 }

@@ -61,8 +61,9 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
     let spec = validate(device);
     let known = epoch::parse(device.metadata.resource_version.as_deref()).ok();
     let (status, version, place, reported, marked) = controls.with_entry(key, device, |entry| {
-        let current = entry.written.as_ref().filter(|written| written.on == device.metadata.resource_version);
-        let (status, version) = match current {
+        // What the cache shows meanwhile needs no second copy of it here.
+        entry.written.take_if(|written| written.on != device.metadata.resource_version);
+        let (status, version) = match &entry.written {
             Some(written) => (written.status.clone(), written.version.clone()),
             None => (device.status.clone().unwrap_or_default(), device.metadata.resource_version.clone()),
         };

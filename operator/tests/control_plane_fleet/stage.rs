@@ -81,6 +81,7 @@ impl Stage {
             "--backoff-base=100ms",
             "--backoff-cap=1s",
             "--device-retry-rate=20",
+            "--fleet-writers=2",
         ];
         let namespaces = [
             format!("--namespace={}", rights::NAMESPACE),

@@ -6,6 +6,7 @@ use edge_protocol::BootId;
 use super::super::answer::Answer;
 use super::story::{Asked, Story, desired};
 use super::*;
+use crate::link::slots::Cause;
 use crate::link::{Code, End};
 
 const IDLE: Install = Install::Idle;
@@ -130,4 +131,27 @@ fn a_device_that_was_silent_is_asked_as_a_doubtful_one_until_it_answers() {
     assert!(story.memory.doubtful, "nothing was learnt");
     story.reports("2.0.0", 1, 1, IDLE);
     assert!(!story.memory.doubtful);
+}
+
+#[test]
+fn who_shall_change_is_asked_before_who_is_as_it_shall_be_unless_nothing_can_come_of_it() {
+    let mut story = Story::of(desired("2.0.0"));
+    story.decide();
+    assert_eq!(story.cause, Some(Cause::Change));
+    story.reports("1.0.0", 0, 0, IDLE).command();
+    assert_eq!(story.hears(Answer::Stored), Asked::Report);
+    assert_eq!(story.cause, Some(Cause::Change));
+    story.reports("2.0.0", 1, 1, IDLE);
+    story.pass(10);
+    assert_eq!((story.decide(), story.cause), (Asked::Report, Some(Cause::Routine)));
+    // The same for who takes over and knows of it by the status alone.
+    story.restart();
+    assert_eq!((story.decide(), story.cause), (Asked::Report, Some(Cause::Routine)));
+    story.edit(|spec| spec.desired = desired("6.6.6"));
+    story.restart();
+    assert_eq!((story.decide(), story.cause), (Asked::Report, Some(Cause::Change)));
+    story.reports("2.0.0", 1, 1, IDLE).command();
+    story.hears(Answer::Refused(Code(4, 22), None));
+    story.pass(10);
+    assert_eq!((story.decide(), story.cause), (Asked::Report, Some(Cause::Routine)));
 }

@@ -15,6 +15,7 @@ use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
 use crate::budget::{Backoff, Budgets};
+use crate::link::slots::Cause;
 
 pub(super) const EPOCH: u64 = 50;
 
@@ -29,6 +30,8 @@ pub(super) struct Story {
     pub(super) policy: Policy,
     pub(super) wake: Duration,
     pub(super) now: Instant,
+    /// Why it was asked last.
+    pub(super) cause: Option<Cause>,
     /// A fault profile looks for its addresses.
     pub(super) is_sought: bool,
     /// Questions wait for a slot instead of being sent at once.
@@ -99,6 +102,7 @@ impl Story {
             policy,
             wake: Duration::ZERO,
             now,
+            cause: None,
             is_sought: false,
             queues: false,
             sequence: 0,
@@ -149,7 +153,7 @@ impl Story {
             match action {
                 Action::Exchange(ask) => {
                     assert_eq!(asked, Asked::Nothing, "one exchange at a time");
-                    self.number = ask.number;
+                    (self.number, self.cause) = (ask.number, Some(ask.cause));
                     if !self.queues {
                         self.memory.leaves_queue(ask.number, self.now);
                     }
