@@ -7,7 +7,7 @@
 mod select;
 mod union;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use edge_api::quantity::Network;
@@ -237,7 +237,7 @@ fn place(
     rule.deadline_ns = report.rule.deadline_ns;
     let peers = peers.into_iter().map(Prefix::from).collect();
     plan.rules.insert(Arc::clone(&profile.uid), RuleSpec { rule, peers });
-    let mut named = BTreeSet::new();
+    let mut named = HashSet::new();
     for target in &mut report.targets {
         // A target that is both here and outside is one target with one state.
         if !named.contains(&target.name) && !room.take_target() {

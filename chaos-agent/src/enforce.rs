@@ -120,7 +120,7 @@ impl<K: Kernel> Enforcer<K> {
     fn perform(&mut self, ops: &[Op], boot_ns: u64) -> Outcome {
         let mut broken = Broken::default();
         let mut outcome = Outcome::Done;
-        self.kernel.begin_round();
+        self.kernel.begin_round(ops.len());
         for alike in ops.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
             let is_held = |op: &Op| broken.is_needed_by(op) || broken.keeps(op, &self.ledger);
             let parts = alike.chunk_by(|one, next| is_held(one) == is_held(next));

@@ -157,8 +157,8 @@ pub struct LineLimits {
 
 /// Tables and hooks. One owner at a time; dropping it ends all faults.
 pub trait Kernel: Send {
-    /// A round of operations begins: all of them together wait for the kernel's memory so long.
-    fn begin_round(&mut self);
+    /// A round of so many operations begins: all of them together wait for the kernel's memory for no longer than that is worth.
+    fn begin_round(&mut self, operations: usize);
 
     /// Performs one operation; repeating one does no harm.
     ///

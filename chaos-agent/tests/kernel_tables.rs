@@ -69,7 +69,7 @@ fn counters_of_many_targets_are_there_once_they_are_made_and_gone_once_they_are_
         // The kernel fills up its reserve by the portion.
         assert!(refusal.error.is_momentary(), "{}", refusal.error);
         rest = &rest[refusal.at..];
-        kernel.begin_round();
+        kernel.begin_round(rest.len());
     }
     assert!((1..=TARGETS).all(is_there));
     let drops: Vec<Op> = (1..=TARGETS).map(|state| Op::DropState { state }).collect();

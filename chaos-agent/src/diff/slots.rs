@@ -1,6 +1,6 @@
 //! Slots for rules and numbers for states: which are taken, which are free, which may be used again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fault_abi::rule::Rule;
@@ -16,7 +16,8 @@ pub(super) struct Slots<'a> {
     plan: &'a Plan,
     capacity: Capacity,
     pub(super) rules: BTreeMap<Uid, u32>,
-    pub(super) states: BTreeMap<(Uid, TargetName), u32>,
+    /// Looked up for each place of each target, and never gone through in order.
+    pub(super) states: HashMap<(Uid, TargetName), u32>,
     /// The highest generation given out.
     pub(super) generation: u64,
     peer_set: u32,
@@ -29,7 +30,7 @@ impl<'a> Slots<'a> {
             plan,
             capacity,
             rules: BTreeMap::new(),
-            states: BTreeMap::new(),
+            states: HashMap::new(),
             generation: ledger.generation,
             peer_set: ledger.last_peer_set,
         }
@@ -82,20 +83,19 @@ impl<'a> Slots<'a> {
     }
 
     fn allocate_states(&mut self, ops: &mut Vec<Op>) {
-        let wanted: BTreeSet<(Uid, TargetName)> = self
-            .plan
-            .entries
-            .values()
-            .flat_map(|spec| &spec.bindings)
-            .map(|bound| (Arc::clone(&bound.uid), Arc::clone(&bound.target)))
-            .collect();
-        let mut number = self.ledger.last_state;
-        for key in wanted {
-            if let Some(state) = self.ledger.state_of.get(&key) {
-                self.states.insert(key, *state);
+        let mut missing: BTreeSet<(Uid, TargetName)> = BTreeSet::new();
+        for bound in self.plan.entries.values().flat_map(|spec| &spec.bindings) {
+            let key = (Arc::clone(&bound.uid), Arc::clone(&bound.target));
+            if self.states.contains_key(&key) {
                 continue;
             }
-            number += 1;
+            if let Some(state) = self.ledger.state_of.get(&key) {
+                self.states.insert(key, *state);
+            } else {
+                missing.insert(key);
+            }
+        }
+        for (key, number) in missing.into_iter().zip(self.ledger.last_state + 1..) {
             ops.push(Op::MakeState { state: number, uid: Arc::clone(&key.0), target: Arc::clone(&key.1) });
             self.states.insert(key, number);
         }

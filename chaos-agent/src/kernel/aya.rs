@@ -42,6 +42,8 @@ const SPARE_TICKETS: u32 = 1_024;
 
 /// How long the operations of a round wait for the kernel's memory, all together. Then others have their turn.
 const REFILL: Duration = Duration::from_millis(250);
+/// With each so many operations more it is that time more: to find out what is left of them takes longer, too.
+const PORTION: usize = 32_768;
 
 /// The programs and tables in this machine's kernel. Dropping it, like the end of the process, ends all faults.
 pub struct AyaKernel {
@@ -70,7 +72,7 @@ pub struct AyaKernel {
     /// Programs at the ends of line and splitter.
     ends: Vec<SchedClassifierLink>,
     added_qdiscs: BTreeSet<u32>,
-    /// What is left of [`REFILL`] in this round.
+    /// How long this round still waits for the kernel's memory.
     patience: Duration,
     reader: Arc<Reader>,
     /// The programs write lines that nobody has asked for yet.
@@ -186,8 +188,9 @@ impl AyaKernel {
 }
 
 impl Kernel for AyaKernel {
-    fn begin_round(&mut self) {
-        self.patience = REFILL;
+    fn begin_round(&mut self, operations: usize) {
+        let portions = u32::try_from(operations / PORTION).unwrap_or(u32::MAX);
+        self.patience = REFILL.saturating_mul(portions.saturating_add(1));
     }
 
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {

@@ -120,7 +120,7 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn begin_round(&mut self) {}
+    fn begin_round(&mut self, _operations: usize) {}
 
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
         let is_late = self.refuse_from.is_some_and(|(name, n)| name == op.name() && self.performed >= n);
