@@ -75,7 +75,7 @@ pub struct Longer {
     pub vm: bool,
     /// Measure the operator with 10,000 devices on bad lines beside a real API server: a cold start, what a device costs it, and
     /// how soon the next leader commands; builds etcd and kube-apiserver once (fifteen minutes without that)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["paths", "replace", "cluster", "vm"])]
     pub scale: bool,
     /// With --scale: so many devices; the aims are those of 10,000
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
@@ -129,7 +129,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What the flags ask for, in the order of the help.
 fn longer(args: &Longer) -> Result<Vec<Report>> {
-    let Longer { paths, replace, cluster, vm, scale, devices, changes, engine, vm_rounds, profiles, program } = args;
+    let Longer { paths, replace, cluster, vm, scale, devices, changes, engine, vm_rounds, profiles, program } =
+        args;
     if *scale {
         return scale::run(program.as_deref(), *devices, *changes).map(|report| vec![report]);
     }
