@@ -8,7 +8,7 @@ use edge_api::{Desired, Device, DevicePhase};
 use edge_protocol::config_digest;
 use kube::ResourceExt as _;
 
-pub use self::rollouts::may_fail;
+pub use self::rollouts::{have_rollouts_ended, may_fail};
 use crate::person::name;
 use crate::plan::{Plan, REPLICAS};
 use crate::rule::{Rule, Violation};

@@ -68,12 +68,18 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     };
     for (at, happening) in &plan.happenings {
         run.until(*at)?;
+        if plan.point.is_some() && matches!(happening, Happening::Fleet { .. }) {
+            run.lets_rollouts_end()?;
+        }
         if plan.breaks == Some(Rule::ReservedFirst) {
             run.world.person.passes_for_a_fleet(0, 2, 1);
         }
         run.happens(happening);
     }
     run.until(plan.calm_from)?;
+    if plan.point.is_some() {
+        run.lets_rollouts_end()?;
+    }
     run.calm();
     let converged_after = run.converges()?;
     if converged_after.is_some() {
@@ -101,6 +107,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// A sweep compares ends, and a rollout that another one overtakes ends otherwise than one that has the time which it needs:
+    /// whoever has the next template waits for that, however long a leader was missing.
+    fn lets_rollouts_end(&mut self) -> anyhow::Result<()> {
+        let latest = self.now + BOUND;
+        while self.now < latest && !oracle::have_rollouts_ended(&self.world, self.plan) {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     fn step(&mut self) -> anyhow::Result<()> {
         self.world.sim.step().map_err(|error| anyhow::anyhow!("a host ended: {error}"))?;
         self.now = self.world.sim.elapsed();

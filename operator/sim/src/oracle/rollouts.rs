@@ -17,6 +17,21 @@ pub(super) fn unended(world: &World, plan: &Plan) -> Option<Violation> {
     })
 }
 
+/// Has each rollout that people asked for come to an end, whichever?
+pub fn have_rollouts_ended(world: &World, plan: &Plan) -> bool {
+    plan.fleets.iter().all(|fleet| {
+        let seen = world.person.sees_fleet(&fleet.name);
+        seen.is_some_and(|fleet| {
+            let is_end =
+                |phase| matches!(phase, FleetPhase::Complete | FleetPhase::RolledBack | FleetPhase::Paused);
+            let status = fleet.status.as_ref();
+            status.is_some_and(|status| {
+                status.observed_generation == fleet.metadata.generation && is_end(status.phase)
+            })
+        })
+    })
+}
+
 /// The fleets that select a device, by its labels.
 fn selecting<'p>(plan: &'p Plan, device: &Device) -> Vec<&'p FleetPlan> {
     let selects = |fleet: &&FleetPlan| device.labels().get(&fleet.name).is_some_and(|value| value == "yes");
