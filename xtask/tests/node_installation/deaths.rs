@@ -67,8 +67,12 @@ fn an_update_of_the_agents_has_a_gap_that_fault_nodes_and_metrics_tell() {
     probes.iter_mut().for_each(|probe| probe.until(false, ROW).unwrap());
     let before = [1, 2].map(|node| story.fault_node(node).status.unwrap_or_default().installed_at);
     let began = Instant::now();
-    story.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/chaos-agent"]);
-    story.kubectl(&["-n", SYSTEM, "rollout", "status", "daemonset/chaos-agent", "--timeout=180s"]);
+    // The first node has one whose hooks are XDP's, see `world`.
+    let sets = ["daemonset/chaos-agent", "daemonset/chaos-agent-native"];
+    sets.iter().for_each(|set| drop(story.kubectl(&["-n", SYSTEM, "rollout", "restart", set])));
+    for set in sets {
+        story.kubectl(&["-n", SYSTEM, "rollout", "status", set, "--timeout=180s"]);
+    }
     probes.iter_mut().for_each(|probe| probe.until(false, ROW).unwrap());
     for ((node, probe), before) in [1, 2].into_iter().zip(probes).zip(before) {
         let told = wait::until("the gap in a FaultNode", PATIENCE, SOON, || {
