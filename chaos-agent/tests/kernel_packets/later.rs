@@ -118,7 +118,12 @@ impl Scene {
         for what in [Global::Stray, Global::LineFull, Global::EngineStalled, Global::Orphaned] {
             assert_eq!(self.agent.global(what), 0, "{what:?}");
         }
-        assert_eq!(self.agent.line.dropped(), 0, "packets lost in the line");
+        let refused = self.agent.global(Global::LineRefused);
+        assert_eq!(
+            self.agent.line.dropped(),
+            0,
+            "packets lost in the line, {refused} of them on the way into it"
+        );
         let held = || self.agent.line.held().unwrap().unwrap();
         eventually(
             || (held() == Held::default()).then_some(()),
