@@ -222,7 +222,7 @@ impl Worker {
     fn settle(&mut self) {
         for (state, surplus) in self.audit.judge(self.relay.total(), self.relay.held()) {
             if let Err(error) = self.relay.settle(&*self.tap, state, surplus) {
-                tracing::debug!(%error, state, ?surplus, "packets that were lost in the line stay counted for now");
+                tracing::debug!(%error, state, ?surplus, "packets that were lost in the line stay counted until the next look");
             }
         }
     }

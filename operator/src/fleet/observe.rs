@@ -158,7 +158,7 @@ fn overlap(fleet: &DeviceFleet, devices: &[Arc<Device>], fleets: &[Arc<DeviceFle
 }
 
 /// Takes a fleet over, whose status has this leader's epoch already, so that former leaders write it no more: reads its
-/// revisions, and makes sure that the cache of devices is not behind what former leaders wrote. None: it is, for now.
+/// revisions, and makes sure that the cache of devices is not behind what former leaders wrote. None: it is, and the next look may find otherwise.
 ///
 /// # Errors
 /// When the API server does not answer.
