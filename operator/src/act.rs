@@ -104,6 +104,11 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
     let waiting = scopeguard(|| controls.metrics.waiting.dec());
     let Some(_slot) = controls.slots.acquire(ask.doubtful, ask.cause).await else { return Answer::Abandoned };
     drop(waiting);
+    // In a place of its own: all devices of a cluster may wait at once, and few are under way.
+    Box::pin(under_way(controls, key, uid, generation, ask)).await
+}
+
+async fn under_way(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.if_known(key, uid, |memory| memory.leaves_queue(ask.number, Instant::now()));
     // The wait may have been long. What was decided on is no longer so: decide again.
     let current = controls.shared.devices.store().get(&key.reference());

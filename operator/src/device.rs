@@ -44,6 +44,7 @@ use self::observe::observe;
 use crate::act;
 use crate::args::bounds::size;
 use crate::error::ApiError;
+use crate::queue::Permit;
 use crate::shared::{Shared, draw};
 
 /// Delay after a write that met a newer object: the news is under way.
@@ -112,19 +113,29 @@ fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Sen
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
     let name = ObjectRef::from_obj(device.as_ref());
     tracing::trace!(target: TURNS, device = %name, "waits");
+    drop(device);
     let permit = controls.permits.acquire().await;
     tracing::trace!(target: TURNS, device = %name, "begins");
+    // In a place of its own: all devices of a cluster may wait at once, and few have their turn.
+    Box::pin(has_its_turn(&name, &controls, permit)).await
+}
+
+async fn has_its_turn(
+    name: &ObjectRef<Device>,
+    controls: &Arc<Controls>,
+    permit: Permit<'_>,
+) -> Result<Action, ApiError> {
     // The wait may have been long: what was queued is only a name.
-    let Some(device) = controls.shared.devices.store().get(&name) else {
+    let Some(device) = controls.shared.devices.store().get(name) else {
         permit.finish("success");
         return Ok(Action::await_change());
     };
-    let key = Key::of(&name);
+    let key = Key::of(name);
     if !controls.admits(&key, &device) {
         permit.finish("requeue_after");
         return Ok(Action::requeue(FULL));
     }
-    let Some(sight) = observe(&controls, &key, &device).await? else {
+    let Some(sight) = observe(controls, &key, &device).await? else {
         permit.finish("requeue");
         return Ok(Action::requeue(CATCH_UP));
     };
@@ -133,7 +144,7 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
         controls.metrics.note(&key.namespace, &decision.notes);
         decision
     });
-    let written = act::perform(&controls, &key, &device, &sight, decision.actions).await;
+    let written = act::perform(controls, &key, &device, &sight, decision.actions).await;
     match written {
         Ok(()) => {
             controls.forgive(&key);

@@ -91,7 +91,8 @@ pub struct Controls {
     controller: Arc<ControllerMetrics>,
     sockets: Arc<Sockets>,
     policy: Policy,
-    table: Arc<Mutex<HashMap<Key, Entry>>>,
+    /// What is in it is big: in a place of its own, so that the table's free places cost little.
+    table: Arc<Mutex<HashMap<Key, Box<Entry>>>>,
     budgets: Mutex<Budgets>,
 }
 
@@ -107,7 +108,7 @@ impl Controls {
         let registry = shared.metrics.registry();
         let devices = shared.devices.store();
         let metrics = DeviceMetrics::new(registry, devices.clone(), args.work.per_device_series)?;
-        let table: Arc<Mutex<HashMap<Key, Entry>>> = Arc::default();
+        let table: Arc<Mutex<HashMap<Key, Box<Entry>>>> = Arc::default();
         Census::register(registry, devices.clone(), {
             let table = table.clone();
             move || summaries(&lock(&table), Instant::now())
@@ -192,7 +193,7 @@ impl Controls {
         }
         let is_leaving = device.metadata.deletion_timestamp.is_some() && is_held(device);
         if is_leaving || table.len() < size(most) {
-            table.insert(key.clone(), self.nothing_yet(device));
+            table.insert(key.clone(), Box::new(self.nothing_yet(device)));
             return true;
         }
         drop(table);
@@ -212,7 +213,7 @@ impl Controls {
         {
             self.link.forget(&key.subject(&former.memory.uid));
         }
-        act(table.entry(key.clone()).or_insert_with(|| self.nothing_yet(device)))
+        act(table.entry(key.clone()).or_insert_with(|| Box::new(self.nothing_yet(device))))
     }
 
     fn nothing_yet(&self, device: &Device) -> Entry {
@@ -288,7 +289,7 @@ fn show_bounds(
     shared: &Shared,
     link: &Arc<Link<WhileLeading>>,
     dns: &Dns,
-    table: &Arc<Mutex<HashMap<Key, Entry>>>,
+    table: &Arc<Mutex<HashMap<Key, Box<Entry>>>>,
 ) {
     let (args, metrics) = (&shared.args, &shared.metrics);
     metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
@@ -308,9 +309,10 @@ fn show_bounds(
     metrics.bound("observations", most, move || observed.observed_devices());
 }
 
-fn summaries(table: &HashMap<Key, Entry>, now: Instant) -> BTreeMap<String, Summary> {
+fn summaries(table: &HashMap<Key, Box<Entry>>, now: Instant) -> BTreeMap<String, Summary> {
     let mut all: BTreeMap<String, Summary> = BTreeMap::new();
-    for (key, Entry { memory, .. }) in table {
+    for (key, entry) in table {
+        let memory = &entry.memory;
         let summary = all.entry(key.namespace.clone()).or_default();
         if let Some(patience) = memory.patience {
             *summary.contacts.entry(status::contact(memory, patience, now)).or_default() += 1;

@@ -35,14 +35,16 @@ pub(super) fn command(
         epoch: seen.epoch,
         command_id: command_id(memory, generation),
         firmware: target.firmware.clone(),
-        config: target.config.clone(),
+        config: target.config.as_ref().clone(),
     };
     let payload = edge_protocol::encode(&command).map_err(|error| {
         let message = format!("the desired state cannot be sent: {error}");
         Box::new(Verdict { target: target.clone(), reason: Verdict::NOT_SENDABLE, message })
     })?;
     memory.attempts = memory.attempts.saturating_add(1);
-    memory.put = Some(Put { target: target.clone(), generation, acknowledged: false });
+    // That of this reconcile goes with it.
+    let target = memory.target.clone().filter(|known| known == target).unwrap_or_else(|| target.clone());
+    memory.put = Some(Put { target, generation, acknowledged: false });
     Ok(Command { command, payload })
 }
 

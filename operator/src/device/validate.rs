@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use edge_api::quantity::{DurationString, QuantityError};
@@ -44,8 +45,8 @@ impl Host {
 pub struct Target {
     /// Firmware version.
     pub firmware: String,
-    /// Settings.
-    pub config: BTreeMap<String, String>,
+    /// Settings. One copy for all that is remembered of a device.
+    pub config: Arc<BTreeMap<String, String>>,
     /// Digest of the settings, as devices report it.
     pub digest: ConfigDigest,
 }
@@ -53,7 +54,7 @@ pub struct Target {
 impl Target {
     fn of(desired: &Desired) -> Self {
         let digest = config_digest(&desired.config);
-        Self { firmware: desired.firmware.clone(), config: desired.config.clone(), digest }
+        Self { firmware: desired.firmware.clone(), config: Arc::new(desired.config.clone()), digest }
     }
 }
 
