@@ -28,7 +28,7 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, first: Operator, rep
     for round in 0..plan.changes {
         say(format!("killing the leader, {} of {}", round + 1, plan.changes));
         let flags: &[&str] = if round == 0 { &[PER_DEVICE] } else { &[] };
-        let standby = stands_by(world, &format!("after-a-death-{round}"), flags).await;
+        let standby = stands_by(plan, world, &format!("after-a-death-{round}"), flags).await;
         let since = leader.killed();
         killed.push(first_command(world, since, &format!("3.0.{round}")).await);
         leader = standby;
@@ -37,7 +37,7 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, first: Operator, rep
             with_metrics_of_each(plan, world, &leader, report).await;
         }
         say(format!("asking the leader to end, {} of {}", round + 1, plan.changes));
-        let standby = stands_by(world, &format!("after-an-end-{round}"), &[]).await;
+        let standby = stands_by(plan, world, &format!("after-an-end-{round}"), &[]).await;
         let since = leader.is_asked_to_end();
         ended.push(first_command(world, since, &format!("4.0.{round}")).await);
         leader.has_ended().await;
@@ -56,8 +56,8 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, first: Operator, rep
     report.aims.push(Aim::at_most("leader ended → first command < 250 ms", end, "ms", 250.0));
 }
 
-async fn stands_by(world: &World, identity: &str, flags: &[&str]) -> Operator {
-    let standby = Operator::start(&world.cluster, identity, flags);
+async fn stands_by(plan: &Plan, world: &World, identity: &str, flags: &[&str]) -> Operator {
+    let standby = Operator::start(&world.cluster, plan, identity, flags);
     standby.is_ready().await;
     // It has seen the Lease renewed, and the leader is somewhere between two renewals.
     tokio::time::sleep(2 * RENEWALS + RENEWALS.mul_f64(rand::random())).await;

@@ -43,7 +43,7 @@ impl World {
         say("starting etcd and kube-apiserver");
         let cluster = Cluster::start().await;
         say("weighing an operator without devices");
-        let idle = Operator::start(&cluster, "idle", &[]);
+        let idle = Operator::start(&cluster, plan, "idle", &[]);
         idle.is_ready().await;
         idle.leads().await;
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -78,7 +78,7 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, report: &mut Report)
     let servers = world.cluster.control_plane.process_ids();
     let spent = || servers.iter().map(|process| cpu(*process)).sum::<f64>();
     let before = spent();
-    let operator = Operator::start(&world.cluster, "first", &[]);
+    let operator = Operator::start(&world.cluster, plan, "first", &[]);
     let (took, at_the_end) = until_in_sync(&operator, plan).await;
     let all = f64::from(plan.devices);
     let line = Line { ack_timeout: ACK_TIMEOUT, max_retransmit: MAX_RETRANSMIT, loss: plan.loss() };

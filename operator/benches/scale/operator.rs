@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, NAMESPACE};
+use crate::plan::Plan;
 
 /// Two cores with a compiler beside it take their time.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -26,17 +27,19 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// Starts one, under the defaults of all flags but what is named. Its log goes beside the control plane's.
-    pub(crate) fn start(cluster: &Cluster, identity: &str, flags: &[&str]) -> Self {
+    /// Starts one, under the defaults of all flags but what is named. Its log goes beside the control plane's, if nobody keeps it.
+    pub(crate) fn start(cluster: &Cluster, plan: &Plan, identity: &str, flags: &[&str]) -> Self {
         let folder = cluster.control_plane.folder();
         let port = free_port();
         let config = folder.join("operator.kubeconfig");
         std::fs::write(&config, cluster.kubeconfig()).unwrap();
-        let log = std::fs::File::create(folder.join(identity).with_extension("log")).unwrap();
+        let logs = plan.keep.as_deref().unwrap_or(folder);
+        let log = std::fs::File::create(logs.join(identity).with_extension("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_edge-operator"));
         command.env_clear().env("KUBECONFIG", &config);
         command.arg(format!("--listen=127.0.0.1:{port}")).arg(format!("--namespace={NAMESPACE}"));
         command.arg(format!("--identity={identity}")).arg("--allow-cidrs=10.77.0.0/16").args(flags);
+        command.arg(format!("--log={}", plan.log));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // SAFETY: prctl is async-signal-safe, and the closure touches nothing of this process.
         unsafe {

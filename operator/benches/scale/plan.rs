@@ -1,6 +1,7 @@
 //! How many devices, and where.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The most devices in one namespace of the cluster: what Kubernetes publishes as the limit of custom objects there.
@@ -23,6 +24,12 @@ pub(crate) struct Plan {
     /// Seconds until a cold start that is not over is given up
     #[arg(long, default_value_t = 1_200)]
     pub(crate) patience: u64,
+    /// Leave the operators' logs in this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keep: Option<PathBuf>,
+    /// What they log: a level, or `module=level` pairs
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
 }
 
 /// The devices of one namespace of the cluster.
