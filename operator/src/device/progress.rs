@@ -8,7 +8,7 @@ use edge_api::DeviceStatus;
 use edge_api::condition::{find_condition, reasons, types};
 
 use super::absorb::Note;
-use super::decide::{Observed, Place};
+use super::decide::Observed;
 use super::memory::Memory;
 use super::status::Standing;
 use crate::budget::Bucket;
@@ -39,8 +39,7 @@ pub(super) fn tell(
     tokens: &mut Bucket,
     notes: &mut Vec<Note>,
 ) -> Result<(), Duration> {
-    let is_sought = seen.is_sought && matches!(seen.place, Place::At(_));
-    if is_sought || !is_untold(seen.status) || !is_passing(standing) {
+    if seen.is_sought || !is_untold(seen.status) || !is_passing(standing) {
         memory.untold = None;
         return Ok(());
     }

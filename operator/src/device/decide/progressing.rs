@@ -131,6 +131,18 @@ fn where_a_new_device_is_is_told_at_once_when_a_fault_profile_looks_for_it() {
 }
 
 #[test]
+fn where_a_new_device_went_is_told_at_once_when_a_fault_profile_looks_for_it() {
+    let mut story = new();
+    story.is_sought = true;
+    story.decide();
+    assert_eq!(story.writes, 1);
+    story.place = Place::At(vec![("10.20.0.18".parse().unwrap(), None)]);
+    story.decide();
+    assert_eq!((story.phase(), story.writes), (Pending, 2));
+    assert_eq!(story.status().addresses[0].ip, "10.20.0.18");
+}
+
+#[test]
 fn a_change_of_a_device_that_people_know_is_told_at_once() {
     let mut story = new();
     story.decide();
