@@ -14,17 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backon::ExponentialBuilder;
 use edge_api::{Device, FaultProfile};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use watch_backoff::WatchBackoff;
 
 use crate::index::Change;
 use crate::peers::{Neighbour, NeighbourEvent, Source};
@@ -35,13 +34,6 @@ const RENEW_SECONDS: u32 = 60;
 
 /// A connection that brings nothing for so long is dead: a watch is renewed before.
 pub const SILENT_AT_MOST: Duration = Duration::from_secs(90);
-
-/// The wait before a watch that was interrupted begins again; it doubles each time up to [`LONGEST_WAIT`], and up to as much again is
-/// added by chance. kube's own grows to a minute: for so long, after the API server had been away for half of one, faults went on
-/// that somebody had lifted.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// See [`FIRST_WAIT`].
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// Starts all watches as tasks.
 pub fn start(
@@ -156,7 +148,7 @@ async fn run<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let events = watcher(api, config).backoff(waits()).take_until(stop.cancelled_owned());
+    let events = watcher(api, config).backoff(WatchBackoff::default()).take_until(stop.cancelled_owned());
     let mut events = std::pin::pin!(events);
     let mut is_interrupted = false;
     while let Some(event) = events.next().await {
@@ -176,25 +168,5 @@ async fn run<K>(
             }
             Err(_) => {}
         }
-    }
-}
-
-/// The waits of one watch.
-fn waits() -> ExponentialBackoff {
-    let builder = ExponentialBuilder::default().with_min_delay(FIRST_WAIT).with_max_delay(LONGEST_WAIT);
-    builder.with_factor(2.0).with_jitter().without_max_times().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_is_tried_again_soon_and_for_ever_however_long_the_api_server_was_away() {
-        let waits: Vec<_> = waits().take(1_000).collect();
-        assert_eq!(waits.len(), 1_000, "it gave up");
-        assert!(waits[0] >= FIRST_WAIT && waits[0] <= 2 * FIRST_WAIT, "{:?}", waits[0]);
-        assert!(waits.iter().all(|wait| *wait <= 2 * LONGEST_WAIT), "{:?}", waits.iter().max());
-        assert!(waits[10..].iter().all(|wait| *wait >= LONGEST_WAIT), "it is not spared");
     }
 }

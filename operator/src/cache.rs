@@ -6,28 +6,19 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::future::Future;
-use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use kube::Api;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::ExponentialBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
+use watch_backoff::WatchBackoff;
 
 /// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again, and
 /// those that it knows and that are gone.
 const CHANGES: usize = 1024;
-
-/// The wait before a watch that was interrupted begins again; it doubles each time up to [`LONGEST_WAIT`], and up to as much again is
-/// added by chance. kube's own grows to a minute: for so long, after the API server had been away for half of one, a leader knew
-/// nothing of what it had not seen before.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// See [`FIRST_WAIT`].
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// What a cache needs of a kind.
 pub trait Cached:
@@ -70,7 +61,7 @@ where
         let sender = changes.clone();
         let readable = store.clone();
         let events = watcher(api, config)
-            .backoff(waits())
+            .backoff(WatchBackoff::default())
             .modify(prune)
             .reflect(writer)
             .take_until(shutdown.cancelled_owned());
@@ -147,12 +138,6 @@ impl<K: Cached> Subscriber<K> {
     }
 }
 
-/// The waits of one watch.
-fn waits() -> ExponentialBackoff {
-    let builder = ExponentialBuilder::default().with_min_delay(FIRST_WAIT).with_max_delay(LONGEST_WAIT);
-    builder.with_factor(2.0).with_jitter().without_max_times().into()
-}
-
 fn everything<K: Cached>(store: &Store<K>) -> Vec<ObjectRef<K>> {
     store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }
@@ -217,15 +202,6 @@ mod tests {
         while !missing.is_empty() {
             missing.remove(&told.next().await.unwrap().name);
         }
-    }
-
-    #[test]
-    fn a_watch_is_tried_again_soon_and_for_ever_however_long_the_api_server_was_away() {
-        let waits: Vec<_> = waits().take(1_000).collect();
-        assert_eq!(waits.len(), 1_000, "it gave up");
-        assert!(waits[0] >= FIRST_WAIT && waits[0] <= 2 * FIRST_WAIT, "{:?}", waits[0]);
-        assert!(waits.iter().all(|wait| *wait <= 2 * LONGEST_WAIT), "{:?}", waits.iter().max());
-        assert!(waits[10..].iter().all(|wait| *wait >= LONGEST_WAIT), "it is not spared");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Observed<'a> {
     pub spec: &'a Result<Spec, Invalid>,
     /// Where it is.
     pub place: &'a Place,
-    /// Somebody waits for its addresses, which its status does not have yet: a fault profile.
+    /// Somebody waits for its addresses, which its status does not have yet, or no longer: a fault profile.
     pub is_sought: bool,
     /// Its generation: the latest, freshly read where the cached one is in doubt.
     pub generation: i64,

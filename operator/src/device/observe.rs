@@ -11,6 +11,7 @@ use super::decide::{Observed, Place};
 use super::key::Key;
 use super::memory::Memory;
 use super::policy::Policy;
+use super::status;
 use super::validate::{Host, Invalid, Spec, validate};
 use crate::epoch;
 use crate::error::{ApiError, call};
@@ -80,7 +81,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
         return Ok(None);
     }
     let (wall, draw, epoch) = (shared.clock.now(), draw(), shared.leadership.epoch());
-    let is_sought = status.addresses.is_empty() && shared.has_profiles(&key.namespace);
+    let is_sought = status::has_moved(&status, &place) && shared.has_profiles(&key.namespace);
     Ok(Some(Sight { status, version, spec, place, is_sought, epoch, now, wall, draw }))
 }
 

@@ -8,12 +8,12 @@ use edge_api::DeviceStatus;
 use edge_api::condition::{find_condition, reasons, types};
 
 use super::absorb::Note;
-use super::decide::{Observed, Place};
+use super::decide::Observed;
 use super::memory::Memory;
 use super::status::Standing;
 use crate::budget::Bucket;
 
-/// How soon it is looked again whether there is a token. All devices of a cluster may wait for one.
+/// How soon it is looked again whether there is a token, or whether its question was sent. All devices of a cluster may wait for that.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Does the status say no more of the device than that nobody knows it yet?
@@ -39,8 +39,7 @@ pub(super) fn tell(
     tokens: &mut Bucket,
     notes: &mut Vec<Note>,
 ) -> Result<(), Duration> {
-    let is_sought = seen.is_sought && matches!(seen.place, Place::At(_));
-    if is_sought || !is_untold(seen.status) || !is_passing(standing) {
+    if seen.is_sought || !is_untold(seen.status) || !is_passing(standing) {
         memory.untold = None;
         return Ok(());
     }
@@ -48,14 +47,15 @@ pub(super) fn tell(
     let queued = memory.waits(seen.now).unwrap_or_default();
     let lasted = seen.now.saturating_duration_since(since).saturating_sub(queued);
     let after = seen.policy.progress_after;
+    let look_again = seen.policy.probe_delay(LOOK_AGAIN, seen.draw);
     if lasted < after {
-        // While its question waits here nothing of this passes.
-        return Err((after - lasted).max(Duration::from_millis(1)));
+        // While its question waits here nothing of this passes, and very many may wait: a look at each of them finds nothing new.
+        return Err(if queued < after { (after - lasted).max(Duration::from_millis(1)) } else { look_again });
     }
     let patience = seen.spec.as_ref().map_or(LOOK_AGAIN, |spec| spec.patience.lost);
     if lasted < patience && tokens.take(seen.now).is_err() {
         notes.push(Note::PutOff);
-        return Err(seen.policy.probe_delay(LOOK_AGAIN, seen.draw).min(patience - lasted));
+        return Err(look_again.min(patience - lasted));
     }
     memory.untold = None;
     Ok(())

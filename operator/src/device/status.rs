@@ -1,5 +1,7 @@
 //! From what is remembered of a device to the words of its status. Pure; nothing here decides what is done.
 
+use std::net::IpAddr;
+
 use edge_api::condition::reasons::{NOT_CONTACTED, RESOLVING};
 use edge_api::condition::{ConditionStatus, set_condition, types};
 use edge_api::{DeviceAddress, DevicePhase, DeviceStatus, Sync};
@@ -183,15 +185,20 @@ pub fn build(old: &DeviceStatus, memory: &Memory, standing: &Standing, seen: &Ob
 /// Where the device is. `current`: the status is of this spec.
 pub fn addresses(seen: &Observed<'_>, current: bool) -> Vec<DeviceAddress> {
     match seen.place {
-        Place::At(addresses) => {
-            let shown =
-                addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() });
-            shown.collect()
-        }
+        Place::At(addresses) => shown(addresses).collect(),
         // Not known yet, and it was known of this spec before: faults that run there go on.
         Place::Unknown if current => seen.status.addresses.clone(),
         _ => Vec::new(),
     }
+}
+
+/// Is it somewhere else than the status says?
+pub fn has_moved(status: &DeviceStatus, place: &Place) -> bool {
+    matches!(place, Place::At(addresses) if !shown(addresses).eq(status.addresses.iter().cloned()))
+}
+
+fn shown(addresses: &[(IpAddr, Option<String>)]) -> impl Iterator<Item = DeviceAddress> {
+    addresses.iter().map(|(ip, node)| DeviceAddress { ip: ip.to_string(), node: node.clone() })
 }
 
 fn sync(memory: &Memory) -> Option<Sync> {

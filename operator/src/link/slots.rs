@@ -1,18 +1,18 @@
 //! How many exchanges are under way at once, and who is next. Devices that were silent last time hold a slot for all of an
-//! exchange's patience, so they share half of the slots: those that answer never wait for those that do not. And a device that
+//! exchange's patience, so they get half of the slots at most: those that answer never wait for those that do not. And a device that
 //! does not run yet what it shall is asked and commanded before those that do are asked how they are: when there are more
 //! devices than can be asked in time, as after a change of leaders, what is new does not wait for all of them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::lock::lock;
 
 /// Of so many slots that get free while both wait, one is for a routine question.
 const ROUTINE_SHARE: u32 = 4;
-/// Entries of a queue at which those that nobody waits for any more are taken out, at least.
+/// Entries of a line at which those that nobody waits for any more are taken out, at least.
 const SWEEP: usize = 64;
 
 /// Why a device is talked to.
@@ -26,83 +26,123 @@ pub enum Cause {
 
 /// The slots of all exchanges.
 #[derive(Debug)]
-pub struct Slots {
+pub struct Slots(Arc<Mutex<All>>);
+
+/// The right to one exchange; given to the next when dropped.
+#[derive(Debug)]
+pub struct Slot {
     all: Arc<Mutex<All>>,
-    doubtful: Semaphore,
+    doubtful: bool,
 }
-
-/// The right to one exchange; given back when dropped.
-#[derive(Debug)]
-pub struct Slot<'a> {
-    _right: Right,
-    _doubtful: Option<SemaphorePermit<'a>>,
-}
-
-/// One of the slots; given to the next when dropped.
-#[derive(Debug)]
-struct Right(Arc<Mutex<All>>);
 
 #[derive(Debug)]
 struct All {
     free: usize,
+    /// Of the free ones so many may go to doubtful devices.
+    free_for_doubtful: usize,
     changes: Queue,
     routine: Queue,
-    /// Slots given to changes since one was given to a routine question, while one waited.
+    /// Slots given to changes since one was given to a routine question, while one could have had them.
     passed: u32,
+    /// How many waited so far: the number of the next.
+    arrivals: u64,
+}
+
+/// Who waits for one cause. Doubtful devices stand in a line of their own, so that nobody waits behind one that may not go.
+#[derive(Debug, Default)]
+struct Queue {
+    certain: Line,
+    doubtful: Line,
 }
 
 /// Who waits, in order of arrival.
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<oneshot::Sender<Right>>,
+struct Line {
+    waiting: VecDeque<Waiter>,
     sweep_at: usize,
 }
 
-impl Queue {
-    fn push(&mut self, next: oneshot::Sender<Right>) {
+#[derive(Debug)]
+struct Waiter {
+    arrival: u64,
+    turn: oneshot::Sender<Slot>,
+}
+
+impl Line {
+    fn push(&mut self, next: Waiter) {
         if self.waiting.len() >= self.sweep_at.max(SWEEP) {
-            self.waiting.retain(|waiter| !waiter.is_closed());
+            self.waiting.retain(|waiter| !waiter.turn.is_closed());
             self.sweep_at = 2 * self.waiting.len();
         }
         self.waiting.push_back(next);
     }
 
-    /// The first that still waits.
-    fn pop(&mut self) -> Option<oneshot::Sender<Right>> {
-        std::iter::from_fn(|| self.waiting.pop_front()).find(|waiter| !waiter.is_closed())
+    /// When the first came that still waits.
+    fn arrival(&mut self) -> Option<u64> {
+        while self.waiting.pop_front_if(|waiter| waiter.turn.is_closed()).is_some() {}
+        self.waiting.front().map(|waiter| waiter.arrival)
+    }
+}
+
+impl Queue {
+    fn line(&mut self, doubtful: bool) -> &mut Line {
+        if doubtful { &mut self.doubtful } else { &mut self.certain }
+    }
+
+    /// Of the lines that may go, the one whose first came first; as whether it is the doubtful one.
+    fn next_line(&mut self, doubtful_may_go: bool) -> Option<bool> {
+        let certain = self.certain.arrival();
+        let doubtful = self.doubtful.arrival().filter(|_| doubtful_may_go);
+        match (certain, doubtful) {
+            (None, None) => None,
+            (Some(certain), Some(doubtful)) => Some(doubtful < certain),
+            (certain, _) => Some(certain.is_none()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.certain.waiting.is_empty() && self.doubtful.waiting.is_empty()
     }
 }
 
 impl All {
-    fn next(&mut self) -> Option<oneshot::Sender<Right>> {
-        if self.passed + 1 >= ROUTINE_SHARE
-            && let Some(next) = self.routine.pop()
-        {
-            self.passed = 0;
-            return Some(next);
-        }
-        if let Some(next) = self.changes.pop() {
-            self.passed = if self.routine.waiting.is_empty() { 0 } else { self.passed + 1 };
-            return Some(next);
-        }
-        self.passed = 0;
-        self.routine.pop()
+    /// Who may have a slot that is free.
+    fn next(&mut self) -> Option<(bool, oneshot::Sender<Slot>)> {
+        let doubtful_may_go = self.free_for_doubtful > 0;
+        let change = self.changes.next_line(doubtful_may_go);
+        let routine = self.routine.next_line(doubtful_may_go);
+        let (queue, doubtful) = match (change, routine) {
+            (Some(_), Some(line)) if self.passed + 1 >= ROUTINE_SHARE => (&mut self.routine, line),
+            (Some(line), _) => (&mut self.changes, line),
+            (None, line) => (&mut self.routine, line?),
+        };
+        let turn = queue.line(doubtful).waiting.pop_front()?.turn;
+        self.passed = match (change, routine) {
+            (Some(_), Some(_)) => (self.passed + 1) % ROUTINE_SHARE,
+            // Those that wait may not go now: their turn is not forgotten.
+            (Some(_), None) if !self.routine.is_empty() => self.passed,
+            _ => 0,
+        };
+        Some((doubtful, turn))
+    }
+
+    fn take(&mut self, doubtful: bool) {
+        self.free -= 1;
+        self.free_for_doubtful -= usize::from(doubtful);
     }
 }
 
-impl Drop for Right {
+impl Drop for Slot {
     fn drop(&mut self) {
         let next = {
-            let mut all = lock(&self.0);
-            let next = all.next();
-            if next.is_none() {
-                all.free += 1;
-            }
-            next
+            let mut all = lock(&self.all);
+            all.free += 1;
+            all.free_for_doubtful += usize::from(self.doubtful);
+            all.next().inspect(|(doubtful, _)| all.take(*doubtful))
         };
         // Who gave up in this moment drops it, and so gives it to the next.
-        if let Some(next) = next {
-            let _gave_up = next.send(Self(self.0.clone()));
+        if let Some((doubtful, turn)) = next {
+            let _gave_up = turn.send(Self { all: self.all.clone(), doubtful });
         }
     }
 }
@@ -110,34 +150,43 @@ impl Drop for Right {
 impl Slots {
     /// At most `limit` exchanges at once, and at most half of them with doubtful devices.
     pub fn new(limit: usize) -> Self {
-        let all = All { free: limit, changes: Queue::default(), routine: Queue::default(), passed: 0 };
-        Self { all: Arc::new(Mutex::new(all)), doubtful: Semaphore::new((limit / 2).max(1)) }
+        let all = All {
+            free: limit,
+            free_for_doubtful: (limit / 2).max(1),
+            changes: Queue::default(),
+            routine: Queue::default(),
+            passed: 0,
+            arrivals: 0,
+        };
+        Self(Arc::new(Mutex::new(all)))
     }
 
-    /// Waits for a slot, first come, first served among those of one cause. `doubtful`: the device's last exchange ended in
-    /// silence; these wait for one another first. None when all ends.
-    pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Option<Slot<'_>> {
-        let half = if doubtful { Some(self.doubtful.acquire().await.ok()?) } else { None };
-        let right = match self.take(cause) {
-            Ok(right) => right,
-            Err(turn) => turn.await.ok()?,
-        };
-        Some(Slot { _right: right, _doubtful: half })
+    /// Waits for a slot, first come, first served among those of one cause that may have it. `doubtful`: the device's last exchange
+    /// ended in silence. None when all ends.
+    pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Option<Slot> {
+        match self.take(doubtful, cause) {
+            Ok(slot) => Some(slot),
+            Err(turn) => turn.await.ok(),
+        }
     }
 
     /// A slot that is free, or what brings one.
-    fn take(&self, cause: Cause) -> Result<Right, oneshot::Receiver<Right>> {
-        let mut all = lock(&self.all);
-        if all.free > 0 {
-            all.free -= 1;
-            return Ok(Right(self.all.clone()));
+    fn take(&self, doubtful: bool, cause: Cause) -> Result<Slot, oneshot::Receiver<Slot>> {
+        let mut all = lock(&self.0);
+        // Nobody waits for what is free and may be had.
+        if all.free > 0 && (!doubtful || all.free_for_doubtful > 0) {
+            all.take(doubtful);
+            return Ok(Slot { all: self.0.clone(), doubtful });
         }
-        let (sender, turn) = oneshot::channel();
-        match cause {
-            Cause::Change => all.changes.push(sender),
-            Cause::Routine => all.routine.push(sender),
-        }
-        Err(turn)
+        let (turn, brings) = oneshot::channel();
+        let waiter = Waiter { arrival: all.arrivals, turn };
+        all.arrivals += 1;
+        let queue = match cause {
+            Cause::Change => &mut all.changes,
+            Cause::Routine => &mut all.routine,
+        };
+        queue.line(doubtful).push(waiter);
+        Err(brings)
     }
 }
 
@@ -201,6 +250,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_silent_device_that_shall_change_waits_for_no_routine_question_of_another_one() {
+        let slots = Slots::new(4);
+        let mut held: Vec<_> =
+            (0..4).map(|_| slots.acquire(false, Change).now_or_never().flatten().unwrap()).collect();
+        let mut routine: Vec<_> = (0..10).map(|_| Box::pin(slots.acquire(true, Routine))).collect();
+        assert!(routine.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+        let mut change = Box::pin(slots.acquire(true, Change));
+        assert!(change.as_mut().now_or_never().is_none());
+        held.pop();
+        assert!(change.as_mut().now_or_never().is_some(), "others wait before it, who hold nothing");
+    }
+
+    #[tokio::test]
+    async fn where_silent_devices_alone_wait_every_fourth_of_their_slots_is_for_a_routine_question() {
+        let slots = Slots::new(4);
+        let [mut half, mut answering]: [VecDeque<_>; 2] = [true, false].map(|doubtful| {
+            let held = (0..2).map(|_| slots.acquire(doubtful, Change).now_or_never().flatten().unwrap());
+            held.collect()
+        });
+        let mut causes: Vec<_> = [Routine, Routine, Change, Change, Change, Change, Change]
+            .into_iter()
+            .map(|cause| (cause, Box::pin(slots.acquire(true, cause))))
+            .collect();
+        assert!(causes.iter_mut().all(|(_, turn)| turn.as_mut().now_or_never().is_none()));
+        let mut order = Vec::new();
+        while !causes.is_empty() {
+            // What is given meanwhile to those that answer takes nothing from anybody's turn.
+            for _ in 0..3 {
+                let mut turn = Box::pin(slots.acquire(false, Change));
+                assert!(turn.as_mut().now_or_never().is_none());
+                answering.pop_front();
+                answering.extend(turn.as_mut().now_or_never().flatten());
+            }
+            half.pop_front();
+            let turns = causes.iter_mut().map(|(_, turn)| turn.as_mut().now_or_never().flatten());
+            let (at, slot) = turns.enumerate().find_map(|(at, slot)| Some((at, slot?))).expect("one is next");
+            half.push_back(slot);
+            order.push(causes.remove(at).0);
+        }
+        assert_eq!(order, [Change, Change, Change, Routine, Change, Change, Routine]);
+    }
+
+    #[tokio::test]
     async fn a_slot_that_nobody_waits_for_any_more_goes_to_the_next_and_is_never_lost() {
         let slots = Slots::new(1);
         let held = slots.acquire(false, Change).await;
@@ -216,7 +308,7 @@ mod tests {
         // It was given the slot, and ends before it looks.
         drop(too_late);
         drop(patient.as_mut().now_or_never().expect("it is next"));
-        assert_eq!(lock(&slots.all).free, 1);
+        assert_eq!(lock(&slots.0).free, 1);
     }
 
     #[tokio::test]
@@ -226,6 +318,6 @@ mod tests {
         for _ in 0..10 * SWEEP {
             assert!(slots.acquire(false, Change).now_or_never().is_none());
         }
-        assert!(lock(&slots.all).changes.waiting.len() <= SWEEP);
+        assert!(lock(&slots.0).changes.certain.waiting.len() <= SWEEP);
     }
 }

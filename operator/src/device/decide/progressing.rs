@@ -80,6 +80,27 @@ fn while_its_question_waits_here_nothing_is_told_of_a_device() {
 }
 
 #[test]
+fn while_its_question_waits_here_a_device_is_looked_at_seldom() {
+    let mut story = new();
+    story.queues = true;
+    let (mut looks, began) = (0, story.now);
+    while story.now < began + Duration::from_secs(600) {
+        story.decide();
+        looks += 1;
+        story.now += story.wake;
+    }
+    assert!((600 / 15..600 / 10).contains(&looks), "{looks} looks in ten minutes");
+    story.memory.leaves_queue(0, story.now);
+    for _ in 0..2 {
+        assert_eq!(story.writes, 0);
+        story.decide();
+        story.now += story.wake;
+    }
+    story.decide();
+    assert_eq!((story.phase(), story.writes), (Pending, 1));
+}
+
+#[test]
 fn of_many_that_last_few_are_told_but_each_that_lasts_as_long_as_it_takes_to_be_lost() {
     let mut story = new();
     assert!(story.budgets.progress.take(story.now).is_ok(), "another device takes it");
@@ -128,6 +149,18 @@ fn where_a_new_device_is_is_told_at_once_when_a_fault_profile_looks_for_it() {
     story.hears(Answer::Stored);
     story.reports("2.0.0", 1, 1, IDLE);
     assert_eq!((story.phase(), story.writes), (InSync, 2));
+}
+
+#[test]
+fn where_a_new_device_went_is_told_at_once_when_a_fault_profile_looks_for_it() {
+    let mut story = new();
+    story.is_sought = true;
+    story.decide();
+    assert_eq!(story.writes, 1);
+    story.place = Place::At(vec![("10.20.0.18".parse().unwrap(), None)]);
+    story.decide();
+    assert_eq!((story.phase(), story.writes), (Pending, 2));
+    assert_eq!(story.status().addresses[0].ip, "10.20.0.18");
 }
 
 #[test]

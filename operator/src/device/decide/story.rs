@@ -137,7 +137,7 @@ impl Story {
             status: &status,
             spec: &spec,
             place: &self.place,
-            is_sought: self.is_sought && status.addresses.is_empty(),
+            is_sought: self.is_sought && status::has_moved(&status, &self.place),
             generation: self.device.metadata.generation.unwrap(),
             epoch: EPOCH,
             policy: &self.policy,
