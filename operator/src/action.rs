@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use edge_api::DeviceStatus;
 use edge_protocol::{DesiredCommand, OwnerCommand};
 
-use crate::link::slots::Cause;
+use crate::slots::Cause;
 
 /// Something to do for one Device.
 #[derive(Clone, Debug, PartialEq)]

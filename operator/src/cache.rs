@@ -97,7 +97,7 @@ where
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + use<K> {
         let receiver = self.changes.subscribe();
         let present = everything(&self.store);
-        let known = present.iter().cloned().collect();
+        let known = present.iter().map(short).collect();
         let subscriber = Subscriber { receiver, store: self.store.clone(), known };
         let news = stream::unfold(subscriber, |mut subscriber| async move {
             let names = subscriber.next().await?;
@@ -112,7 +112,8 @@ struct Subscriber<K: Cached> {
     receiver: broadcast::Receiver<ObjectRef<K>>,
     store: Store<K>,
     /// What it was told of and not told that it is gone: the only trace of a deletion whose news was lost.
-    known: HashSet<ObjectRef<K>>,
+    /// As short as can be: there are as many as objects, for each subscriber.
+    known: HashSet<Box<str>>,
 }
 
 impl<K: Cached> Subscriber<K> {
@@ -120,21 +121,34 @@ impl<K: Cached> Subscriber<K> {
         match self.receiver.recv().await {
             Ok(name) => {
                 if self.store.get(&name).is_some() {
-                    self.known.insert(name.clone());
+                    self.known.insert(short(&name));
                 } else {
-                    self.known.remove(&name);
+                    self.known.remove(&short(&name));
                 }
                 Some(vec![name])
             }
             Err(RecvError::Lagged(missed)) => {
                 tracing::debug!(kind = %K::kind(&()), missed, "subscriber fell behind: all objects again");
                 let present = everything(&self.store);
-                let known = std::mem::replace(&mut self.known, present.iter().cloned().collect());
+                let known = std::mem::replace(&mut self.known, present.iter().map(short).collect());
                 let gone = known.into_iter().filter(|name| !self.known.contains(name));
-                Some(gone.chain(present).collect())
+                Some(gone.map(|name| whole(&name)).chain(present).collect())
             }
             Err(RecvError::Closed) => None,
         }
+    }
+}
+
+/// `namespace/name`, or `/name` without a namespace: neither has a slash (RFC 1123 labels and subdomains).
+fn short<K: Cached>(name: &ObjectRef<K>) -> Box<str> {
+    format!("{}/{}", name.namespace.as_deref().unwrap_or_default(), name.name).into()
+}
+
+/// The reference to what [`short`] names.
+fn whole<K: Cached>(name: &str) -> ObjectRef<K> {
+    match name.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() => ObjectRef::new(name).within(namespace),
+        _ => ObjectRef::new(name.trim_start_matches('/')),
     }
 }
 

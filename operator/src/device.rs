@@ -46,6 +46,7 @@ use crate::args::bounds::size;
 use crate::error::ApiError;
 use crate::queue::Permit;
 use crate::shared::{Shared, draw};
+use crate::slots::Passes;
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
@@ -113,17 +114,19 @@ fn moved(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Sen
 async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Action, ApiError> {
     let name = ObjectRef::from_obj(device.as_ref());
     tracing::trace!(target: TURNS, device = %name, "waits");
+    let (cause, mut passes) = controls.turn(&Key::of(&name), &device);
     drop(device);
-    let permit = controls.permits.acquire().await;
+    let permit = controls.permits.acquire_for(cause, &mut passes).await;
     tracing::trace!(target: TURNS, device = %name, "begins");
     // In a place of its own: all devices of a cluster may wait at once, and few have their turn.
-    Box::pin(has_its_turn(&name, &controls, permit)).await
+    Box::pin(has_its_turn(&name, &controls, permit, passes)).await
 }
 
 async fn has_its_turn(
     name: &ObjectRef<Device>,
     controls: &Arc<Controls>,
-    permit: Permit<'_>,
+    permit: Permit,
+    passes: Passes,
 ) -> Result<Action, ApiError> {
     // The wait may have been long: what was queued is only a name.
     let Some(device) = controls.shared.devices.store().get(name) else {
@@ -135,6 +138,7 @@ async fn has_its_turn(
         permit.finish("requeue_after");
         return Ok(Action::requeue(FULL));
     }
+    controls.with_entry(&key, &device, |entry| entry.passes = passes);
     let Some(sight) = observe(controls, &key, &device).await? else {
         permit.finish("requeue");
         return Ok(Action::requeue(CATCH_UP));

@@ -17,7 +17,7 @@
 //! * `clock`: the API server's time.
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
 //! * [`dns`]: addresses of names.
-//! * [`queue`], [`budget`]: fairness and bounds of work and of retries.
+//! * [`queue`], [`slots`], [`budget`]: fairness and bounds of work, of exchanges and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
 //! * [`record`]: how statuses and Events are written.
 //! * [`device`], [`fleet`], [`fault`]: the controllers.
@@ -49,4 +49,5 @@ pub mod record;
 pub mod resolve;
 pub mod runtime;
 pub mod shared;
+pub mod slots;
 pub mod telemetry;

@@ -4,13 +4,11 @@
 //! * [`wire`]: bytes to messages and back; whatever arrives, it ends and allocates little.
 //! * [`exchange`]: when to send again and when to give up, as a pure state machine.
 //! * [`observe`]: whose a notification is (RFC 7641), and whether it is news; bounded.
-//! * [`slots`]: how many at once.
 //! * [`window`]: which exchange a datagram belongs to; bounded.
 //! * [`socket`]: the sockets, and the driver of one exchange.
 
 pub mod exchange;
 pub mod observe;
-pub mod slots;
 pub mod socket;
 pub mod window;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! Fair, bounded reconciles: permits in order of arrival, with the metrics that controller-runtime's users know.
+//! Fair, bounded reconciles: permits in order of arrival, what is new first, with the metrics that controller-runtime's users know.
 //!
 //! kube-runtime's own `concurrency(n)` starves objects under overload, since it takes waiting work out of a
 //! hash set. So it is left unbounded, and each reconcile waits here first. After the wait the object must be
@@ -6,20 +6,20 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::metrics::ControllerMetrics;
+use crate::slots::{Cause, Passes, Slot, Slots};
 
 /// The permits of one controller.
 pub struct Permits {
-    permits: Semaphore,
+    permits: Slots,
     metrics: Arc<ControllerMetrics>,
 }
 
 /// The right to reconcile; given back when dropped.
-pub struct Permit<'a> {
-    _permit: Option<SemaphorePermit<'a>>,
+pub struct Permit {
+    _permit: Option<Slot>,
     metrics: Arc<ControllerMetrics>,
     since: Instant,
     number: u64,
@@ -30,14 +30,19 @@ impl Permits {
     /// At most `workers` at once.
     pub fn new(workers: u16, metrics: Arc<ControllerMetrics>) -> Self {
         metrics.max_concurrent.set(i64::from(workers));
-        Self { permits: Semaphore::new(usize::from(workers)), metrics }
+        Self { permits: Slots::new(usize::from(workers)), metrics }
     }
 
     /// Waits for a permit, first come, first served.
-    pub async fn acquire(&self) -> Permit<'_> {
+    pub async fn acquire(&self) -> Permit {
+        self.acquire_for(Cause::Routine, &mut Passes::default()).await
+    }
+
+    /// As [`Self::acquire`], where what is new passes the rest.
+    pub async fn acquire_for(&self, cause: Cause, passes: &mut Passes) -> Permit {
         let waiter = Waiter::new(&self.metrics);
-        // The semaphore is never closed; if it were, going on unlimited would be the lesser evil.
-        let permit = self.permits.acquire().await.ok();
+        // There are slots as long as there is this; if there were none, going on unlimited would be the lesser evil.
+        let permit = self.permits.acquire_fairly(cause, passes).await;
         drop(waiter);
         self.metrics.active.inc();
         let since = Instant::now();
@@ -67,14 +72,14 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl Permit<'_> {
+impl Permit {
     /// Says how the reconcile ended (`success`, `requeue_after`, `error`); without it, it counts as an error.
     pub fn finish(mut self, result: &'static str) {
         self.result = result;
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for Permit {
     fn drop(&mut self) {
         let seconds = self.since.elapsed().as_secs_f64();
         self.metrics.active.dec();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
-use edge_api::{Device, DeviceStatus};
+use edge_api::{Device, DevicePhase, DeviceStatus};
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
@@ -29,13 +29,13 @@ use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
 use crate::link::observe::{Notification, Subject};
-use crate::link::slots::Slots;
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
 use crate::shared::Shared;
+use crate::slots::{Cause, Passes, Slots};
 
 /// A status that was written, and is perhaps not yet in the cache.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub(super) struct Entry {
     pub(super) written: Option<Written>,
     /// resourceVersion that our last change of its metadata made: what is in the cache and older does not show it.
     pub(super) marked: Option<u64>,
+    /// When it had its last turns.
+    pub(super) passes: Passes,
     failures: u32,
 }
 
@@ -204,6 +206,19 @@ impl Controls {
         false
     }
 
+    /// Why it is a device's turn, and when it had its last ones. What is not yet as it shall be is a change, as far as the status of
+    /// this object and what is remembered tell.
+    pub(super) fn turn(&self, key: &Key, device: &Device) -> (Cause, Passes) {
+        let table = lock(&self.table);
+        let entry = table.get(key);
+        let told = device.status.as_ref().is_some_and(|status| {
+            status.observed_generation == device.metadata.generation && status.phase != DevicePhase::Syncing
+        });
+        let unmet = entry.is_some_and(|entry| entry.memory.is_unmet());
+        let cause = if unmet || !told { Cause::Change } else { Cause::Routine };
+        (cause, entry.map(|entry| entry.passes).unwrap_or_default())
+    }
+
     /// Works on all that is remembered of a device; of a new one that is nothing yet.
     pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
         let mut table = lock(&self.table);
@@ -219,7 +234,7 @@ impl Controls {
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
         let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
-        Entry { memory, written: None, marked: None, failures: 0 }
+        Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 
     /// Works on what is remembered of a device, and on what all devices share.

@@ -341,6 +341,14 @@ impl Memory {
         !self.recommand && !self.in_doubt(target) && believed.is_some_and(|believed| believed.runs(target))
     }
 
+    /// Shall it run something else than it does, and may a command come of that?
+    pub fn is_unmet(&self) -> bool {
+        let unmet = self.target.as_ref().is_some_and(|target| !self.meets(target));
+        let given_up =
+            self.verdict.is_some() || self.conflict.is_some_and(|conflict| !conflict.can_be_commanded());
+        unmet && !given_up
+    }
+
     /// Is its endpoint one of these addresses? It may be while nothing was decided about it yet.
     pub fn may_be_at(&self, addresses: &HashSet<IpAddr>) -> bool {
         match &self.endpoint {

@@ -12,7 +12,7 @@ use super::decide::{Observed, Place};
 use super::memory::{Busy, Memory, Put, Verdict};
 use super::validate::Target;
 use crate::action::{Action, Ask, Command, Owning, Question};
-use crate::link::slots::Cause;
+use crate::slots::Cause;
 
 /// A change of owner as it is sent; or how long to wait, when it cannot be.
 pub(super) fn own(command: OwnerCommand, otherwise: Duration) -> Result<Question, Duration> {
@@ -79,11 +79,8 @@ pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) 
 
 /// A report is asked for because of a change while a command may come of it.
 fn cause(memory: &Memory, question: &Question) -> Cause {
-    let unmet = memory.target.as_ref().is_some_and(|target| !memory.meets(target));
-    let given_up =
-        memory.verdict.is_some() || memory.conflict.is_some_and(|conflict| !conflict.can_be_commanded());
     match question {
-        Question::Report if !unmet || given_up => Cause::Routine,
+        Question::Report if !memory.is_unmet() => Cause::Routine,
         Question::Report | Question::Command(_) | Question::Own(_) => Cause::Change,
     }
 }

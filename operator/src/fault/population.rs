@@ -2,6 +2,7 @@
 //! Fed by watches, read by reconciles; knows when an event changes nothing for a profile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use edge_api::Device;
 use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
@@ -19,10 +20,36 @@ pub(crate) enum Kind {
 }
 
 /// One object that a selector can match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Member {
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     place: Result<Place, NoTarget>,
+}
+
+/// An object's labels: the cache's, since a copy of them is half of a kilobyte.
+#[derive(Clone, Debug)]
+enum Labels {
+    Device(Arc<Device>),
+    Pod(Arc<Pod>),
+    #[cfg(test)]
+    Own(BTreeMap<String, String>),
+}
+
+impl Labels {
+    fn all(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Device(device) => device.labels(),
+            Self::Pod(pod) => pod.labels(),
+            #[cfg(test)]
+            Self::Own(labels) => labels,
+        }
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place && self.labels.all() == other.labels.all()
+    }
 }
 
 /// Where a target's packets can be met.
@@ -64,11 +91,10 @@ impl Population {
             return was_there;
         };
         let members = self.namespaces.entry(key).or_default();
-        if members.get(name) == Some(&member) {
-            return false;
-        }
+        // Also one that matters to nobody takes the place of the one before: nobody else needs that object any more.
+        let changed = members.get(name) != Some(&member);
         members.insert(name.to_owned(), member);
-        true
+        changed
     }
 
     /// Replaces all members of a kind, as after a new list. Returns the namespaces that it can matter to.
@@ -106,14 +132,14 @@ impl Population {
             .get(&(kind, namespace.to_owned()))
             .into_iter()
             .flatten()
-            .filter(|(_, member)| selector.matches(&member.labels))
+            .filter(|(_, member)| selector.matches(member.labels.all()))
             .map(|(name, member)| (name.as_str(), member.place.as_ref().map_err(|why| *why)))
     }
 }
 
 impl Member {
     /// A device as a target: by the addresses that the device controller resolved.
-    pub(crate) fn of_device(device: &Device) -> Self {
+    pub(crate) fn of_device(device: &Arc<Device>) -> Self {
         let status = device.status.as_ref();
         let mut place = Place::default();
         for address in status.into_iter().flat_map(|status| &status.addresses) {
@@ -133,11 +159,11 @@ impl Member {
             place if place.external || !place.nodes.is_empty() => Ok(place),
             _ => Err(NoTarget::NoAddress),
         };
-        Self { labels: device.labels().clone(), place }
+        Self { labels: Labels::Device(device.clone()), place }
     }
 
     /// A pod as a target; none for one that has ended, whose address may be another's by now.
-    pub(crate) fn of_pod(pod: &Pod) -> Option<Self> {
+    pub(crate) fn of_pod(pod: &Arc<Pod>) -> Option<Self> {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return None;
@@ -150,7 +176,7 @@ impl Member {
             Some(node) if has_address => Ok(Place { nodes: BTreeSet::from([node]), external: false }),
             _ => Err(NoTarget::NoAddress),
         };
-        Some(Self { labels: pod.labels().clone(), place })
+        Some(Self { labels: Labels::Pod(pod.clone()), place })
     }
 }
 
@@ -158,7 +184,7 @@ impl Member {
 impl Member {
     /// A member with one label, for tables.
     pub(crate) fn test(label: (&str, &str), place: Result<Place, NoTarget>) -> Self {
-        Self { labels: BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]), place }
+        Self { labels: Labels::Own(BTreeMap::from([(label.0.to_owned(), label.1.to_owned())])), place }
     }
 }
 
@@ -184,7 +210,7 @@ mod tests {
     }
 
     fn place_of(device: &Device) -> Result<Place, NoTarget> {
-        Member::of_device(device).place
+        Member::of_device(&Arc::new(device.clone())).place
     }
 
     #[test]
@@ -212,7 +238,7 @@ mod tests {
             json!({"containers": [], "nodeName": "n1", "hostNetwork": true}),
             json!({"podIP": "10.240.0.11"}),
         );
-        assert_eq!(Member::of_pod(&pod).unwrap().place, Err(NoTarget::HostNetwork));
+        assert_eq!(Member::of_pod(&Arc::new(pod.clone())).unwrap().place, Err(NoTarget::HostNetwork));
     }
 
     #[test]
@@ -221,7 +247,7 @@ mod tests {
             json!({"containers": [], "nodeName": "n1"}),
             json!({"podIP": "10.244.1.2", "phase": "Failed"}),
         );
-        assert_eq!(Member::of_pod(&pod), None);
+        assert_eq!(Member::of_pod(&Arc::new(pod.clone())), None);
     }
 
     #[test]
@@ -231,9 +257,9 @@ mod tests {
         let silent = device(json!({"addresses": [{"ip": "10.20.0.1"}], "phase": "Unreachable"}));
         let moved = device(json!({"addresses": [{"ip": "10.244.1.2", "node": "n1"}]}));
         let mut put = |member| population.put(Kind::Device, "demo", "pump", member);
-        assert!(put(Some(Member::of_device(&quiet))));
-        assert!(!put(Some(Member::of_device(&silent))), "a phase is nothing to a profile");
-        assert!(put(Some(Member::of_device(&moved))), "another node is");
+        assert!(put(Some(Member::of_device(&Arc::new(quiet)))));
+        assert!(!put(Some(Member::of_device(&Arc::new(silent)))), "a phase is nothing to a profile");
+        assert!(put(Some(Member::of_device(&Arc::new(moved)))), "another node is");
         assert!(put(None), "and so is its end");
         assert!(!put(None));
     }

@@ -6,8 +6,8 @@ use edge_protocol::BootId;
 use super::super::answer::Answer;
 use super::story::{Asked, Story, desired};
 use super::*;
-use crate::link::slots::Cause;
 use crate::link::{Code, End};
+use crate::slots::Cause;
 
 const IDLE: Install = Install::Idle;
 

@@ -15,7 +15,7 @@ use super::super::answer::{Answer, Outcome, Topic};
 use super::super::validate::validate;
 use super::*;
 use crate::budget::{Backoff, Budgets};
-use crate::link::slots::Cause;
+use crate::slots::Cause;
 
 pub(super) const EPOCH: u64 = 50;
 

@@ -1,7 +1,7 @@
-//! How many exchanges are under way at once, and who is next. Devices that were silent last time hold a slot for all of an
-//! exchange's patience, so they get half of the slots at most: those that answer never wait for those that do not. And a device that
-//! does not run yet what it shall is asked and commanded before those that do are asked how they are: when there are more
-//! devices than can be asked in time, as after a change of leaders, what is new does not wait for all of them.
+//! How many exchanges, or reconciles, are under way at once, and who is next. Devices that were silent last time hold a slot for all
+//! of an exchange's patience, so they get half of the slots at most: those that answer never wait for those that do not. And a
+//! device that does not run yet what it shall is looked at, asked and commanded before those that do are asked how they are: when there
+//! are more devices than can be asked in time, as after a change of leaders, what is new does not wait for all of them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ const ROUTINE_SHARE: u32 = 4;
 /// Entries of a line at which those that nobody waits for any more are taken out, at least.
 const SWEEP: usize = 64;
 
-/// Why a device is talked to.
+/// Why a device is talked to, or looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// It shall run something else than it does, as far as is known.
@@ -24,11 +24,15 @@ pub enum Cause {
     Routine,
 }
 
-/// The slots of all exchanges.
+/// When an object had its last two turns, in arrivals of others: so nobody sees it pass a third time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes([u64; 2]);
+
+/// The slots of all exchanges, or of all reconciles of a controller.
 #[derive(Debug)]
 pub struct Slots(Arc<Mutex<All>>);
 
-/// The right to one exchange; given to the next when dropped.
+/// The right to one of them; given to the next when dropped.
 #[derive(Debug)]
 pub struct Slot {
     all: Arc<Mutex<All>>,
@@ -100,6 +104,11 @@ impl Queue {
         }
     }
 
+    /// When the first came of all that wait.
+    fn arrival(&mut self) -> Option<u64> {
+        self.certain.arrival().into_iter().chain(self.doubtful.arrival()).min()
+    }
+
     fn is_empty(&self) -> bool {
         self.certain.waiting.is_empty() && self.doubtful.waiting.is_empty()
     }
@@ -164,15 +173,32 @@ impl Slots {
     /// Waits for a slot, first come, first served among those of one cause that may have it. `doubtful`: the device's last exchange
     /// ended in silence. None when all ends.
     pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Option<Slot> {
-        match self.take(doubtful, cause) {
+        let turn = self.take(&mut lock(&self.0), doubtful, cause);
+        match turn {
             Ok(slot) => Some(slot),
             Err(turn) => turn.await.ok(),
         }
     }
 
+    /// As [`Self::acquire`], for one of many objects that come again and again: it passes nobody more than twice who waits all the
+    /// while, whatever its cause.
+    pub async fn acquire_fairly(&self, cause: Cause, passes: &mut Passes) -> Option<Slot> {
+        let turn = {
+            let mut all = lock(&self.0);
+            let [before_last, _] = passes.0;
+            let passed_twice = all.routine.arrival().is_some_and(|oldest| before_last > oldest);
+            self.take(&mut all, false, if passed_twice { Cause::Routine } else { cause })
+        };
+        let slot = match turn {
+            Ok(slot) => slot,
+            Err(turn) => turn.await.ok()?,
+        };
+        passes.0 = [passes.0[1], lock(&self.0).arrivals];
+        Some(slot)
+    }
+
     /// A slot that is free, or what brings one.
-    fn take(&self, doubtful: bool, cause: Cause) -> Result<Slot, oneshot::Receiver<Slot>> {
-        let mut all = lock(&self.0);
+    fn take(&self, all: &mut All, doubtful: bool, cause: Cause) -> Result<Slot, oneshot::Receiver<Slot>> {
         // Nobody waits for what is free and may be had.
         if all.free > 0 && (!doubtful || all.free_for_doubtful > 0) {
             all.take(doubtful);
@@ -247,6 +273,41 @@ mod tests {
             (Routine, 2),
         ];
         assert_eq!(order, expected);
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_again_and_again_passes_nobody_a_third_time() {
+        let slots = Slots::new(1);
+        let mut held = slots.acquire(false, Routine).await;
+        // Some wait before the one who hurries comes, and some come while it does.
+        let mut patient: Vec<_> = (0..8).map(|_| Box::pin(slots.acquire(false, Routine))).collect();
+        assert!(patient.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+        let (mut passes, mut passed, mut more) = (Passes::default(), vec![0; patient.len()], 40);
+        while !passed.is_empty() {
+            let mut hurries = Box::pin(slots.acquire_fairly(Change, &mut passes));
+            assert!(hurries.as_mut().now_or_never().is_none());
+            loop {
+                drop(held.take());
+                if let Some(slot) = hurries.as_mut().now_or_never() {
+                    held = slot;
+                    passed.iter_mut().for_each(|times| *times += 1);
+                    break;
+                }
+                let mut turns = patient.iter_mut().map(|turn| turn.as_mut().now_or_never()).enumerate();
+                let (at, slot) = turns.find_map(|(at, slot)| Some((at, slot?))).expect("one is next");
+                drop(turns);
+                held = slot;
+                drop(patient.remove(at));
+                let times = passed.remove(at);
+                assert!(times <= 2, "one was passed {times} times");
+                if more > 0 {
+                    more -= 1;
+                    patient.push(Box::pin(slots.acquire(false, Routine)));
+                    assert!(patient.last_mut().unwrap().as_mut().now_or_never().is_none());
+                    passed.push(0);
+                }
+            }
+        }
     }
 
     #[tokio::test]
