@@ -111,7 +111,7 @@ async fn a_refused_desired_state_fails_and_is_left_when_desired_changes_and_not_
     let event = stage.until_event("Failed").await;
     assert!(event.note.unwrap_or_default().contains("4.22"));
 
-    stage.edit("device-0", json!({"liveness": {"lostAfter": "6s"}})).await;
+    stage.edit("device-0", json!({"liveness": {"lostAfter": "40s"}})).await;
     let status =
         stage.until("device-0", "at generation 2", |status| status.observed_generation == Some(2)).await;
     assert_eq!(status.phase, DevicePhase::Failed);
@@ -145,6 +145,7 @@ async fn a_silent_device_becomes_unknown_then_unreachable_and_comes_back_by_itse
     stage.declare(0, Some("2.0.0")).await;
     stage.until_phase("device-0", DevicePhase::InSync).await;
     stage.device(0).set_behaviour(Behaviour { drop: share("100%").unwrap(), ..Behaviour::default() });
+    stage.edit("device-0", json!({"liveness": {"suspectAfter": "3s", "lostAfter": "10s"}})).await;
     let status = stage
         .until("device-0", "suspected", |status| condition(status, "Reachable") == "Reachable=Unknown/Silent")
         .await;
@@ -166,7 +167,7 @@ async fn a_silent_device_becomes_unknown_then_unreachable_and_comes_back_by_itse
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn an_operator_killed_in_the_middle_of_an_install_commands_nothing_twice() {
     let mut stage = Stage::set("killed", 1).await;
-    let slow = Span::exactly(Duration::from_secs(3));
+    let slow = Span::exactly(Duration::from_secs(6));
     stage.device(0).set_behaviour(Behaviour { install_time: slow, ..Behaviour::default() });
     stage.declare(0, Some("2.0.0")).await;
     stage.device(0).wait_for(|view| view.installing).await.unwrap();
@@ -210,7 +211,7 @@ async fn what_is_no_change_of_desired_state_sends_nothing() {
     stage.edit("device-0", json!({"paused": true})).await;
     let status = stage.until_phase("device-0", DevicePhase::Paused).await;
     assert_eq!(condition(&status, "Reachable"), "Reachable=Unknown/Paused");
-    stage.edit("device-0", json!({"liveness": {"lostAfter": "7s"}})).await;
+    stage.edit("device-0", json!({"liveness": {"lostAfter": "40s"}})).await;
     stage.edit("device-0", json!({"paused": false})).await;
     let status = stage.until_phase("device-0", DevicePhase::InSync).await;
     assert_eq!(status.observed_generation, Some(5));

@@ -141,6 +141,7 @@ async fn the_cutoff_follows_the_targets_at_most_once_a_second() {
     let mut spec = partition_of_pods("10m");
     spec["targets"]["choose"] = json!({"count": 2});
     spec["seed"] = json!(7);
+    let began = tokio::time::Instant::now();
     stage.profile("some", spec).await;
     let status = stage.until("some", "started", |status| status.started_at.is_some()).await;
     let ranked = |names: &[&str]| {
@@ -153,7 +154,6 @@ async fn the_cutoff_follows_the_targets_at_most_once_a_second() {
     assert_eq!((status.cutoff, status.targets.selected), (Some(ranks[1].0), 2));
 
     // One chosen target after the other goes; each time the next one takes its place, and nobody else changes.
-    let began = tokio::time::Instant::now();
     for gone in 0..3 {
         stage.pod_goes(&ranks[gone].1).await;
         let next = Some(ranks[gone + 2].0);
@@ -161,7 +161,7 @@ async fn the_cutoff_follows_the_targets_at_most_once_a_second() {
         stage.until("some", "settled", settled).await;
     }
     let elapsed = began.elapsed();
-    assert!(elapsed >= Duration::from_secs(2), "three moves after the start's within {elapsed:?}");
+    assert!(elapsed >= Duration::from_secs(3), "three moves after the start's within {elapsed:?}");
 }
 
 #[tokio::test]
@@ -175,8 +175,8 @@ async fn an_agent_that_dies_makes_it_degraded_and_its_return_mends_it() {
     assert_eq!(status.nodes.len(), 2, "no agent is there at all");
     let entry = || json!({"targets": 1, "enforced": 1, "installed": true});
     stage.agent("n1", FRESH, &[("cut", entry())]).await;
-    // This one's last heartbeat is nearly too old already, and no other follows.
-    stage.agent("n2", Duration::from_secs(30), &[("cut", entry())]).await;
+    // This one's last heartbeat is half too old already, and no other follows.
+    stage.agent("n2", Duration::from_secs(20), &[("cut", entry())]).await;
     stage.until_phase("cut", FaultPhase::Active).await;
     let status = stage.until_phase("cut", FaultPhase::Degraded).await;
     assert_eq!((status.targets.selected, status.targets.enforced), (2, 1));

@@ -129,7 +129,7 @@ impl Stage {
         let desired = firmware.map(|firmware| json!({"firmware": firmware, "config": {"interval": "5s"}}));
         let mut spec = json!({
             "endpoint": {"host": address.ip().to_string(), "port": address.port()},
-            "liveness": {"probeInterval": "200ms", "suspectAfter": "3s", "lostAfter": "5s"},
+            "liveness": {"probeInterval": "200ms", "suspectAfter": "20s", "lostAfter": "30s"},
         });
         if let Some(desired) = desired {
             spec["desired"] = desired;

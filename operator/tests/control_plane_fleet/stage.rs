@@ -123,7 +123,7 @@ impl Stage {
             "metadata": {"name": device.name(), "labels": labels},
             "spec": {
                 "endpoint": {"host": address.ip().to_string(), "port": address.port()},
-                "liveness": {"probeInterval": "200ms", "suspectAfter": "2s", "lostAfter": "3s"},
+                "liveness": {"probeInterval": "200ms", "suspectAfter": "20s", "lostAfter": "30s"},
                 "desired": desired,
             },
         }))
@@ -136,6 +136,20 @@ impl Stage {
         let name = self.device(number).name().to_owned();
         let params = PatchParams { field_manager: Some("somebody".into()), ..PatchParams::default() };
         self.space.api::<Device>().patch(&name, &params, &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// From now on silence of this device counts soon. That of the others does not: on a busy machine they may be late.
+    pub(crate) async fn is_lost_soon(&self, number: usize) {
+        let liveness = json!({"suspectAfter": "2s", "lostAfter": "3s"});
+        self.edit_device(number, json!({"spec": {"liveness": liveness}})).await;
+    }
+
+    /// From now on the devices take so long to install something.
+    pub(crate) fn install_within(&self, install_time: Duration) {
+        for device in self.sim.devices() {
+            let behaviour = Behaviour { install_time: Span::exactly(install_time), ..Behaviour::default() };
+            device.set_behaviour(behaviour);
+        }
     }
 
     /// Waits until the operator says so of a device.

@@ -38,9 +38,11 @@ const LEASE: &str = include_str!("../../../deploy/operator/lease.yaml");
 /// The Lease's name.
 pub(crate) const NAME: &str = "edge-operator";
 /// The lease's duration in these stories.
-pub(crate) const DURATION: Duration = Duration::from_secs(3);
-/// What a busy machine may add to it: starting to write, to be heard, and to be seen by a test.
-pub(crate) const SLACK: Duration = Duration::from_secs(2);
+pub(crate) const DURATION: Duration = Duration::from_secs(6);
+/// Within which it is renewed.
+pub(crate) const RENEW_DEADLINE: Duration = Duration::from_secs(4);
+/// What a busy machine may add to a lease: starting to write, to be heard, and to be seen by a test.
+pub(crate) const SLACK: Duration = Duration::from_secs(5);
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
@@ -120,8 +122,9 @@ impl Stage {
         let mut child = Command::new(env!("CARGO_BIN_EXE_edge-operator"))
             .env("KUBECONFIG", kubeconfig)
             .args(["--listen=127.0.0.1:0", "--allow-cidrs=127.0.0.1/32", "--log-format=json"])
-            .args(["--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s"])
-            .args(["--leader-elect-retry-period=500ms", "--ack-timeout=100ms", "--poll-interval=100ms"])
+            .arg(format!("--leader-elect-lease-duration={}s", DURATION.as_secs()))
+            .arg(format!("--leader-elect-renew-deadline={}s", RENEW_DEADLINE.as_secs()))
+            .args(["--leader-elect-retry-period=1s", "--ack-timeout=100ms", "--poll-interval=100ms"])
             .args(["--backoff-base=100ms", "--backoff-cap=1s"])
             .arg(format!("--namespace={namespace}"))
             .arg(format!("--watch-namespace={namespace}"))
