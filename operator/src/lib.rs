@@ -20,6 +20,7 @@
 //! * [`queue`], [`slots`], [`budget`]: fairness and bounds of work, of exchanges and of retries.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
 //! * [`record`]: how statuses and Events are written.
+//! * `refusal`: why nothing is done for an object.
 //! * [`device`], [`fleet`], [`fault`]: the controllers.
 //! * [`link`]: CoAP with retransmission (RFC 7252) over UDP.
 //! * [`metrics`], [`http`], [`telemetry`]: how it is watched.
@@ -46,6 +47,7 @@ pub(crate) mod lock;
 pub mod metrics;
 pub mod queue;
 pub mod record;
+pub(crate) mod refusal;
 pub mod resolve;
 pub mod runtime;
 pub mod shared;

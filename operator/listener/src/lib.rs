@@ -136,6 +136,7 @@ mod tests {
     use axum::routing::get;
     use futures::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinSet;
     use tokio::time::timeout;
 
     use super::*;
@@ -145,15 +146,16 @@ mod tests {
     const LARGE: usize = 64 << 20;
 
     /// Pages with room for so many connections, and so much patience with each.
-    async fn pages(room: usize, patience: Duration) -> SocketAddr {
+    async fn pages(room: usize, patience: Duration) -> (SocketAddr, JoinSet<io::Result<()>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let bounded = Bounded { patience, ..Bounded::new(listener, Room::new(room)) };
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/large", get(async || "x".repeat(LARGE)));
-        tokio::spawn(axum::serve(bounded, router).into_future());
-        address
+        let mut server = JoinSet::new();
+        server.spawn(axum::serve(bounded, router).into_future());
+        (address, server)
     }
 
     /// Sends this, and does nothing more.
@@ -172,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_nobody_asks_anything_on_or_takes_an_answer_from_keep_no_others_out() {
-        let address = pages(4, Duration::from_secs(1)).await;
+        let (address, _server) = pages(4, Duration::from_secs(1)).await;
         let _held = [
             says(address, "").await,
             says(address, "GET /healthz HT").await,
@@ -184,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_whose_request_never_ends_is_ended() {
-        let address = pages(1, Duration::from_secs(1)).await;
+        let (address, _server) = pages(1, Duration::from_secs(1)).await;
         let mut slow = says(address, "GET /healthz HTTP/1.1\r\n").await;
         let trickles = async {
             while slow.write_all(b"x: y\r\n").await.is_ok() {
@@ -197,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_taken_slowly_is_taken_whole() {
-        let address = pages(1, Duration::from_secs(2)).await;
+        let (address, _server) = pages(1, Duration::from_secs(2)).await;
         let mut client =
             says(address, "GET /large HTTP/1.1\r\nhost: pages\r\nconnection: close\r\n\r\n").await;
         let (began, mut taken, mut portion) = (Instant::now(), 0, vec![0; LARGE / 20]);

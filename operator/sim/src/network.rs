@@ -17,7 +17,6 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::Client;
 use kube::client::Body;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::service_fn;
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -159,50 +158,19 @@ impl Listener {
     }
 }
 
-/// An accepted connection.
-pub struct Accepted(TcpStream);
-
 impl axum::serve::Listener for Listener {
-    type Io = Accepted;
+    type Io = TcpStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Accepted, SocketAddr) {
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            if let Ok((stream, peer)) = self.0.accept().await {
-                return (Accepted(stream), peer);
+            if let Ok(accepted) = self.0.accept().await {
+                return accepted;
             }
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

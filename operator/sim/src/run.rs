@@ -20,7 +20,7 @@ use crate::weather::Bad;
 use crate::world::{DEVICES, World, operator};
 
 /// From the end of all faults until everything is in sync: a lease, the rest of an exchange (five transmissions, of which
-/// the last waits 12 s), the longest backoff of a watch (30 s) and of a retry (10 s), and three installs; or two minutes in which an
+/// the last waits 12 s), the longest backoff of a watch (8 s) and of a retry (10 s), and three installs; or two minutes in which an
 /// operator measures a clock that jumped and looks at each profile again.
 const BOUND: Duration = Duration::from_secs(130);
 /// As much longer where a rollout has to end first: its deadline, and a rollback by batches of one.
@@ -28,8 +28,9 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Then nothing may be written, and all stay in sync, for so long.
-const QUIET: Duration = Duration::from_secs(40);
+/// Then nothing may be written, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
+/// without a reason, as each minute.
+const QUIET: Duration = Duration::from_secs(65);
 /// An operator that dies at the moment of a sweep is dead for so long.
 const DEAD_FOR: Duration = Duration::from_secs(2);
 /// What is looked at all the time is looked at so often.

@@ -14,7 +14,8 @@ use super::choice::{Chosen, Found};
 use super::notice::{Notice, notices};
 use super::population::NoTarget;
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
-use super::validate::{Plan, Refusal};
+use super::validate::Plan;
+use crate::refusal::Refusal;
 
 /// For so long agents may be silent about a new generation or target before that is a problem.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);

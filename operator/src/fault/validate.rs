@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use edge_api::FaultProfileSpec;
 use edge_api::choose::Amount;
 use edge_api::fault_profile::Targets;
-use edge_api::quantity::{Network, QuantityError};
+use edge_api::quantity::Network;
 use jiff::SignedDuration;
 use kube::core::Selector;
+
+use crate::refusal::{Refusal, invalid, malformed, selector};
 
 mod packets;
 
@@ -38,17 +40,6 @@ pub(crate) enum Wanted {
     Networks(Vec<String>),
 }
 
-/// Why a profile is rejected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// CamelCase, bounded.
-    pub(crate) reason: &'static str,
-    /// What to do about it.
-    pub(crate) message: String,
-}
-
-/// The profile is malformed. Only an object that went around the schema can be.
-pub(crate) const INVALID: &str = "Invalid";
 /// A network lies where faults may not reach.
 pub(crate) const CIDR_NOT_ALLOWED: &str = "CidrNotAllowed";
 
@@ -69,8 +60,10 @@ pub(crate) fn plan(
 
 fn wanted(targets: &Targets, reach: &dyn Fn(Network) -> Result<(), String>) -> Result<Wanted, Refusal> {
     match (&targets.devices, &targets.pods, targets.cidrs.as_slice()) {
-        (Some(devices), None, []) => selector("spec.targets", &devices.selector).map(Wanted::Devices),
-        (None, Some(pods), []) => selector("spec.targets", &pods.selector).map(Wanted::Pods),
+        (Some(devices), None, []) => {
+            selector("spec.targets.devices.selector", &devices.selector).map(Wanted::Devices)
+        }
+        (None, Some(pods), []) => selector("spec.targets.pods.selector", &pods.selector).map(Wanted::Pods),
         (None, None, cidrs @ [_, ..]) => {
             let networks: BTreeSet<Network> =
                 cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>().map_err(invalid)?;
@@ -81,13 +74,6 @@ fn wanted(targets: &Targets, reach: &dyn Fn(Network) -> Result<(), String>) -> R
         }
         _ => Err(malformed("spec.targets needs exactly one of devices, pods and cidrs")),
     }
-}
-
-fn selector(
-    place: &str,
-    selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
-) -> Result<Selector, Refusal> {
-    selector.clone().try_into().map_err(|error| malformed(&format!("{place} has a bad selector: {error}")))
 }
 
 fn amount(targets: &Targets) -> Result<Amount, Refusal> {
@@ -101,19 +87,12 @@ fn amount(targets: &Targets) -> Result<Amount, Refusal> {
     }
 }
 
-fn invalid(error: QuantityError) -> Refusal {
-    malformed(&error.to_string())
-}
-
-fn malformed(message: &str) -> Refusal {
-    Refusal { reason: INVALID, message: message.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::refusal::INVALID;
 
     fn spec(change: impl FnOnce(&mut Value)) -> FaultProfileSpec {
         let mut spec = json!({

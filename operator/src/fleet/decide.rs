@@ -15,7 +15,8 @@ use super::field::{Field, Standing};
 use super::member::{Contact, Member, Outcome};
 use super::notice::notices;
 use super::revision::{self, Adoption, Revisions};
-use super::validate::{Plan, Refusal};
+use super::validate::Plan;
+use crate::refusal::Refusal;
 
 mod budget;
 mod words;

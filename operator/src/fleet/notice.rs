@@ -51,7 +51,8 @@ fn newly_false<'a>(
 /// Events have reasons out of a bounded set.
 fn reason_of(reason: &str) -> Option<&'static str> {
     use super::decide::FAILURES;
-    use super::validate::{INVALID, OVERLAP, TOO_MANY};
+    use super::validate::{OVERLAP, TOO_MANY};
+    use crate::refusal::INVALID;
 
     [FAILURES, DEADLINE, REVISION_MISSING, "RollingBack", INVALID, OVERLAP, TOO_MANY]
         .into_iter()

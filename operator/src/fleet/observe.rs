@@ -18,9 +18,10 @@ use super::decide::{Decision, Observed, decide};
 use super::member::Member;
 use super::memory::Sent;
 use super::revision::Revisions;
-use super::validate::{OVERLAP, Plan, Refusal, TOO_MANY, plan, selector};
+use super::validate::{OVERLAP, Plan, TOO_MANY, plan, selector};
 use crate::epoch;
 use crate::error::{ApiError, call};
+use crate::refusal::Refusal;
 
 /// The label of a fleet's ControllerRevisions: its uid.
 pub(crate) const FLEET_UID: &str = "edge-operator.dev/fleet-uid";

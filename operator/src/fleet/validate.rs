@@ -2,10 +2,12 @@
 //! The API server refuses malformed ones; what other objects make of a fleet is judged by who looks at them.
 
 use edge_api::choose::Amount;
-use edge_api::quantity::{QuantityError, Share};
+use edge_api::quantity::Share;
 use edge_api::{DeviceFleetSpec, OnBudgetExceeded};
 use jiff::SignedDuration;
 use kube::core::Selector;
+
+use crate::refusal::{self, Refusal, invalid, malformed};
 
 /// What a fleet asks for, valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,17 +32,6 @@ pub(crate) struct Plan {
     pub(crate) paused: bool,
 }
 
-/// Why nothing is done for a fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// CamelCase, bounded.
-    pub(crate) reason: &'static str,
-    /// What to do about it.
-    pub(crate) message: String,
-}
-
-/// The fleet is malformed. Only an object that went around the schema can be.
-pub(crate) const INVALID: &str = "Invalid";
 /// Another fleet selects one of its devices.
 pub(crate) const OVERLAP: &str = "Overlap";
 /// It selects more devices than `--max-fleet-devices`.
@@ -72,20 +63,11 @@ pub(crate) fn plan(spec: &DeviceFleetSpec) -> Result<Plan, Refusal> {
 
 /// The devices that a fleet selects.
 pub(crate) fn selector(spec: &DeviceFleetSpec) -> Result<Selector, Refusal> {
-    let selector = spec.selector.clone();
-    selector.try_into().map_err(|error| malformed(&format!("spec.selector is bad: {error}")))
+    refusal::selector("spec.selector", &spec.selector)
 }
 
 fn number(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn invalid(error: QuantityError) -> Refusal {
-    malformed(&error.to_string())
-}
-
-fn malformed(message: &str) -> Refusal {
-    Refusal { reason: INVALID, message: message.to_owned() }
 }
 
 #[cfg(test)]
@@ -93,6 +75,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::refusal::INVALID;
 
     fn judge(rollout: Value) -> Result<Plan, Refusal> {
         let spec = json!({

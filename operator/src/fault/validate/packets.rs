@@ -8,7 +8,7 @@ use edge_api::fault_profile::{
 use edge_api::faults::{MAX_BURST, MAX_LATER, MAX_QUEUE, MIN_BURST};
 use edge_api::{DurationString, Percent};
 
-use super::{Refusal, invalid, malformed};
+use crate::refusal::{Refusal, invalid, malformed, selector};
 
 /// Checks matching and faults. Returns how long all phases last.
 pub(super) fn check(spec: &FaultProfileSpec) -> Result<Duration, Refusal> {
@@ -108,7 +108,7 @@ fn check_match(matching: &Match) -> Result<(), Refusal> {
         match (&peer.cidr, &peer.service, &peer.pods) {
             (Some(cidr), None, None) => cidr.parse().map(drop).map_err(invalid)?,
             (None, Some(_), None) => {}
-            (None, None, Some(pods)) => super::selector("spec.match.peers", pods).map(drop)?,
+            (None, None, Some(pods)) => selector("spec.match.peers.pods", pods).map(drop)?,
             _ => {
                 return Err(malformed(
                     "a peer in spec.match.peers needs exactly one of cidr, service and pods",
@@ -123,8 +123,8 @@ fn check_match(matching: &Match) -> Result<(), Refusal> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::INVALID;
     use super::*;
+    use crate::refusal::INVALID;
 
     /// What is said of a profile with this part replaced.
     fn judge(part: &str, value: &Value) -> Result<Duration, Refusal> {
@@ -189,7 +189,7 @@ mod tests {
             (json!({"peers": [{"cidr": "10.0.0.1/8"}]}), "10.0.0.1/8"),
             (
                 json!({"peers": [{"pods": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}),
-                "spec.match.peers has a bad selector",
+                "spec.match.peers.pods is bad",
             ),
         ] {
             let refusal = judge("match", &matching).unwrap_err();
