@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
-use crate::diff::{QUARANTINE_NS, diff, release};
+use crate::diff::{QUARANTINE_NS, Referred, diff, release};
 use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel, KernelError, Refusal};
 use crate::ledger::{Ledger, bindings};
@@ -122,7 +122,11 @@ impl<K: Kernel> Enforcer<K> {
         let mut outcome = Outcome::Done;
         self.kernel.begin_round(ops.len());
         for alike in ops.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
-            let is_held = |op: &Op| broken.is_needed_by(op) || broken.keeps(op, &self.ledger);
+            // Once for all of them: there can be as many as entries.
+            let referred = (broken.entry && alike.first().is_some_and(retires))
+                .then(|| Referred::by(self.ledger.entries.values()));
+            let is_kept = |op: &Op| referred.as_ref().is_some_and(|referred| referred.keeps(op));
+            let is_held = |op: &Op| broken.is_needed_by(op) || is_kept(op);
             let parts = alike.chunk_by(|one, next| is_held(one) == is_held(next));
             let parts: Vec<(bool, &[Op])> =
                 parts.map(|part| (part.first().is_some_and(is_held), part)).collect();
@@ -362,16 +366,11 @@ impl Broken {
             _ => false,
         }
     }
+}
 
-    /// Whether an operation would retire what an entry in the kernel still refers to.
-    fn keeps(&self, op: &Op, ledger: &Ledger) -> bool {
-        let refers = |is_it: &dyn Fn(&Binding) -> bool| ledger.entries.values().flat_map(bindings).any(is_it);
-        match op {
-            Op::RetireRule { slot } => self.entry && refers(&|binding| binding.rule == *slot),
-            Op::RetireState { state } => self.entry && refers(&|binding| binding.state == *state),
-            _ => false,
-        }
-    }
+/// Whether it takes something out of use.
+const fn retires(op: &Op) -> bool {
+    matches!(op, Op::RetireRule { .. } | Op::RetireState { .. })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::locate::{Link, LinkKind, Route};
 use crate::peers::Peer;
 use crate::profile::Profile;
 use crate::profile::tests::object;
+use crate::table::Place;
 
 const BOOT: u64 = 5_000_000_000;
 
@@ -116,6 +117,33 @@ fn what_one_refusal_leaves_out_is_no_more_than_what_needs_it() {
     enforcer.plan(&both, server(), BOOT);
     assert_eq!(enforcer.carry_out(), Outcome::Refused);
     assert_eq!((enforcer.kernel().states.len(), enforcer.kernel().entries.len()), (1, 1));
+}
+
+#[test]
+fn of_many_states_those_that_a_refused_entry_still_needs_are_found_in_no_time() {
+    const STATES: u32 = 20_000;
+    let mut enforcer = enforcer();
+    let (uid, target): (Uid, crate::table::TargetName) = ("u".into(), "t".into());
+    let place = |state: u32| Place::Address(std::net::Ipv4Addr::from(state).into());
+    let mut ops = Vec::new();
+    for state in 1..=STATES {
+        ops.push(Op::MakeState { state, uid: Arc::clone(&uid), target: Arc::clone(&target) });
+    }
+    for state in 1..=STATES {
+        let mut entry = place(state).blank();
+        (entry.bindings[0].state, entry.count) = (state, 1);
+        ops.push(Op::WriteEntry { place: place(state), entry: Box::new(entry) });
+    }
+    assert_eq!(enforcer.perform(&ops, BOOT), Outcome::Done);
+    let mut ops: Vec<Op> = (2..=STATES).map(|state| Op::RemoveEntry(place(state))).collect();
+    let kept = STATES / 2;
+    enforcer.kernel_mut().refuse_from = Some(("RemoveEntry", 2 * STATES as usize + kept as usize));
+    ops.extend((1..=STATES).map(|state| Op::RetireState { state }));
+    let began = std::time::Instant::now();
+    assert_eq!(enforcer.perform(&ops, BOOT), Outcome::Refused);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    let retired = enforcer.ledger.states.values().filter(|row| row.retired_ns.is_some()).count();
+    assert_eq!(retired, kept as usize, "of the entries that are gone");
 }
 
 /// The losses of the rules that a packet of the target meets, in 2⁻³².
