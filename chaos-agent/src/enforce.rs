@@ -88,7 +88,7 @@ impl<K: Kernel> Enforcer<K> {
     /// [`Self::plan`], [`Self::carry_out`] and [`Self::release`] in one. Returns whether the kernel took everything.
     pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
         self.plan(world, server, boot_ns);
-        let mut outcome = self.carry_out();
+        let mut outcome = self.carry_out(|| boot_ns);
         while outcome == Outcome::Done && self.next_release().is_some_and(|at| at <= boot_ns) {
             outcome = self.release(boot_ns);
         }
@@ -104,20 +104,21 @@ impl<K: Kernel> Enforcer<K> {
         self.plan = compile(world, self.settings.capacity, boot_ns, |profile| deadlines.of(&profile.uid));
     }
 
-    /// Brings the tables to the plan. What is not done the same call again tries.
-    pub fn carry_out(&mut self) -> Outcome {
+    /// Brings the tables to the plan. What is not done the same call again tries. `boot_ns` reads CLOCK_BOOTTIME: what is retired is in
+    /// quarantine from its retirement on, which can be seconds behind the plan.
+    pub fn carry_out(&mut self, boot_ns: impl Fn() -> u64) -> Outcome {
         let ops = diff(&self.ledger, &self.plan, self.settings.capacity);
         self.failure = None;
-        self.perform(&ops, self.applied_ns)
+        self.perform(&ops, &boot_ns)
     }
 
     /// Clears a part of what nothing refers to any more, at `boot_ns` (CLOCK_BOOTTIME): a change of rules need not wait for all of it.
     pub fn release(&mut self, boot_ns: u64) -> Outcome {
         let ops = release(&self.ledger, boot_ns, RELEASED_AT_ONCE);
-        self.perform(&ops, boot_ns)
+        self.perform(&ops, &|| boot_ns)
     }
 
-    fn perform(&mut self, ops: &[Op], boot_ns: u64) -> Outcome {
+    fn perform(&mut self, ops: &[Op], boot_ns: &dyn Fn() -> u64) -> Outcome {
         let mut broken = Broken::default();
         let mut outcome = Outcome::Done;
         self.kernel.begin_round(ops.len());
@@ -143,13 +144,14 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Performs operations of one kind, none of which needs another one. Each that the kernel refuses is left out; where it has no
     /// memory at the moment all that follow are.
-    fn perform_alike(&mut self, ops: &[Op], broken: &mut Broken, boot_ns: u64) -> Outcome {
+    fn perform_alike(&mut self, ops: &[Op], broken: &mut Broken, boot_ns: &dyn Fn() -> u64) -> Outcome {
         let mut rest = ops;
         let mut outcome = Outcome::Done;
         loop {
             let refusal = self.kernel.perform_all(rest).err();
             let (done, left) = rest.split_at(refusal.as_ref().map_or(rest.len(), |refusal| refusal.at));
-            done.iter().for_each(|op| self.ledger.record(op, boot_ns));
+            let now_ns = boot_ns();
+            done.iter().for_each(|op| self.ledger.record(op, now_ns));
             let Some(Refusal { error, .. }) = refusal else { return outcome };
             let (left_out, further) =
                 if error.is_momentary() { (left, [].as_slice()) } else { left.split_at(left.len().min(1)) };

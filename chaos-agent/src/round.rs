@@ -241,7 +241,7 @@ fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now
     let server = shared.offset().server_time(now.wall);
     shared.index().with_world(|world| enforcer.plan(world, server, now.boot_ns));
     // The watches go on meanwhile: the kernel may make a round wait.
-    let outcome = enforcer.carry_out();
+    let outcome = enforcer.carry_out(|| clock::read().map_or(now.boot_ns, |now| now.boot_ns));
     let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     shared.stats.rounds.fetch_add(1, Ordering::Relaxed);
     shared.stats.round_ns.fetch_add(spent, Ordering::Relaxed);
