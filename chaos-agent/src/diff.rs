@@ -125,12 +125,28 @@ fn remove_entries(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
 
 /// Slots and states that entries refer to.
 #[derive(Default)]
-struct Referred {
+pub(crate) struct Referred {
     rules: BTreeSet<u32>,
     states: BTreeSet<u32>,
 }
 
 impl Referred {
+    /// By these.
+    pub(crate) fn by<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut referred = Self::default();
+        entries.into_iter().for_each(|entry| referred.add(entry));
+        referred
+    }
+
+    /// Whether an operation would retire one of them.
+    pub(crate) fn keeps(&self, op: &Op) -> bool {
+        match op {
+            Op::RetireRule { slot } => self.rules.contains(slot),
+            Op::RetireState { state } => self.states.contains(state),
+            _ => false,
+        }
+    }
+
     fn add(&mut self, entry: &Entry) {
         for binding in bindings(entry) {
             self.rules.insert(binding.rule);

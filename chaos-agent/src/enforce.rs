@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
-use crate::diff::{QUARANTINE_NS, diff, release};
+use crate::diff::{QUARANTINE_NS, Referred, diff, release};
 use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel, KernelError, Refusal};
 use crate::ledger::{Ledger, bindings};
@@ -88,7 +88,7 @@ impl<K: Kernel> Enforcer<K> {
     /// [`Self::plan`], [`Self::carry_out`] and [`Self::release`] in one. Returns whether the kernel took everything.
     pub fn apply(&mut self, world: &World, server: Timestamp, boot_ns: u64) -> bool {
         self.plan(world, server, boot_ns);
-        let mut outcome = self.carry_out();
+        let mut outcome = self.carry_out(|| boot_ns);
         while outcome == Outcome::Done && self.next_release().is_some_and(|at| at <= boot_ns) {
             outcome = self.release(boot_ns);
         }
@@ -104,25 +104,30 @@ impl<K: Kernel> Enforcer<K> {
         self.plan = compile(world, self.settings.capacity, boot_ns, |profile| deadlines.of(&profile.uid));
     }
 
-    /// Brings the tables to the plan. What is not done the same call again tries.
-    pub fn carry_out(&mut self) -> Outcome {
+    /// Brings the tables to the plan. What is not done the same call again tries. `boot_ns` reads CLOCK_BOOTTIME: what is retired is in
+    /// quarantine from its retirement on, which can be seconds behind the plan.
+    pub fn carry_out(&mut self, boot_ns: impl Fn() -> u64) -> Outcome {
         let ops = diff(&self.ledger, &self.plan, self.settings.capacity);
         self.failure = None;
-        self.perform(&ops, self.applied_ns)
+        self.perform(&ops, &boot_ns)
     }
 
     /// Clears a part of what nothing refers to any more, at `boot_ns` (CLOCK_BOOTTIME): a change of rules need not wait for all of it.
     pub fn release(&mut self, boot_ns: u64) -> Outcome {
         let ops = release(&self.ledger, boot_ns, RELEASED_AT_ONCE);
-        self.perform(&ops, boot_ns)
+        self.perform(&ops, &|| boot_ns)
     }
 
-    fn perform(&mut self, ops: &[Op], boot_ns: u64) -> Outcome {
+    fn perform(&mut self, ops: &[Op], boot_ns: &dyn Fn() -> u64) -> Outcome {
         let mut broken = Broken::default();
         let mut outcome = Outcome::Done;
         self.kernel.begin_round(ops.len());
         for alike in ops.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
-            let is_held = |op: &Op| broken.is_needed_by(op) || broken.keeps(op, &self.ledger);
+            // Once for all of them: there can be as many as entries.
+            let referred = (broken.entry && alike.first().is_some_and(retires))
+                .then(|| Referred::by(self.ledger.entries.values()));
+            let is_kept = |op: &Op| referred.as_ref().is_some_and(|referred| referred.keeps(op));
+            let is_held = |op: &Op| broken.is_needed_by(op) || is_kept(op);
             let parts = alike.chunk_by(|one, next| is_held(one) == is_held(next));
             let parts: Vec<(bool, &[Op])> =
                 parts.map(|part| (part.first().is_some_and(is_held), part)).collect();
@@ -139,13 +144,14 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Performs operations of one kind, none of which needs another one. Each that the kernel refuses is left out; where it has no
     /// memory at the moment all that follow are.
-    fn perform_alike(&mut self, ops: &[Op], broken: &mut Broken, boot_ns: u64) -> Outcome {
+    fn perform_alike(&mut self, ops: &[Op], broken: &mut Broken, boot_ns: &dyn Fn() -> u64) -> Outcome {
         let mut rest = ops;
         let mut outcome = Outcome::Done;
         loop {
             let refusal = self.kernel.perform_all(rest).err();
             let (done, left) = rest.split_at(refusal.as_ref().map_or(rest.len(), |refusal| refusal.at));
-            done.iter().for_each(|op| self.ledger.record(op, boot_ns));
+            let now_ns = boot_ns();
+            done.iter().for_each(|op| self.ledger.record(op, now_ns));
             let Some(Refusal { error, .. }) = refusal else { return outcome };
             let (left_out, further) =
                 if error.is_momentary() { (left, [].as_slice()) } else { left.split_at(left.len().min(1)) };
@@ -362,16 +368,11 @@ impl Broken {
             _ => false,
         }
     }
+}
 
-    /// Whether an operation would retire what an entry in the kernel still refers to.
-    fn keeps(&self, op: &Op, ledger: &Ledger) -> bool {
-        let refers = |is_it: &dyn Fn(&Binding) -> bool| ledger.entries.values().flat_map(bindings).any(is_it);
-        match op {
-            Op::RetireRule { slot } => self.entry && refers(&|binding| binding.rule == *slot),
-            Op::RetireState { state } => self.entry && refers(&|binding| binding.state == *state),
-            _ => false,
-        }
-    }
+/// Whether it takes something out of use.
+const fn retires(op: &Op) -> bool {
+    matches!(op, Op::RetireRule { .. } | Op::RetireState { .. })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::locate::netlink::{Netlink, read};
+use crate::locate::netlink::{Netlink, NetlinkError, read};
 use crate::locate::{LinkChange, Topology};
 use crate::shared::Shared;
 
@@ -41,11 +41,10 @@ struct Following {
 impl Following {
     async fn work(&mut self) -> Result<()> {
         loop {
-            let mut until = Instant::now() + self.look().await?;
-            while let Ok(changes) = timeout_at(until, self.netlink.changed()).await {
-                self.tell(&changes?);
-                until = until.min(Instant::now() + SETTLE);
-            }
+            let until = Instant::now() + self.look().await?;
+            let Self { netlink, shared, last } = self;
+            let told = |changes: &[LinkChange]| tell(shared, last, changes);
+            until_settled(until, netlink, told).await?;
         }
     }
 
@@ -59,7 +58,7 @@ impl Following {
                 outcome = &mut reading => break outcome,
                 changes = self.netlink.changed() => {
                     let changes = changes?;
-                    self.tell(&changes);
+                    tell(&self.shared, &mut self.last, &changes);
                     told.extend(changes);
                     next_look = SETTLE;
                 }
@@ -69,7 +68,7 @@ impl Following {
             Ok(mut topology) => {
                 // Interfaces may have been read before that.
                 topology.tell(&told);
-                self.hand_over(topology);
+                hand_over(&self.shared, &mut self.last, topology);
                 Ok(next_look)
             }
             // Interfaces may come and go while they are read.
@@ -79,19 +78,90 @@ impl Following {
             }
         }
     }
+}
 
-    /// Hands over what events say.
-    fn tell(&mut self, changes: &[LinkChange]) {
-        let Some(last) = &self.last else { return };
-        let mut next = last.clone();
-        next.tell(changes);
-        if next != *last {
-            self.hand_over(next);
+/// Who tells of changes.
+trait Changes {
+    /// See [`Netlink::changed`].
+    fn changed(&mut self) -> impl Future<Output = Result<Vec<LinkChange>, NetlinkError>> + Send;
+}
+
+impl Changes for Netlink {
+    fn changed(&mut self) -> impl Future<Output = Result<Vec<LinkChange>, NetlinkError>> + Send {
+        Self::changed(self)
+    }
+}
+
+/// Takes in what is told until then, but not for long behind the first of it, however soon one change follows the other.
+async fn until_settled(
+    mut until: Instant,
+    changes: &mut impl Changes,
+    mut tell: impl FnMut(&[LinkChange]),
+) -> Result<(), NetlinkError> {
+    // A timeout alone would not end it: it looks at the time only where nothing is told.
+    while Instant::now() < until
+        && let Ok(told) = timeout_at(until, changes.changed()).await
+    {
+        tell(&told?);
+        until = until.min(Instant::now() + SETTLE);
+    }
+    Ok(())
+}
+
+/// Hands over what events say of interfaces.
+fn tell(shared: &Shared, last: &mut Option<Topology>, changes: &[LinkChange]) {
+    // Most are about something else, such as routes, which all are read soon.
+    if changes.is_empty() {
+        return;
+    }
+    let Some(before) = last else { return };
+    let mut next = before.clone();
+    next.tell(changes);
+    if next != *before {
+        hand_over(shared, last, next);
+    }
+}
+
+fn hand_over(shared: &Shared, last: &mut Option<Topology>, topology: Topology) {
+    shared.take_topology(topology.clone());
+    *last = Some(topology);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One change follows the other; the connection ends after a second.
+    struct Gapless(Instant);
+
+    impl Changes for Gapless {
+        async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
+            (self.0.elapsed() < Duration::from_secs(1)).then(Vec::new).ok_or(NetlinkError::Closed)
         }
     }
 
-    fn hand_over(&mut self, topology: Topology) {
-        self.shared.take_topology(topology.clone());
-        self.last = Some(topology);
+    /// Nothing changes.
+    struct Calm;
+
+    impl Changes for Calm {
+        async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn all_is_read_soon_although_one_change_follows_the_other_without_a_gap() {
+        let began = Instant::now();
+        let mut told = 0_u64;
+        let outcome = until_settled(began + LOOK_EVERY, &mut Gapless(began), |_| told += 1).await;
+        assert!(outcome.is_ok(), "nothing was read for {:?}, {told} changes", began.elapsed());
+        assert!(told > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_is_read_once_in_a_while_although_nothing_is_told() {
+        let began = Instant::now();
+        until_settled(began + LOOK_EVERY, &mut Calm, |_| {}).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), LOOK_EVERY.as_secs());
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::clock;
 use crate::enforce::{Enforcer, Outcome};
 use crate::kernel::{Ahead, Kernel};
-use crate::shared::Shared;
+use crate::shared::{Shared, Wake};
 
 /// Without any change the enforcer comes around so often: to correct deadlines by a clock that was set, to try
 /// refused hooks again, to forget flows.
@@ -21,94 +21,189 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The kernel's memory for counters is looked for again after so long: a worker of its fills it up, by the portion.
 const REFILL: Duration = Duration::from_millis(2);
 
+/// What has been in quarantine for so much longer than it need be, in nanoseconds, is cleared even when each turn is a round: where the
+/// world changes all the time.
+const OVERDUE_NS: u64 = 2_000_000_000;
+
 /// Runs until it is stopped. Blocking: it has a thread of its own.
 ///
 /// # Errors
 /// When a clock cannot be read.
-pub fn run<K: Kernel>(mut enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
-    let mut last_beat = Instant::now();
-    let mut retry_at: Option<Instant> = None;
-    let (mut is_unhooked, mut is_held) = (true, false);
-    // When there is work ahead to be done.
-    let mut ahead_at = Some(Instant::now());
-    let mut sweep = Sweep::default();
-    let (mut has_made_room, mut has_changed) = (false, false);
+pub fn run<K: Kernel>(enforcer: Enforcer<K>, shared: &Arc<Shared>) -> Result<()> {
+    let mut turns = Turns::new(enforcer);
     loop {
-        let wait = if is_unhooked || has_made_room {
-            Duration::ZERO
-        } else {
-            pause(&enforcer, last_beat, retry_at)?
-        };
-        let wait = ahead_at.map_or(wait, |at| wait.min(at.saturating_duration_since(Instant::now())));
-        let wake = shared.wait(wait);
+        let wake = shared.wait(turns.pause()?);
         if wake.stop {
-            let qdiscs = enforcer.added_qdiscs();
-            drop(enforcer);
+            let qdiscs = turns.enforcer.added_qdiscs();
+            drop(turns);
             shared.leave(qdiscs);
             return Ok(());
         }
+        turns.turn(wake, shared)?;
+    }
+}
+
+/// When what the kernel did not take is tried again. One does not wait for the other: a refusal may last, and what is cleared may
+/// be what it lacks room for.
+#[derive(Default)]
+struct Again {
+    /// A round.
+    round: Option<Instant>,
+    /// Clearing what was in quarantine.
+    clear: Option<Instant>,
+}
+
+impl Again {
+    fn is_round_due(&self, now: Instant) -> bool {
+        self.round.is_some_and(|at| at <= now)
+    }
+
+    fn may_clear(&self, now: Instant) -> bool {
+        self.clear.is_none_or(|at| at <= now)
+    }
+}
+
+/// What the enforcer's thread knows from one turn to the next.
+struct Turns<K> {
+    enforcer: Enforcer<K>,
+    last_beat: Instant,
+    again: Again,
+    /// Interfaces may lack hooks that they are to get.
+    is_unhooked: bool,
+    /// All rules were in the kernel once.
+    is_held: bool,
+    /// When there is work ahead to be done.
+    ahead_at: Option<Instant>,
+    sweep: Sweep,
+    /// A rule that found no slot may find one now.
+    has_made_room: bool,
+    /// The picture is not of what there is.
+    has_changed: bool,
+}
+
+impl<K: Kernel> Turns<K> {
+    fn new(enforcer: Enforcer<K>) -> Self {
+        let now = Instant::now();
+        Self {
+            enforcer,
+            last_beat: now,
+            again: Again::default(),
+            is_unhooked: true,
+            is_held: false,
+            ahead_at: Some(now),
+            sweep: Sweep::default(),
+            has_made_room: false,
+            has_changed: false,
+        }
+    }
+
+    /// How long nothing is to be done.
+    fn pause(&self) -> Result<Duration> {
+        if self.is_unhooked || self.has_made_room {
+            return Ok(Duration::ZERO);
+        }
+        let boot_ns = clock::read().context("CLOCK_BOOTTIME")?.boot_ns;
+        let until = |moment: u64| Duration::from_nanos(moment.saturating_sub(boot_ns));
+        let still = |at: Instant| at.saturating_duration_since(Instant::now());
+        let beat = BEAT.saturating_sub(self.last_beat.elapsed());
+        // What was refused waits for its next try, whatever is due.
+        let round = self.again.round.map(still).or_else(|| self.enforcer.next_due().map(until));
+        let clear = self.enforcer.next_release().map(until);
+        let clear = clear.map(|due| due.max(self.again.clear.map_or(Duration::ZERO, still)));
+        let ahead = self.ahead_at.map(still);
+        Ok([round, clear, ahead].into_iter().flatten().fold(beat, Duration::min))
+    }
+
+    /// Does what is to be done now: of rounds and hooks one, of the rest a portion.
+    fn turn(&mut self, wake: Wake, shared: &Shared) -> Result<()> {
         let now = clock::read().context("CLOCK_BOOTTIME")?;
-        let has_topology = wake.topology.is_some();
+        self.has_changed |= wake.topology.is_some();
         if let Some(topology) = wake.topology {
-            enforcer.set_topology(topology);
+            self.enforcer.set_topology(topology);
         }
-        let is_beat = last_beat.elapsed() >= BEAT;
-        if is_beat {
-            last_beat = Instant::now();
-            enforcer.retry_hooks();
-            sweep.go_on(&mut enforcer);
-        }
-        let is_retry = retry_at.is_some_and(|at| at <= Instant::now());
-        let is_due = retry_at.is_none() && is_over(enforcer.next_due(), now);
-        let is_ready = || shared.is_clock_compared() && shared.index().missing().is_empty();
-        let is_waited_for = std::mem::take(&mut has_made_room);
-        let is_round = (wake.world || is_beat || is_retry || is_due || is_waited_for) && is_ready();
-        let is_release = !is_round && retry_at.is_none() && is_over(enforcer.next_release(), now);
+        let is_round = self.is_round(wake.world, now) && is_ready(shared);
         if is_round {
-            let outcome = round(&mut enforcer, shared, now);
-            retry_at = next_try(outcome);
-            is_held |= outcome == Outcome::Done;
-        } else if is_release {
-            // A rule may have found no slot.
-            has_made_room = enforcer.is_full();
-            retry_at = next_try(enforcer.release(now.boot_ns));
+            let outcome = round(&mut self.enforcer, shared, now);
+            self.again.round = next_try(outcome, Instant::now());
+            self.is_held |= outcome == Outcome::Done;
         }
-        let was_unhooked = is_unhooked;
-        is_unhooked = enforcer.attach_next();
-        if is_held && !is_unhooked && shared.installed_at().is_none() {
+        let is_clearing = self.clear(is_round, now);
+        self.has_changed |= self.is_unhooked;
+        self.is_unhooked = self.enforcer.attach_next();
+        if self.is_held && !self.is_unhooked && shared.installed_at().is_none() {
             let wall = clock::read().context("CLOCK_BOOTTIME")?.wall;
             let at = shared.offset().server_time(wall);
             shared.installed(at);
         }
-        let is_releasing = is_release && retry_at.is_none() && is_over(enforcer.next_release(), now);
         // What a round has used up is made anew when nothing else is to be done.
         if is_round {
-            ahead_at = Some(Instant::now());
+            self.ahead_at = Some(Instant::now());
         }
-        if ahead_at.is_some_and(|at| at <= Instant::now()) && !is_unhooked && !is_releasing {
-            ahead_at = next_ahead(enforcer.prepare());
+        let is_calm = !self.is_unhooked && !is_clearing;
+        if is_calm && self.ahead_at.is_some_and(|at| at <= Instant::now()) {
+            self.ahead_at = next_ahead(self.enforcer.prepare());
         }
         // What is half done is shown when it is done: the picture of many targets takes longer than a hook.
-        has_changed |= has_topology || was_unhooked || is_release;
-        if is_round || (has_changed && !is_unhooked && !is_releasing) {
-            has_changed = false;
-            shared.show(enforcer.view());
+        if is_round || (self.has_changed && is_calm) {
+            self.has_changed = false;
+            shared.show(self.enforcer.view());
         }
         shared.beat(is_round);
+        Ok(())
+    }
+
+    /// Whether there is reason for a round; takes that in.
+    fn is_round(&mut self, is_new_world: bool, now: clock::Now) -> bool {
+        let is_beat = self.last_beat.elapsed() >= BEAT;
+        if is_beat {
+            self.last_beat = Instant::now();
+            self.enforcer.retry_hooks();
+            self.sweep.go_on(&mut self.enforcer);
+        }
+        let is_retry = self.again.is_round_due(Instant::now());
+        let is_due = self.again.round.is_none() && is_over(self.enforcer.next_due(), now.boot_ns);
+        let is_waited_for = std::mem::take(&mut self.has_made_room);
+        is_new_world || is_beat || is_retry || is_due || is_waited_for
+    }
+
+    /// Clears a portion of what was in quarantine, if this is the turn for it. Returns whether more is to be cleared at once.
+    fn clear(&mut self, is_round: bool, now: clock::Now) -> bool {
+        let is_full = self.enforcer.is_full();
+        let is_turn = is_to_clear(self.enforcer.next_release(), now.boot_ns, is_round, is_full);
+        if !is_turn || !self.again.may_clear(Instant::now()) {
+            return false;
+        }
+        let outcome = self.enforcer.release(now.boot_ns);
+        self.again.clear = next_try(outcome, Instant::now());
+        self.has_made_room = is_full;
+        self.has_changed = true;
+        outcome == Outcome::Done && is_over(self.enforcer.next_release(), now.boot_ns)
     }
 }
 
+/// Whether rules may be told from what is known.
+fn is_ready(shared: &Shared) -> bool {
+    shared.is_clock_compared() && shared.index().missing().is_empty()
+}
+
 /// Whether a moment of CLOCK_BOOTTIME has come.
-fn is_over(moment: Option<u64>, now: clock::Now) -> bool {
-    moment.is_some_and(|at| at <= now.boot_ns)
+fn is_over(moment: Option<u64>, boot_ns: u64) -> bool {
+    moment.is_some_and(|at| at <= boot_ns)
+}
+
+/// Whether this turn clears what was in quarantine, which is over at `due_ns` (both CLOCK_BOOTTIME): not in a turn that is a round, so that
+/// the next one need not wait for it either, unless that lacks room or clearing is late.
+fn is_to_clear(due_ns: Option<u64>, boot_ns: u64, is_round: bool, is_full: bool) -> bool {
+    let late_ns = due_ns.and_then(|due_ns| boot_ns.checked_sub(due_ns));
+    late_ns.is_some_and(|late_ns| !is_round || is_full || late_ns >= OVERDUE_NS)
 }
 
 /// When to try again what is not done.
-fn next_try(outcome: Outcome) -> Option<Instant> {
+fn next_try(outcome: Outcome, now: Instant) -> Option<Instant> {
     match outcome {
         Outcome::Done => None,
-        Outcome::Later => Some(Instant::now() + REFILL),
-        Outcome::Refused => Some(Instant::now() + RETRY),
+        Outcome::Later => Some(now + REFILL),
+        Outcome::Refused => Some(now + RETRY),
     }
 }
 
@@ -146,7 +241,7 @@ fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now
     let server = shared.offset().server_time(now.wall);
     shared.index().with_world(|world| enforcer.plan(world, server, now.boot_ns));
     // The watches go on meanwhile: the kernel may make a round wait.
-    let outcome = enforcer.carry_out();
+    let outcome = enforcer.carry_out(|| clock::read().map_or(now.boot_ns, |now| now.boot_ns));
     let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     shared.stats.rounds.fetch_add(1, Ordering::Relaxed);
     shared.stats.round_ns.fetch_add(spent, Ordering::Relaxed);
@@ -154,102 +249,5 @@ fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now
     outcome
 }
 
-/// How long nothing is to be done.
-fn pause<K: Kernel>(
-    enforcer: &Enforcer<K>,
-    last_beat: Instant,
-    retry_at: Option<Instant>,
-) -> Result<Duration> {
-    let now = clock::read().context("CLOCK_BOOTTIME")?;
-    let mut pause = BEAT.saturating_sub(last_beat.elapsed());
-    let due = enforcer.next_due().into_iter().chain(enforcer.next_release()).min();
-    let due = due.map(|due| Duration::from_nanos(due.saturating_sub(now.boot_ns)));
-    let retry = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-    // What was refused is due, too: it waits for the retry.
-    if let Some(next) = retry.or(due) {
-        pause = pause.min(next);
-    }
-    Ok(pause)
-}
-
 #[cfg(test)]
-mod tests {
-    use kube::runtime::watcher::Event;
-    use serde_json::json;
-
-    use super::*;
-    use crate::enforce::Settings;
-    use crate::index::{Change, Index};
-    use crate::kernel::fake::FakeKernel;
-    use crate::kernel::hooks::XdpMode;
-    use crate::profile::tests::object;
-    use crate::table::Capacity;
-
-    /// Waits less than until the next beat.
-    fn within_a_beat(kernel: FakeKernel, index: Index, is_so: impl Fn(&Shared) -> bool) -> Duration {
-        let capacity = Capacity { targets: 8, rules: 8, flows: 8, peers: 8, protected: 8, node_addresses: 8 };
-        let enforcer = Enforcer::new(kernel, Settings { capacity, xdp: XdpMode::Off, has_tcx: true });
-        let shared = Shared::new(index, enforcer.counters(), Arc::default());
-        shared.take_clock(false);
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            let runner = scope.spawn(|| run(enforcer, &shared));
-            while !is_so(&shared) && began.elapsed() < BEAT / 2 {
-                std::thread::yield_now();
-            }
-            shared.stop();
-            runner.join().unwrap().unwrap();
-        });
-        began.elapsed()
-    }
-
-    #[test]
-    fn work_ahead_goes_on_soon_after_the_kernel_was_short_of_memory() {
-        let kernel = FakeKernel::default();
-        let ahead = kernel.ahead.clone();
-        ahead.set([Ahead::More, Ahead::Later, Ahead::Later, Ahead::More, Ahead::Done]);
-        within_a_beat(kernel, Index::default(), |_| ahead.left() == 0);
-        assert_eq!(ahead.left(), 0, "before the next beat, {BEAT:?}");
-    }
-
-    /// An index that knows all, and of it a profile that never ends.
-    fn complete() -> Index {
-        let spec = json!({
-            "targets": {"cidrs": ["10.20.0.1/32"]}, "faults": {"partition": {}}, "duration": "10m",
-        });
-        let mut profile = object("p", &spec);
-        let end = "2900-01-01T00:00:00Z".parse().unwrap();
-        profile.status.as_mut().unwrap().expires_at =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(end));
-        let mut index = Index::default();
-        for change in [
-            Change::Profile(Event::Init),
-            Change::Profile(Event::InitApply(profile)),
-            Change::Profile(Event::InitDone),
-            Change::Device(Event::Init),
-            Change::Device(Event::InitDone),
-            Change::Pod(Event::Init),
-            Change::Pod(Event::InitDone),
-            Change::Node(Event::Init),
-            Change::Node(Event::InitDone),
-            Change::Slice(Event::Init),
-            Change::Slice(Event::InitDone),
-            Change::Service(Event::Init),
-            Change::Service(Event::InitDone),
-        ] {
-            index.apply(change);
-        }
-        assert!(index.missing().is_empty());
-        index
-    }
-
-    #[test]
-    fn a_round_that_found_no_memory_goes_on_in_a_moment() {
-        let kernel = FakeKernel::default();
-        // If it waited as for a refusal each time, that would take longer than is waited here.
-        kernel.short.store(6, Ordering::Relaxed);
-        let is_there = |shared: &Shared| !shared.view().states.is_empty();
-        let took = within_a_beat(kernel, complete(), is_there);
-        assert!(took < RETRY * 5, "{took:?}");
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ use crate::kernel::aya::{AyaKernel, Wanted};
 use crate::kernel::hooks::{GENERIC, XdpMode};
 use crate::kernel::object;
 use crate::line::fq;
-use crate::locate::netlink::Netlink;
+use crate::locate::netlink::{Netlink, read};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::publish::Publisher;
@@ -191,7 +191,7 @@ fn fixed(node: &str, config: &kube::Config, protection: &ProtectionArgs) -> Worl
 
 /// Removes what a killed agent left; with `--dry-run` only shows it.
 async fn sweep(netlink: &Netlink, args: CleanupArgs) -> Result<()> {
-    let leftovers = residue::find(&netlink.handle(), &netlink.topology().await?).await?;
+    let leftovers = residue::find(&netlink.handle(), &read(&netlink.handle()).await?).await?;
     for leftover in &leftovers {
         tracing::info!("{}: {leftover}", if args.dry_run { "would remove" } else { "removing" });
     }

@@ -10,7 +10,7 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineDevice};
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::{Interface, Kernel as _, Layer, LineLimits, object};
-use chaos_agent::locate::netlink::Netlink;
+use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::residue;
 use chaos_agent::table::Capacity;
 use edge_api::fault_node::HookKind;
@@ -56,7 +56,7 @@ fn filters_of_a_killed_agent_are_found_and_removed_with_their_qdisc() {
         runtime.block_on(async {
             let mut tasks = JoinSet::new();
             let netlink = Netlink::connect(&mut tasks).unwrap();
-            let topology = netlink.topology().await.unwrap();
+            let topology = read(&netlink.handle()).await.unwrap();
             let found = residue::find(&netlink.handle(), &topology).await.unwrap();
             assert_eq!(found.len(), 4, "{found:?}");
             residue::remove(&netlink.handle(), &found).await.unwrap();

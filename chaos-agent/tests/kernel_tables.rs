@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test: what fails ends it")]
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::{Ahead, Kernel as _, KernelError, object};
-use chaos_agent::table::{Capacity, Op, Place};
+use chaos_agent::table::{Capacity, Op, Place, TargetName, Uid};
+use fault_abi::counter::Counter;
 use fault_abi::key::{Direction, PROTOCOL_UDP};
 
 /// More than go into one call.
@@ -13,8 +15,8 @@ const TARGETS: u32 = 1_500;
 const CAPACITY: Capacity =
     Capacity { targets: TARGETS, rules: 8, flows: 8, peers: 8, protected: 8, node_addresses: 8 };
 
-fn kernel() -> AyaKernel {
-    AyaKernel::load(object::built_in().unwrap(), CAPACITY, false).unwrap()
+fn kernel(capacity: Capacity) -> AyaKernel {
+    AyaKernel::load(object::built_in().unwrap(), capacity, false).unwrap()
 }
 
 /// Both places of a target.
@@ -30,7 +32,7 @@ fn write(place: Place) -> Op {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn many_entries_are_written_and_removed_and_a_full_table_says_which_one_it_refused() {
-    let mut kernel = kernel();
+    let mut kernel = kernel(CAPACITY);
     for at in [0, 1] {
         let all: Vec<Place> = (0..TARGETS).map(|number| places(number)[at]).collect();
         let mut writes: Vec<Op> = all.iter().copied().map(write).collect();
@@ -50,10 +52,24 @@ fn many_entries_are_written_and_removed_and_a_full_table_says_which_one_it_refus
     }
 }
 
+/// Makes the states 1 to `last`.
+fn make_all(kernel: &mut AyaKernel, last: u32) {
+    let (uid, target): (Uid, TargetName) = ("u".into(), "t".into());
+    let make = |state| Op::MakeState { state, uid: Arc::clone(&uid), target: Arc::clone(&target) };
+    let makes: Vec<Op> = (1..=last).map(make).collect();
+    let mut rest = makes.as_slice();
+    while let Err(refusal) = kernel.perform_all(rest) {
+        // The kernel fills up its reserve by the portion.
+        assert!(refusal.error.is_momentary(), "{}", refusal.error);
+        rest = &rest[refusal.at..];
+        kernel.begin_round(rest.len());
+    }
+}
+
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn counters_of_many_targets_are_there_once_they_are_made_and_gone_once_they_are_dropped() {
-    let mut kernel = kernel();
+    let mut kernel = kernel(CAPACITY);
     let counters = kernel.counters();
     let is_there = |state: u32| {
         let of = Direction::ALL.map(|direction| counters.counter(state, direction).unwrap().is_some());
@@ -62,18 +78,36 @@ fn counters_of_many_targets_are_there_once_they_are_made_and_gone_once_they_are_
     };
     // Some were made ahead.
     while kernel.prepare() == Ahead::More {}
-    let make = |state: u32| Op::MakeState { state, uid: "u".into(), target: "t".into() };
-    let makes: Vec<Op> = (1..=TARGETS).map(make).collect();
-    let mut rest = makes.as_slice();
-    while let Err(refusal) = kernel.perform_all(rest) {
-        // The kernel fills up its reserve by the portion.
-        assert!(refusal.error.is_momentary(), "{}", refusal.error);
-        rest = &rest[refusal.at..];
-        kernel.begin_round(rest.len());
-    }
+    make_all(&mut kernel, TARGETS);
     assert!((1..=TARGETS).all(is_there));
     let drops: Vec<Op> = (1..=TARGETS).map(|state| Op::DropState { state }).collect();
     kernel.perform_all(&drops[..10]).unwrap();
     kernel.perform_all(&drops).unwrap();
     assert!(!(1..=TARGETS).any(is_there));
+}
+
+/// The most memory that this process had since [`forget_peak`], in bytes.
+fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// See `clear_refs` in proc_pid_clear_refs(5).
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn counters_of_very_many_targets_are_made_with_little_memory_of_the_agents() {
+    const ALL: usize = 64 << 20;
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let targets = u32::try_from(ALL / (Direction::ALL.len() * size_of::<Counter>() * cpus)).unwrap();
+    let mut kernel = kernel(Capacity { targets, ..CAPACITY });
+    forget_peak();
+    let before = peak();
+    make_all(&mut kernel, targets);
+    let more = peak() - before;
+    assert!(more < ALL / 2, "{more} bytes more, for {targets} targets whose counters take {ALL}");
 }

@@ -15,7 +15,7 @@ use chaos_agent::kernel::LineLimits;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
-use chaos_agent::locate::netlink::Netlink;
+use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::preflight;
 use chaos_agent::shared::Shared;
 use chaos_agent::status::publish::Publisher;
@@ -123,7 +123,7 @@ fn be_agent(node: &Namespace, give: &mpsc::SyncSender<Arc<Shared>>) {
     let enforcer = Enforcer::new(kernel, Settings { capacity: CAPACITY, xdp: XdpMode::Off, has_tcx });
     let fixed = World { node: NODE.to_owned(), ..World::default() };
     let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line));
-    shared.take_topology(runtime.block_on(netlink.topology()).unwrap());
+    shared.take_topology(runtime.block_on(read(&netlink.handle())).unwrap());
     give.send(Arc::clone(&shared)).unwrap();
     round::run(enforcer, &shared).unwrap();
 }

@@ -10,6 +10,7 @@ use crate::locate::{Link, LinkKind, Route};
 use crate::peers::Peer;
 use crate::profile::Profile;
 use crate::profile::tests::object;
+use crate::table::Place;
 
 const BOOT: u64 = 5_000_000_000;
 
@@ -97,9 +98,9 @@ fn what_finds_no_memory_is_left_for_a_moment_with_all_that_is_alike() {
     });
     enforcer.kernel().short.store(1, std::sync::atomic::Ordering::Relaxed);
     enforcer.plan(&both, server(), BOOT);
-    assert_eq!(enforcer.carry_out(), Outcome::Later);
+    assert_eq!(enforcer.carry_out(|| BOOT), Outcome::Later);
     assert!(enforcer.kernel().states.is_empty() && enforcer.kernel().entries.is_empty());
-    assert_eq!(enforcer.carry_out(), Outcome::Done, "the same again goes on");
+    assert_eq!(enforcer.carry_out(|| BOOT), Outcome::Done, "the same again goes on");
     assert_eq!(enforcer.kernel().entries.len(), 2);
 }
 
@@ -114,8 +115,35 @@ fn what_one_refusal_leaves_out_is_no_more_than_what_needs_it() {
     // The protection, the rule and the first counters are performed before.
     enforcer.kernel_mut().refuse_from = Some(("MakeState", 3));
     enforcer.plan(&both, server(), BOOT);
-    assert_eq!(enforcer.carry_out(), Outcome::Refused);
+    assert_eq!(enforcer.carry_out(|| BOOT), Outcome::Refused);
     assert_eq!((enforcer.kernel().states.len(), enforcer.kernel().entries.len()), (1, 1));
+}
+
+#[test]
+fn of_many_states_those_that_a_refused_entry_still_needs_are_found_in_no_time() {
+    const STATES: u32 = 20_000;
+    let mut enforcer = enforcer();
+    let (uid, target): (Uid, crate::table::TargetName) = ("u".into(), "t".into());
+    let place = |state: u32| Place::Address(std::net::Ipv4Addr::from(state).into());
+    let mut ops = Vec::new();
+    for state in 1..=STATES {
+        ops.push(Op::MakeState { state, uid: Arc::clone(&uid), target: Arc::clone(&target) });
+    }
+    for state in 1..=STATES {
+        let mut entry = place(state).blank();
+        (entry.bindings[0].state, entry.count) = (state, 1);
+        ops.push(Op::WriteEntry { place: place(state), entry: Box::new(entry) });
+    }
+    assert_eq!(enforcer.perform(&ops, &|| BOOT), Outcome::Done);
+    let mut ops: Vec<Op> = (2..=STATES).map(|state| Op::RemoveEntry(place(state))).collect();
+    let kept = STATES / 2;
+    enforcer.kernel_mut().refuse_from = Some(("RemoveEntry", 2 * STATES as usize + kept as usize));
+    ops.extend((1..=STATES).map(|state| Op::RetireState { state }));
+    let began = std::time::Instant::now();
+    assert_eq!(enforcer.perform(&ops, &|| BOOT), Outcome::Refused);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    let retired = enforcer.ledger.states.values().filter(|row| row.retired_ns.is_some()).count();
+    assert_eq!(retired, kept as usize, "of the entries that are gone");
 }
 
 /// The losses of the rules that a packet of the target meets, in 2⁻³².
@@ -227,6 +255,16 @@ fn a_covered_interface_keeps_its_hooks_until_those_in_its_place_have_theirs() {
     assert_eq!(hooks(&enforcer), [2], "the bond first, and its port at once no more");
     while enforcer.attach_next() {}
     assert_eq!(hooks(&enforcer), [2, 3]);
+}
+
+#[test]
+fn a_quarantine_begins_when_nothing_refers_to_it_any_more_however_long_that_took() {
+    let mut enforcer = enforcer();
+    enforcer.apply(&world("20%"), server(), BOOT);
+    enforcer.plan(&world("30%"), server(), BOOT);
+    let later = BOOT + 3_000_000_000;
+    assert_eq!(enforcer.carry_out(|| later), Outcome::Done);
+    assert_eq!(enforcer.next_release(), Some(later + QUARANTINE_NS));
 }
 
 #[test]

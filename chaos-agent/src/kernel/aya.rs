@@ -5,6 +5,7 @@ mod change;
 mod line;
 mod load;
 pub mod log;
+mod portion;
 mod read;
 mod spare;
 mod states;
@@ -33,6 +34,7 @@ use attach::Link;
 pub use attach::detach_filters;
 use line::Counts;
 use load::{fill_arrays, take, typed};
+use portion::Portion;
 use read::Reader;
 use states::States;
 use table::Table;
@@ -198,12 +200,12 @@ impl Kernel for AyaKernel {
     }
 
     fn perform_all(&mut self, ops: &[Op]) -> Result<(), Refusal> {
-        let mut rest = ops;
+        let (mut rest, mut portion) = (ops, Portion::first());
         while let Some(first) = rest.first() {
-            let (done, outcome) = self.change(rest);
+            let (done, outcome) = self.change(portion.of(rest));
             rest = rest.get(done..).unwrap_or_default();
             match outcome {
-                Ok(()) => {}
+                Ok(()) => portion.grow(),
                 Err(error) if is_short_of_memory(&error) && !self.patience.is_zero() => {
                     let began = Instant::now();
                     wait_for_refill();

@@ -40,6 +40,8 @@ pub struct FakeKernel {
     pub refuse_from: Option<(&'static str, usize)>,
     /// So often counters are refused for want of memory.
     pub short: Arc<AtomicUsize>,
+    /// Room for states, those in quarantine included; none: for any number.
+    pub room: Option<usize>,
     /// Operations performed so far.
     pub performed: usize,
     pub(crate) counters: CounterTable,
@@ -105,6 +107,10 @@ impl FakeKernel {
         self.short.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
+    fn is_too_full_for(&self, op: &Op) -> bool {
+        matches!(op, Op::MakeState { .. }) && self.room.is_some_and(|room| self.states.len() >= room)
+    }
+
     fn make_state(&mut self, state: u32) {
         if self.states.insert(state) {
             let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +130,7 @@ impl Kernel for FakeKernel {
 
     fn perform(&mut self, op: &Op) -> Result<(), KernelError> {
         let is_late = self.refuse_from.is_some_and(|(name, n)| name == op.name() && self.performed >= n);
-        if self.refused_op == Some(op.name()) || is_late {
+        if self.refused_op == Some(op.name()) || is_late || self.is_too_full_for(op) {
             return Err(KernelError::Table { op: op.name(), reason: "refused by the test".to_owned() });
         }
         if matches!(op, Op::MakeState { .. }) && self.is_short() {

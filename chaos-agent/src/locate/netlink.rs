@@ -80,13 +80,6 @@ impl Netlink {
         Ok(changes)
     }
 
-    /// Reads everything.
-    ///
-    /// # Errors
-    /// When a dump fails.
-    pub async fn topology(&self) -> Result<Topology, NetlinkError> {
-        read(&self.handle).await
-    }
     /// The connection itself.
     #[must_use]
     pub fn handle(&self) -> Handle {

@@ -26,10 +26,14 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Behind a packet that took so long.
+    /// Behind a packet that took so long from its departure on. One that was not held teaches nothing: its departure was over when
+    /// it came to the queue, by more the larger the lead is, so that the lead would grow with itself.
     #[inline(always)]
     #[must_use]
-    pub const fn after(self, took_ns: u64) -> Self {
+    pub const fn after(self, took_ns: u64, was_held: bool) -> Self {
+        if !was_held {
+            return self;
+        }
         let least_ns = if self.seen == 0 { took_ns } else { lesser(self.least_ns, took_ns) };
         let is_over = self.seen + 1 >= WINDOW;
         let goal_ns = lesser(if is_over { lesser(least_ns, MOST_NS) } else { self.goal_ns }, took_ns);
@@ -60,7 +64,7 @@ mod tests {
     use super::*;
 
     fn behind(lead: Lead, packets: u64, took: impl Fn(u64) -> u64) -> Lead {
-        (0..packets).fold(lead, |lead, number| lead.after(took(number)))
+        (0..packets).fold(lead, |lead, number| lead.after(took(number), true))
     }
 
     #[test]
@@ -76,11 +80,11 @@ mod tests {
     fn a_faster_packet_lowers_it_at_once_and_it_grows_by_less_than_a_packet_takes() {
         let learnt = behind(Lead::default(), 4 * WINDOW, |_| 8_000);
         assert_eq!(learnt.ns, 8_000);
-        let lowered = learnt.after(5_000);
+        let lowered = learnt.after(5_000, true);
         assert_eq!(lowered.ns, 5_000);
         let mut last = lowered;
         for number in 0..4 * WINDOW {
-            let next = last.after(8_000);
+            let next = last.after(8_000, true);
             assert!(next.ns <= last.ns + STEP_NS, "packet {number}");
             last = next;
         }
@@ -94,8 +98,30 @@ mod tests {
         let mut lead = Lead::default();
         for number in 0..20 * WINDOW {
             let took = 4_000 + number * number * 31 % 9_000;
-            lead = lead.after(took);
+            lead = lead.after(took, true);
             assert!(lead.ns <= took, "packet {number}");
+        }
+    }
+    /// Nanoseconds to the beginning of the queue, and from its end to the line's far end.
+    const WAY: [u64; 2] = [2_000, 6_000];
+
+    /// A packet through a line with this lead; returns the next, and by how much it was early.
+    fn through(lead: Lead, delay_ns: u64) -> (Lead, u64) {
+        let departure = delay_ns.saturating_sub(lead.ns);
+        let (came, left) = (WAY[0], departure.max(WAY[0]) + WAY[1]);
+        (lead.after(left - departure, came < departure), delay_ns.saturating_sub(left))
+    }
+
+    #[test]
+    fn packets_with_delays_shorter_than_the_way_make_no_other_packet_early() {
+        for short in [0, 1_000, 3_000, 7_000, 9_000] {
+            let mut lead = Lead::default();
+            for number in 0..100 * WINDOW {
+                let (next, early) = through(lead, if number % 500 == 499 { 5_000_000 } else { short });
+                assert_eq!(early, 0, "packet {number} among such with {short} ns");
+                lead = next;
+            }
+            assert!(lead.ns <= WAY[1], "{lead:?} among such with {short} ns");
         }
     }
 }

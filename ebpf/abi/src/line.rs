@@ -1,5 +1,7 @@
 //! The delay line and the splitter as the programs see them.
 
+use crate::packet::ETHERNET;
+
 /// Array of one: what there is, and how much the line may hold. All zero: nothing of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,6 +54,29 @@ pub const fn is_alive(sign_ns: u64, now_ns: u64) -> bool {
     sign_ns != 0 && now_ns < sign_ns.saturating_add(STALLED_NS)
 }
 
+/// How much longer a packet is in the line than at its hook, by where its IP header begins there: where it has no Ethernet header it
+/// gets one.
+#[inline(always)]
+#[must_use]
+pub const fn bytes_before(network: u32) -> u64 {
+    if network == 0 { ETHERNET as u64 } else { 0 }
+}
+
+/// A super-packet that is longer than this the kernel takes apart on its way through the line, where only one of the parts has a ticket:
+/// one of as many bytes as an interface's `gso_max_size` (65,536 by default: `GSO_LEGACY_MAX_SIZE` of linux/netdevice.h), which
+/// `gso_features_check` of net/core/dev.c compares with all of it, headers included.
+const MOST_WHOLE: u64 = 65_535;
+
+/// Whether the line takes a super-packet of so many bytes at its hook as it is. `network`: as for [`bytes_before`].
+///
+/// VLAN tags make no difference: that the kernel takes packets with two of them apart (`vlan_features_check`) does not hold for a
+/// veth, which has a check of its own (`passthru_features_check`).
+#[inline(always)]
+#[must_use]
+pub const fn passes_whole(bytes: u64, network: u32) -> bool {
+    bytes + bytes_before(network) <= MOST_WHOLE
+}
+
 #[cfg(feature = "user")]
 mod user {
     use super::{Held, Line};
@@ -60,4 +85,18 @@ mod user {
     unsafe impl aya::Pod for Line {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Held {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ethernet_header_that_a_packet_gets_for_the_line_counts_for_what_passes_it_whole() {
+        for network in [14, 18, 22] {
+            assert!(passes_whole(65_535, network) && !passes_whole(65_536, network));
+        }
+        assert!(passes_whole(65_521, 0));
+        assert!((65_522..=65_535).all(|bytes| !passes_whole(bytes, 0)));
+    }
 }

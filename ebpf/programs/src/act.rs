@@ -6,6 +6,7 @@ use aya_ebpf::programs::TcContext;
 use fault_abi::counter::Global;
 use fault_abi::key::{Direction, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::later::{COPY_CORRUPT, COPY_DROPPED, Copy, MAX_COPIES};
+use fault_abi::line::bytes_before;
 use fault_abi::packet::MAX_OFFSET;
 use fault_abi::pass::World as _;
 
@@ -100,7 +101,7 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
     // SAFETY: the context that the kernel gave.
     let (failed, bytes) = unsafe {
         let skb = ctx.skb.skb;
-        let bytes = u64::from((*skb).len) + bare::bytes_before(work.network);
+        let bytes = u64::from((*skb).len) + bytes_before(work.network);
         (bpf_clone_redirect(skb, (*skb).ifindex, flags) != 0, bytes)
     };
     errand::clear(ctx);

@@ -18,12 +18,6 @@ use crate::world::{Maps, leave_line};
 /// Where an Ethernet header says what it carries.
 const KIND: u32 = ETHERNET as u32 - 2;
 
-/// How much longer a packet is in the line than at its hook, by where its IP header begins there.
-#[inline(always)]
-pub const fn bytes_before(network: u32) -> u64 {
-    if network == 0 { ETHERNET as u64 } else { 0 }
-}
-
 /// Puts an Ethernet header in front; `false`: the kernel refused, and the packet is to be dropped.
 #[inline(always)]
 pub fn dress(ctx: &TcContext) -> bool {

@@ -34,6 +34,8 @@ const HOLD: u32 = 3;
 const TO_SPLIT: u32 = 4;
 /// In the line of the engine `fq`, where `skb->mark` is the number of its ticket.
 const IN_LINE: u32 = 5;
+/// There, too, and too late for the queue to hold it.
+const LATE_IN_LINE: u32 = 6;
 const ERRAND: u32 = 0x7f;
 const CAME_IN: u32 = 0x80;
 const INTERFACE: u32 = 8;
@@ -124,12 +126,25 @@ pub fn to_line(ctx: &TcContext) {
     write(ctx.skb.skb, IN_LINE);
 }
 
-/// Whether [`to_line`] said so.
+/// The queue of that line will not hold the packet: when it came there its time was over.
 #[inline(always)]
-pub fn is_in_line(ctx: &TcContext) -> bool {
+pub fn late_in_line(ctx: &TcContext) {
+    write(ctx.skb.skb, LATE_IN_LINE);
+}
+
+/// Whether [`to_line`] said so; and if it did, whether [`late_in_line`] did not.
+#[inline(always)]
+pub fn in_line(ctx: &TcContext) -> Option<bool> {
     let skb = ctx.skb.skb;
+    if !is_ours(skb) {
+        return None;
+    }
     // SAFETY: as above.
-    is_ours(skb) && unsafe { (*skb).cb[3] } & ERRAND == IN_LINE
+    match unsafe { (*skb).cb[3] } & ERRAND {
+        IN_LINE => Some(true),
+        LATE_IN_LINE => Some(false),
+        _ => None,
+    }
 }
 
 /// The splitter's far end sends the packet back to this hook.

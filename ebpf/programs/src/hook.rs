@@ -1,19 +1,18 @@
-//! One packet at one hook: lookup, protection, pass. The same for XDP and TC, so that both give the same fate.
+//! What becomes of the packet that `gather` has written into `SCRATCH`: lookup, protection, pass. The same for XDP and TC, so that both give
+//! the same fate.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::counter::Global;
-use fault_abi::decide;
-use fault_abi::key::{Address, Direction};
+use fault_abi::key::Direction;
 use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
-use fault_abi::packet::{self, Link, Transport};
+use fault_abi::line::bytes_before;
 use fault_abi::pass::{self, Stage, World};
 use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS};
 use fault_abi::verdict::Verdict;
 
-use crate::bare;
 use crate::entry::{find, protected, read};
-use crate::frame::{Forgetful, Linear, within};
-use crate::maps::{CONFIG, LATER_FRAGMENT, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
+use crate::frame::within;
+use crate::maps::{CONFIG, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
 use crate::note;
 use crate::world::Maps;
 
@@ -44,95 +43,6 @@ impl Outcome {
             4 => Self::Plan,
             _ => Self::Pass,
         }
-    }
-}
-
-/// How a packet came to a hook, beside its bytes.
-#[derive(Clone, Copy)]
-pub struct Arrival {
-    /// Which way it goes.
-    pub direction: Direction,
-    /// What is decided here.
-    pub stage: Stage,
-}
-
-/// Says where the splitter is, seen from a packet that comes to this hook: [`SPLITTER_AHEAD`], [`SPLITTER_BEHIND`], or 0 where
-/// there is none. To be called first: it is remembered where the verifier forgets it, which would else walk all that
-/// follows once for each.
-#[inline(always)]
-pub fn note_splitter(splitter: u32) {
-    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's own memory.
-        unsafe { (&raw mut (*scratch).splitter).write_volatile(splitter) };
-    }
-}
-
-/// Whether profiles act on this address, alone or as part of a CIDR.
-#[inline(always)]
-pub fn is_target(address: &Address) -> bool {
-    CONFIG.get(0).is_some_and(|config| find(address, config).is_some())
-}
-
-/// Writes into `SCRATCH` what is decided by about a packet whose IP header is where `link` says; `false`: it cannot be read.
-/// `measure` says the packet's length and, of a super-packet, that of its segments' payload, else 0.
-#[inline(always)]
-pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce() -> (u64, u32)) -> bool {
-    let Some(target) = packet::target(frame, link, arrival.direction) else { return false };
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
-    let transport = packet::transport(&Forgetful::new(frame, scratch), link);
-    let direction = arrival.direction;
-    let peer = packet::peer(frame, link, direction).unwrap_or_default();
-    let (target_port, peer_port) = transport.ports(direction);
-    let (bytes, segment) = measure();
-    let (packets, headers) = whole(frame, &transport, bytes, segment);
-    let network = match link {
-        Link::Ipv4(offset) | Link::Ipv6(offset) => offset as u32,
-        Link::Other => 0,
-    };
-    let later = if transport.is_later_fragment { LATER_FRAGMENT } else { 0 };
-    let malformed = if transport.malformed { MALFORMED } else { 0 };
-    // SAFETY: this CPU's own memory; volatile, so that it is really written, and below really read again: the verifier
-    // would else walk all that follows once for each way on which the values came about.
-    unsafe {
-        // Field by field: as a whole it would take the stack's room first.
-        let packet = &raw mut (*scratch).packet;
-        (&raw mut (*packet).direction).write_volatile(direction);
-        let mut i = 0;
-        while i < 4 {
-            (&raw mut (*packet).target.words[i]).write_volatile(target.words[i]);
-            (&raw mut (*packet).peer.words[i]).write_volatile(peer.words[i]);
-            i += 1;
-        }
-        (&raw mut (*packet).protocol).write_volatile(transport.protocol);
-        (&raw mut (*packet).has_ports).write_volatile(transport.has_ports);
-        (&raw mut (*packet).target_port).write_volatile(target_port);
-        (&raw mut (*packet).peer_port).write_volatile(peer_port);
-        (&raw mut (*packet).bytes).write_volatile(bytes);
-        (&raw mut (*packet).gso).write_volatile(segment != 0);
-        (&raw mut (*packet).packets).write_volatile(packets);
-        (&raw mut (*packet).headers).write_volatile(headers);
-        (&raw mut (*scratch).network).write_volatile(network);
-        (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
-        (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | malformed);
-        (&raw mut (*scratch).stage).write_volatile(arrival.stage as u32);
-    }
-    true
-}
-
-/// What is longer than this the kernel takes apart on its way through the line, where only one of the parts has a ticket
-/// (`gso_max_size` of linux/netdevice.h, which is this by default).
-const MOST_WHOLE: u64 = 65_535;
-
-/// How many packets on the wire a super-packet is and how long the headers of each are: (1, 0) for any other packet, and where that
-/// is not known. Of what is no TCP it is not, since it may carry another packet with headers of its own.
-#[inline(always)]
-fn whole(frame: &Linear, transport: &Transport, bytes: u64, segment: u32) -> (u32, u32) {
-    if segment == 0 || bytes > MOST_WHOLE {
-        return (1, 0);
-    }
-    match packet::headers_of_tcp(frame, transport) {
-        Some(headers) => (decide::segments(bytes as u32, headers as u32, segment), headers as u32),
-        None => (1, 0),
     }
 }
 
@@ -380,7 +290,7 @@ pub extern "C" fn settle() -> u32 {
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
     let Scratch { packet, plan, network, .. } = unsafe { &mut *scratch };
     // What is counted into the line is counted out of it, where the packet has an Ethernet header: see `bare`.
-    packet.bytes += bare::bytes_before(*network);
+    packet.bytes += bytes_before(*network);
     let (mut number, mut left, mut touched) = (0, 0, 0);
     while number < MAX_COPIES {
         if number as u32 >= plan.count {
@@ -397,7 +307,7 @@ pub extern "C" fn settle() -> u32 {
     // Who reads the length later wants it as it is at this hook. Where the header is, is read again, so that the verifier need not
     // walk the copies once for each length of it.
     // SAFETY: as above.
-    packet.bytes -= bare::bytes_before(unsafe { (&raw const *network).read_volatile() });
+    packet.bytes -= bytes_before(unsafe { (&raw const *network).read_volatile() });
     match (left, touched, plan.count) {
         (0, _, _) => Outcome::Drop as u32,
         (_, 0, 1) => Outcome::Pass as u32,

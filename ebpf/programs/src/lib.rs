@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What is decided is in `fault-abi`, which the host tests run too; here are only the ways in and out:
-//! [`maps`], [`frame`] (the packet's bytes), [`hook`] (the verdict on a packet), [`entry`] (its target's profiles), [`tc`] and
+//! [`maps`], [`frame`] (the packet's bytes), [`gather`] (what is decided by), [`hook`] (the verdict on a packet), [`entry`] (its target's profiles), [`tc`] and
 //! [`xdp`]; [`act`] carries out what is decided beside the verdict, [`reject`] answers in a packet's stead, [`line`] leads into
 //! the delay line and the splitter and out of them, [`bare`] is what they need where interfaces have no Ethernet header,
 //! [`note`] writes lines for people, and [`errand`] is what one program tells another about a packet.
@@ -21,6 +21,7 @@ pub mod bare;
 pub mod entry;
 pub mod errand;
 pub mod frame;
+pub mod gather;
 pub mod hook;
 pub mod line;
 pub mod maps;

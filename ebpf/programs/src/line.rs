@@ -129,9 +129,6 @@ fn queue(ctx: &TcContext, entry: u32, ticket: Ticket) -> Result<(), Global> {
 /// The number of a packet in the line of the engine `fq`, and what is known of it.
 #[inline(always)]
 fn queued(ctx: &TcContext) -> Option<(u32, Queued)> {
-    if !errand::is_in_line(ctx) {
-        return None;
-    }
     // SAFETY: the context that the kernel gave.
     let number = unsafe { (*ctx.skb.skb).mark };
     // SAFETY: nobody writes to a ticket, and its memory is used again only for one of the same kind.
@@ -146,11 +143,14 @@ fn queued(ctx: &TcContext) -> Option<(u32, Queued)> {
 /// nothing.
 #[inline(always)]
 pub fn line_start(ctx: &TcContext) -> i32 {
-    let Some((number, queued)) = queued(ctx) else { return foreign() };
+    let Some((number, queued)) = errand::in_line(ctx).and_then(|_| queued(ctx)) else { return foreign() };
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel gave; helpers with plain numbers.
     unsafe {
         let stay_ns = queued.departure_ns().saturating_sub(bpf_ktime_get_boot_ns());
+        if stay_ns == 0 {
+            errand::late_in_line(ctx);
+        }
         let stay_ns = if stay_ns < LONGEST_STAY_NS { stay_ns } else { LONGEST_STAY_NS };
         (*skb).tstamp = bpf_ktime_get_ns() + stay_ns;
         (*skb).priority = 0;
@@ -211,6 +211,7 @@ fn leave(ctx: &TcContext) -> Option<i32> {
 /// time for that of arrival, and routes of several ways be chosen by its hash.
 #[inline(always)]
 fn leave_queue(ctx: &TcContext) -> Option<i32> {
+    let was_held = errand::in_line(ctx)?;
     let (number, queued) = queued(ctx)?;
     let ticket = queued.ticket;
     // It is there; were it not, nothing would be left to do.
@@ -219,7 +220,7 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
     // SAFETY: a helper without arguments; this CPU's own copy of a live map value; the context that the kernel gave.
     unsafe {
         let now_ns = bpf_ktime_get_boot_ns();
-        learn(now_ns.saturating_sub(queued.departure_ns()));
+        learn(now_ns.saturating_sub(queued.departure_ns()), was_held);
         let late_ns = now_ns.saturating_sub(ticket.release_ns);
         if let Some(count) = LATENESS.get_ptr_mut(bucket(late_ns) as u32) {
             *count += 1;
@@ -233,12 +234,12 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
     Some(go_on(ctx, &ticket))
 }
 
-/// Takes in what a packet took from the queue's end of its stay to the line's far end.
+/// Takes in what a packet took from the end of its stay in the queue, if it was held there, to the line's far end.
 #[inline(always)]
-fn learn(took_ns: u64) {
+fn learn(took_ns: u64, was_held: bool) {
     let Some(lead) = LEAD.get_ptr_mut(0) else { return };
     // SAFETY: words of a live map value; see `Lead` for who else writes them.
-    unsafe { lead.write(lead.read().after(took_ns)) };
+    unsafe { lead.write(lead.read().after(took_ns, was_held)) };
 }
 
 /// Sends a packet where its ticket says.

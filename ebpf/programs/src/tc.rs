@@ -14,7 +14,8 @@ use fault_abi::pass::Stage;
 use crate::bare;
 use crate::errand::{self, Errand};
 use crate::frame::{Forgetful, Linear};
-use crate::hook::{self, Arrival, Outcome};
+use crate::gather::{self, Arrival};
+use crate::hook::{self, Outcome};
 use crate::line;
 use crate::maps::{LINE, PROGRAMS_TC, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND};
 
@@ -157,7 +158,7 @@ fn may_concern(ctx: &TcContext, direction: Direction, layer: Layer) -> bool {
     // SAFETY: dropped before anything moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     match packet::target(&frame, layer.link(ctx, &frame), direction) {
-        Some(target) => hook::is_target(&target),
+        Some(target) => gather::is_target(&target),
         None => ctx.data() + ctx.len() as usize > ctx.data_end(),
     }
 }
@@ -171,8 +172,8 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
         Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
         Errand::Split | Errand::None if !may_concern(ctx, direction, layer) => return NEXT,
-        Errand::Split => hook::note_splitter(SPLITTER_BEHIND),
-        Errand::None => hook::note_splitter(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
+        Errand::Split => gather::note_splitter(SPLITTER_BEHIND),
+        Errand::None => gather::note_splitter(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
     }
     let length = ctx.len();
     if ctx.data() + length as usize > ctx.data_end() {
@@ -192,7 +193,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
         (u64::from(length), unsafe { (*ctx.skb.skb).gso_size })
     };
     let link = layer.link(ctx, &frame);
-    if hook::gather(&frame, link, Arrival { direction, stage }, measure) {
+    if gather::gather(&frame, link, Arrival { direction, stage }, measure) {
         return call(ctx, SLOT_TC_JUDGE, NEXT);
     }
     NEXT

@@ -10,7 +10,8 @@ use fault_abi::packet;
 use fault_abi::pass::Stage;
 
 use crate::frame::Linear;
-use crate::hook::{self, Arrival, Outcome};
+use crate::gather::{self, Arrival};
+use crate::hook::{self, Outcome};
 use crate::maps::PROGRAMS_XDP;
 
 /// The dispatcher.
@@ -31,8 +32,8 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     let arrival = Arrival { direction: Direction::FromDevice, stage: Stage::Early };
     let link = packet::link(&frame);
     let is_target =
-        packet::target(&frame, link, Direction::FromDevice).is_some_and(|target| hook::is_target(&target));
-    if !is_target || !hook::gather(&frame, link, arrival, measure) {
+        packet::target(&frame, link, Direction::FromDevice).is_some_and(|target| gather::is_target(&target));
+    if !is_target || !gather::gather(&frame, link, arrival, measure) {
         return XDP_PASS;
     }
     if hook::early_outcome() == Outcome::Drop { XDP_DROP } else { XDP_PASS }

@@ -73,10 +73,9 @@ impl States {
     /// Makes counters and states, all zero. Returns as [`Self::take`].
     fn make(&mut self, states: &[u32]) -> (usize, Result<(), MapError>) {
         let keys = keys(states);
-        let zeros = vec![Counter::default(); keys.len() * self.cpus];
-        let (counters, outcome) = self.counters.put(&keys, &zeros);
+        let (counters, outcome) = self.counters.fill(&keys, Counter::default());
         let counted = states.get(..counters / Direction::ALL.len()).unwrap_or_default();
-        let (made, second) = self.states.put(counted, &vec![TargetState::default(); counted.len()]);
+        let (made, second) = self.states.fill(counted, TargetState::default());
         if let Some(last) = states.get(..made).and_then(|made| made.last()) {
             self.prepared = self.prepared.max(*last);
         }

@@ -14,8 +14,10 @@ use nix::libc;
 use super::chain;
 use crate::kernel::KernelError;
 
-/// Elements of one call, so that the copies for it take little memory.
-const AT_ONCE: usize = 512;
+/// Elements of one call at most. Whoever has more to write or remove collects no more than these for a call: see `portion`.
+pub(super) const AT_ONCE: usize = 512;
+/// Bytes of the values of one call at most, where [`Table::fill`] makes them: a counter has some 540 for each CPU.
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Commands of bpf(2), by their numbers in include/uapi/linux/bpf.h.
 #[derive(Clone, Copy)]
@@ -84,6 +86,15 @@ impl<K: Pod, V: Pod> Table<K, V> {
         until_refused(pairs.map(|(keys, values)| self.call(Command::Update, keys, values)))
     }
 
+    /// Writes or replaces elements, all values of all of them being `value`. Returns as [`Self::put`].
+    pub(super) fn fill(&self, keys: &[K], value: V) -> (usize, Result<(), MapError>) {
+        let at_once = elements_at_once(size_of::<V>() * self.width);
+        let values = vec![value; keys.len().min(at_once) * self.width];
+        until_refused(keys.chunks(at_once).map(|keys| {
+            self.call(Command::Update, keys, values.get(..keys.len() * self.width).unwrap_or(&values))
+        }))
+    }
+
     /// Removes elements; that one is not there is fine. Returns how many are gone, from the first on, and why the next one is not.
     pub(super) fn remove(&self, keys: &[K]) -> (usize, Result<(), MapError>) {
         let mut done = 0;
@@ -130,6 +141,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
+/// Elements of a call whose values take so many bytes each.
+fn elements_at_once(bytes: usize) -> usize {
+    (BYTES_AT_ONCE / bytes.max(1)).clamp(1, AT_ONCE)
+}
+
 /// Makes calls until one is not carried out as a whole.
 fn until_refused(
     calls: impl Iterator<Item = (usize, Result<(), MapError>)>,
@@ -142,4 +158,19 @@ fn until_refused(
         }
     }
     (done, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_made_for_a_call_take_little_memory_on_however_many_cpus() {
+        let counter = size_of::<fault_abi::counter::Counter>();
+        assert_eq!(elements_at_once(counter * 2), AT_ONCE);
+        for cpus in [64, 512, 4_096] {
+            let bytes = elements_at_once(counter * cpus) * counter * cpus;
+            assert!(bytes <= BYTES_AT_ONCE, "{cpus} CPUs: {bytes}");
+        }
+    }
 }

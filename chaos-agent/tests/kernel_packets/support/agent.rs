@@ -11,7 +11,7 @@ use chaos_agent::kernel::aya::{AyaKernel, Wanted};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::kernel::{Layer, LineLimits};
-use chaos_agent::locate::netlink::Netlink;
+use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
@@ -176,7 +176,7 @@ impl Agent {
 
     /// Looks at the interfaces, and hooks new ones.
     fn locate(&mut self) {
-        let topology = self.runtime.block_on(self.netlink.topology()).unwrap();
+        let topology = self.runtime.block_on(read(&self.netlink.handle())).unwrap();
         self.line.look(&topology);
         self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
@@ -286,10 +286,10 @@ pub(crate) fn sweep(node: &Namespace) -> (Vec<Leftover>, Vec<Leftover>) {
         runtime.block_on(async {
             let mut tasks = JoinSet::new();
             let netlink = Netlink::connect(&mut tasks).unwrap();
-            let topology = netlink.topology().await.unwrap();
+            let topology = read(&netlink.handle()).await.unwrap();
             let found = residue::find(&netlink.handle(), &topology).await.unwrap();
             residue::remove(&netlink.handle(), &found).await.unwrap();
-            let topology = netlink.topology().await.unwrap();
+            let topology = read(&netlink.handle()).await.unwrap();
             (found, residue::find(&netlink.handle(), &topology).await.unwrap())
         })
     })

@@ -1,0 +1,175 @@
+//! The enforcer's thread on the fake kernel: what it does, and how soon.
+
+use edge_api::fault_profile::FaultProfile;
+use fault_abi::key::Direction;
+use kube::runtime::watcher::Event;
+use serde_json::json;
+
+use super::*;
+use crate::enforce::Settings;
+use crate::index::{Change, Index};
+use crate::kernel::fake::FakeKernel;
+use crate::kernel::hooks::XdpMode;
+use crate::profile::tests::object;
+use crate::table::Capacity;
+
+const BOOT: u64 = 5_000_000_000;
+
+/// Runs the enforcer until it is so, but less than until the next beat; returns how long that took.
+fn within_a_beat(kernel: FakeKernel, index: Index, mut is_so: impl FnMut(&Shared) -> bool) -> Duration {
+    let capacity = Capacity { targets: 8, rules: 8, flows: 8, peers: 8, protected: 8, node_addresses: 8 };
+    let enforcer = Enforcer::new(kernel, Settings { capacity, xdp: XdpMode::Off, has_tcx: true });
+    let shared = Shared::new(index, enforcer.counters(), Arc::default());
+    shared.take_clock(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| run(enforcer, &shared));
+        while !is_so(&shared) && began.elapsed() < BEAT / 2 {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        shared.stop();
+        runner.join().unwrap().unwrap();
+    });
+    began.elapsed()
+}
+
+#[test]
+fn work_ahead_goes_on_soon_after_the_kernel_was_short_of_memory() {
+    let kernel = FakeKernel::default();
+    let ahead = kernel.ahead.clone();
+    ahead.set([Ahead::More, Ahead::Later, Ahead::Later, Ahead::More, Ahead::Done]);
+    within_a_beat(kernel, Index::default(), |_| ahead.left() == 0);
+    assert_eq!(ahead.left(), 0, "before the next beat, {BEAT:?}");
+}
+
+/// A profile that never ends.
+fn profile(name: &str, peers: &[&str]) -> FaultProfile {
+    let peers: Vec<_> = peers.iter().map(|cidr| json!({"cidr": cidr})).collect();
+    let spec = json!({
+        "targets": {"cidrs": ["10.20.0.1/32"]}, "faults": {"partition": {}}, "duration": "10m",
+        "match": {"peers": peers},
+    });
+    let mut profile = object(name, &spec);
+    let end = "2900-01-01T00:00:00Z".parse().unwrap();
+    profile.status.as_mut().unwrap().expires_at =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(end));
+    profile
+}
+
+/// An index that knows all, and of it these profiles.
+fn complete(profiles: impl IntoIterator<Item = FaultProfile>) -> Index {
+    let mut index = Index::default();
+    index.apply(Change::Profile(Event::Init));
+    for profile in profiles {
+        index.apply(Change::Profile(Event::InitApply(profile)));
+    }
+    for change in [
+        Change::Profile(Event::InitDone),
+        Change::Device(Event::Init),
+        Change::Device(Event::InitDone),
+        Change::Pod(Event::Init),
+        Change::Pod(Event::InitDone),
+        Change::Node(Event::Init),
+        Change::Node(Event::InitDone),
+        Change::Slice(Event::Init),
+        Change::Slice(Event::InitDone),
+        Change::Service(Event::Init),
+        Change::Service(Event::InitDone),
+    ] {
+        index.apply(change);
+    }
+    assert!(index.missing().is_empty());
+    index
+}
+
+#[test]
+fn a_round_that_found_no_memory_goes_on_in_a_moment() {
+    let kernel = FakeKernel::default();
+    // If it waited as for a refusal each time, that would take longer than is waited here.
+    kernel.short.store(6, Ordering::Relaxed);
+    let is_there = |shared: &Shared| !shared.view().states.is_empty();
+    let took = within_a_beat(kernel, complete([profile("p", &[])]), is_there);
+    assert!(took < RETRY * 5, "{took:?}");
+}
+
+/// The state of this profile, where it is in the picture.
+fn state_of(shared: &Shared, profile: &str) -> Option<u32> {
+    let view = shared.view();
+    view.states.iter().find(|state| state.profile.name == profile).map(|state| state.state)
+}
+
+/// A profile that is deleted as soon as it is in the kernel.
+#[derive(Default)]
+struct Passing {
+    state: Option<u32>,
+}
+
+impl Passing {
+    fn profile() -> FaultProfile {
+        profile("passing", &[])
+    }
+
+    /// Whether its counters are gone again.
+    fn is_gone(&mut self, shared: &Shared) -> bool {
+        if let Some(state) = self.state {
+            return shared.counters.counter(state, Direction::FromDevice).unwrap().is_none();
+        }
+        self.state = state_of(shared, "passing");
+        if self.state.is_some() {
+            shared.take(Change::Profile(Event::Delete(Self::profile())));
+        }
+        false
+    }
+}
+
+#[test]
+fn what_is_in_quarantine_is_cleared_also_while_something_else_is_refused_for_good() {
+    let kernel = FakeKernel { refused_op: Some("AddPeer"), ..FakeKernel::default() };
+    let index = complete([Passing::profile(), profile("refused", &["10.30.0.0/16"])]);
+    let (mut passing, mut is_gone, mut refused) = (Passing::default(), false, 0);
+    within_a_beat(kernel, index, |shared| {
+        is_gone = passing.is_gone(shared);
+        refused = shared.stats.refused.load(Ordering::Relaxed);
+        is_gone
+    });
+    assert!(refused > 1, "something is refused all the time: {refused}");
+    assert!(is_gone, "{:?} before the next beat, {BEAT:?}", passing.state);
+}
+
+#[test]
+fn a_table_that_is_full_of_what_is_in_quarantine_gets_room_again() {
+    let kernel = FakeKernel { room: Some(1), ..FakeKernel::default() };
+    let (mut passing, mut refused, mut is_there) = (Passing::default(), 0, false);
+    let mut next = Some(profile("next", &[]));
+    within_a_beat(kernel, complete([Passing::profile()]), |shared| {
+        let is_gone = passing.is_gone(shared);
+        if passing.state.is_some() && !is_gone && state_of(shared, "passing").is_none() {
+            next.take().into_iter().for_each(|next| shared.take(Change::Profile(Event::Apply(next))));
+        }
+        refused = shared.stats.refused.load(Ordering::Relaxed);
+        is_there = state_of(shared, "next").is_some();
+        is_there
+    });
+    assert!(refused > 0, "it came in the quarantine");
+    assert!(is_there, "{:?} before the next beat, {BEAT:?}", passing.state);
+}
+
+#[test]
+fn a_round_goes_before_clearing_unless_that_is_late_or_the_rounds_rules_find_no_room() {
+    let clears = |waited_ns, is_round, is_full| is_to_clear(Some(BOOT), BOOT + waited_ns, is_round, is_full);
+    assert!(clears(0, false, false), "as soon as the quarantine is over");
+    assert!(!clears(0, true, false) && !clears(OVERDUE_NS - 1, true, false), "a round goes first");
+    assert!(clears(OVERDUE_NS, true, false), "also where each turn is a round");
+    assert!(clears(0, true, true), "no slot is free");
+    assert!(!is_to_clear(Some(BOOT), BOOT - 1, false, true), "the quarantine is not over");
+    assert!(!is_to_clear(None, BOOT, false, true), "nothing is in quarantine");
+}
+
+#[test]
+fn what_cannot_be_cleared_is_tried_again_as_rarely_as_a_refused_round() {
+    let now = Instant::now();
+    let mut again = Again::default();
+    assert!(again.may_clear(now));
+    again.clear = next_try(Outcome::Refused, now);
+    assert!(!again.may_clear(now) && again.may_clear(now + RETRY));
+}
