@@ -133,6 +133,11 @@ async fn has_its_turn(
         permit.finish("success");
         return Ok(Action::await_change());
     };
+    if controls.shared.shutdown.is_cancelled() {
+        // Who follows waits for no more than what is under way.
+        permit.finish("success");
+        return Ok(Action::await_change());
+    }
     let key = Key::of(name);
     if !controls.admits(&key, &device) {
         permit.finish("requeue_after");

@@ -12,7 +12,7 @@ use crate::say;
 use crate::site::EPOCH;
 
 /// Devices that shall run something else. Of several at least one answers at once, whatever the losses.
-const CHANGED: u16 = 64;
+const CHANGED: u16 = 16;
 /// `--leader-elect-lease-duration`'s default, in milliseconds.
 const LEASE: f64 = 15_000.0;
 /// `--leader-elect-retry-period`'s default.

@@ -34,7 +34,7 @@ use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, usage};
 use crate::queue::Permits;
-use crate::shared::Shared;
+use crate::shared::{Shared, draw};
 use crate::slots::{Cause, Passes, Slots};
 
 /// A status that was written, and is perhaps not yet in the cache.
@@ -233,7 +233,7 @@ impl Controls {
 
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, rand::random(), self.policy.bucket());
+        let memory = Memory::new(device, now, wall, draw(), rand::random(), self.policy.bucket());
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 

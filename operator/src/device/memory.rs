@@ -188,11 +188,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What the status tells a new process. `wall` is the time of day at `now`.
+    /// What the status tells a new process. `wall` is the time of day at `now`, `draw` in `0.0..1.0`.
     pub fn new(
         device: &Device,
         now: Instant,
         wall: jiff::Timestamp,
+        draw: f64,
         message_id: u16,
         bucket: Bucket,
     ) -> Self {
@@ -203,6 +204,10 @@ impl Memory {
         // One that was lost stays so until there is news: it is not silent since this process began.
         let lost = spec.as_ref().filter(|_| status.phase == DevicePhase::Unreachable);
         let since = lost.and_then(|spec| now.checked_sub(spec.patience.lost)).unwrap_or(now);
+        // One that is as it shall be is asked within its probe interval, as if the process before had asked it last: so a new leader
+        // talks first to those that it has something to say to, and not to all at once.
+        let settled = spec.as_ref().filter(|_| current && status.phase == DevicePhase::InSync);
+        let next_probe = settled.map_or(now, |spec| now + spec.patience.probe.mul_f64(draw.clamp(0.0, 1.0)));
         let target = spec.and_then(|spec| spec.target);
         let synced = find_condition(&status.conditions, types::SYNCED);
         let verdict = target.clone().filter(|_| current).zip(synced);
@@ -243,7 +248,7 @@ impl Memory {
             failures: 0,
             lost_touch: false,
             not_before: None,
-            next_probe: now,
+            next_probe,
             last_error: None,
             untold: None,
             unmet_since: age.and_then(|age| now.checked_sub(age)),
@@ -324,6 +329,9 @@ impl Memory {
         if target.is_some() {
             self.queued += self.waits(now).unwrap_or_default();
             self.busy = None;
+            if self.evidence.believed().is_none_or(|believed| !believed.fresh) {
+                self.next_probe = now;
+            }
         }
     }
 

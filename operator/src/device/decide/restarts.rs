@@ -31,6 +31,32 @@ fn a_lost_device_stays_unreachable_until_it_answers() {
 }
 
 #[test]
+fn a_device_in_sync_is_asked_within_its_probe_interval_and_one_that_shall_change_at_once() {
+    let mut story = Story::in_sync();
+    story.restart_by(0.5);
+    let writes = story.writes;
+    assert_eq!((story.decide(), story.phase(), story.writes), (Asked::Nothing, InSync, writes));
+    story.pass(4);
+    assert_eq!(story.decide(), Asked::Nothing);
+    story.pass(1);
+    assert_eq!(story.decide(), Asked::Report);
+
+    // Changed while nobody led.
+    let mut story = Story::in_sync();
+    story.edit(|spec| spec.desired = desired("3.0.0"));
+    story.restart_by(0.5);
+    assert_eq!(story.decide(), Asked::Report);
+
+    // Changed before it was asked.
+    let mut story = Story::in_sync();
+    story.restart_by(0.5);
+    assert_eq!(story.decide(), Asked::Nothing);
+    story.edit(|spec| spec.desired = desired("3.0.0"));
+    assert_eq!(story.decide(), Asked::Report);
+    story.reports("2.0.0", 1, 1, IDLE).command();
+}
+
+#[test]
 fn a_lost_device_is_not_called_synced_while_something_else_may_be_on_its_way_to_it() {
     let mut story = Story::in_sync();
     story.edit(|spec| spec.desired = desired("3.0.0"));

@@ -90,7 +90,7 @@ impl Story {
             device_retries: (5, 0.1),
         };
         let now = Instant::now();
-        let memory = Memory::new(&device, now, wall(), 100, policy.bucket());
+        let memory = Memory::new(&device, now, wall(), 0.0, 100, policy.bucket());
         Self {
             device,
             memory,
@@ -114,7 +114,12 @@ impl Story {
 
     /// Another process takes over; all it has is the object.
     pub(super) fn restart(&mut self) {
-        self.memory = Memory::new(&self.device, self.now, wall(), 7, self.policy.bucket());
+        self.restart_by(0.0);
+    }
+
+    /// As [`Self::restart`], by this draw.
+    pub(super) fn restart_by(&mut self, draw: f64) {
+        self.memory = Memory::new(&self.device, self.now, wall(), draw, 7, self.policy.bucket());
         self.number = 0;
     }
 
