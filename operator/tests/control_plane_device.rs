@@ -13,10 +13,14 @@ mod scripted;
 #[path = "control_plane_device/stage.rs"]
 mod stage;
 
+mod in_process;
+#[path = "in_process/measures.rs"]
+mod measures;
 mod rights;
 
 use std::time::Duration;
 
+use control_plane::wait::condition;
 use device_sim::behaviour::{Span, share};
 use device_sim::history::What;
 use device_sim::{Behaviour, DeviceHandle, Sim, SimConfig};
@@ -26,7 +30,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use scripted::Scripted;
 use serde_json::json;
-use stage::{Stage, condition};
+use stage::Stage;
 
 /// How often something happened to a device, by its own account.
 fn happened(device: &DeviceHandle, what: What) -> usize {
@@ -42,7 +46,7 @@ async fn a_declared_device_gets_in_sync_and_stays_so_without_further_writes() {
     for (type_, reason) in
         [("Ready", "Ready"), ("Reachable", "Answering"), ("Synced", "InSync"), ("Consistent", "Consistent")]
     {
-        assert_eq!(condition(&status, type_), format!("{type_}=True/{reason}"));
+        assert_eq!(condition(&status.conditions, type_), format!("{type_}=True/{reason}"));
     }
     assert_eq!(status.reported.as_ref().unwrap().firmware.as_deref(), Some("2.0.0"));
     assert_eq!(status.observed_generation, Some(1));
@@ -51,10 +55,10 @@ async fn a_declared_device_gets_in_sync_and_stays_so_without_further_writes() {
 
     let settled = stage.get("device-0").await.metadata.resource_version;
     let reports = "edge_device_reports_total";
-    let heard = stage.metric(reports);
-    stage.until_metric(reports, |now| now >= heard + 10.0).await;
+    let heard = stage.operator.metric(reports);
+    stage.operator.until_metric(reports, |now| now >= heard + 10.0).await;
     assert_eq!(stage.get("device-0").await.metadata.resource_version, settled);
-    stage.operator_ends().await;
+    stage.operator.ends().await;
 }
 
 #[tokio::test]
@@ -74,9 +78,9 @@ async fn devices_that_lose_requests_and_answers_are_retried_and_carry_out_each_c
         stage.until_phase(&format!("device-{number}"), DevicePhase::InSync).await;
         assert_eq!(happened(stage.device(number), What::Applied), 1);
     }
-    let unanswered = |series: &str| stage.metric(series);
+    let unanswered = |series: &str| stage.operator.metric(series);
     assert!(unanswered("edge_device_retransmissions_total") > 0.0);
-    let sends = stage.scrape();
+    let sends = stage.operator.scrape();
     assert!(sends.contains(r#"outcome="unanswered""#) && sends.contains(r#"outcome="answered""#), "{sends}");
 }
 
@@ -93,7 +97,7 @@ async fn a_reboot_is_noticed_counted_and_shown() {
     };
     let status = stage.until("device-0", "seen to have rebooted", rebooted).await;
     assert_eq!(status.phase, DevicePhase::InSync);
-    assert!((stage.metric("edge_device_reboots_total") - 1.0).abs() < 0.5);
+    assert!((stage.operator.metric("edge_device_reboots_total") - 1.0).abs() < 0.5);
     assert_eq!(happened(stage.device(0), What::Applied), 1);
 }
 
@@ -106,18 +110,18 @@ async fn a_refused_desired_state_fails_and_is_left_when_desired_changes_and_not_
         .set_behaviour(Behaviour { refuse_firmware: Some("6.6.6".into()), ..Behaviour::default() });
     stage.declare(0, Some("6.6.6")).await;
     let status = stage.until_phase("device-0", DevicePhase::Failed).await;
-    assert_eq!(condition(&status, "Synced"), "Synced=False/Refused");
-    assert_eq!(condition(&status, "Reachable"), "Reachable=True/Answering");
-    let event = stage.until_event("Failed").await;
+    assert_eq!(condition(&status.conditions, "Synced"), "Synced=False/Refused");
+    assert_eq!(condition(&status.conditions, "Reachable"), "Reachable=True/Answering");
+    let event = stage.space.until_event("device-0", "Failed").await.unwrap();
     assert!(event.note.unwrap_or_default().contains("4.22"));
 
     stage.edit("device-0", json!({"liveness": {"lostAfter": "40s"}})).await;
     let status =
         stage.until("device-0", "at generation 2", |status| status.observed_generation == Some(2)).await;
     assert_eq!(status.phase, DevicePhase::Failed);
-    stage.operator_is_killed().await;
-    stage.operator_starts();
-    stage.until_metric("edge_device_reports_total", |reports| reports > 3.0).await;
+    stage.operator.is_killed().await;
+    stage.operator.starts();
+    stage.operator.until_metric("edge_device_reports_total", |reports| reports > 3.0).await;
     assert_eq!(stage.get("device-0").await.status.unwrap().phase, DevicePhase::Failed);
     assert_eq!(happened(stage.device(0), What::Stored), 0);
 
@@ -132,9 +136,9 @@ async fn an_install_that_fails_is_tried_three_times_and_then_given_up() {
     stage.device(0).set_behaviour(Behaviour { install_fail: share("100%").unwrap(), ..Behaviour::default() });
     stage.declare(0, Some("2.0.0")).await;
     let status = stage.until_phase("device-0", DevicePhase::Failed).await;
-    assert_eq!(condition(&status, "Synced"), "Synced=False/InstallFailed");
-    let heard = stage.metric("edge_device_reports_total");
-    stage.until_metric("edge_device_reports_total", |reports| reports > heard + 5.0).await;
+    assert_eq!(condition(&status.conditions, "Synced"), "Synced=False/InstallFailed");
+    let heard = stage.operator.metric("edge_device_reports_total");
+    stage.operator.until_metric("edge_device_reports_total", |reports| reports > heard + 5.0).await;
     assert_eq!(happened(stage.device(0), What::InstallFailed), 3);
 }
 
@@ -147,20 +151,22 @@ async fn a_silent_device_becomes_unknown_then_unreachable_and_comes_back_by_itse
     stage.device(0).set_behaviour(Behaviour { drop: share("100%").unwrap(), ..Behaviour::default() });
     stage.edit("device-0", json!({"liveness": {"suspectAfter": "3s", "lostAfter": "10s"}})).await;
     let status = stage
-        .until("device-0", "suspected", |status| condition(status, "Reachable") == "Reachable=Unknown/Silent")
+        .until("device-0", "suspected", |status| {
+            condition(&status.conditions, "Reachable") == "Reachable=Unknown/Silent"
+        })
         .await;
-    assert_eq!(condition(&status, "Ready"), "Ready=Unknown/Silent");
+    assert_eq!(condition(&status.conditions, "Ready"), "Ready=Unknown/Silent");
     let status = stage.until_phase("device-0", DevicePhase::Unreachable).await;
-    assert_eq!(condition(&status, "Reachable"), "Reachable=False/Lost");
-    assert_eq!(condition(&status, "Synced"), "Synced=True/InSync");
-    stage.until_event("Unreachable").await;
+    assert_eq!(condition(&status.conditions, "Reachable"), "Reachable=False/Lost");
+    assert_eq!(condition(&status.conditions, "Synced"), "Synced=True/InSync");
+    stage.space.until_event("device-0", "Unreachable").await.unwrap();
 
     stage.edit("device-0", json!({"desired": {"firmware": "3.0.0"}})).await;
-    stage.until_metric("edge_device_unconverged_seconds", |age| age > 0.5).await;
+    stage.operator.until_metric("edge_device_unconverged_seconds", |age| age > 0.5).await;
     stage.device(0).set_behaviour(Behaviour::default());
     let status = stage.until_phase("device-0", DevicePhase::InSync).await;
     assert_eq!(status.reported.unwrap().firmware.as_deref(), Some("3.0.0"));
-    stage.until_metric("edge_device_unconverged_seconds", |age| age < 0.001).await;
+    stage.operator.until_metric("edge_device_unconverged_seconds", |age| age < 0.001).await;
 }
 
 #[tokio::test]
@@ -173,8 +179,8 @@ async fn an_operator_killed_in_the_middle_of_an_install_commands_nothing_twice()
     stage.device(0).wait_for(|view| view.installing).await.unwrap();
     stage.until_phase("device-0", DevicePhase::Syncing).await;
     let epoch = stage.device(0).view().durable.held.as_ref().unwrap().epoch;
-    stage.operator_is_killed().await;
-    stage.operator_starts();
+    stage.operator.is_killed().await;
+    stage.operator.starts();
     stage.until_phase("device-0", DevicePhase::InSync).await;
     assert_eq!(happened(stage.device(0), What::Stored), 1);
     assert_eq!(happened(stage.device(0), What::Applied), 1);
@@ -191,7 +197,7 @@ async fn another_name_at_the_address_is_a_conflict_and_not_commanded() {
     let stage = Stage::set("foreign", 1).await;
     stage.declare_as("impostor", 0, Some("2.0.0")).await;
     let status = stage.until_phase("impostor", DevicePhase::Conflicted).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=False/ForeignName");
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=False/ForeignName");
     assert_eq!(happened(stage.device(0), What::Stored), 0);
 }
 
@@ -200,9 +206,10 @@ async fn another_name_at_the_address_is_a_conflict_and_not_commanded() {
 async fn what_is_no_change_of_desired_state_sends_nothing() {
     let stage = Stage::set("no command", 1).await;
     stage.declare(0, None).await;
-    let status =
-        stage.until("device-0", "ready", |status| condition(status, "Ready") == "Ready=True/Ready").await;
-    assert_eq!(condition(&status, "Synced"), "Synced=True/NothingDesired");
+    let status = stage
+        .until("device-0", "ready", |status| condition(&status.conditions, "Ready") == "Ready=True/Ready")
+        .await;
+    assert_eq!(condition(&status.conditions, "Synced"), "Synced=True/NothingDesired");
     stage.edit("device-0", json!({"desired": {"firmware": "2.0.0"}})).await;
     let in_sync = |status: &edge_api::DeviceStatus| {
         status.phase == DevicePhase::InSync && status.observed_generation == Some(2)
@@ -210,7 +217,7 @@ async fn what_is_no_change_of_desired_state_sends_nothing() {
     stage.until("device-0", "in sync", in_sync).await;
     stage.edit("device-0", json!({"paused": true})).await;
     let status = stage.until_phase("device-0", DevicePhase::Paused).await;
-    assert_eq!(condition(&status, "Reachable"), "Reachable=Unknown/Paused");
+    assert_eq!(condition(&status.conditions, "Reachable"), "Reachable=Unknown/Paused");
     stage.edit("device-0", json!({"liveness": {"lostAfter": "40s"}})).await;
     stage.edit("device-0", json!({"paused": false})).await;
     let status = stage.until_phase("device-0", DevicePhase::InSync).await;
@@ -236,12 +243,12 @@ async fn an_endpoint_out_of_reach_is_pending_with_the_sentence_and_gets_no_packe
     stage.edit("device-0", json!({"endpoint": {"host": "127.0.0.2", "port": port}})).await;
     let status = stage
         .until("device-0", "not allowed", |status| {
-            condition(status, "Ready") == "Ready=False/EndpointNotAllowed"
+            condition(&status.conditions, "Ready") == "Ready=False/EndpointNotAllowed"
         })
         .await;
     assert_eq!(status.phase, DevicePhase::Pending);
     assert!(status.addresses.is_empty());
-    let event = stage.until_event("EndpointNotAllowed").await;
+    let event = stage.space.until_event("device-0", "EndpointNotAllowed").await.unwrap();
     assert!(event.note.unwrap_or_default().contains("--allow-cidrs"));
     let counted = outside.metrics().text().unwrap();
     let mut datagrams = counted.lines().filter(|line| line.starts_with("device_sim_datagrams_total"));
@@ -260,7 +267,8 @@ async fn an_endpoint_may_be_a_dns_name() {
     let status = stage.until("device-0", "in sync by name", by_name).await;
     assert!(status.addresses.iter().any(|address| address.ip == "127.0.0.1"), "{:?}", status.addresses);
     stage.edit("device-0", json!({"endpoint": {"host": "no-such-name.invalid"}})).await;
-    let unknown = |status: &edge_api::DeviceStatus| condition(status, "Ready") == "Ready=False/NotResolved";
+    let unknown =
+        |status: &edge_api::DeviceStatus| condition(&status.conditions, "Ready") == "Ready=False/NotResolved";
     stage.until("device-0", "of no known address", unknown).await;
 }
 
@@ -298,14 +306,17 @@ async fn a_device_that_contradicts_its_acknowledgement_is_conflicted_and_command
     stage.declare(0, Some("2.0.0")).await;
     stage.edit("device-0", json!({"endpoint": {"port": liar.address.port()}})).await;
     let status = stage.until_phase("device-0", DevicePhase::Conflicted).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=False/LostCommand");
-    stage.until_metric("edge_device_reports_total", |_| liar.commands.lock().unwrap().len() > 2).await;
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=False/LostCommand");
+    stage
+        .operator
+        .until_metric("edge_device_reports_total", |_| liar.commands.lock().unwrap().len() > 2)
+        .await;
     let ids: std::collections::BTreeSet<_> =
         liar.commands.lock().unwrap().iter().map(|command| command.command_id).collect();
     assert!(ids.len() > 1, "a new attempt has a new id");
     liar.obeys();
     let status = stage.until_phase("device-0", DevicePhase::InSync).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=True/Consistent");
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=True/Consistent");
 
     liar.says(|report| report.held_generation += 10);
     stage.until_phase("device-0", DevicePhase::Conflicted).await;

@@ -4,18 +4,20 @@
 #[path = "control_plane_fault/stage.rs"]
 mod stage;
 
+mod in_process;
 mod rights;
 
 use std::process::Command;
 use std::time::Duration;
 
+use control_plane::wait::{condition, message};
 use edge_api::{FaultPhase, FaultProfile, FaultProfileStatus, choose};
 use futures::{StreamExt as _, pin_mut};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
 
-use stage::{Stage, condition, message, now, partition_of_pods, refused, transition};
+use stage::{Stage, now, partition_of_pods, refused, transition};
 
 const FRESH: Duration = Duration::ZERO;
 
@@ -25,8 +27,8 @@ async fn a_profile_lives_from_pending_to_expired_and_says_so() {
     let stage = Stage::set("life of a profile").await;
     stage.profile("cut", partition_of_pods("20s")).await;
     let status = stage.until_phase("cut", FaultPhase::Pending).await;
-    assert_eq!(condition(&status, "Accepted"), "Accepted=True/Accepted");
-    assert_eq!(condition(&status, "Installed"), "Installed=False/NoTargets");
+    assert_eq!(condition(&status.conditions, "Accepted"), "Accepted=True/Accepted");
+    assert_eq!(condition(&status.conditions, "Installed"), "Installed=False/NoTargets");
     assert!(status.epoch.is_some_and(|epoch| epoch > 0));
 
     stage.agent("n1", FRESH, &[]).await;
@@ -39,19 +41,20 @@ async fn a_profile_lives_from_pending_to_expired_and_says_so() {
     let holds = json!({"targets": 1, "enforced": 1, "installed": true});
     stage.agent("n1", FRESH, &[("cut", holds)]).await;
     let status = stage.until_phase("cut", FaultPhase::Active).await;
-    assert_eq!(condition(&status, "Effective"), "Effective=False/NoPacketYet");
+    assert_eq!(condition(&status.conditions, "Effective"), "Effective=False/NoPacketYet");
     let acts = json!({"targets": 1, "enforced": 1, "installed": true, "effective": true});
     stage.agent("n1", FRESH, &[("cut", acts)]).await;
-    let effective =
-        |status: &FaultProfileStatus| condition(status, "Effective").starts_with("Effective=True");
+    let effective = |status: &FaultProfileStatus| {
+        condition(&status.conditions, "Effective").starts_with("Effective=True")
+    };
     stage.until("cut", "effective", effective).await;
 
     let status = stage.until_phase("cut", FaultPhase::Expired).await;
     let expired = transition(&status, "Installed");
     // Conditions have whole seconds, cut off.
     assert!(expired.as_second() >= end.as_second(), "it expired at {expired}, before {end}");
-    assert_eq!(condition(&status, "Installed"), "Installed=False/Expired");
-    assert_eq!(condition(&status, "Effective"), "Effective=True/Expired");
+    assert_eq!(condition(&status.conditions, "Installed"), "Installed=False/Expired");
+    assert_eq!(condition(&status.conditions, "Effective"), "Effective=True/Expired");
     assert_eq!(stage.events_up_to("cut", "Expired").await, ["Accepted", "Started", "Expired"]);
 }
 
@@ -84,8 +87,8 @@ async fn networks_of_the_cluster_are_rejected_with_the_sentence_until_the_profil
         json!({"targets": {"cidrs": ["10.0.0.0/25"]}, "faults": {"partition": {}}, "duration": "10m"});
     stage.profile("greedy", services).await;
     let status = stage.until_phase("greedy", FaultPhase::Rejected).await;
-    assert_eq!(condition(&status, "Accepted"), "Accepted=False/CidrNotAllowed");
-    let sentence = message(&status, "Accepted");
+    assert_eq!(condition(&status.conditions, "Accepted"), "Accepted=False/CidrNotAllowed");
+    let sentence = message(&status.conditions, "Accepted");
     assert!(sentence.contains("10.0.0.0/25") && sentence.contains("--allow-cidrs"), "{sentence}");
     assert!(status.started_at.is_none() && status.cutoff.is_none());
 
@@ -118,8 +121,8 @@ async fn devices_are_hit_where_their_addresses_are_and_one_out_of_reach_rejects(
         )
         .await;
     let status = stage.until_phase("loss", FaultPhase::Rejected).await;
-    assert_eq!(condition(&status, "Accepted"), "Accepted=False/EndpointNotAllowed");
-    assert!(message(&status, "Accepted").contains("forbidden"));
+    assert_eq!(condition(&status.conditions, "Accepted"), "Accepted=False/EndpointNotAllowed");
+    assert!(message(&status.conditions, "Accepted").contains("forbidden"));
 
     stage.device_status("forbidden", json!({"conditions": []})).await;
     stage.until("loss", "started", |status| status.started_at.is_some()).await;
@@ -182,7 +185,7 @@ async fn an_agent_that_dies_makes_it_degraded_and_its_return_mends_it() {
     assert_eq!((status.targets.selected, status.targets.enforced), (2, 1));
     let problems: Vec<_> = status.nodes.iter().map(|node| (node.name.clone(), node.state.as_str())).collect();
     assert_eq!(problems, [(stage.node("n2"), "AgentLost")]);
-    assert_eq!(condition(&status, "Installed"), "Installed=Unknown/AgentLost");
+    assert_eq!(condition(&status.conditions, "Installed"), "Installed=Unknown/AgentLost");
     stage.agent("n2", FRESH, &[("cut", entry())]).await;
     stage.until_phase("cut", FaultPhase::Active).await;
     let events = stage.events_up_to("cut", "Recovered").await;
@@ -206,7 +209,7 @@ async fn once_started_only_paused_can_change_and_the_clock_goes_on() {
     stage.until_phase("cut", FaultPhase::Active).await;
     stage.edit("cut", json!({"paused": true})).await.unwrap();
     let paused = stage.until_phase("cut", FaultPhase::Paused).await;
-    assert_eq!(condition(&paused, "Accepted"), "Accepted=True/Accepted");
+    assert_eq!(condition(&paused.conditions, "Accepted"), "Accepted=True/Accepted");
     assert_eq!(paused.observed_generation, Some(2), "agents act on an accepted generation only");
     stage.edit("cut", json!({"paused": false})).await.unwrap();
     stage.until("cut", "accepted again", |status| status.observed_generation == Some(3)).await;
@@ -248,7 +251,7 @@ async fn when_nothing_changes_nothing_is_written() {
     let first =
         tokio::time::timeout(Duration::from_secs(60), events.next()).await.expect("the mark is written");
     let Some(Ok(WatchEvent::Modified(profile))) = first else { panic!("{first:?}") };
-    assert_eq!(condition(&profile.status.unwrap(), "Effective"), "Effective=True/ActedOnPackets");
+    assert_eq!(condition(&profile.status.unwrap().conditions, "Effective"), "Effective=True/ActedOnPackets");
 }
 
 #[tokio::test]
@@ -260,11 +263,11 @@ async fn a_killed_operator_is_followed_by_one_that_goes_on_with_the_same_end() {
     stage.profile("short", partition_of_pods("2s")).await;
     let short = stage.until("short", "started", |status| status.started_at.is_some()).await;
     let before = stage.until("cut", "started", |status| status.started_at.is_some()).await;
-    stage.operator_is_killed().await;
+    stage.operator.is_killed().await;
     // Its end passes while nobody is there.
     let left = short.expires_at.unwrap().0.duration_since(now());
     tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
-    stage.operator_starts();
+    stage.operator.starts();
     let after = stage.until("cut", "of a new epoch", |status| status.epoch > before.epoch).await;
     assert_eq!((&after.started_at, &after.expires_at), (&before.started_at, &before.expires_at));
     assert_eq!(after.cutoff, before.cutoff);
@@ -273,7 +276,7 @@ async fn a_killed_operator_is_followed_by_one_that_goes_on_with_the_same_end() {
     let api: Api<FaultProfile> = stage.space.api();
     let sentence = refused(api.patch_status("cut", &PatchParams::default(), &Patch::Merge(lower)).await);
     assert!(sentence.contains("epoch never falls"), "{sentence}");
-    stage.operator_ends().await;
+    stage.operator.ends().await;
 }
 
 #[tokio::test]

@@ -6,16 +6,20 @@ mod referee;
 #[path = "control_plane_fleet/stage.rs"]
 mod stage;
 
+mod in_process;
+#[path = "in_process/measures.rs"]
+mod measures;
 mod rights;
 
 use std::time::Duration;
 
+use control_plane::wait::{condition, message};
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
 use device_sim::history::What;
 use edge_api::{Device, DevicePhase, FleetPhase};
 use serde_json::{Value, json};
-use stage::{Stage, condition, message};
+use stage::Stage;
 use tokio::time::{Instant, timeout};
 
 /// Budgets that leave room, so that a story says which one it is about.
@@ -39,8 +43,8 @@ async fn a_rollout_goes_batch_by_batch_within_its_budgets_and_then_nothing_is_wr
     let mut stage = Stage::set("fleet rollout", 8, Duration::from_millis(300)).await;
     stage.fleet("px4", "2.0.0", rollout(json!([1, "50%", "100%"]), 3)).await;
     let status = stage.until_phase("px4", FleetPhase::Complete).await;
-    assert_eq!(condition(&status, "Complete"), "Complete=True/Complete");
-    assert_eq!(condition(&status, "Progressing"), "Progressing=False/Complete");
+    assert_eq!(condition(&status.conditions, "Complete"), "Complete=True/Complete");
+    assert_eq!(condition(&status.conditions, "Progressing"), "Progressing=False/Complete");
     let counts = status.counts;
     assert_eq!((counts.total, counts.updated, counts.in_sync, counts.unavailable), (8, 8, 8, 0));
     assert_eq!((status.revision, status.previous_revision, status.batch), (Some(1), None, 3));
@@ -49,8 +53,8 @@ async fn a_rollout_goes_batch_by_batch_within_its_budgets_and_then_nothing_is_wr
     assert_eq!((seen.told_before(1), seen.told_before(4)), (1, 4), "{seen:?}");
     assert!(seen.most_in_flight <= 3, "{seen:?}");
     stage.is_silent().await;
-    assert!(stage.metric("edge_fleet_phase{fleet=\"px4\"") > 0.5);
-    assert!(stage.metric("edge_fleet_changes_total{result=\"set\"}") > 7.5);
+    assert!(stage.operator.metric("edge_fleet_phase{fleet=\"px4\"") > 0.5);
+    assert!(stage.operator.metric("edge_fleet_changes_total{result=\"set\"}") > 7.5);
 
     // The same device is the first one again.
     let first = seen.told[0].clone();
@@ -60,7 +64,7 @@ async fn a_rollout_goes_batch_by_batch_within_its_budgets_and_then_nothing_is_wr
         assert_eq!(stage.referee.saw(firmware).told[0], first);
     }
     assert_eq!(stage.revisions().await, [2, 3, 4]);
-    stage.operator_ends().await;
+    stage.operator.ends().await;
 }
 
 #[tokio::test]
@@ -76,16 +80,16 @@ async fn a_firmware_that_fails_is_rolled_back_and_not_tried_again_until_the_temp
         (status.revision, status.failed_revision, status.previous_revision),
         (Some(2), Some(2), Some(1))
     );
-    assert_eq!(condition(&status, "WithinBudget"), "WithinBudget=False/FailureBudgetExceeded");
+    assert_eq!(condition(&status.conditions, "WithinBudget"), "WithinBudget=False/FailureBudgetExceeded");
     assert_eq!((status.counts.updated, status.counts.in_sync, status.counts.failed), (8, 8, 0));
     assert_eq!(stage.referee.saw("6.6.6").told.len(), 2, "the first batch, and nobody else");
-    let note = stage.until_event("px4", "RollingBack").await;
+    let note = stage.space.until_event("px4", "RollingBack").await.unwrap().note.unwrap_or_default();
     assert!(note.contains("2 devices failed") && note.contains("bringing back revision 1"), "{note}");
-    assert!((stage.metric("edge_fleet_rollbacks_total") - 1.0).abs() < 0.5);
+    assert!((stage.operator.metric("edge_fleet_rollbacks_total") - 1.0).abs() < 0.5);
     stage.is_silent().await;
 
-    stage.operator_is_killed().await;
-    stage.operator_starts();
+    stage.operator.is_killed().await;
+    stage.operator.starts();
     let epoch = status.epoch;
     stage.until("px4", "taken over", |status| status.epoch > epoch).await;
     stage.edit("px4", json!({"rollout": {"maxInFlight": 49}})).await;
@@ -135,10 +139,10 @@ async fn two_fleets_that_select_one_device_both_pause_and_undo_nothing() {
     stage.fleet_of("berlin", &berlin, "3.0.0", rollout(json!(["100%"]), 50)).await;
     for (name, other) in [("px4", "berlin"), ("berlin", "px4")] {
         let status = stage.until_phase(name, FleetPhase::Paused).await;
-        assert_eq!(condition(&status, "Accepted"), "Accepted=False/Overlap");
-        let sentence = message(&status, "Accepted");
+        assert_eq!(condition(&status.conditions, "Accepted"), "Accepted=False/Overlap");
+        let sentence = message(&status.conditions, "Accepted");
         assert!(sentence.contains(&format!("fleet {other} ")) && sentence.contains("device-0"), "{sentence}");
-        stage.until_event(name, "Overlap").await;
+        stage.space.until_event(name, "Overlap").await.unwrap();
     }
     stage.wants("px4", "4.0.0").await;
     stage.until_phase("px4", FleetPhase::Paused).await;
@@ -163,8 +167,8 @@ async fn leaders_that_are_killed_in_the_middle_are_followed_by_ones_that_go_on_w
     stage.fleet("px4", "2.0.0", rollout(json!(["25%", "100%"]), 3)).await;
     for told in [1, 4, 7, 10] {
         stage.until_true("so far", || stage.referee.saw("2.0.0").told.len() >= told).await;
-        stage.operator_is_killed().await;
-        stage.operator_starts();
+        stage.operator.is_killed().await;
+        stage.operator.starts();
     }
     let status = stage.until_phase("px4", FleetPhase::Complete).await;
     assert_eq!((status.revision, status.counts.in_sync), (Some(1), 12));
@@ -185,7 +189,7 @@ async fn a_paused_fleet_changes_nobody_else_and_goes_on_where_it_stopped() {
     stage.until_true("begun", || !stage.referee.saw("2.0.0").told.is_empty()).await;
     stage.edit("px4", json!({"paused": true})).await;
     let status = stage.until("px4", "paused", |status| status.phase == FleetPhase::Paused).await;
-    assert_eq!(condition(&status, "Progressing"), "Progressing=False/Paused");
+    assert_eq!(condition(&status.conditions, "Progressing"), "Progressing=False/Paused");
     let status = stage
         .until("px4", "at rest", |status| {
             status.counts.updated > 0 && status.counts.updated == status.counts.in_sync
@@ -216,9 +220,9 @@ async fn a_device_that_is_lost_on_the_way_ends_the_rollout_at_its_deadline_and_g
     stage.device(number).set_behaviour(Behaviour { drop: all, lose_answers: all, ..Behaviour::default() });
     stage.is_lost_soon(number).await;
     let status = stage.until_phase("px4", FleetPhase::RolledBack).await;
-    assert_eq!(condition(&status, "WithinBudget"), "WithinBudget=False/ProgressDeadlineExceeded");
+    assert_eq!(condition(&status.conditions, "WithinBudget"), "WithinBudget=False/ProgressDeadlineExceeded");
     assert_eq!((status.counts.updated, status.counts.in_sync), (4, 3), "what the lost one runs nobody knows");
-    let note = stage.until_event("px4", "RollingBack").await;
+    let note = stage.space.until_event("px4", "RollingBack").await.unwrap().note.unwrap_or_default();
     assert!(note.contains("no device finished for 12s"), "{note}");
     assert_eq!(stage.referee.saw("3.0.0").told, std::slice::from_ref(&first));
     let lost = stage.space.api::<Device>().get(&first).await.unwrap();
@@ -268,7 +272,7 @@ async fn no_more_devices_are_written_at_once_than_may_be() {
         stage.wants("px4", &format!("3.0.{rollouts}")).await;
         let mut complete = std::pin::pin!(stage.until_phase("px4", FleetPhase::Complete));
         while timeout(Duration::from_millis(1), &mut complete).await.is_err() {
-            let writing = stage.metric(r#"edge_usage{name="fleet_writers""#);
+            let writing = stage.operator.metric(r#"edge_usage{name="fleet_writers""#);
             assert!(writing < 2.5, "{writing} at once");
             most = f64::max(most, writing);
         }

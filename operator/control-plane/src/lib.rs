@@ -7,6 +7,7 @@
 //!  processes.rs etcd and kube-apiserver: started, watched, killed with their starter, their folder removed
 //!  server.rs    ControlPlane: one a test binary; clients, also as somebody else
 //!  space.rs     Space: a namespace a test, and what to print when the test fails
+//!  wait.rs      waiting for objects and Events of a test, and reading conditions
 //! ```
 //!
 //! ```no_run
@@ -21,6 +22,7 @@ mod assets;
 mod processes;
 mod server;
 mod space;
+pub mod wait;
 
 pub use assets::Assets;
 pub use server::{ControlPlane, Somebody, shared};
@@ -72,6 +74,16 @@ pub enum Error {
         what: String,
         /// Its answer.
         source: Box<kube::Error>,
+    },
+    /// What was waited for did not come.
+    #[error("{what} within {within:?}, but {now}")]
+    NotSo {
+        /// What was waited for.
+        what: String,
+        /// How long was waited.
+        within: Duration,
+        /// What is there instead.
+        now: String,
     },
     /// A CustomResourceDefinition could not be derived.
     #[error("deriving the CustomResourceDefinitions: {0}")]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use control_plane::wait::WITHIN;
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
 use edge_api::{Device, DeviceFleet, DevicePhase};
@@ -14,9 +15,6 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::stage::Stage;
-
-/// Two cores with a compiler beside it take their time.
-const WITHIN: Duration = Duration::from_secs(90);
 
 /// Names, labels and, where it is known, values of what is there once a device is in sync. The names are those of
 /// controller-runtime, of client-go's work queues, its requests and its election, and the project's own.
@@ -90,12 +88,13 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
     stage.until_phase("device-0", DevicePhase::InSync).await;
     // What is counted of the write that made it so comes a moment after the write.
     let deadline = Instant::now() + WITHIN;
-    while let Some((name, labels)) = SERIES.iter().find(|series| !is_shown(&stage.scrape(), series)) {
-        assert!(Instant::now() < deadline, "{name}{labels:?} is missing in\n{}", stage.scrape());
+    while let Some((name, labels)) = SERIES.iter().find(|series| !is_shown(&stage.operator.scrape(), series))
+    {
+        assert!(Instant::now() < deadline, "{name}{labels:?} is missing in\n{}", stage.operator.scrape());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let text = stage.scrape();
-    assert!((stage.metric("leader_election_master_status") - 1.0).abs() < 0.5);
+    let text = stage.operator.scrape();
+    assert!((stage.operator.metric("leader_election_master_status") - 1.0).abs() < 0.5);
     // Where it is, the finalizer, that it is commanded, that it runs what it shall; and nothing in vain.
     let patches = r#"rest_client_requests_total{code="200",host="127.0.0.1:"#;
     let patched = text.lines().filter(|line| line.starts_with(patches) && line.contains("PATCH"));
@@ -133,7 +132,7 @@ const LEAST: [&str; 15] = [
 impl Stage {
     /// The values of a metric with a label `name`, by that.
     fn by_name(&self, metric: &str) -> BTreeMap<String, f64> {
-        let text = self.scrape();
+        let text = self.operator.scrape();
         let head = format!("{metric}{{name=\"");
         let series = text.lines().filter_map(|line| line.strip_prefix(&head)?.split_once("\"} "));
         series.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
@@ -144,12 +143,12 @@ impl Stage {
         let (limits, usages) = (self.by_name("edge_limit"), self.by_name("edge_usage"));
         for (name, usage) in usages {
             let limit = limits.get(&name).unwrap_or_else(|| panic!("{name} has no limit"));
-            assert!(usage <= *limit, "{usage} of {name}, the limit is {limit}\n{}", self.scrape());
+            assert!(usage <= *limit, "{usage} of {name}, the limit is {limit}\n{}", self.operator.scrape());
             let most = fullest.entry(name).or_default();
             *most = most.max(usage);
         }
-        assert!(self.metric("edge_inflight_exchanges") < 1.5);
-        assert!(self.metric("controller_runtime_active_workers") < 1.5);
+        assert!(self.operator.metric("edge_inflight_exchanges") < 1.5);
+        assert!(self.operator.metric("controller_runtime_active_workers") < 1.5);
     }
 
     async fn in_sync(&self) -> Vec<String> {
@@ -185,11 +184,11 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
     }))
     .unwrap();
     stage.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
-    stage.until_metric(r#"edge_usage{name="fleet_devices""#, |devices| devices > 0.5).await;
+    stage.operator.until_metric(r#"edge_usage{name="fleet_devices""#, |devices| devices > 0.5).await;
     let (mut fullest, deadline) = (BTreeMap::new(), Instant::now() + WITHIN);
     let mut synced = Vec::new();
     while synced.len() < 4 {
-        assert!(Instant::now() < deadline, "only {synced:?} in sync\n{}", stage.scrape());
+        assert!(Instant::now() < deadline, "only {synced:?} in sync\n{}", stage.operator.scrape());
         for _ in 0..20 {
             stage.holds(&mut fullest);
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -200,13 +199,13 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
         let limit = stage.by_name("edge_limit")[name];
         assert!((fullest[name] - limit).abs() < 0.5, "{name} was {} at most, and never full", fullest[name]);
     }
-    stage.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
-    stage.until_event("TooManyDevices").await;
+    stage.operator.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
 
     // Where one goes there is room for another.
     let goes = synced[0].clone();
     stage.space.api::<Device>().delete(&goes, &DeleteParams::default()).await.unwrap();
     let left = (0..5).map(|number| format!("device-{number}")).find(|name| !synced.contains(name)).unwrap();
+    stage.space.until_event(&left, "TooManyDevices").await.unwrap();
     stage.until_phase(&left, DevicePhase::InSync).await;
     stage.holds(&mut fullest);
 }

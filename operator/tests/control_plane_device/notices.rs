@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use control_plane::wait::condition;
 use device_sim::Behaviour;
 use device_sim::behaviour::{Span, share};
 use device_sim::history::What;
@@ -9,7 +10,7 @@ use edge_api::DevicePhase;
 use serde_json::json;
 
 use super::happened;
-use super::stage::{Stage, condition};
+use super::stage::Stage;
 
 /// A device is asked again only after this long, by which time a story of news is over.
 const SELDOM: &str = "--poll-interval=10m";
@@ -30,8 +31,8 @@ async fn a_change_is_told_long_before_the_next_probe() {
     stage.until_phase("device-0", DevicePhase::InSync).await;
     stage.edit("device-0", seldom()).await;
     // The probe that was due before sees the new interval; from here on only news come.
-    let heard = stage.metric("edge_device_exchanges_total{");
-    stage.until_metric("edge_device_exchanges_total{", |exchanges| exchanges > heard).await;
+    let heard = stage.operator.metric("edge_device_exchanges_total{");
+    stage.operator.until_metric("edge_device_exchanges_total{", |exchanges| exchanges > heard).await;
     stage.device(0).set_behaviour(slow_installs());
     stage.edit("device-0", json!({"desired": {"firmware": "3.0.0"}})).await;
     let status = stage
@@ -40,11 +41,11 @@ async fn a_change_is_told_long_before_the_next_probe() {
         })
         .await;
     assert_eq!(
-        (status.phase, condition(&status, "Ready")),
+        (status.phase, condition(&status.conditions, "Ready")),
         (DevicePhase::InSync, "Ready=True/Ready".to_owned())
     );
-    assert!(stage.metric(r#"edge_link_datagrams_total{result="notified"}"#) >= 1.0);
-    assert!(stage.metric("edge_observed_devices") >= 1.0);
+    assert!(stage.operator.metric(r#"edge_link_datagrams_total{result="notified"}"#) >= 1.0);
+    assert!(stage.operator.metric("edge_observed_devices") >= 1.0);
 }
 
 #[tokio::test]
@@ -76,8 +77,9 @@ async fn news_that_are_late_reordered_repeated_or_lost_accuse_nobody_and_probes_
             stage.until(&format!("device-{number}"), firmware, runs).await;
         }
     }
-    let contradictory = stage.metric(r#"edge_device_transitions_total{from="Syncing",to="Conflicted"}"#);
-    assert!(contradictory < 0.5, "a late word made a device a liar\n{}", stage.scrape());
+    let contradictory =
+        stage.operator.metric(r#"edge_device_transitions_total{from="Syncing",to="Conflicted"}"#);
+    assert!(contradictory < 0.5, "a late word made a device a liar\n{}", stage.operator.scrape());
     for number in 0..4 {
         let history = stage.device(number).history();
         let generations: Vec<u64> = history.of(What::Applied).map(|entry| entry.generation).collect();

@@ -8,8 +8,8 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use control_plane::wait::{WITHIN, condition};
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
 use device_sim::history::What;
@@ -25,10 +25,7 @@ use serde_json::json;
 use tokio::net::UdpSocket;
 
 use super::happened;
-use super::stage::{Stage, condition};
-
-/// Two cores with a compiler beside it take their time.
-const WITHIN: Duration = Duration::from_secs(60);
+use super::stage::Stage;
 
 impl Stage {
     /// Deletes a Device and waits until it is gone.
@@ -43,7 +40,7 @@ impl Stage {
         let gone = await_condition(self.space.api::<Device>(), &name, conditions::is_deleted(&uid));
         match tokio::time::timeout(WITHIN, gone).await {
             Ok(gone) => drop(gone.unwrap()),
-            Err(_) => panic!("{:#?} is still there\n{}", self.get(&name).await, self.scrape()),
+            Err(_) => panic!("{:#?} is still there\n{}", self.get(&name).await, self.operator.scrape()),
         }
     }
 
@@ -91,11 +88,11 @@ async fn a_device_that_is_deleted_and_made_again_just_works() {
     assert_eq!(status.reported.unwrap().firmware.as_deref(), Some("3.0.0"));
 
     // The next deletion happens while nobody is there to release.
-    stage.operator_is_killed().await;
+    stage.operator.is_killed().await;
     let device = stage.get("device-0").await;
     stage.space.api::<Device>().delete("device-0", &DeleteParams::default()).await.unwrap();
     assert!(stage.get("device-0").await.metadata.deletion_timestamp.is_some());
-    stage.operator_starts();
+    stage.operator.starts();
     stage.until_gone(&device).await;
     assert_eq!(happened(stage.device(0), What::Released), 2);
 }
@@ -108,7 +105,7 @@ async fn a_device_for_which_there_is_no_room_is_released_and_goes_when_it_is_del
     stage.until_phase("device-0", DevicePhase::InSync).await;
     // An operator with more room has had this one.
     stage.declare(1, Some("2.0.0")).await;
-    stage.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
+    stage.operator.until_metric("edge_devices_refused_total", |refused| refused > 0.5).await;
     let held = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER]}}));
     stage.space.api::<Device>().patch("device-1", &PatchParams::default(), &held).await.unwrap();
     stage.delete("device-1").await;
@@ -120,7 +117,9 @@ async fn a_device_for_which_there_is_no_room_is_released_and_goes_when_it_is_del
 async fn a_device_that_was_never_commanded_is_held_by_nothing() {
     let stage = Stage::set("watched", 1).await;
     stage.declare(0, None).await;
-    stage.until("device-0", "ready", |status| condition(status, "Ready") == "Ready=True/Ready").await;
+    stage
+        .until("device-0", "ready", |status| condition(&status.conditions, "Ready") == "Ready=True/Ready")
+        .await;
     assert!(stage.get("device-0").await.finalizers().is_empty());
     stage.delete("device-0").await;
     assert_eq!(happened(stage.device(0), What::Released), 0);
@@ -134,19 +133,19 @@ async fn a_silent_device_is_given_up_and_its_next_object_adopts_it_when_a_person
     stage.until_phase("device-0", DevicePhase::InSync).await;
     stage.device(0).set_behaviour(Behaviour { drop: share("100%").unwrap(), ..Behaviour::default() });
     stage.delete("device-0").await;
-    stage.until_event("NotReleased").await;
-    assert_eq!(stage.metric(r#"edge_device_releases_total{end="gave_up""#).round(), 1.0);
+    stage.space.until_event("device-0", "NotReleased").await.unwrap();
+    assert_eq!(stage.operator.metric(r#"edge_device_releases_total{end="gave_up""#).round(), 1.0);
 
     stage.device(0).set_behaviour(Behaviour::default());
     stage.declare(0, Some("3.0.0")).await;
     let status = stage.until_phase("device-0", DevicePhase::Conflicted).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=False/ForeignOwner");
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=False/ForeignOwner");
     assert_eq!(stage.device(0).view().durable.running.firmware, "2.0.0");
-    stage.until_event("ForeignOwner").await;
+    stage.space.until_event("device-0", "ForeignOwner").await.unwrap();
 
     stage.adopt("device-0", &status).await;
     let status = stage.until_phase("device-0", DevicePhase::InSync).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=True/Consistent");
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=True/Consistent");
     assert_eq!(stage.device(0).view().durable.running.firmware, "3.0.0");
     stage.until_unannotated("device-0").await;
     assert_eq!(happened(stage.device(0), What::Adopted), 1);
@@ -158,7 +157,7 @@ async fn a_silent_device_is_given_up_and_its_next_object_adopts_it_when_a_person
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn in_a_restored_cluster_a_device_of_a_later_epoch_is_conflicted_until_it_is_adopted() {
     let mut stage = Stage::set("restored", 1).await;
-    stage.operator_is_killed().await;
+    stage.operator.is_killed().await;
     let device = stage.declare(0, Some("2.0.0")).await;
     // What the cluster had done before it was restored from a backup: later generations under later epochs.
     let later = DesiredCommand {
@@ -172,9 +171,9 @@ async fn in_a_restored_cluster_a_device_of_a_later_epoch_is_conflicted_until_it_
         config: Default::default(),
     };
     commands(stage.device(0).address(), &later).await;
-    stage.operator_starts();
+    stage.operator.starts();
     let status = stage.until_phase("device-0", DevicePhase::Conflicted).await;
-    assert_eq!(condition(&status, "Consistent"), "Consistent=False/EpochAhead");
+    assert_eq!(condition(&status.conditions, "Consistent"), "Consistent=False/EpochAhead");
     assert_eq!(stage.device(0).view().durable.running.firmware, "9.0.0", "nothing was forced on it");
 
     stage.adopt("device-0", &status).await;

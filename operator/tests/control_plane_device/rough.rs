@@ -45,8 +45,8 @@ async fn when_devices_stop_to_misbehave_in_every_way_all_agree_with_their_histor
         stage.declare(number, Some("2.0.0")).await;
     }
     for firmware in ["3.0.0", "4.0.0", "5.0.0"] {
-        let reports = stage.metric("edge_device_reports_total{");
-        stage.until_metric("edge_device_reports_total{", |now| now > reports + 120.0).await;
+        let reports = stage.operator.metric("edge_device_reports_total{");
+        stage.operator.until_metric("edge_device_reports_total{", |now| now > reports + 120.0).await;
         for number in 0..DEVICES {
             stage.edit(&format!("device-{number}"), json!({"desired": {"firmware": firmware}})).await;
         }
@@ -65,13 +65,13 @@ async fn when_devices_stop_to_misbehave_in_every_way_all_agree_with_their_histor
     }
     let quiet = settled(&stage).await;
     let reports = r#"edge_device_reports_total{disposition="accepted""#;
-    let heard = stage.metric(reports);
-    stage.until_metric(reports, |now| now >= heard + 60.0).await;
-    assert_eq!(settled(&stage).await, quiet, "something was written in calm\n{}", stage.scrape());
+    let heard = stage.operator.metric(reports);
+    stage.operator.until_metric(reports, |now| now >= heard + 60.0).await;
+    assert_eq!(settled(&stage).await, quiet, "something was written in calm\n{}", stage.operator.scrape());
 
     for disposition in ["stale", "contradictory", "unconfirmed"] {
         let series = format!(r#"edge_device_reports_total{{disposition="{disposition}""#);
-        assert!(stage.metric(&series) > 0.5, "no report was {disposition}: that is no misbehaviour");
+        assert!(stage.operator.metric(&series) > 0.5, "no report was {disposition}: that is no misbehaviour");
     }
     for number in 0..DEVICES {
         let (device, status) =
@@ -100,7 +100,7 @@ async fn settled(stage: &Stage) -> Vec<Option<String>> {
             return now;
         }
         before = now;
-        let heard = stage.metric("edge_device_reports_total{");
-        stage.until_metric("edge_device_reports_total{", |reports| reports >= heard + 20.0).await;
+        let heard = stage.operator.metric("edge_device_reports_total{");
+        stage.operator.until_metric("edge_device_reports_total{", |reports| reports >= heard + 20.0).await;
     }
 }

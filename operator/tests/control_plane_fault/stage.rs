@@ -11,71 +11,29 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use clap::Parser as _;
+use control_plane::wait::WITHIN;
 use control_plane::{Space, space};
 use edge_api::condition::find_condition;
 use edge_api::{Device, FaultNode, FaultPhase, FaultProfile, FaultProfileStatus};
-use edge_operator::metrics::Metrics;
-use edge_operator::{args::Args, runtime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::rights;
-
-/// Two cores with a compiler beside it take their time.
-const WITHIN: Duration = Duration::from_secs(60);
+use crate::in_process::Operator;
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
-    operator: Option<(CancellationToken, JoinSet<anyhow::Result<()>>)>,
+    pub(crate) operator: Operator,
 }
 
 impl Stage {
     pub(crate) async fn set(story: &str) -> Self {
         let space = space(story).await.unwrap();
-        rights::give(space.client.clone()).await;
-        let mut stage = Self { space, operator: None };
-        stage.operator_starts();
-        stage
-    }
-
-    pub(crate) fn operator_starts(&mut self) {
-        let namespace = &self.space.namespace;
-        let args = Args::parse_from([
-            "edge-operator",
-            "--controllers=fault",
-            "--leader-elect=false",
-            "--listen=127.0.0.1:0",
-            &format!("--namespace={}", rights::NAMESPACE),
-            &format!("--watch-namespace={namespace}"),
-        ]);
-        let shutdown = CancellationToken::new();
-        let mut task = JoinSet::new();
-        let client = self.space.server.client_as(&rights::operator()).unwrap();
-        let metrics = Metrics::new().unwrap();
-        task.spawn(runtime::run_with_metrics(client, args, metrics, shutdown.clone()));
-        self.operator = Some((shutdown, task));
-    }
-
-    /// As SIGKILL would end it: between any two of its instructions.
-    pub(crate) async fn operator_is_killed(&mut self) {
-        let (_, mut task) = self.operator.take().expect("an operator runs");
-        task.shutdown().await;
-    }
-
-    /// As SIGTERM ends it, without an error.
-    pub(crate) async fn operator_ends(&mut self) {
-        let (shutdown, mut task) = self.operator.take().expect("an operator runs");
-        shutdown.cancel();
-        let outcome = tokio::time::timeout(WITHIN, task.join_next()).await.expect("it ends in time");
-        outcome.expect("there is a task").expect("it did not panic").expect("it ended well");
+        let operator = Operator::set(&space, &["--controllers=fault"], &[]).await;
+        Self { space, operator }
     }
 
     /// A node's name that no other story uses.
@@ -165,17 +123,10 @@ impl Stage {
         &self,
         name: &str,
         what: &str,
-        holds: impl Fn(&FaultProfileStatus) -> bool + Send + Sync,
+        holds: impl Fn(&FaultProfileStatus) -> bool,
     ) -> FaultProfileStatus {
-        let profiles = self.space.api::<FaultProfile>();
-        let condition = |profile: Option<&FaultProfile>| {
-            profile.and_then(|profile| profile.status.as_ref()).is_some_and(&holds)
-        };
-        let waited = tokio::time::timeout(WITHIN, await_condition(profiles.clone(), name, condition)).await;
-        if let Ok(Ok(Some(profile))) = waited {
-            return profile.status.unwrap();
-        }
-        panic!("{name} was not {what} within {WITHIN:?}: {:#?}", profiles.get(name).await);
+        let holds = |profile: &FaultProfile| profile.status.as_ref().is_some_and(&holds);
+        self.space.until(name, what, holds).await.unwrap().status.unwrap()
     }
 
     pub(crate) async fn until_phase(&self, name: &str, phase: FaultPhase) -> FaultProfileStatus {
@@ -203,21 +154,9 @@ impl Stage {
     }
 }
 
-/// `Type=Status/Reason` of a condition.
-pub(crate) fn condition(status: &FaultProfileStatus, type_: &str) -> String {
-    match find_condition(&status.conditions, type_) {
-        Some(condition) => format!("{type_}={}/{}", condition.status, condition.reason),
-        None => format!("{type_} is not there"),
-    }
-}
-
 /// When a condition changed last; whole seconds.
 pub(crate) fn transition(status: &FaultProfileStatus, type_: &str) -> Timestamp {
     find_condition(&status.conditions, type_).unwrap().last_transition_time.0
-}
-
-pub(crate) fn message(status: &FaultProfileStatus, type_: &str) -> String {
-    find_condition(&status.conditions, type_).map(|condition| condition.message.clone()).unwrap_or_default()
 }
 
 /// All pods with the label, for so long, with every packet lost.

@@ -1,47 +1,32 @@
 //! The stage of these stories: a namespace, simulated devices on the loopback, their Devices with a label and without a
 //! desired state, and an operator that runs the device and the fleet controller with the rights of its manifest.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a hand that slips ends the story"
-)]
+#![expect(clippy::unwrap_used, reason = "a hand that slips ends the story")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
+use control_plane::wait::WITHIN;
 use control_plane::{Space, space};
 use device_sim::behaviour::Span;
 use device_sim::history::What;
 use device_sim::{Behaviour, DeviceHandle, Sim, SimConfig};
-use edge_api::condition::find_condition;
 use edge_api::{Device, DeviceFleet, DeviceFleetStatus, DevicePhase, FleetPhase};
-use edge_operator::metrics::Metrics;
-use edge_operator::{args::Args, runtime};
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep};
 
+use crate::in_process::Operator;
 use crate::referee::Referee;
-use crate::rights;
 
-/// Two cores with a compiler beside it take their time.
-const WITHIN: Duration = Duration::from_secs(90);
+const FLAGS: [&str; 3] = ["--controllers=device,fleet", "--allow-cidrs=127.0.0.1/32", "--fleet-writers=2"];
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
     pub(crate) sim: Sim,
     pub(crate) referee: Referee,
-    metrics: Arc<Metrics>,
-    operator: Option<(CancellationToken, JoinSet<anyhow::Result<()>>)>,
+    pub(crate) operator: Operator,
     _states: TempDir,
 }
 
@@ -49,7 +34,6 @@ impl Stage {
     /// Devices that take so long to install something, and an operator in a hurry.
     pub(crate) async fn set(story: &str, devices: usize, install_time: Duration) -> Self {
         let space = space(story).await.unwrap();
-        rights::give(space.client.clone()).await;
         let states = tempfile::tempdir().unwrap();
         let behaviour = Behaviour { install_time: Span::exactly(install_time), ..Behaviour::default() };
         let config = SimConfig {
@@ -59,55 +43,12 @@ impl Stage {
         };
         let sim = Sim::start(config).await.unwrap();
         let referee = Referee::watches(space.api());
-        let metrics = Metrics::new().unwrap();
-        let mut stage = Self { space, sim, referee, metrics, operator: None, _states: states };
-        stage.operator_starts();
+        let operator = Operator::set(&space, &FLAGS, &[]).await;
+        let stage = Self { space, sim, referee, operator, _states: states };
         for number in 0..devices {
             stage.declare(number, json!({"model": "px4"}), None).await;
         }
         stage
-    }
-
-    pub(crate) fn operator_starts(&mut self) {
-        let hurry = [
-            "edge-operator",
-            "--controllers=device,fleet",
-            "--leader-elect=false",
-            "--listen=127.0.0.1:0",
-            "--allow-cidrs=127.0.0.1/32",
-            "--ack-timeout=100ms",
-            "--max-retransmit=3",
-            "--poll-interval=100ms",
-            "--backoff-base=100ms",
-            "--backoff-cap=1s",
-            "--device-retry-rate=20",
-            "--fleet-writers=2",
-        ];
-        let namespaces = [
-            format!("--namespace={}", rights::NAMESPACE),
-            format!("--watch-namespace={}", self.space.namespace),
-        ];
-        let args = Args::parse_from(hurry.map(str::to_owned).into_iter().chain(namespaces));
-        let shutdown = CancellationToken::new();
-        let mut task = JoinSet::new();
-        let client = self.space.server.client_as(&rights::operator()).unwrap();
-        self.metrics = Metrics::new().unwrap();
-        task.spawn(runtime::run_with_metrics(client, args, self.metrics.clone(), shutdown.clone()));
-        self.operator = Some((shutdown, task));
-    }
-
-    /// As SIGKILL would end it: between any two of its instructions.
-    pub(crate) async fn operator_is_killed(&mut self) {
-        let (_, mut task) = self.operator.take().expect("an operator runs");
-        task.shutdown().await;
-    }
-
-    /// As SIGTERM ends it, without an error.
-    pub(crate) async fn operator_ends(&mut self) {
-        let (shutdown, mut task) = self.operator.take().expect("an operator runs");
-        shutdown.cancel();
-        let outcome = timeout(WITHIN, task.join_next()).await.expect("it ends in time");
-        outcome.expect("there is a task").expect("it did not panic").expect("it ended well");
     }
 
     pub(crate) fn device(&self, number: usize) -> &DeviceHandle {
@@ -155,14 +96,8 @@ impl Stage {
     /// Waits until the operator says so of a device.
     pub(crate) async fn until_device(&self, number: usize, phase: DevicePhase) {
         let name = self.device(number).name().to_owned();
-        let holds = |device: Option<&Device>| {
-            device.and_then(|device| device.status.as_ref()).is_some_and(|status| status.phase == phase)
-        };
-        let waiting = await_condition(self.space.api::<Device>(), &name, holds);
-        let waited = timeout(WITHIN, waiting).await;
-        waited
-            .unwrap_or_else(|_elapsed| panic!("{name} is not {}\n{}", phase.as_str(), self.scrape()))
-            .unwrap();
+        let holds = |device: &Device| device.status.as_ref().is_some_and(|status| status.phase == phase);
+        self.space.until(&name, phase.as_str(), holds).await.unwrap();
     }
 
     /// What each device runs, by its own account.
@@ -200,10 +135,6 @@ impl Stage {
         self.edit(name, json!({"template": {"firmware": firmware}})).await;
     }
 
-    pub(crate) async fn status(&self, name: &str) -> DeviceFleetStatus {
-        self.space.api::<DeviceFleet>().get(name).await.unwrap().status.unwrap_or_default()
-    }
-
     /// Numbers of the templates that are kept, in order.
     pub(crate) async fn revisions(&self) -> Vec<i64> {
         let list = self.space.api::<ControllerRevision>().list(&ListParams::default()).await.unwrap();
@@ -219,21 +150,12 @@ impl Stage {
         what: &str,
         holds: impl Fn(&DeviceFleetStatus) -> bool,
     ) -> DeviceFleetStatus {
-        let holds_of = |fleet: Option<&DeviceFleet>| {
-            fleet.is_some_and(|fleet| {
-                fleet.status.as_ref().is_some_and(|status| {
-                    status.observed_generation == fleet.metadata.generation && holds(status)
-                })
+        let holds = |fleet: &DeviceFleet| {
+            fleet.status.as_ref().is_some_and(|status| {
+                status.observed_generation == fleet.metadata.generation && holds(status)
             })
         };
-        let waiting = await_condition(self.space.api::<DeviceFleet>(), name, holds_of);
-        match timeout(WITHIN, waiting).await {
-            Ok(fleet) => fleet.unwrap().unwrap().status.unwrap(),
-            Err(_elapsed) => {
-                let status = self.status(name).await;
-                panic!("{name} is not {what} within {WITHIN:?}: {status:#?}\n{}", self.scrape())
-            }
-        }
+        self.space.until(name, what, holds).await.unwrap().status.unwrap()
     }
 
     pub(crate) async fn until_phase(&self, name: &str, phase: FleetPhase) -> DeviceFleetStatus {
@@ -244,34 +166,8 @@ impl Stage {
     pub(crate) async fn until_true(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + WITHIN;
         while !holds() {
-            assert!(Instant::now() < deadline, "not {what} within {WITHIN:?}\n{}", self.scrape());
+            assert!(Instant::now() < deadline, "not {what} within {WITHIN:?}");
             sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The sum of the samples whose line begins so.
-    pub(crate) fn metric(&self, series: &str) -> f64 {
-        let text = self.scrape();
-        let lines = text.lines().filter(|line| line.starts_with(series));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    }
-
-    fn scrape(&self) -> String {
-        String::from_utf8(self.metrics.render().unwrap()).unwrap()
-    }
-
-    /// Waits for an Event with this reason about a fleet. Gives its note.
-    pub(crate) async fn until_event(&self, fleet: &str, reason: &str) -> String {
-        let deadline = Instant::now() + WITHIN;
-        loop {
-            let events = self.space.api::<Event>().list(&ListParams::default()).await.unwrap().items;
-            let about = |event: &Event| event.regarding.as_ref().and_then(|about| about.name.clone());
-            let mut of_fleet = events.into_iter().filter(|event| about(event).as_deref() == Some(fleet));
-            if let Some(event) = of_fleet.find(|event| event.reason.as_deref() == Some(reason)) {
-                return event.note.unwrap_or_default();
-            }
-            assert!(Instant::now() < deadline, "no Event {reason} about {fleet}");
-            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -287,21 +183,9 @@ impl Stage {
         };
         let before = versions().await;
         let reports = "edge_device_reports_total";
-        let heard = self.metric(reports);
+        let heard = self.operator.metric(reports);
         let more = 5.0 * self.sim.devices().len() as f64;
-        self.until_true("asked five times each", || self.metric(reports) >= heard + more).await;
+        self.operator.until_metric(reports, |now| now >= heard + more).await;
         assert_eq!(versions().await, before);
     }
-}
-
-/// `Type=Status/Reason` of a condition.
-pub(crate) fn condition(status: &DeviceFleetStatus, type_: &str) -> String {
-    match find_condition(&status.conditions, type_) {
-        Some(condition) => format!("{type_}={}/{}", condition.status, condition.reason),
-        None => format!("{type_} is not there"),
-    }
-}
-
-pub(crate) fn message(status: &DeviceFleetStatus, type_: &str) -> String {
-    find_condition(&status.conditions, type_).map(|condition| condition.message.clone()).unwrap_or_default()
 }

@@ -1,12 +1,7 @@
 //! The stage of these stories: a namespace with a Lease of its own, one simulated device, one profile, one fleet without devices, and operators
 //! as processes of their own, with the rights of the manifest.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a hand that slips ends the story"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a hand that slips ends the story")]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,13 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use control_plane::wait::WITHIN;
 use control_plane::{Space, space};
 use device_sim::{DeviceHandle, Sim, SimConfig};
 use edge_api::{Device, DeviceFleet, DevicePhase, FaultProfile, FaultProfileStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::wait::await_condition;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -28,12 +23,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::rights;
 
-/// Two cores with a compiler beside it take their time.
-const WITHIN: Duration = Duration::from_secs(60);
 const LEASE: &str = include_str!("../../../deploy/operator/lease.yaml");
 /// The Lease's name.
 pub(crate) const NAME: &str = "edge-operator";
@@ -162,11 +155,7 @@ impl Stage {
             + Send
             + 'static,
     {
-        let holds = |object: Option<&K>| object.is_some_and(&holds);
-        match timeout(WITHIN, await_condition(self.space.api::<K>(), name, holds)).await {
-            Ok(object) => object.unwrap().unwrap(),
-            Err(_elapsed) => panic!("{name} is not {what} within {WITHIN:?}\n{}", self.space.dump()),
-        }
+        self.space.until(name, what, holds).await.unwrap()
     }
 
     /// Waits until this operator holds the Lease.
