@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use crate::in_process::Operator;
 
+const FLAGS: [&str; 3] = ["--controllers=device", "--allow-cidrs=127.0.0.1/32", "--progress-after=1ms"];
+
 pub(crate) struct Stage {
     pub(crate) space: Space,
     pub(crate) sim: Sim,
@@ -33,7 +35,7 @@ impl Stage {
             ..SimConfig::on_loopback(devices, states.path().to_owned())
         };
         let sim = Sim::start(config).await.unwrap();
-        let operator = Operator::set(&space, flags).await;
+        let operator = Operator::set(&space, &FLAGS, flags).await;
         Self { space, sim, operator, _states: states }
     }
 

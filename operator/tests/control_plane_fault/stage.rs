@@ -32,7 +32,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(story: &str) -> Self {
         let space = space(story).await.unwrap();
-        let operator = Operator::set(&space, &["--controllers=fault"]).await;
+        let operator = Operator::set(&space, &["--controllers=fault"], &[]).await;
         Self { space, operator }
     }
 

@@ -20,8 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::in_process::Operator;
 use crate::referee::Referee;
 
-/// Statuses of new devices are told as people have them.
-const FLAGS: [&str; 3] = ["--controllers=device,fleet", "--fleet-writers=2", "--progress-after=2s"];
+const FLAGS: [&str; 3] = ["--controllers=device,fleet", "--allow-cidrs=127.0.0.1/32", "--fleet-writers=2"];
 
 pub(crate) struct Stage {
     pub(crate) space: Space,
@@ -44,7 +43,7 @@ impl Stage {
         };
         let sim = Sim::start(config).await.unwrap();
         let referee = Referee::watches(space.api());
-        let operator = Operator::set(&space, &FLAGS).await;
+        let operator = Operator::set(&space, &FLAGS, &[]).await;
         let stage = Self { space, sim, referee, operator, _states: states };
         for number in 0..devices {
             stage.declare(number, json!({"model": "px4"}), None).await;

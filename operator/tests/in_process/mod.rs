@@ -18,18 +18,15 @@ use tokio_util::sync::CancellationToken;
 use crate::rights;
 
 /// What the operators of all stories are told, unless a story says otherwise: that they are in a hurry.
-const USUAL: [&str; 11] = [
-    "--controllers=device",
+const USUAL: [&str; 8] = [
     "--leader-elect=false",
     "--listen=127.0.0.1:0",
-    "--allow-cidrs=127.0.0.1/32",
     "--ack-timeout=100ms",
     "--max-retransmit=3",
     "--poll-interval=100ms",
     "--backoff-base=100ms",
     "--backoff-cap=1s",
     "--device-retry-rate=20",
-    "--progress-after=1ms",
 ];
 
 pub(crate) struct Operator {
@@ -41,11 +38,12 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    /// Starts one in this namespace. What the story says itself comes in the place of the usual.
-    pub(crate) async fn set(space: &Space, own: &[&str]) -> Self {
+    /// Starts one in this namespace, with the flags of the stage and of the story, which come in the place of the usual ones and of
+    /// the stage's.
+    pub(crate) async fn set(space: &Space, stage: &[&str], own: &[&str]) -> Self {
         rights::give(space.client.clone()).await;
         let name = |flag: &str| flag.split('=').next().map(str::to_owned);
-        let usual = USUAL.iter().filter(|flag| !own.iter().any(|own| name(own) == name(flag)));
+        let usual = USUAL.iter().chain(stage).filter(|flag| !own.iter().any(|own| name(own) == name(flag)));
         let namespaces =
             [format!("--namespace={}", rights::NAMESPACE), format!("--watch-namespace={}", space.namespace)];
         let flags = usual.chain(own).map(ToString::to_string).chain(namespaces).collect();
