@@ -230,6 +230,14 @@ impl LineView {
         }
     }
 
+    /// How much before their time packets are sent off, in nanoseconds, so that they are out of the line at it; none: the engine is not `fq`.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn lead_ns(&self) -> Result<Option<u64>, KernelError> {
+        self.queue.as_ref().map(|queue| queue.counters.lead_ns()).transpose()
+    }
+
     /// Which engine there is.
     #[must_use]
     pub const fn kind(&self) -> Engine {

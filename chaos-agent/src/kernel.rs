@@ -247,6 +247,12 @@ pub trait QueueCounters: Send + Sync {
     /// When the kernel refuses.
     fn lateness(&self) -> Result<Vec<u64>, KernelError>;
 
+    /// How much before its time a packet is sent off now, in nanoseconds.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn lead_ns(&self) -> Result<u64, KernelError>;
+
     /// Packets that the queue refused.
     ///
     /// # Errors

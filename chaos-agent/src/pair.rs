@@ -58,20 +58,50 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes the pair in the network namespace of `netlink`, with these offloads turned off; returns both ends.
+    /// Makes the pair in the network namespace of `netlink`, with these offloads turned off, and puts it up; returns both ends.
     ///
     /// # Errors
     /// When the kernel refuses; nothing is left then.
     pub async fn make(self, netlink: &Handle, without: &[Offload]) -> Result<[Interface; 2], PairError> {
+        let ends = self.lay(netlink, without).await?;
+        self.put_up(netlink, &ends).await?;
+        Ok(ends)
+    }
+
+    /// As [`Self::make`], but down.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn lay(self, netlink: &Handle, without: &[Offload]) -> Result<[Interface; 2], PairError> {
         let pair = LinkVeth::new(self.near, self.far).build();
         netlink.link().add(pair).execute().await.map_err(self.failed("making the pair"))?;
-        let made = self.set_up(netlink, without).await;
-        if made.is_err()
+        self.or_nothing(netlink, self.set_up(netlink, without).await).await
+    }
+
+    /// Puts both ends up.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing is left then.
+    pub async fn put_up(self, netlink: &Handle, ends: &[Interface; 2]) -> Result<(), PairError> {
+        let mut outcome = Ok(());
+        // The far one first: the near one then has a carrier as soon as it is up. It would else drop what is sent until the kernel
+        // has noticed, and what the kernel says of itself would count as lost in the delay line.
+        for end in ends.iter().rev() {
+            let up = LinkUnspec::new_with_index(end.index).up().build();
+            let done = netlink.link().set(up).execute().await.map_err(self.failed("\"up\""));
+            outcome = outcome.and(done);
+        }
+        self.or_nothing(netlink, outcome).await
+    }
+
+    /// Leaves nothing where a step has failed.
+    pub async fn or_nothing<T, E>(self, netlink: &Handle, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_err()
             && let Err(error) = self.remove(netlink).await
         {
             tracing::warn!(%error, "half a pair is left over");
         }
-        made
+        outcome
     }
 
     async fn set_up(self, netlink: &Handle, without: &[Offload]) -> Result<[Interface; 2], PairError> {
@@ -97,12 +127,6 @@ impl Pair {
                     if error.to_io().raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                 set => set.map_err(self.failed("the mode of IPv6 addresses"))?,
             }
-        }
-        // The far one first: the near one then has a carrier as soon as it is up. It would else drop what is sent until the kernel
-        // has noticed, and what the kernel says of itself would count as lost in the delay line.
-        for end in ends.iter().rev() {
-            let up = LinkUnspec::new_with_index(end.index).up().build();
-            netlink.link().set(up).execute().await.map_err(self.failed("\"up\""))?;
         }
         Ok(ends)
     }

@@ -89,14 +89,16 @@ impl Fq {
     /// # Errors
     /// When the kernel refuses, or has no such queue; nothing is left then.
     pub async fn make(netlink: &Handle, packets: u32) -> Result<Self, FqError> {
-        let [near, far] = PAIR.make(netlink, &[]).await?;
-        match add_queue(netlink.clone(), near.index, options(packets)).await {
-            Ok(()) => Ok(Self { near, far }),
-            Err(error) => {
-                PAIR.remove(netlink).await?;
-                Err(if is_unknown(&error) { FqError::Missing } else { FqError::Queue(error) })
-            }
-        }
+        let ends = PAIR.lay(netlink, &[]).await?;
+        // While they are down: for a moment, in which the queue takes another's place, the kernel drops what is sent, and since Linux 6.11
+        // it counts that (`noop_enqueue` of net/sched/sch_generic.c). A router says something of each interface that comes up.
+        let queued = add_queue(netlink.clone(), ends[0].index, options(packets)).await;
+        let queued =
+            queued.map_err(|error| if is_unknown(&error) { FqError::Missing } else { FqError::Queue(error) });
+        PAIR.or_nothing(netlink, queued).await?;
+        PAIR.put_up(netlink, &ends).await?;
+        let [near, far] = ends;
+        Ok(Self { near, far })
     }
 }
 

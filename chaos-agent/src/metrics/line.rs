@@ -3,7 +3,7 @@
 use anyhow::Result;
 use prometheus::core::Collector as _;
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge};
 
 use crate::behind::{Late, LineView};
 use crate::clock;
@@ -43,8 +43,18 @@ pub(super) fn collect(line: &LineView) -> Result<Vec<MetricFamily>> {
             line.settled(),
         )?,
         vec![lateness(&late)],
+        line.lead_ns()?.map(lead).transpose()?.unwrap_or_default(),
     ];
     Ok(all.concat())
+}
+
+/// The lead that a line of the engine `fq` has learnt.
+fn lead(ns: u64) -> prometheus::Result<Vec<MetricFamily>> {
+    let help = "How much before their time packets are sent off in the delay line, so that they are out of it at their time";
+    let gauge = Gauge::new("edge_line_lead_seconds", help)?;
+    #[expect(clippy::cast_precision_loss, reason = "at most some microseconds")]
+    gauge.set(ns as f64 / 1e9);
+    Ok(gauge.collect())
 }
 
 /// How late packets leave. The buckets that are kept are finer; these are their sums.
@@ -100,6 +110,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
+        assert!(!text.contains("edge_line_lead"), "the agent's own engine has none: {text}");
     }
 
     /// Three packets, 1, 2 and 5 ms late.
@@ -117,6 +128,10 @@ mod tests {
             }
             *entries.last_mut().unwrap() = 8_000_000;
             Ok(entries)
+        }
+
+        fn lead_ns(&self) -> Result<u64, KernelError> {
+            Ok(8_250)
         }
 
         fn refused(&self) -> Result<u64, KernelError> {
@@ -141,6 +156,7 @@ mod tests {
             "edge_line_dropped_total 7",
             "edge_line_lateness_seconds_bucket{le=\"0.002097152\"} 2",
             "edge_line_lateness_seconds_sum 0.008",
+            "edge_line_lead_seconds 0.00000825",
         ] {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }

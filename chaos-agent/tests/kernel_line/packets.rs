@@ -4,14 +4,18 @@ use chaos_agent::line::pool::Limits;
 use chaos_agent::line::tap::dropped;
 use fault_abi::ticket::TICKET;
 
-use crate::support::{LIMITS, Line, MAGIC, NAME, boot_ns, frame, id, in_own_namespace, release_ns, ticket};
+use crate::support::{
+    LIMITS, Line, MAGIC, NAME, boot_ns, frame, id, in_own_namespace, release_ns, slower, ticket,
+};
 use crate::tag::{TAG, Tagger};
 use crate::wire::Wire;
 
 const MS: u64 = 1_000_000;
 
-/// Late enough for a slow machine to have put everything in before.
-const LATER: u64 = 500 * MS;
+/// Late enough for a busy machine to have put everything in before.
+fn later() -> u64 {
+    2_000 * MS * slower()
+}
 
 #[test]
 #[ignore = "kernel rung: needs root and /dev/net/tun"]
@@ -19,7 +23,7 @@ fn packets_leave_by_their_times_and_in_order_where_those_are_equal() {
     in_own_namespace(|| {
         let line = Line::new(LIMITS);
         let wire = Wire::new(NAME);
-        let start = boot_ns() + LATER;
+        let start = boot_ns() + later();
         // The first wait the longest; three at each time.
         let sent: Vec<(u64, u32)> =
             (0..1_500).map(|i| (start + u64::from(500 - i / 3) * MS / 10, i)).collect();
@@ -132,7 +136,7 @@ fn what_does_not_fit_the_line_waits_in_the_queue_and_is_not_lost() {
     in_own_namespace(|| {
         let line = Line::new(Limits { packets: 10, bytes: 1_000 });
         let wire = Wire::new(NAME);
-        let at = boot_ns() + LATER;
+        let at = boot_ns() + later();
         (0..100).for_each(|i| wire.put(&frame(i, 60), at));
         let all = wire.receive(100);
         assert!(all.iter().map(|got| id(got)).eq(0..100));

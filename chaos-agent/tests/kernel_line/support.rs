@@ -25,10 +25,15 @@ pub(crate) const MAGIC: u64 = 0x1122_3344_5566_7788;
 /// Room for everything that a test sends.
 pub(crate) const LIMITS: Limits = Limits { packets: 5_000, bytes: 5_000_000 };
 
-/// How long a test waits for anything; slower machines (emulated ones) get more.
+/// So many times slower than a real machine is this one, where it is emulated.
+pub(crate) fn slower() -> u64 {
+    let slower = std::env::var("EDGE_TEST_SLOWER").ok();
+    slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
+}
+
+/// How long a test waits for anything.
 pub(crate) fn patience() -> Duration {
-    let slower = std::env::var("EDGE_TEST_SLOWER").ok().and_then(|slower| slower.parse().ok());
-    Duration::from_secs(10) * slower.unwrap_or(1)
+    Duration::from_secs(30 * slower())
 }
 
 /// Runs `story` on a thread in a network namespace of its own, which ends with it.

@@ -16,6 +16,7 @@ mod fq {
     use nix::sys::socket::{setsockopt, sockopt};
     use serde_json::json;
 
+    use crate::later::is_held;
     use crate::support::agent::{Agent, Holds, Hooks, sweep};
     use crate::support::child::{AgentProcess, play};
     use crate::support::fault::Fault;
@@ -64,7 +65,7 @@ mod fq {
             eventually(all, || "packets are lost".to_owned());
             for (number, came) in &self.came_ns {
                 let took = came - self.sent_ns[number];
-                assert!(took >= delay_ns, "packet {number} took {took} ns");
+                assert!(is_held(took, delay_ns), "packet {number} took {took} ns");
             }
         }
     }
@@ -96,11 +97,16 @@ mod fq {
         let stage = Stage::new();
         let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Fq);
         let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-        agent.set(&[delay(1_000)]);
+        // The next start waits for what is held for two seconds at most.
+        agent.set(&[delay(1_500)]);
         let mut ways = [(Traffic::default(), &device, &peer), (Traffic::default(), &peer, &device)];
         for (traffic, from, to) in &mut ways {
             traffic.send_until(boot_ns() + ms(100), from, to);
-            assert!(traffic.came_ns.is_empty());
+        }
+        for (traffic, _, to) in &mut ways {
+            traffic.take(to);
+            let [sent, came] = [&traffic.sent_ns, &traffic.came_ns].map(BTreeMap::len);
+            assert!(came < sent, "nothing is held any more when the agent is killed");
         }
         drop(agent);
         // It waits until the line is empty, so all that was held comes.
@@ -108,7 +114,7 @@ mod fq {
         let line = found.iter().filter(|leftover| leftover.to_string() == "interface edo-line").count();
         assert_eq!((line, left), (1, Vec::new()), "{found:?}");
         for (traffic, _, to) in &mut ways {
-            traffic.all_come(to, ms(1_000));
+            traffic.all_come(to, ms(1_500));
         }
         Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
     }

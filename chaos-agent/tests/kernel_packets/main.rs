@@ -31,6 +31,7 @@ mod loss;
 mod padding;
 mod partition;
 mod protect;
+mod quiet;
 mod replace;
 mod statistics;
 mod stream;

@@ -1,29 +1,32 @@
 //! Statistics of a hundred thousand real packets: loss by each model, and delays by each distribution.
 //!
-//! Loss is judged by what arrives. Delays are judged by what captures at both ends measure, from the time at which the
-//! device's interface sent a packet to that at which the peer's received it: that is the delay that was drawn, and how late the
-//! engine was, and the wires. Jitters of 150 and 200 ms are asked, so that a lateness below a millisecond moves no share by more
-//! than a hundredth; on an emulated machine, which is so much later, as many times longer ones. Beside that the mean of what the kernel says it gave is judged by itself. Draws depend on nothing but
-//! profile and packet, so each run has the same ones.
+//! Loss is judged by what arrives, and delays by what the kernel gave: draws depend on nothing but profile and packet, so the host makes
+//! the same, and the kernel's counters agree with their sum to the nanosecond. Captures at both ends then show of each packet, from the
+//! time at which the device's interface sent it to that at which the peer's received it, that it was held so long and how late it was, which
+//! is as busy as the machine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fault_abi::counter::{Counter, Global};
-use fault_abi::key::Direction;
+use chaos_agent::compile::draw_key;
+use chaos_agent::kernel::LineLimits;
+use chaos_agent::profile::Profile;
+use fault_abi::counter::{Counter, DELAY_BUCKETS, Global, delay_bucket};
+use fault_abi::delay;
+use fault_abi::draw::{Draw, OF_TARGET, Position};
+use fault_abi::key::{Direction, PROTOCOL_UDP};
 use fault_abi::verdict::{Effect, Verdict};
 use serde_json::{Value, json};
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
+use crate::later::is_held;
 use crate::support::agent::{Agent, Hooks, Start};
 use crate::support::capture::{Capture, Frame};
 use crate::support::cpu::OneCpu;
-use crate::support::fault::Fault;
+use crate::support::fault::{Fault, NAMESPACE};
 use crate::support::numbers;
-use crate::support::stage::{ETH, Family, Stage};
-use crate::support::time::{Beat, eventually, is_emulated, ms_here};
-
-use chaos_agent::kernel::LineLimits;
+use crate::support::stage::{DEVICE_PORT, ETH, Family, Stage};
+use crate::support::time::{Beat, eventually, is_emulated};
 
 /// Packets of a story; an emulated machine would take minutes for as many.
 fn count() -> u32 {
@@ -59,10 +62,9 @@ impl Trip {
         put(at_peer.frames(), false, &mut self.came_ns);
     }
 
-    /// How long each took that came, in the order in which they were sent, in milliseconds.
-    fn took_ms(&self) -> Vec<f64> {
-        let took = |(number, at): (&u32, &u64)| (*at as f64 - self.sent_ns[number] as f64) / 1e6;
-        self.came_ns.iter().map(took).collect()
+    /// How long each took that came, in the order in which they were sent, in nanoseconds.
+    fn took_ns(&self) -> Vec<u64> {
+        self.came_ns.iter().map(|(number, at)| at.saturating_sub(self.sent_ns[number])).collect()
     }
 
     /// Whether each was lost, in the order in which they were sent.
@@ -71,11 +73,20 @@ impl Trip {
     }
 }
 
-/// Sends the device's packets under these faults, and waits until all that passed have come.
-fn trip(stage: &Stage, agent: &mut Agent, faults: Value) -> Trip {
-    let target = Family::V4.host(1, 2);
+fn target() -> String {
+    Family::V4.host(1, 2)
+}
+
+/// These faults on the device.
+fn on_device(faults: Value) -> Fault {
+    Fault::new("many", faults).on(&[target()])
+}
+
+/// Sends the device's packets under a fault, and waits until all that passed have come.
+fn trip(stage: &Stage, agent: &mut Agent, fault: Fault) -> Trip {
+    let target = target();
     agent.set(&[]);
-    agent.set(&[Fault::new("many", faults).on(std::slice::from_ref(&target))]);
+    agent.set(&[fault]);
     let (at_device, at_peer) = (Capture::new(&stage.device, ETH), Capture::new(&stage.peer, ETH));
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
     let (mut trip, mut beat) = (Trip::default(), Beat::new(BEAT));
@@ -154,13 +165,13 @@ fn assert_geometric(what: &str, lengths: &[usize], ends: f64) {
 fn a_hundred_thousand_packets_are_lost_as_often_and_in_such_bursts_as_each_model_asks() {
     let stage = Stage::new();
     let mut agent = Agent::start(&stage.node, Start { limits: LIMITS, ..Hooks::Tcx.into() });
-    let fates = trip(&stage, &mut agent, json!({"loss": {"percent": "20%"}})).fates();
+    let fates = trip(&stage, &mut agent, on_device(json!({"loss": {"percent": "20%"}}))).fates();
     assert_share("independent", losses(&fates), fates.len(), 0.2, 1.0);
     assert_geometric("independent", &bursts(&fates), 0.8);
 
     let (enter, leave) = (0.05, 0.25);
     let model = json!({"gilbertElliott": {"enterBurst": "5%", "leaveBurst": "25%"}});
-    let fates = trip(&stage, &mut agent, json!({"loss": model})).fates();
+    let fates = trip(&stage, &mut agent, on_device(json!({"loss": model}))).fates();
     // Packets in a burst share their fate: a mean of theirs varies more (Kemeny and Snell 1960).
     let alike = 1.0 - enter - leave;
     let spread = (1.0 + alike) / (1.0 - alike);
@@ -169,7 +180,7 @@ fn a_hundred_thousand_packets_are_lost_as_often_and_in_such_bursts_as_each_model
     assert_geometric("bursts", &lengths, leave);
     assert_share("bursts, beginnings", lengths.len(), fates.len() - losses(&fates), enter, 1.0);
 
-    let fates = trip(&stage, &mut agent, json!({"loss": {"every": 7}})).fates();
+    let fates = trip(&stage, &mut agent, on_device(json!({"loss": {"every": 7}}))).fates();
     let is_seventh = |(number, lost): (usize, &bool)| *lost == (number % 7 == 6);
     assert!(fates.iter().enumerate().all(is_seventh), "each seventh and no other");
 }
@@ -228,32 +239,67 @@ fn autocorrelation(values: &[f64]) -> f64 {
     values.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum::<f64>() / variance
 }
 
+/// The delays that a fault is to give to the device's packets, in the order in which they are sent, in nanoseconds.
+fn drawn(fault: &Fault) -> Vec<u64> {
+    let profile = Profile::parse(&fault.object()).unwrap();
+    let phase = &profile.rule.phases[0];
+    let key = draw_key(profile.seed, &profile.name, NAMESPACE, &target());
+    let is_correlated = phase.correlation != 0;
+    let ordinal = if is_correlated { OF_TARGET } else { 0 };
+    let mut last = None;
+    let delay = |index: u32| {
+        let (direction, position) = (Direction::FromDevice, Position { ordinal, index: index.into() });
+        let draw = Draw { direction, protocol: PROTOCOL_UDP, target_port: DEVICE_PORT, position, copy: 0 };
+        last = is_correlated.then(|| delay::deviation(phase, key, &draw, last));
+        delay::delay_ns(phase, key, &draw, last.unwrap_or_default())
+    };
+    (0..count()).map(delay).collect()
+}
+
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn a_hundred_thousand_delays_are_distributed_and_correlated_as_asked() {
     let stage = Stage::new();
     let mut agent = Agent::start(&stage.node, Start { limits: LIMITS, ..Hooks::Tcx.into() });
-    for (name, mean, jitter, correlation) in
-        [("Uniform", 250, 200, 0), ("Normal", 650, 150, 0), ("Normal", 650, 150, 25), ("Pareto", 300, 200, 0)]
-    {
-        let [mean, jitter] = [mean, jitter].map(|milliseconds| ms_here(milliseconds) as f64 / 1e6);
+    for (name, mean, jitter, correlation) in [
+        ("Uniform", 250.0, 200.0, 0),
+        ("Normal", 650.0, 150.0, 0),
+        ("Normal", 650.0, 150.0, 25),
+        ("Pareto", 300.0, 200.0, 0),
+    ] {
         let asked = Asked { name, mean, jitter, correlation };
-        let trip = trip(&stage, &mut agent, asked.faults());
-        let took = trip.took_ms();
-        assert_eq!(trip.counter.effects[Effect::Delay as usize], u64::from(count()));
+        let fault = on_device(asked.faults());
+        let given_ns = drawn(&fault);
+        let trip = trip(&stage, &mut agent, fault);
         let what = format!("{name}, correlation {correlation} %");
-        let given = trip.counter.delay_ns as f64 / 1e6 / took.len() as f64;
+        assert_eq!(trip.counter.effects[Effect::Delay as usize], u64::from(count()));
+        assert_eq!(
+            trip.counter.delay_ns,
+            given_ns.iter().sum::<u64>(),
+            "{what}: the kernel's draws and these"
+        );
+        let mut buckets = [0; DELAY_BUCKETS];
+        given_ns.iter().filter(|ns| **ns != 0).for_each(|ns| buckets[delay_bucket(*ns)] += 1);
+        assert_eq!(trip.counter.delays, buckets, "{what}: the kernel's draws and these");
+        let took_ns = trip.took_ns();
+        let both = || took_ns.iter().zip(&given_ns);
+        let early = both().filter(|(took, given)| !is_held(**took, **given)).count();
+        assert_eq!(early, 0, "{what}: packets that came before their time");
+        let mut late: Vec<u64> = both().map(|(took, given)| took.saturating_sub(*given)).collect();
+        late.sort_unstable();
+        let late_ms = [500, 990].map(|per_mille| late[late.len() * per_mille / 1_000] as f64 / 1e6);
+
+        let given: Vec<f64> = given_ns.iter().map(|ns| *ns as f64 / 1e6).collect();
         let alike = f64::from(correlation) / 100.0;
         let spread = (1.0 + alike) / (1.0 - alike);
-        assert_plausible(&format!("{what}: mean given"), given, mean, spread * asked.variance(), took.len());
-        let measured = took.iter().sum::<f64>() / took.len() as f64;
-        let (found, like) = (distance(&took, &asked), autocorrelation(&took));
-        println!(
-            "{what}: distance {found:.4}, correlation {like:.4}, on average {:.3} ms late",
-            measured - given
-        );
+        let average = given.iter().sum::<f64>() / given.len() as f64;
+        assert_plausible(&format!("{what}: mean"), average, mean, spread * asked.variance(), given.len());
+        let (found, like) = (distance(&given, &asked), autocorrelation(&given));
+        println!("{what}: distance {found:.4}, correlation {like:.4}; {late_ms:.3?} ms late (p50, p99)");
         assert!(found <= KOLMOGOROV_SMIRNOV, "{what}: distance {found}");
-        let margin = REACH / (took.len() as f64).sqrt();
+        let margin = REACH / (given.len() as f64).sqrt();
         assert!((like - alike).abs() <= margin, "{what}: correlation {like} ± {margin}");
+        // A packet that is late by as much as the jitter says nothing about its delay any more.
+        assert!(late_ms[0] < jitter / 10.0, "{what}: half of the packets were late by {late_ms:?} ms");
     }
 }

@@ -7,6 +7,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{CounterKey, Direction};
 use fault_abi::lateness::LATENESS_ENTRIES;
+use fault_abi::lead::Lead;
 use fault_abi::line::Held;
 use fault_abi::names;
 
@@ -20,6 +21,7 @@ pub(super) struct Reader {
     global: PerCpuArray<MapData, u64>,
     held: Array<MapData, Held>,
     lateness: PerCpuArray<MapData, u64>,
+    lead: Array<MapData, Lead>,
 }
 
 impl Reader {
@@ -33,6 +35,7 @@ impl Reader {
             global: typed(programs, names::GLOBAL)?,
             held: convert(names::HELD, held)?,
             lateness: typed(programs, names::LATENESS)?,
+            lead: typed(programs, names::LEAD)?,
         })
     }
 }
@@ -61,6 +64,11 @@ impl QueueCounters for Reader {
 
     fn lateness(&self) -> Result<Vec<u64>, KernelError> {
         (0..LATENESS_ENTRIES).map(|entry| sum(&self.lateness, entry, names::LATENESS)).collect()
+    }
+
+    fn lead_ns(&self) -> Result<u64, KernelError> {
+        let read = |error| KernelError::Read { map: names::LEAD, reason: chain(&error) };
+        self.lead.get(&0, 0).map(|lead| lead.ns).map_err(read)
     }
 
     fn refused(&self) -> Result<u64, KernelError> {

@@ -45,7 +45,8 @@ pub(crate) const TO_PEER: &str = "cat-up";
 /// The device's and the peer's interface.
 pub(crate) const ETH: &str = "eth0";
 
-const DEVICE_PORT: u16 = 5683;
+/// The device's port, which profiles name.
+pub(crate) const DEVICE_PORT: u16 = 5683;
 const PEER_PORT: u16 = 40_000;
 
 /// The three namespaces.

@@ -35,7 +35,7 @@ pub(crate) fn is_emulated() -> bool {
 
 /// How long a story waits for anything, in nanoseconds.
 pub(crate) fn patience() -> u64 {
-    ms_here(10_000)
+    ms_here(30_000)
 }
 
 /// Milliseconds of a real machine in nanoseconds of this one.
@@ -64,7 +64,7 @@ impl Beat {
     }
 }
 
-/// Waits until `condition` gives something, looking every millisecond, ten seconds on a real machine; then panics with `state`.
+/// Waits until `condition` gives something, looking every millisecond, thirty seconds on a real machine; then panics with `state`.
 pub(crate) fn eventually<T>(mut condition: impl FnMut() -> Option<T>, state: impl FnOnce() -> String) -> T {
     let end = monotonic_ns() + patience();
     let mut beat = Beat::new(Duration::from_millis(1));
