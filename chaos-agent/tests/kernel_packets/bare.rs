@@ -87,6 +87,9 @@ fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
         {
             let target = family.host(1, 2);
             agent.set(&[]);
+            // Before a neighbour of IPv6 is known, for a second where its interface has just come up, the kernel keeps some 256 packets for
+            // it and drops the others.
+            stage.device_end(family).reaches(&stage.peer_end(family), 1);
             agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target))]);
             assert_eq!(agent.enforced(), (1, 1));
             let lost = missing(&stage, &agent, family, direction, "loss");
