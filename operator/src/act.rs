@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use edge_api::condition::{find_condition, reasons, types};
 use edge_api::{Device, DeviceStatus};
 use kube::ResourceExt;
 use kube::runtime::events::EventType;
@@ -18,34 +19,66 @@ use crate::link::{Method, Request};
 use crate::lock::lock;
 use crate::record::{apply_mark, apply_status};
 use crate::shared;
+use crate::slots::Cause;
 
-/// Does what was decided for one device.
-///
-/// # Errors
-/// When the status cannot be written. What comes before it in the list was done.
-pub async fn perform(
-    controls: &Arc<Controls>,
-    key: &Key,
-    device: &Device,
-    sight: &Sight,
-    actions: Vec<Action>,
-) -> Result<(), ApiError> {
+/// Begins what was decided for one device; gives what is to be written.
+pub fn begin(controls: &Arc<Controls>, key: &Key, device: &Device, actions: Vec<Action>) -> Vec<Action> {
+    let mut writes = Vec::new();
     for action in actions {
         match action {
             Action::Exchange(ask) => begin_exchange(controls, key, device, ask),
             Action::Resolve(name) => begin_lookup(controls, key, device, name),
             Action::Notify(notice) => notify(controls, device, &notice),
-            Action::WriteStatus(status) => write(controls, key, device, sight, *status).await?,
+            Action::WriteStatus(_) | Action::Mark(_) => writes.push(action),
+        }
+    }
+    writes
+}
+
+/// Writes what was decided for one device, when it is its turn; `false` when that is out of date by then.
+///
+/// # Errors
+/// When it cannot be written. What comes before it in the list was.
+pub async fn write(
+    controls: &Controls,
+    key: &Key,
+    device: &Device,
+    sight: &Sight,
+    writes: Vec<Action>,
+) -> Result<bool, ApiError> {
+    // There are slots as long as there is this; if there were none, going on unlimited would be the lesser evil.
+    let _slot = controls.writers.acquire(false, Cause::Routine).await;
+    for action in writes {
+        if controls.shared.shutdown.is_cancelled() {
+            return Ok(false);
+        }
+        match action {
+            Action::WriteStatus(status) if doubts(&status) && has_answered(controls, key, device) => {
+                return Ok(false);
+            }
+            Action::WriteStatus(status) => write_status(controls, key, device, sight, *status).await?,
             Action::Mark(mark) => {
                 let marked = apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
                 controls.marked(key, marked.metadata.resource_version.as_deref());
             }
+            Action::Exchange(_) | Action::Resolve(_) | Action::Notify(_) => {}
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-async fn write(
+/// Does it say that the device is silent?
+fn doubts(status: &DeviceStatus) -> bool {
+    find_condition(&status.conditions, types::REACHABLE)
+        .is_some_and(|reachable| reasons::DOUBTED.contains(&reachable.reason.as_str()))
+}
+
+fn has_answered(controls: &Controls, key: &Key, device: &Device) -> bool {
+    let uid = device.uid().unwrap_or_default();
+    controls.if_known(key, &uid, |memory| memory.has_answered()) == Some(true)
+}
+
+async fn write_status(
     controls: &Controls,
     key: &Key,
     device: &Device,
@@ -159,8 +192,7 @@ impl Delivery {
         self.controls.if_known(&self.key, &self.uid, |memory| {
             if memory.busy.as_ref().is_some_and(|busy| busy.number == outcome.number) {
                 memory.leaves_queue(outcome.number, Instant::now());
-                memory.busy = None;
-                memory.inbox = Some(outcome);
+                memory.ended(outcome, Instant::now());
             }
         });
     }

@@ -132,9 +132,12 @@ impl LeaderArgs {
 #[derive(ClapArgs, Clone, Debug)]
 #[command(next_help_heading = "Work")]
 pub struct WorkArgs {
-    /// Reconciles at once, of each controller; more wait in order of arrival
+    /// Reconciles at once, of each controller; more wait in order of arrival, what is new first
     #[arg(long, env = "WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,
+    /// Statuses and finalizers of devices that are written to the API server at once; whoever waits for that holds no worker
+    #[arg(long, env = "DEVICE_WRITERS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub device_writers: u16,
     /// Exchanges with devices at once; each device has one at most
     #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub max_in_flight: u16,

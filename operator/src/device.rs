@@ -125,7 +125,7 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
 async fn has_its_turn(
     name: &ObjectRef<Device>,
     controls: &Arc<Controls>,
-    permit: Permit,
+    mut permit: Permit,
     passes: Passes,
 ) -> Result<Action, ApiError> {
     // The wait may have been long: what was queued is only a name.
@@ -153,10 +153,20 @@ async fn has_its_turn(
         controls.metrics.note(&key.namespace, &decision.notes);
         decision
     });
-    let written = act::perform(controls, &key, &device, &sight, decision.actions).await;
+    let writes = act::begin(controls, &key, &device, decision.actions);
+    let written = if writes.is_empty() {
+        Ok(true)
+    } else {
+        permit.gives_way();
+        act::write(controls, &key, &device, &sight, writes).await
+    };
     match written {
-        Ok(()) => {
+        Ok(is_current) => {
             controls.forgive(&key);
+            if !is_current {
+                permit.finish("requeue");
+                return Ok(Action::requeue(Duration::from_millis(1)));
+            }
             permit.finish("requeue_after");
             Ok(Action::requeue(decision.wake.max(Duration::from_millis(1))))
         }

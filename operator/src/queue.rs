@@ -19,7 +19,7 @@ pub struct Permits {
 
 /// The right to reconcile; given back when dropped.
 pub struct Permit {
-    _permit: Option<Slot>,
+    slot: Option<Slot>,
     metrics: Arc<ControllerMetrics>,
     since: Instant,
     number: u64,
@@ -47,7 +47,7 @@ impl Permits {
         self.metrics.active.inc();
         let since = Instant::now();
         let number = self.metrics.running.begin(since);
-        Permit { _permit: permit, metrics: self.metrics.clone(), since, number, result: "error" }
+        Permit { slot: permit, metrics: self.metrics.clone(), since, number, result: "error" }
     }
 }
 
@@ -73,6 +73,13 @@ impl Drop for Waiter<'_> {
 }
 
 impl Permit {
+    /// Gives the permit to the next: what is left of this reconcile waits for something else. It lasts until it is dropped all the same.
+    pub fn gives_way(&mut self) {
+        if self.slot.take().is_some() {
+            self.metrics.active.dec();
+        }
+    }
+
     /// Says how the reconcile ended (`success`, `requeue_after`, `error`); without it, it counts as an error.
     pub fn finish(mut self, result: &'static str) {
         self.result = result;
@@ -82,7 +89,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let seconds = self.since.elapsed().as_secs_f64();
-        self.metrics.active.dec();
+        self.gives_way();
         self.metrics.running.end(self.number);
         self.metrics.work_seconds.observe(seconds);
         self.metrics.reconcile_seconds.observe(seconds);
@@ -132,6 +139,23 @@ mod tests {
         assert_eq!(turns.len(), 100);
         assert!(turns.values().all(|turns| (19..=22).contains(turns)), "{turns:?}");
         assert_eq!(metrics.depth.get(), 0);
+        assert_eq!(metrics.active.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reconcile_that_gives_way_lets_the_next_begin_and_is_measured_to_its_end() {
+        let metrics = Metrics::new().unwrap().controller("test");
+        let permits = Permits::new(1, metrics.clone());
+        let mut first = permits.acquire().await;
+        first.gives_way();
+        assert_eq!(metrics.active.get(), 0);
+        let second = permits.acquire().await;
+        assert_eq!(metrics.active.get(), 1);
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        first.finish("success");
+        assert_eq!(metrics.active.get(), 1, "the one that gave way took another's place along");
+        assert!(metrics.reconcile_seconds.get_sample_sum() > 59.0);
+        second.finish("success");
         assert_eq!(metrics.active.get(), 0);
     }
 

@@ -30,7 +30,10 @@ pub struct Passes([u64; 2]);
 
 /// The slots of all exchanges, or of all reconciles of a controller.
 #[derive(Debug)]
-pub struct Slots(Arc<Mutex<All>>);
+pub struct Slots {
+    all: Arc<Mutex<All>>,
+    limit: usize,
+}
 
 /// The right to one of them; given to the next when dropped.
 #[derive(Debug)]
@@ -167,13 +170,19 @@ impl Slots {
             passed: 0,
             arrivals: 0,
         };
-        Self(Arc::new(Mutex::new(all)))
+        Self { all: Arc::new(Mutex::new(all)), limit }
+    }
+
+    /// How many are in use, for a metric that outlives this.
+    pub fn usage(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let (all, limit) = (self.all.clone(), self.limit);
+        move || limit.saturating_sub(lock(&all).free)
     }
 
     /// Waits for a slot, first come, first served among those of one cause that may have it. `doubtful`: the device's last exchange
     /// ended in silence. None when all ends.
     pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Option<Slot> {
-        let turn = self.take(&mut lock(&self.0), doubtful, cause);
+        let turn = self.take(&mut lock(&self.all), doubtful, cause);
         match turn {
             Ok(slot) => Some(slot),
             Err(turn) => turn.await.ok(),
@@ -184,7 +193,7 @@ impl Slots {
     /// while, whatever its cause.
     pub async fn acquire_fairly(&self, cause: Cause, passes: &mut Passes) -> Option<Slot> {
         let turn = {
-            let mut all = lock(&self.0);
+            let mut all = lock(&self.all);
             let [before_last, _] = passes.0;
             let passed_twice = all.routine.arrival().is_some_and(|oldest| before_last > oldest);
             self.take(&mut all, false, if passed_twice { Cause::Routine } else { cause })
@@ -193,7 +202,7 @@ impl Slots {
             Ok(slot) => slot,
             Err(turn) => turn.await.ok()?,
         };
-        passes.0 = [passes.0[1], lock(&self.0).arrivals];
+        passes.0 = [passes.0[1], lock(&self.all).arrivals];
         Some(slot)
     }
 
@@ -202,7 +211,7 @@ impl Slots {
         // Nobody waits for what is free and may be had.
         if all.free > 0 && (!doubtful || all.free_for_doubtful > 0) {
             all.take(doubtful);
-            return Ok(Slot { all: self.0.clone(), doubtful });
+            return Ok(Slot { all: self.all.clone(), doubtful });
         }
         let (turn, brings) = oneshot::channel();
         let waiter = Waiter { arrival: all.arrivals, turn };
@@ -369,7 +378,7 @@ mod tests {
         // It was given the slot, and ends before it looks.
         drop(too_late);
         drop(patient.as_mut().now_or_never().expect("it is next"));
-        assert_eq!(lock(&slots.0).free, 1);
+        assert_eq!(lock(&slots.all).free, 1);
     }
 
     #[tokio::test]
@@ -379,6 +388,6 @@ mod tests {
         for _ in 0..10 * SWEEP {
             assert!(slots.acquire(false, Change).now_or_never().is_none());
         }
-        assert!(lock(&slots.0).changes.certain.waiting.len() <= SWEEP);
+        assert!(lock(&slots.all).changes.certain.waiting.len() <= SWEEP);
     }
 }

@@ -37,6 +37,12 @@ pub mod reasons {
     pub const RESOLVING: &str = "Resolving";
     /// Device, Reachable: it was asked, and nothing came yet.
     pub const NOT_CONTACTED: &str = "NotContacted";
+    /// Device, Reachable: silent for longer than `suspectAfter`.
+    pub const SILENT: &str = "Silent";
+    /// Device, Reachable: silent for longer than `lostAfter`.
+    pub const LOST: &str = "Lost";
+    /// Device, Reachable: it does not answer.
+    pub const DOUBTED: [&str; 2] = [SILENT, LOST];
     /// Device, Reachable: it will be known in a while.
     pub const UNDECIDED: [&str; 2] = [RESOLVING, NOT_CONTACTED];
 }

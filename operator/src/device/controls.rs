@@ -84,6 +84,9 @@ pub struct Controls {
     pub link: Arc<Link<WhileLeading>>,
     /// Exchanges at once.
     pub slots: Slots,
+    /// Writes at once. They last as long as the API server likes, so that whoever is to write holds no permit: else devices that answer
+    /// would wait to be asked until others' silence is written down, and be silent themselves.
+    pub writers: Slots,
     /// Looks names up.
     pub dns: Dns,
     /// Tasks of exchanges and lookups; at most one of each for a device.
@@ -129,12 +132,15 @@ impl Controls {
         let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
         show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
+        let writers = Slots::new(usize::from(args.work.device_writers));
+        shared.metrics.bound("device_writers", f64::from(args.work.device_writers), writers.usage());
         Ok(Self {
             permits: Permits::new(args.work.workers, controller.clone()),
             controller,
             metrics,
             link,
             slots: Slots::new(in_flight),
+            writers,
             dns,
             tasks: Mutex::default(),
             outcomes,

@@ -93,6 +93,7 @@ pub fn decide(seen: &Observed<'_>, memory: &mut Memory, budgets: &mut Budgets) -
     }
     let mut decision = Decision { wake: RESYNC, ..Decision::default() };
     memory.patience = None;
+    memory.excuse(seen.now);
     let standing = match seen.spec {
         Err(invalid) => {
             memory.busy = None;

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use super::answer::Outcome;
+use super::answer::{Answer, Outcome};
 use super::evidence::{Contradiction, Evidence, Foreign};
 use super::release::Release;
 use super::validate::{Host, Patience, Target};
@@ -127,8 +127,10 @@ pub struct Memory {
     pub patience: Option<Patience>,
     /// Last sign of life.
     pub heard: Option<Instant>,
-    /// Time since then that questions waited here before they were sent: no fault of the device.
+    /// Time since then in which it could not answer, since questions waited here or were asked too late: no fault of the device.
     pub queued: Duration,
+    /// When it was looked at last, or when an exchange ended since: what is late from then on is not in `queued` yet.
+    pub idle_since: Instant,
     /// The last exchange ended in silence.
     pub doubtful: bool,
     /// Nothing was learnt since this process began: the status of the one before stands.
@@ -228,6 +230,7 @@ impl Memory {
             patience: None,
             heard: None,
             queued: Duration::ZERO,
+            idle_since: now,
             doubtful: false,
             inherited: current && status.phase != DevicePhase::Pending,
             evidence: Evidence::restored(status.reported.as_ref()),
@@ -270,8 +273,35 @@ impl Memory {
 
     /// How long nothing was heard, without the time that questions waited here.
     pub fn silence(&self, now: Instant) -> Duration {
-        let queued = self.queued + self.waits(now).unwrap_or_default();
+        let queued = self.queued + self.waits(now).unwrap_or_default() + self.late(now);
         now.saturating_duration_since(self.heard.unwrap_or(self.since)).saturating_sub(queued)
+    }
+
+    /// How long a question is overdue that nobody asks, or an answer waits to be looked at.
+    fn late(&self, now: Instant) -> Duration {
+        match self.busy {
+            Some(_) => Duration::ZERO,
+            None => now.saturating_duration_since(self.next_probe.max(self.idle_since)),
+        }
+    }
+
+    /// It is looked at now: that it was not before is no fault of the device.
+    pub fn excuse(&mut self, now: Instant) {
+        self.queued += self.late(now);
+        self.idle_since = now;
+    }
+
+    /// Its exchange ended.
+    pub fn ended(&mut self, outcome: Outcome, now: Instant) {
+        self.busy = None;
+        self.idle_since = now;
+        self.inbox = Some(outcome);
+    }
+
+    /// Has it given a sign of life that was not looked at yet?
+    pub fn has_answered(&self) -> bool {
+        let answered = |outcome: &Outcome| !matches!(outcome.answer, Answer::Silence | Answer::Abandoned);
+        self.pushed.is_some() || self.inbox.as_ref().is_some_and(answered)
     }
 
     /// How long a question has been waiting to be sent, if one is.

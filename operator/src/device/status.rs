@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use edge_api::condition::reasons::{NOT_CONTACTED, RESOLVING};
+use edge_api::condition::reasons::{LOST, NOT_CONTACTED, RESOLVING, SILENT};
 use edge_api::condition::{ConditionStatus, set_condition, types};
 use edge_api::{DeviceAddress, DevicePhase, DeviceStatus, Sync};
 use tokio::time::Instant;
@@ -227,8 +227,8 @@ fn reachable(memory: &Memory, standing: &Standing, seen: &Observed<'_>) -> Word 
         (_, Ok(spec)) => match contact(memory, spec.patience, seen.now) {
             Contact::Never => word(Unknown, NOT_CONTACTED, "no answer yet"),
             Contact::Answering => word(True, "Answering", "the device answers"),
-            Contact::Silent => word(Unknown, "Silent", "silent for longer than spec.liveness.suspectAfter"),
-            Contact::Lost => word(False, "Lost", "silent for longer than spec.liveness.lostAfter"),
+            Contact::Silent => word(Unknown, SILENT, "silent for longer than spec.liveness.suspectAfter"),
+            Contact::Lost => word(False, LOST, "silent for longer than spec.liveness.lostAfter"),
         },
     }
 }

@@ -111,9 +111,10 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
 }
 
 /// Everything that can be bounded, at its least.
-const LEAST: [&str; 15] = [
+const LEAST: [&str; 16] = [
     "--controllers=device,fleet",
     "--workers=1",
+    "--device-writers=1",
     "--max-in-flight=1",
     "--max-lookups=1",
     "--max-observations=1",
@@ -195,7 +196,15 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
         }
         synced = stage.in_sync().await;
     }
-    for name in ["devices", "in_flight_exchanges", "remembered_exchanges", "observations", "fleet_devices"] {
+    let names = [
+        "devices",
+        "device_writers",
+        "in_flight_exchanges",
+        "remembered_exchanges",
+        "observations",
+        "fleet_devices",
+    ];
+    for name in names {
         let limit = stage.by_name("edge_limit")[name];
         assert!((fullest[name] - limit).abs() < 0.5, "{name} was {} at most, and never full", fullest[name]);
     }

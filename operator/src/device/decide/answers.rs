@@ -155,3 +155,23 @@ fn who_shall_change_is_asked_before_who_is_as_it_shall_be_unless_nothing_can_com
     story.pass(10);
     assert_eq!((story.decide(), story.cause), (Asked::Report, Some(Cause::Routine)));
 }
+
+#[test]
+fn what_this_operator_is_late_with_is_no_silence_of_the_device() {
+    let mut story = Story::in_sync();
+    let writes = story.writes;
+    // It is busy with others for far longer than lostAfter: nobody asks.
+    story.is_late(300);
+    assert_eq!(story.decide(), Asked::Report);
+    assert_eq!((story.phase(), story.condition("Reachable")), (InSync, "True/Answering".to_owned()));
+    // That nothing comes is the device's; that nobody looks at it afterwards is not.
+    story.is_late(15);
+    story.exchange_ends(Answer::Silence);
+    story.is_late(300);
+    assert_eq!(story.decide(), Asked::Nothing);
+    assert_eq!((story.phase(), story.writes), (InSync, writes));
+    // Asked in time, it is silent for as long as it is.
+    story.pass(10);
+    assert_eq!(story.decide(), Asked::Report);
+    assert_eq!(story.condition("Reachable"), "Unknown/Silent");
+}

@@ -129,7 +129,14 @@ impl Story {
         self.device.metadata.generation = Some(generation);
     }
 
+    /// The operator is idle for so long.
     pub(super) fn pass(&mut self, seconds: u64) {
+        self.is_late(seconds);
+        self.memory.idle_since = self.now;
+    }
+
+    /// The operator is busy with others for so long.
+    pub(super) fn is_late(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
     }
 
@@ -182,9 +189,13 @@ impl Story {
 
     /// The device answers what it was asked last, and it is decided what comes next.
     pub(super) fn hears(&mut self, answer: Answer) -> Asked {
-        self.memory.busy = None;
-        self.memory.inbox = Some(Outcome { number: self.number, topic: self.topic, answer });
+        self.exchange_ends(answer);
         self.decide()
+    }
+
+    /// And nobody looks at it yet.
+    pub(super) fn exchange_ends(&mut self, answer: Answer) {
+        self.memory.ended(Outcome { number: self.number, topic: self.topic, answer }, self.now);
     }
 
     /// The device reports: what it runs, the generation that it applied, the one that it holds.
