@@ -143,6 +143,10 @@ async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<
 
 async fn under_way(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.if_known(key, uid, |memory| memory.leaves_queue(ask.number, Instant::now()));
+    if controls.shared.shutdown.is_cancelled() {
+        // Who gave the slot away was ended, and so is this.
+        return Answer::Abandoned;
+    }
     // The wait may have been long. What was decided on is no longer so: decide again.
     let current = controls.shared.devices.store().get(&key.reference());
     let still = |device: &Device| {

@@ -19,6 +19,8 @@ use watch_backoff::WatchBackoff;
 /// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again, and
 /// those that it knows and that are gone.
 const CHANGES: usize = 1024;
+/// Objects that a new subscriber is told of at once.
+const BREATH: usize = 64;
 
 /// What a cache needs of a kind.
 pub trait Cached:
@@ -95,15 +97,26 @@ where
     /// Every object that exists now, then each that is changed, made or deleted, for ever. A name may come
     /// twice, and its object may be gone when it comes: look it up.
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + use<K> {
+        self.subscribe_from(|_| true)
+    }
+
+    /// As [`Self::subscribe`]; of those that exist now, these `first`.
+    pub fn subscribe_from<F: Fn(&K) -> bool>(
+        &self,
+        first: F,
+    ) -> impl Stream<Item = ObjectRef<K>> + Send + use<K, F> {
         let receiver = self.changes.subscribe();
-        let present = everything(&self.store);
+        let (mut present, rest): (Vec<_>, Vec<_>) =
+            self.store.state().into_iter().partition(|object| first(object));
+        present.extend(rest);
+        let present: Vec<_> = present.iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect();
         let known = present.iter().map(short).collect();
         let subscriber = Subscriber { receiver, store: self.store.clone(), known };
         let news = stream::unfold(subscriber, |mut subscriber| async move {
             let names = subscriber.next().await?;
             Some((stream::iter(names), subscriber))
         });
-        stream::iter(present).chain(news.flatten())
+        gently(present).chain(news.flatten())
     }
 }
 
@@ -137,6 +150,17 @@ impl<K: Cached> Subscriber<K> {
             Err(RecvError::Closed) => None,
         }
     }
+}
+
+/// One after the other, with a breath after some: whoever takes all that it can get does something about the first ones before it is
+/// told of the ten thousandth.
+fn gently<T: Send>(all: Vec<T>) -> impl Stream<Item = T> + Send {
+    stream::iter(all.into_iter().enumerate()).then(|(number, one)| async move {
+        if number % BREATH == BREATH - 1 {
+            tokio::task::yield_now().await;
+        }
+        one
+    })
 }
 
 /// `namespace/name`, or `/name` without a namespace: neither has a slash (RFC 1123 labels and subdomains).
@@ -183,6 +207,7 @@ fn announce<K: Cached>(
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use k8s_openapi::api::core::v1::Pod;
     use kube::api::ObjectMeta;
     use kube::runtime::watcher::Event;
@@ -215,6 +240,33 @@ mod tests {
         let mut missing: HashSet<String> = (0..150).map(|number| number.to_string()).collect();
         while !missing.is_empty() {
             missing.remove(&told.next().await.unwrap().name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_subscriber_is_told_of_some_first_and_of_all_in_portions() {
+        let (store, mut writer) = reflector::store();
+        let cache = Cache { store, changes: broadcast::channel(16).0 };
+        let names = (0..10 * BREATH).map(|number| number.to_string());
+        let objects = names.map(|name| Event::InitApply(pod(&name)));
+        [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).for_each(|event| {
+            writer.apply_watcher_event(&event);
+        });
+        let mut told = std::pin::pin!(cache.subscribe_from(|pod| pod.metadata.name.as_deref() == Some("77")));
+        let mut all = HashSet::new();
+        assert_eq!(told.next().await.unwrap().name, "77");
+        let mut at_once = 1;
+        for _ in 1..10 * BREATH {
+            let name = match told.next().now_or_never() {
+                Some(name) => name,
+                None => {
+                    assert!(at_once <= BREATH, "{at_once} at once");
+                    at_once = 0;
+                    told.next().await
+                }
+            };
+            at_once += 1;
+            assert!(at_once <= BREATH && all.insert(name.unwrap().name));
         }
     }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_api::Device;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ use crate::args::bounds::size;
 use crate::error::ApiError;
 use crate::queue::Permit;
 use crate::shared::{Shared, draw};
-use crate::slots::Passes;
+use crate::slots::{Cause, Passes};
 
 /// Delay after a write that met a newer object: the news is under way.
 const CATCH_UP: Duration = Duration::from_millis(200);
@@ -74,7 +74,8 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     Controller::for_shared_stream(stream::pending(), store)
         .reconcile_on(stream::select(changed, stream::select(named(triggers), moved(controls.clone()))))
         .graceful_shutdown_on(shared.shutdown.clone().cancelled_owned())
-        .run(reconcile, retry, controls.clone())
+        // Boxed: the table of those that run never gets smaller.
+        .run(|device, controls| reconcile(device, controls).boxed(), retry, controls.clone())
         .for_each(|outcome| {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "device: reconcile");
@@ -87,9 +88,12 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// Devices that changed; those that are gone are forgotten.
+/// Devices that changed, those first that shall; those that are gone are forgotten.
 fn changes(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
-    controls.shared.devices.subscribe().filter_map(move |name| {
+    let known = controls.clone();
+    let shall_change =
+        move |device: &Device| known.turn(&Key::of(&ObjectRef::from_obj(device)), device).0 == Cause::Change;
+    controls.shared.devices.subscribe_from(shall_change).filter_map(move |name| {
         let exists = controls.shared.devices.store().get(&name).is_some();
         if !exists {
             controls.forget(&Key::of(&name));

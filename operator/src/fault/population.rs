@@ -238,7 +238,7 @@ mod tests {
             json!({"containers": [], "nodeName": "n1", "hostNetwork": true}),
             json!({"podIP": "10.240.0.11"}),
         );
-        assert_eq!(Member::of_pod(&Arc::new(pod.clone())).unwrap().place, Err(NoTarget::HostNetwork));
+        assert_eq!(Member::of_pod(&Arc::new(pod)).unwrap().place, Err(NoTarget::HostNetwork));
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
             json!({"containers": [], "nodeName": "n1"}),
             json!({"podIP": "10.244.1.2", "phase": "Failed"}),
         );
-        assert_eq!(Member::of_pod(&Arc::new(pod.clone())), None);
+        assert_eq!(Member::of_pod(&Arc::new(pod)), None);
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(crate) fn keep_owners(device: &mut Device) {
         entry.subresource.as_deref().unwrap_or_default().is_empty()
             && fields.is_some_and(|fields| fields.pointer("/f:spec/f:desired").is_some())
     };
-    let owners: Vec<_> = entries
+    let mut owners: Vec<_> = entries
         .into_iter()
         .filter(owns)
         .map(|entry| ManagedFieldsEntry {
@@ -95,6 +95,8 @@ pub(crate) fn keep_owners(device: &mut Device) {
             ..ManagedFieldsEntry::default()
         })
         .collect();
+    // Collected in place, it would keep the room of all entries.
+    owners.shrink_to_fit();
     device.metadata.managed_fields = (!owners.is_empty()).then_some(owners);
 }
 
