@@ -64,7 +64,7 @@ impl World {
         let operators = "deployment/edge-operator";
         let change = ["-n", SYSTEM, "set", "env", operators].into_iter();
         self.kubectl(&change.chain(set.iter().map(String::as_str)).collect::<Vec<_>>());
-        self.kubectl(&["-n", SYSTEM, "rollout", "status", operators, "--timeout=60s"]);
+        self.kubectl(&["-n", SYSTEM, "rollout", "status", operators, "--timeout=180s"]);
         *lease = times;
     }
 

@@ -98,6 +98,11 @@ impl Probe {
         })
     }
 
+    /// Reads what was captured so far. To be called now and then by who waits for long, since what nobody reads is lost.
+    pub(crate) fn read(&mut self) -> Result<()> {
+        self.ends.iter_mut().try_for_each(|(_, capture)| capture.seen().map(|_| ()))
+    }
+
     fn sent_so_far(&self) -> Result<usize> {
         Ok(self.sent.lock().map_err(|_| anyhow!("{}: sending panicked", self.name))?.len())
     }

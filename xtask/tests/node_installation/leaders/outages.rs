@@ -9,7 +9,7 @@ use xtask::wait;
 
 use super::super::deaths::{ROW, deadline, nothing_is_lost_after, partition, probe};
 use super::super::letters::Letters;
-use super::super::probe::Moment;
+use super::super::probe::{Moment, Probe};
 use super::super::world::{PATIENCE, SOON};
 use super::{
     MOST, begin, commands_are_under_way, new_firmware, rough, silent_after, the_next_one_ends_it_well,
@@ -54,8 +54,15 @@ pub(super) fn outage(major: u8, lasts: Duration, begins: impl FnOnce(&Cluster) -
     wait::until("the end of who led", PATIENCE, SOON, || Ok((!process.is_alive()).then_some(()))).unwrap();
     println!("who led ended {} ms after the beginning", began.elapsed().as_millis());
     probes.iter_mut().for_each(|probe| probe.until(true, ROW).unwrap());
-    wait::until("the outage's time", lasts + PATIENCE, SOON, || Ok((began.elapsed() >= lasts).then_some(())))
-        .unwrap();
+    wait::until("the outage's time", lasts + PATIENCE, SOON, || {
+        // Sockets have room for the captures of half a minute.
+        probes.iter_mut().try_for_each(Probe::read)?;
+        for letters in &mut letters {
+            letters.sent();
+        }
+        Ok((began.elapsed() >= lasts).then_some(()))
+    })
+    .unwrap();
     for (letters, whose) in letters.iter_mut().zip(["who led", "the standby"]) {
         silent_after(wall + RENEW_DEADLINE, letters, whose);
     }
