@@ -23,6 +23,7 @@ pub mod policy;
 pub mod progress;
 pub mod question;
 pub mod release;
+pub mod silence;
 pub mod status;
 pub mod validate;
 
