@@ -45,6 +45,7 @@ use self::observe::observe;
 use crate::act;
 use crate::args::bounds::size;
 use crate::error::ApiError;
+use crate::leader::part::Part;
 use crate::queue::Permit;
 use crate::shared::{Shared, draw};
 use crate::slots::{Cause, Passes};
@@ -57,11 +58,11 @@ const FULL: Duration = Duration::from_secs(10);
 /// Target of the log of turns: a device waits for one, and has one. Off unless asked for.
 pub const TURNS: &str = "edge_operator::turns";
 
-/// Runs until `shared.shutdown`.
+/// Runs until `shared.shutdown`, which ends its `part`.
 ///
 /// # Errors
 /// When it cannot start: no socket.
-pub async fn run(shared: Arc<Shared>) -> Result<()> {
+pub async fn run(shared: Arc<Shared>, part: Part) -> Result<()> {
     let mut tasks = JoinSet::new();
     let bounds = &shared.args.bounds;
     let (outcomes, triggers) = mpsc::channel(size(bounds.outcome_queue));
@@ -84,6 +85,7 @@ pub async fn run(shared: Arc<Shared>) -> Result<()> {
             std::future::ready(())
         })
         .await;
+    part.ends().await;
     controls.stop().await;
     tasks.shutdown().await;
     Ok(())

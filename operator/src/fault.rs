@@ -41,6 +41,7 @@ use self::world::{Concerned, World};
 use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
+use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::record::apply_status;
@@ -86,11 +87,11 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
     Filled(controls)
 }
 
-/// Runs until shutdown.
+/// Runs until shutdown, which ends its `part`.
 ///
 /// # Errors
 /// When a metric is registered twice.
-pub async fn run(Filled(controls): Filled) -> Result<()> {
+pub async fn run(Filled(controls): Filled, part: Part) -> Result<()> {
     // Told by the leader alone, so that replicas can be summed up.
     let phases = metrics::Phases::new(controls.profiles.store().clone())?;
     let registry = controls.shared.metrics.registry();
@@ -98,6 +99,7 @@ pub async fn run(Filled(controls): Filled) -> Result<()> {
     // Complete before the first decision: a choice among some of the targets would be another choice.
     controls.refill();
     reconcile_all(controls).await;
+    drop(part);
     Ok(())
 }
 

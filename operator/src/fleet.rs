@@ -42,6 +42,7 @@ use self::observe::{Sight, take_over};
 use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
+use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::shared::{self, Shared, draw};
@@ -78,11 +79,11 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
     Filled { shared, fleets }
 }
 
-/// Runs until shutdown.
+/// Runs until shutdown, which ends its `part`.
 ///
 /// # Errors
 /// When a metric is registered twice.
-pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
+pub async fn run(Filled { shared, fleets }: Filled, part: Part) -> Result<()> {
     // Told by the leader alone, so that replicas can be summed up.
     let registry = shared.metrics.registry();
     let census = Census::new(fleets.store().clone())?;
@@ -115,6 +116,7 @@ pub async fn run(Filled { shared, fleets }: Filled) -> Result<()> {
             std::future::ready(())
         })
         .await;
+    drop(part);
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 //! * [`lease`]: the Lease in the API server.
 //! * [`guard`]: the right to act, as all others see it.
 //! * [`candidacy`]: from being ready to act until the end of the process.
+//! * [`part`]: who acts, and what waits until they have ended.
 //! * [`metrics`]: what is counted.
 //!
 //! Here: the shell, which carries the decisions out on tokio's clock. A standby watches the Lease, so that it knows of
@@ -22,6 +23,7 @@ pub mod decide;
 pub mod guard;
 pub mod lease;
 pub mod metrics;
+pub mod part;
 pub mod record;
 
 use futures::StreamExt as _;

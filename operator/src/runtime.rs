@@ -1,5 +1,5 @@
-//! Wiring: clients, HTTP server, caches, election, controllers. Start in this order; end in the reverse one, so that
-//! the Lease is given away by a process that has stopped acting.
+//! Wiring: clients, HTTP server, caches, election, controllers. Start in this order. When it ends, those that act are
+//! waited for, then the Lease is given away, and the rest is put away while the next leader is at work.
 
 use std::sync::{Arc, OnceLock};
 
@@ -22,6 +22,7 @@ use crate::clock::ServerClock;
 use crate::http::{self, Readiness};
 use crate::leader::candidacy::Candidacy;
 use crate::leader::guard::Leadership;
+use crate::leader::part::Cast;
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
@@ -101,7 +102,7 @@ pub async fn run_in(
         () = shutdown.cancelled() => None,
         filled = filling => Some(filled?),
     };
-    let mut outcome = Ok(());
+    let (mut outcome, cast) = (Ok(()), Cast::default());
     if let Some(filled) = filled {
         // A standby is ready too: its caches are as warm as the leader's.
         readiness.set(true);
@@ -110,17 +111,22 @@ pub async fn run_in(
             // On shutdown parts end too, and are no failure then.
             biased;
             () = shutdown.cancelled() => Ok(()),
-            outcome = lead(filled, &mut candidacy, &mut tasks) => outcome,
+            outcome = lead(filled, &mut candidacy, &cast, &mut tasks) => outcome,
         };
     }
     readiness.set(false);
     shutdown.cancel();
+    if outcome.is_err() {
+        // What does not end by itself is cut off.
+        tasks.shutdown().await;
+    }
+    cast.is_still().await;
+    candidacy.leave().await;
+    cast.has_left();
     if outcome.is_ok() {
         outcome = all_end(&mut tasks).await;
     }
-    // What did not end by itself is cut off.
     tasks.shutdown().await;
-    candidacy.leave().await;
     tracing::info!("stopped");
     outcome
 }
@@ -133,20 +139,25 @@ async fn all_end(tasks: &mut JoinSet<Result<()>>) -> Result<()> {
 }
 
 /// Stands by, then runs the controllers. Ends with the first part that ends; nothing here is meant to.
-async fn lead(filled: Filled, candidacy: &mut Candidacy, tasks: &mut JoinSet<Result<()>>) -> Result<()> {
+async fn lead(
+    filled: Filled,
+    candidacy: &mut Candidacy,
+    cast: &Cast,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<()> {
     tokio::select! {
         led = candidacy.begin() => led?,
         outcome = one_ends(tasks) => return outcome,
     }
     let Filled { shared, fleet, fault } = filled;
     if shared.args.controllers.contains(&ControllerName::Device) {
-        tasks.spawn(device::run(shared));
+        tasks.spawn(device::run(shared, cast.part()));
     }
     if let Some(fleet) = fleet {
-        tasks.spawn(fleet::run(fleet));
+        tasks.spawn(fleet::run(fleet, cast.part()));
     }
     if let Some(fault) = fault {
-        tasks.spawn(fault::run(fault));
+        tasks.spawn(fault::run(fault, cast.part()));
     }
     tokio::select! {
         lost = candidacy.lost() => lost,
