@@ -1,12 +1,13 @@
 //! An operator process: started, scraped, ended, killed, weighed.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,12 +19,15 @@ use crate::plan::Plan;
 const WITHIN: Duration = Duration::from_secs(120);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(100);
+/// Of the log of one that ended too early.
+const LAST_LINES: usize = 20;
 
 /// One that runs. Killed when dropped.
 pub(crate) struct Operator {
     child: Child,
     port: u16,
     begun: Instant,
+    log: PathBuf,
 }
 
 impl Operator {
@@ -34,7 +38,8 @@ impl Operator {
         let config = folder.join("operator.kubeconfig");
         std::fs::write(&config, cluster.kubeconfig()).unwrap();
         let logs = plan.keep.as_deref().unwrap_or(folder);
-        let log = std::fs::File::create(logs.join(identity).with_extension("log")).unwrap();
+        let path = logs.join(identity).with_extension("log");
+        let log = std::fs::File::create(&path).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_edge-operator"));
         command.env_clear().env("KUBECONFIG", &config);
         command.arg(format!("--listen=127.0.0.1:{port}")).arg(format!("--namespace={NAMESPACE}"));
@@ -45,7 +50,7 @@ impl Operator {
         unsafe {
             command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
         }
-        Self { child: command.spawn().unwrap(), port, begun: Instant::now() }
+        Self { child: command.spawn().unwrap(), port, begun: Instant::now(), log: path }
     }
 
     /// Since it was started.
@@ -53,9 +58,28 @@ impl Operator {
         self.begun.elapsed()
     }
 
-    /// All of its metrics; nothing while it does not listen yet.
+    /// All of its metrics; nothing while it does not listen yet. One that has ended ends the benchmark.
     pub(crate) async fn scrape(&self) -> Scrape {
-        Scrape(get(self.port, "/metrics").await.unwrap_or_default())
+        let scrape = get(self.port, "/metrics").await;
+        if scrape.is_none() {
+            self.runs();
+        }
+        Scrape(scrape.unwrap_or_default())
+    }
+
+    fn runs(&self) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(self.pid()), flags).unwrap();
+        if status != WaitStatus::StillAlive {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let last: Vec<_> = log.lines().rev().take(LAST_LINES).collect();
+            let last: Vec<_> = last.into_iter().rev().collect();
+            panic!("an operator ended ({status:?}); its log ends so:\n{}", last.join("\n"));
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
     /// Waits until its caches are warm.
@@ -99,7 +123,7 @@ impl Operator {
     /// Asks it to end; gives when. It goes on until it is waited for.
     pub(crate) fn is_asked_to_end(&self) -> SystemTime {
         let now = now();
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        kill(self.pid(), Signal::SIGTERM).unwrap();
         now
     }
 
@@ -116,7 +140,7 @@ impl Operator {
         }
     }
 
-    fn proc(&self, file: &str) -> std::path::PathBuf {
+    fn proc(&self, file: &str) -> PathBuf {
         Path::new("/proc").join(self.child.id().to_string()).join(file)
     }
 }
