@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, FORBIDDEN, Outcome, PRECONDITION_FAILED, Topic};
 use super::evidence::{Context, Contradiction, Disposition, Foreign};
-use super::memory::{Conflict, Memory, Verdict};
+use super::memory::{Conflict, Memory, Put, Verdict};
 use super::policy::Policy;
 use super::validate::Spec;
 use crate::link::Code;
@@ -64,7 +64,7 @@ impl Memory {
             notes.extend(self.absorb_pushed(&report, around));
         }
         if let Some(outcome) = outcome {
-            notes.extend(self.absorb(outcome, around));
+            notes.extend(self.absorb(*outcome, around));
         }
         if let Some(report) = pushed {
             notes.extend(self.absorb_pushed(&report, around));
@@ -268,7 +268,8 @@ impl Memory {
                         "the device gave up after {} attempts: {error}",
                         around.policy.install_attempts
                     );
-                    self.verdict = Some(Verdict { target, reason: Verdict::INSTALL_FAILED, message });
+                    self.verdict =
+                        Some(Box::new(Verdict { target, reason: Verdict::INSTALL_FAILED, message }));
                 }
                 self.failures = attempts.saturating_sub(1);
                 self.fail(error, around);
@@ -335,11 +336,12 @@ impl Memory {
                     Some(detail) => format!("the device refused with {code}: {detail}"),
                     None => format!("the device refused with {code}"),
                 };
-                self.verdict = self.put.as_ref().map(|put| Verdict {
+                let refused = |put: &Put| Verdict {
                     target: put.target.clone(),
                     reason: Verdict::REFUSED,
                     message: message.clone(),
-                });
+                };
+                self.verdict = self.put.as_ref().map(refused).map(Box::new);
                 self.last_error = Some(message);
             }
         }

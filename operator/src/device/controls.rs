@@ -48,10 +48,10 @@ pub struct Written {
     pub status: DeviceStatus,
 }
 
-/// What is remembered of a device.
+/// What is remembered of a device. What most devices have at no time, or for a moment, is in a place of its own.
 pub(super) struct Entry {
     pub(super) memory: Memory,
-    pub(super) written: Option<Written>,
+    pub(super) written: Option<Box<Written>>,
     /// resourceVersion that our last change of its metadata made: what is in the cache and older does not show it.
     pub(super) marked: Option<u64>,
     /// When it had its last turns.
@@ -263,7 +263,7 @@ impl Controls {
     /// Remembers a write until the cache has it.
     pub fn wrote(&self, key: &Key, written: Written) {
         if let Some(entry) = lock(&self.table).get_mut(key) {
-            entry.written = Some(written);
+            entry.written = Some(Box::new(written));
         }
     }
 

@@ -225,7 +225,7 @@ fn next_question(
         match permission(memory, budget, seen.now, &mut decision.notes) {
             Ok(()) => match command(seen, memory, target) {
                 Ok(command) => return Ok(Question::Command(Box::new(command))),
-                Err(verdict) => memory.verdict = Some(*verdict),
+                Err(verdict) => memory.verdict = Some(verdict),
             },
             Err(wait) => until_command = wait,
         }

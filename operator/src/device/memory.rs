@@ -146,7 +146,7 @@ pub struct Memory {
     /// The exchange under way.
     pub busy: Option<Busy>,
     /// The outcome of the last one, not looked at yet.
-    pub inbox: Option<Outcome>,
+    pub inbox: Option<Box<Outcome>>,
     /// The last report that came by itself, not looked at yet.
     pub pushed: Option<Box<Report>>,
     /// Number of the next exchange.
@@ -158,7 +158,7 @@ pub struct Memory {
     /// The last command.
     pub put: Option<Put>,
     /// Why the target is not tried again.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<Box<Verdict>>,
     /// It contradicted: command it again, whatever it says.
     pub recommand: bool,
     /// Commands of the target so far.
@@ -213,7 +213,7 @@ impl Memory {
         let target = spec.and_then(|spec| spec.target);
         let synced = find_condition(&status.conditions, types::SYNCED);
         let verdict = target.clone().filter(|_| current).zip(synced);
-        let verdict = verdict.and_then(|(target, synced)| Verdict::restored(target, synced));
+        let verdict = verdict.and_then(|(target, synced)| Verdict::restored(target, synced)).map(Box::new);
         let sync = status.sync.clone().filter(|_| current);
         // A command of the process before this one, for the same target; whether it was acknowledged is unknown.
         let put = sync.as_ref().zip(target.clone()).map(|(sync, target)| Put {

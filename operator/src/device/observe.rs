@@ -69,7 +69,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
             None => (device.status.clone().unwrap_or_default(), device.metadata.resource_version.clone()),
         };
         let place = spec.as_ref().map_or(Place::Unknown, |spec| place(shared, key, spec, &entry.memory));
-        let reported = reported_generation(entry.memory.inbox.as_ref());
+        let reported = reported_generation(entry.memory.inbox.as_deref());
         (status, version, place, reported, entry.marked)
     });
     if marked.zip(known).is_some_and(|(marked, known)| known < marked) {

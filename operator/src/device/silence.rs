@@ -33,13 +33,13 @@ impl Memory {
     pub fn ended(&mut self, outcome: Outcome, now: Instant) {
         self.busy = None;
         self.idle_since = now;
-        self.inbox = Some(outcome);
+        self.inbox = Some(Box::new(outcome));
     }
 
     /// Has it given a sign of life that was not looked at yet?
     pub fn has_answered(&self) -> bool {
         let answered = |outcome: &Outcome| !matches!(outcome.answer, Answer::Silence | Answer::Abandoned);
-        self.pushed.is_some() || self.inbox.as_ref().is_some_and(answered)
+        self.pushed.is_some() || self.inbox.as_deref().is_some_and(answered)
     }
 
     /// How long a question has been waiting to be sent, if one is.

@@ -33,7 +33,7 @@ pub enum Standing {
     /// It is not believed; why, as a sentence.
     Conflicted(Conflict, String),
     /// Its desired state is not tried again.
-    Failed(Verdict),
+    Failed(Box<Verdict>),
     /// It runs what it shall, or shall run nothing in particular.
     InSync,
     /// It does not yet run what it shall.
