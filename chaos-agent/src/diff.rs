@@ -2,7 +2,8 @@
 //!
 //! Their order leaves no gap: what a rule needs comes before it, a rule before the entries that refer to it,
 //! all entries that are written before any that is removed, and what is no longer referred to stays readable
-//! for a quarantine, since a program may still be looking at it.
+//! for a quarantine, since a program may still be looking at it. The filter knows an entry from before it is written until after it is
+//! removed.
 
 mod slots;
 
@@ -10,6 +11,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fault_abi::filter::Filter;
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, ENTRY_HAS_PORTS, Entry};
 
 use crate::compile::{EntrySpec, Plan};
@@ -28,8 +30,13 @@ pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity) -> Vec<Op> {
     protect(ledger, plan, &mut ops);
     let mut slots = Slots::new(ledger, plan, capacity);
     slots.allocate(&mut ops);
+    let wanted = filter(plan);
+    let either = Box::new(wanted.or(&ledger.filter));
+    let (grows, shrinks) = (*either != *ledger.filter, *either != wanted);
+    ops.extend(grows.then_some(Op::SetFilter(either)));
     let referred = write_entries(ledger, plan, &slots, &mut ops);
     remove_entries(ledger, plan, &mut ops);
+    ops.extend(shrinks.then(|| Op::SetFilter(Box::new(wanted))));
     unprotect(ledger, plan, &mut ops);
     slots::retire(ledger, plan, &slots, &referred, &mut ops);
     slots::forget_parts(ledger, &mut ops);
@@ -88,6 +95,19 @@ fn write_entries(ledger: &Ledger, plan: &Plan, slots: &Slots<'_>, ops: &mut Vec<
         ops.push(Op::SetConfig(plan.config));
     }
     referred
+}
+
+/// Knows all places. A network has more addresses than bits are worth: where there is one each address is looked up.
+fn filter(plan: &Plan) -> Filter {
+    let mut filter = Filter::NONE;
+    for place in plan.entries.keys() {
+        match place {
+            Place::Port(key) => filter.add(&key.address),
+            Place::Address(address) => filter.add(address),
+            Place::Cidr(_) => return Filter::ALL,
+        }
+    }
+    filter
 }
 
 fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {

@@ -337,6 +337,8 @@ struct Broken {
     peer_sets: BTreeSet<u32>,
     /// Some conversation of this node is not protected: no rule may come under a target.
     protection: bool,
+    /// The filter does not know all entries that are to come.
+    filter: bool,
     /// An entry was not written or removed.
     entry: bool,
 }
@@ -348,6 +350,7 @@ impl Broken {
             Op::MakeState { state, .. } => drop(self.states.insert(*state)),
             Op::AddPeer { set, .. } => drop(self.peer_sets.insert(*set)),
             Op::WriteEntry { .. } | Op::RemoveEntry(_) => self.entry = true,
+            Op::SetFilter(_) => self.filter = true,
             Op::SetConfig(_) | Op::AddNodeAddress(_) | Op::Protect(..) | Op::ProtectCidr(_) => {
                 self.protection = true;
             }
@@ -363,7 +366,7 @@ impl Broken {
                 let lacks = |binding: &Binding| {
                     self.rules.contains(&binding.rule) || self.states.contains(&binding.state)
                 };
-                self.protection || bindings(entry).iter().any(lacks)
+                self.protection || self.filter || bindings(entry).iter().any(lacks)
             }
             _ => false,
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, PortKey};
 use fault_abi::rule::{Binding, Config, Entry, Rule};
 
@@ -36,6 +37,8 @@ pub struct StateRow {
 pub struct Ledger {
     /// The configuration, once written.
     pub config: Option<Config>,
+    /// Of which addresses entries are looked up at all; of none before the first was written.
+    pub filter: Box<Filter>,
     /// This node's addresses.
     pub node_addresses: BTreeSet<Address>,
     /// Far ends of protected conversations.
@@ -65,6 +68,7 @@ impl Ledger {
     pub fn record(&mut self, op: &Op, now_ns: u64) {
         match op {
             Op::SetConfig(config) => self.config = Some(*config),
+            Op::SetFilter(filter) => self.filter.clone_from(filter),
             Op::AddNodeAddress(address) => drop(self.node_addresses.insert(*address)),
             Op::RemoveNodeAddress(address) => drop(self.node_addresses.remove(address)),
             Op::Protect(key, class) => drop(self.protected.insert(*key, *class)),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use edge_api::quantity::Network;
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, FULL_PREFIX, IPV4_PREFIX, PortKey};
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -140,6 +141,8 @@ pub type TargetName = Arc<str>;
 pub enum Op {
     /// Replaces the configuration.
     SetConfig(Config),
+    /// Replaces the filter, which says of which addresses entries are looked up at all.
+    SetFilter(Box<Filter>),
     /// This node has this address.
     AddNodeAddress(Address),
     /// It has it no more.
@@ -221,6 +224,7 @@ impl Op {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::SetConfig(_) => "SetConfig",
+            Self::SetFilter(_) => "SetFilter",
             Self::AddNodeAddress(_) => "AddNodeAddress",
             Self::RemoveNodeAddress(_) => "RemoveNodeAddress",
             Self::Protect(..) => "Protect",

@@ -98,7 +98,7 @@ impl Case {
     }
 }
 
-/// What happens to bytes by TCP, and what that is called there.
+/// What happens to bytes by TCP, and what that is called there: those in step beside the first, those under delay beside netem's.
 const STREAMS: [(Case, &str); 5] = [
     (Case::Bare, "bare"),
     (Case::Unmatched, "hooks, no match"),
@@ -204,9 +204,10 @@ impl World {
         let stage = self.stage(case);
         let _netem = case.netem().map(|what| Netem::new(&stage.node, what));
         let mut stream = Stream::open(&stage.peer, (&stage.device, Family::V4.ip(1, 2)));
-        stream.flow(bytes / 8);
+        let send = if case.is_late() { Stream::flow } else { Stream::in_step };
+        send(&mut stream, bytes / 8);
         let before = self.soak.others();
-        stream.flow(bytes);
+        send(&mut stream, bytes);
         self.soak.others() - before
     }
 
@@ -299,9 +300,11 @@ fn report(
 
 fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; STREAMS.len()]) {
     let per_byte = |index: usize| float(median(&tcp[index])) / float(bytes);
-    for (index, (_, name)) in STREAMS.into_iter().enumerate() {
-        let figure = Figure::alone("TCP", name, per_byte(index), "instructions/byte");
-        report.figures.push(figure.beside(per_byte(0)));
+    let first = |is_late| STREAMS.iter().position(|(case, _)| case.is_late() == is_late).unwrap();
+    for (index, (case, name)) in STREAMS.into_iter().enumerate() {
+        let group = if case.is_late() { "TCP under delay" } else { "TCP" };
+        let figure = Figure::alone(group, name, per_byte(index), "instructions/byte");
+        report.figures.push(figure.beside(per_byte(first(case.is_late()))));
     }
     let ratio = per_byte(1) / per_byte(0);
     report.aims.push(Aim::at_most("TCP: instructions a byte, hooks and no match ÷ bare", ratio, "", AIM_TCP));

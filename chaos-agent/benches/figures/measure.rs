@@ -104,6 +104,9 @@ impl Datagrams {
     }
 }
 
+/// Bytes of a write by TCP.
+const BLOCK: usize = 1 << 16;
+
 /// A TCP connection between two namespaces.
 pub(crate) struct Stream {
     from: TcpStream,
@@ -116,7 +119,19 @@ impl Stream {
         let listener = to.0.run(|| TcpListener::bind((to.1, 0)).unwrap());
         let address = listener.local_addr().unwrap();
         let from = from.run(|| TcpStream::connect(address).unwrap());
-        Self { from, to: listener.accept().unwrap().0 }
+        let to = listener.accept().unwrap().0;
+        Self { from, to }
+    }
+
+    /// Sends so many bytes in blocks, each of which is read before the next is sent: it is the same packets each time, and nobody waits
+    /// for anybody to run.
+    pub(crate) fn in_step(&mut self, bytes: u64) {
+        let Self { from, to } = self;
+        let mut block = vec![0; BLOCK];
+        for _ in 0..bytes / BLOCK as u64 {
+            from.write_all(&block).unwrap();
+            to.read_exact(&mut block).unwrap();
+        }
     }
 
     /// Sends so many bytes and waits until they are read.
@@ -124,7 +139,7 @@ impl Stream {
         let Self { from, to } = self;
         thread::scope(|scope| {
             scope.spawn(move || {
-                let block = vec![0; 1 << 16];
+                let block = vec![0; BLOCK];
                 let mut left = bytes;
                 while left > 0 {
                     let now = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
@@ -132,7 +147,7 @@ impl Stream {
                     left -= now as u64;
                 }
             });
-            let mut block = vec![0; 1 << 16];
+            let mut block = vec![0; BLOCK];
             let mut left = bytes;
             while left > 0 {
                 let read = to.read(&mut block).unwrap();

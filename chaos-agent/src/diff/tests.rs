@@ -55,6 +55,15 @@ impl Node {
     }
 }
 
+/// Whether all entries that there are can be found.
+fn knows_all(kernel: &FakeKernel) -> bool {
+    kernel.entries.keys().all(|place| match place {
+        Place::Port(key) => kernel.filter.may_have(&key.address),
+        Place::Address(address) => kernel.filter.may_have(address),
+        Place::Cidr(_) => *kernel.filter == Filter::ALL,
+    })
+}
+
 fn addresses() -> Vec<Address> {
     (0..4u8).map(|i| Ipv4Addr::new(10, 0, i / 2, i).into()).collect()
 }
@@ -146,6 +155,7 @@ proptest! {
         scratch.reach(&last, |_, _| ());
         prop_assert_eq!(node.kernel.entries.len(), scratch.kernel.entries.len());
         prop_assert_eq!(node.kernel.config, scratch.kernel.config);
+        prop_assert_eq!(node.kernel.filter, scratch.kernel.filter, "no more than that is looked up");
     }
 
     #[test]
@@ -169,6 +179,17 @@ proptest! {
                 }
             }
         });
+    }
+
+    #[test]
+    fn the_filter_knows_an_entry_from_before_it_is_written_until_after_it_is_gone(
+        plans in proptest::collection::vec(rows(), 1..6),
+    ) {
+        let mut node = Node::default();
+        for rows in &plans {
+            node.now_ns += QUARANTINE_NS;
+            node.reach(&plan_of(rows), |node, op| assert!(knows_all(&node.kernel), "after {op:?}"));
+        }
     }
 
     #[test]

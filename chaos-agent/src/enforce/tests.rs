@@ -205,6 +205,17 @@ fn no_rule_comes_under_a_target_before_the_nodes_own_way_is_protected() {
 }
 
 #[test]
+fn no_entry_is_written_that_the_filter_does_not_know() {
+    let mut enforcer = enforcer();
+    enforcer.kernel_mut().refused_op = Some("SetFilter");
+    assert!(!enforcer.apply(&world("20%"), server(), BOOT));
+    assert!(enforcer.kernel().entries.is_empty());
+    enforcer.kernel_mut().refused_op = None;
+    assert!(enforcer.apply(&world("20%"), server(), BOOT));
+    assert_eq!(losses(enforcer.kernel()).len(), 1);
+}
+
+#[test]
 fn a_refused_hook_or_a_missing_route_keeps_a_target_from_being_enforced() {
     let kernel = FakeKernel {
         refused_hooks: BTreeSet::from([HookKind::TcxEgress, HookKind::ClsactEgress]),

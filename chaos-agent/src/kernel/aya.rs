@@ -22,6 +22,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::Flow;
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey};
 use fault_abi::line::Line;
 use fault_abi::names;
@@ -65,6 +66,7 @@ pub struct AyaKernel {
     protected: HashMap<MapData, PortKey, u32>,
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
+    filter: Array<MapData, Filter>,
     line: Array<MapData, Line>,
     sign: MapData,
     /// For the engine, until it starts.
@@ -175,6 +177,7 @@ impl AyaKernel {
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
+            filter: typed(&mut programs, names::FILTER)?,
             line: typed(&mut programs, names::LINE)?,
             sign,
             counts: Some(counts),

@@ -65,6 +65,13 @@ fn write(skb: *mut __sk_buff, errand: u32) {
     }
 }
 
+/// Whether the packet may have an errand: nobody has written where ours would say so.
+#[inline(always)]
+pub fn may_be(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[4] != 0 }
+}
+
 /// Takes the errand off a packet, so that it is done once.
 #[inline(always)]
 pub fn take(ctx: &TcContext) -> Errand {

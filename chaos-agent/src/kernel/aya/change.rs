@@ -29,6 +29,7 @@ impl AyaKernel {
             }
             Op::RemoveEntry(Place::Cidr(prefix)) => gone_is_fine(self.cidrs.remove(&trie_key(*prefix))),
             Op::SetConfig(config) => self.config.set(0, config, 0),
+            Op::SetFilter(filter) => self.filter.set(0, **filter, 0),
             Op::AddNodeAddress(address) => self.node_addresses.insert(address, 1, 0),
             Op::RemoveNodeAddress(address) => gone_is_fine(self.node_addresses.remove(address)),
             Op::Protect(key, class) => self.protected.insert(key, class, 0),
