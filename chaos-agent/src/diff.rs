@@ -1,6 +1,7 @@
 //! The operations that bring the kernel's tables from the ledger to a plan. Pure.
 //!
-//! Their order leaves no gap: what a rule needs comes before it, a rule before the entries that refer to it,
+//! Their order leaves no gap: what a rule needs comes before it, a rule before its handle stands for it, that before the entries that
+//! refer to it,
 //! all entries that are written before any that is removed, and what is no longer referred to stays readable
 //! for a quarantine, since a program may still be looking at it. The filter knows an entry from before it is written until after it is
 //! removed.
@@ -117,7 +118,7 @@ fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {
     }
     let known = spec.bindings.iter().filter_map(|bound| {
         let state = slots.states.get(&(Arc::clone(&bound.uid), Arc::clone(&bound.target)))?;
-        Some(Binding { rule: *slots.rules.get(&bound.uid)?, state: *state, key: bound.key })
+        Some(Binding { rule: slots.handles.get(&bound.uid)?.number, state: *state, key: bound.key })
     });
     for (slot, binding) in entry.bindings.iter_mut().zip(known) {
         *slot = binding;
@@ -143,24 +144,28 @@ fn remove_entries(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
     }
 }
 
-/// Slots and states that entries refer to.
+/// What is referred to: handles and states by entries, slots by those handles.
 #[derive(Default)]
 pub(crate) struct Referred {
+    handles: BTreeSet<u32>,
     rules: BTreeSet<u32>,
     states: BTreeSet<u32>,
 }
 
 impl Referred {
-    /// By these.
-    pub(crate) fn by<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+    /// In this state of the kernel.
+    pub(crate) fn now(ledger: &Ledger) -> Self {
         let mut referred = Self::default();
-        entries.into_iter().for_each(|entry| referred.add(entry));
+        ledger.entries.values().for_each(|entry| referred.add(entry));
+        let live = ledger.handles.values().filter(|row| row.retired_ns.is_none());
+        referred.rules = live.map(|row| row.slot).collect();
         referred
     }
 
     /// Whether an operation would retire one of them.
     pub(crate) fn keeps(&self, op: &Op) -> bool {
         match op {
+            Op::RetireHandle { handle } => self.handles.contains(handle),
             Op::RetireRule { slot } => self.rules.contains(slot),
             Op::RetireState { state } => self.states.contains(state),
             _ => false,
@@ -169,7 +174,7 @@ impl Referred {
 
     fn add(&mut self, entry: &Entry) {
         for binding in bindings(entry) {
-            self.rules.insert(binding.rule);
+            self.handles.insert(binding.rule);
             self.states.insert(binding.state);
         }
     }

@@ -178,7 +178,26 @@ pub enum Op {
         /// The rule.
         rule: Box<Rule>,
     },
-    /// Nothing refers to this slot any more, but a program may still read it: its quarantine starts.
+    /// Lets a handle stand for a rule, at once for all entries that refer to it.
+    SetRule {
+        /// The handle.
+        handle: u32,
+        /// Whose.
+        uid: Uid,
+        /// The rule's slot.
+        slot: u32,
+    },
+    /// No entry refers to this handle any more; its quarantine starts.
+    RetireHandle {
+        /// The handle.
+        handle: u32,
+    },
+    /// The quarantine is over.
+    ClearHandle {
+        /// The handle.
+        handle: u32,
+    },
+    /// No handle stands for this slot any more, but a program may still read it: its quarantine starts.
     RetireRule {
         /// The slot.
         slot: u32,
@@ -234,6 +253,9 @@ impl Op {
             Self::AddPeer { .. } => "AddPeer",
             Self::RemovePeer { .. } => "RemovePeer",
             Self::WriteRule { .. } => "WriteRule",
+            Self::SetRule { .. } => "SetRule",
+            Self::RetireHandle { .. } => "RetireHandle",
+            Self::ClearHandle { .. } => "ClearHandle",
             Self::RetireRule { .. } => "RetireRule",
             Self::ClearRule { .. } => "ClearRule",
             Self::MakeState { .. } => "MakeState",

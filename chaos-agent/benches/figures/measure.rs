@@ -21,6 +21,11 @@ pub(crate) fn cpu_ns() -> u64 {
     clock(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
+/// What this thread has spent on a processor, with what the kernel did there in its stead.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    clock(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// The time.
 pub(crate) fn now_ns() -> u64 {
     clock(ClockId::CLOCK_MONOTONIC)

@@ -59,6 +59,7 @@ pub struct AyaKernel {
     ports: Table<PortKey, Entry>,
     cidrs: LpmTrie<MapData, NetworkKey, Entry>,
     rules: Array<MapData, Rule>,
+    handles: Array<MapData, u32>,
     peers: LpmTrie<MapData, NetworkKey, u32>,
     states: States,
     flows: Arc<FlowTable>,
@@ -141,6 +142,7 @@ impl AyaKernel {
             .map_max_entries(names::PORT_TARGETS, capacity.targets)
             .map_max_entries(names::CIDRS, capacity.targets)
             .map_max_entries(names::RULES, capacity.rule_slots())
+            .map_max_entries(names::HANDLES, capacity.rule_slots())
             .map_max_entries(names::STATE, state_room)
             .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
             .map_max_entries(names::FLOWS, capacity.flows)
@@ -170,6 +172,7 @@ impl AyaKernel {
             ports: Table::new(names::PORT_TARGETS, take(&mut programs, names::PORT_TARGETS)?, 1)?,
             cidrs: typed(&mut programs, names::CIDRS)?,
             rules: typed(&mut programs, names::RULES)?,
+            handles: typed(&mut programs, names::HANDLES)?,
             peers: typed(&mut programs, names::PEERS)?,
             states: States::new(counters, states, cpus, state_room)?,
             flows: Arc::new(FlowTable(Mutex::new(typed(&mut programs, names::FLOWS)?))),

@@ -27,6 +27,8 @@ pub struct FakeKernel {
     pub entries: BTreeMap<Place, Entry>,
     /// Rules by slot; a cleared slot is not there.
     pub rules: BTreeMap<u32, Rule>,
+    /// The slot that each handle stands for.
+    pub handles: BTreeMap<u32, u32>,
     /// Sets of peers.
     pub peers: BTreeSet<(u32, Prefix)>,
     /// States.
@@ -85,6 +87,12 @@ impl FakeKernel {
         let has_ports = address.flags & ENTRY_HAS_PORTS != 0;
         let port = self.entries.get(&Place::Port(PortKey::new(target, protocol, port)));
         bindings(port.filter(|_| has_ports).unwrap_or(address))
+    }
+
+    /// The rule of a binding, as the programs find it.
+    #[must_use]
+    pub fn rule_of(&self, binding: &Binding) -> Option<&Rule> {
+        self.rules.get(self.handles.get(&binding.rule)?)
     }
 
     fn network(&self, target: Address) -> Option<&Entry> {
@@ -150,6 +158,8 @@ impl Kernel for FakeKernel {
             Op::RemovePeer { set, prefix } => drop(self.peers.remove(&(*set, *prefix))),
             Op::WriteRule { slot, rule, .. } => drop(self.rules.insert(*slot, **rule)),
             Op::ClearRule { slot } => drop(self.rules.remove(slot)),
+            Op::SetRule { handle, slot, .. } => drop(self.handles.insert(*handle, *slot)),
+            Op::ClearHandle { handle } => drop(self.handles.remove(handle)),
             Op::MakeState { state, .. } => self.make_state(*state),
             Op::DropState { state } => self.drop_state(*state),
             Op::WriteEntry { place, entry } => drop(self.entries.insert(*place, **entry)),
@@ -161,6 +171,7 @@ impl Kernel for FakeKernel {
             | Op::ProtectCidr(_)
             | Op::UnprotectCidr(_)
             | Op::RetireRule { .. }
+            | Op::RetireHandle { .. }
             | Op::RetireState { .. } => {}
         }
         Ok(())

@@ -5,8 +5,8 @@ use fault_abi::filter::Filter;
 use fault_abi::key::{Direction, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
 use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{
-    Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, PortRange, RULE_FROM_DEVICE,
-    RULE_TO_DEVICE, Rule,
+    Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, NO_RULE, PortRange,
+    RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule,
 };
 use fault_abi::verdict::Verdict;
 use fault_rig::frame::Spec;
@@ -229,4 +229,21 @@ fn what_the_filter_does_not_know_is_looked_up_in_no_table_and_what_it_knows_in_v
         assert_passes(&rig, &packet.reversed(), "an address without an entry");
     }
     assert_eq!(both(&mut rig, 0).seen(), 6);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_handle_stands_at_once_for_another_rule_and_where_it_stands_for_none_nothing_happens() {
+    let mut rig = rig();
+    let bindings = profiles(&mut rig, &[partition(), rule()]);
+    rig.target(address(DEVICE), 0, &bindings[..1]).unwrap();
+    assert_drops(&rig, &from_device(), "its first rule");
+    rig.handle(0, 2).unwrap();
+    assert_passes(&rig, &from_device(), "the rule of the second slot");
+    assert_eq!(both(&mut rig, 0).seen(), 6, "which is counted as the same profile's");
+    rig.handle(0, NO_RULE).unwrap();
+    assert_passes(&rig, &from_device(), "no rule");
+    assert_eq!((both(&mut rig, 0).seen(), both(&mut rig, 1).seen()), (6, 0));
+    rig.handle(0, 1).unwrap();
+    assert_drops(&rig, &from_device(), "its first rule again");
 }

@@ -10,6 +10,8 @@ pub const CIDRS: &str = "CIDRS";
 pub const PORT_TARGETS: &str = "PORT_TARGETS";
 /// Array: rule slot → [`Rule`](crate::rule::Rule).
 pub const RULES: &str = "RULES";
+/// Array: handle → the slot in [`RULES`] that it stands for, plus one; [`NO_RULE`](crate::rule::NO_RULE): none.
+pub const HANDLES: &str = "HANDLES";
 /// LPM trie: [`NetworkKey`](crate::key::NetworkKey) of the set → `u32` (any value: presence is the match).
 pub const PEERS: &str = "PEERS";
 /// Per-CPU hash: [`CounterKey`](crate::key::CounterKey) → [`Counter`](crate::counter::Counter).

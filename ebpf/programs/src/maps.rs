@@ -30,6 +30,10 @@ pub static PORT_TARGETS: HashMap<PortKey, Entry> = HashMap::with_max_entries(65_
 #[map]
 pub static RULES: Array<Rule> = Array::with_max_entries(1_024, 0);
 
+/// The slot of the rule that each handle stands for, plus one.
+#[map]
+pub static HANDLES: Array<u32> = Array::with_max_entries(1_024, 0);
+
 /// Sets of peers.
 #[map]
 pub static PEERS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);

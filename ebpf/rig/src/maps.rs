@@ -112,12 +112,21 @@ impl Rig {
             .map_err(of(names::CIDRS))
     }
 
-    /// Writes a rule.
+    /// Writes a rule, which the handle of the same number stands for.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn rule(&mut self, slot: u32, rule: &Rule) -> Result<(), RigError> {
-        self.array(names::RULES)?.set(slot, *rule, 0).map_err(of(names::RULES))
+        self.array(names::RULES)?.set(slot, *rule, 0).map_err(of(names::RULES))?;
+        self.handle(slot, slot + 1)
+    }
+
+    /// Lets a handle stand for the rule in the slot before `next`; 0: for none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn handle(&mut self, handle: u32, next: u32) -> Result<(), RigError> {
+        self.array(names::HANDLES)?.set(handle, next, 0).map_err(of(names::HANDLES))
     }
 
     /// Makes counters and state of a slot, all zero.

@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use fault_abi::key::{Address, NetworkKey, PortKey, SPACE_BITS};
-use fault_abi::rule::{Entry, Rule};
+use fault_abi::rule::{Entry, NO_RULE, Rule};
 
 use super::AyaKernel;
 use super::table::Table;
@@ -40,7 +40,9 @@ impl AyaKernel {
             Op::RemovePeer { set, prefix } => gone_is_fine(self.peers.remove(&peer_key(*set, *prefix))),
             Op::WriteRule { slot, rule, .. } => self.rules.set(*slot, **rule, 0),
             Op::ClearRule { slot } => self.rules.set(*slot, Rule::default(), 0),
-            Op::RetireRule { .. } | Op::RetireState { .. } => Ok(()),
+            Op::SetRule { handle, slot, .. } => self.handles.set(*handle, slot.saturating_add(1), 0),
+            Op::ClearHandle { handle } => self.handles.set(*handle, NO_RULE, 0),
+            Op::RetireRule { .. } | Op::RetireHandle { .. } | Op::RetireState { .. } => Ok(()),
         };
         (usize::from(outcome.is_ok()), outcome)
     }
