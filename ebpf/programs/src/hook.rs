@@ -1,7 +1,6 @@
 //! What becomes of the packet that `gather` has written into `SCRATCH`: lookup, protection, pass. The same for XDP and TC, so that both give
 //! the same fate.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::counter::Global;
 use fault_abi::key::Direction;
 use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
@@ -118,7 +117,7 @@ pub extern "C" fn meets_bindings() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     let Some(config) = CONFIG.get(0) else { return 0 };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let Scratch { packet, bindings, notes, protection, now_ns, .. } = unsafe { &mut *scratch };
+    let Scratch { packet, bindings, notes, protection, .. } = unsafe { &mut *scratch };
     if *notes & MALFORMED != 0 {
         Maps.count_global(Global::Malformed);
     }
@@ -131,8 +130,6 @@ pub extern "C" fn meets_bindings() -> u32 {
         Maps.count_global(Global::Protected);
         return 0;
     }
-    // SAFETY: a helper without arguments.
-    *now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let Some(entry) = find(&packet.target, config) else { return 0 };
     if !read(packet, entry, config, bindings) {
         return 0;

@@ -201,11 +201,15 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
     let errand = errand::take(ctx);
     match errand {
         Errand::Done => return NEXT,
+        Errand::Held(departure) => {
+            line::learn(departure);
+            return NEXT;
+        }
         Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
         Errand::Split | Errand::None if !concerns(ctx, direction, layer) => return NEXT,
-        Errand::Split => gather::note_splitter(SPLITTER_BEHIND),
-        Errand::None => gather::note_splitter(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
+        Errand::Split => gather::note_arrival(SPLITTER_BEHIND),
+        Errand::None => gather::note_arrival(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
     }
     let length = ctx.len();
     if is_more(ctx) {

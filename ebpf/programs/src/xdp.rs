@@ -38,7 +38,11 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     let link = packet::link(&frame);
     let is_target =
         packet::target(&frame, link, Direction::FromDevice).is_some_and(|target| gather::is_target(&target));
-    if !is_target || !gather::gather(&frame, link, arrival, measure) {
+    if !is_target {
+        return XDP_PASS;
+    }
+    gather::note_arrival(0);
+    if !gather::gather(&frame, link, arrival, measure) {
         return XDP_PASS;
     }
     if hook::early_outcome() == Outcome::Drop { XDP_DROP } else { XDP_PASS }
