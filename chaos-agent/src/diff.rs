@@ -1,8 +1,10 @@
 //! The operations that bring the kernel's tables from the ledger to a plan. Pure.
 //!
-//! Their order leaves no gap: what a rule needs comes before it, a rule before the entries that refer to it,
+//! Their order leaves no gap: what a rule needs comes before it, a rule before its handle stands for it, that before the entries that
+//! refer to it,
 //! all entries that are written before any that is removed, and what is no longer referred to stays readable
-//! for a quarantine, since a program may still be looking at it.
+//! for a quarantine, since a program may still be looking at it. The filter knows an entry from before it is written until after it is
+//! removed.
 
 mod slots;
 
@@ -10,6 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fault_abi::filter::Filter;
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, ENTRY_HAS_PORTS, Entry};
 
 use crate::compile::{EntrySpec, Plan};
@@ -28,8 +31,13 @@ pub fn diff(ledger: &Ledger, plan: &Plan, capacity: Capacity) -> Vec<Op> {
     protect(ledger, plan, &mut ops);
     let mut slots = Slots::new(ledger, plan, capacity);
     slots.allocate(&mut ops);
+    let wanted = filter(plan);
+    let either = Box::new(wanted.or(&ledger.filter));
+    let (grows, shrinks) = (*either != *ledger.filter, *either != wanted);
+    ops.extend(grows.then_some(Op::SetFilter(either)));
     let referred = write_entries(ledger, plan, &slots, &mut ops);
     remove_entries(ledger, plan, &mut ops);
+    ops.extend(shrinks.then(|| Op::SetFilter(Box::new(wanted))));
     unprotect(ledger, plan, &mut ops);
     slots::retire(ledger, plan, &slots, &referred, &mut ops);
     slots::forget_parts(ledger, &mut ops);
@@ -90,6 +98,19 @@ fn write_entries(ledger: &Ledger, plan: &Plan, slots: &Slots<'_>, ops: &mut Vec<
     referred
 }
 
+/// Knows all places. A network has more addresses than bits are worth: where there is one each address is looked up.
+fn filter(plan: &Plan) -> Filter {
+    let mut filter = Filter::NONE;
+    for place in plan.entries.keys() {
+        match place {
+            Place::Port(key) => filter.add(&key.address),
+            Place::Address(address) => filter.add(address),
+            Place::Cidr(_) => return Filter::ALL,
+        }
+    }
+    filter
+}
+
 fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {
     let mut entry = place.blank();
     if spec.has_ports {
@@ -97,7 +118,7 @@ fn entry(place: Place, spec: &EntrySpec, slots: &Slots<'_>) -> Entry {
     }
     let known = spec.bindings.iter().filter_map(|bound| {
         let state = slots.states.get(&(Arc::clone(&bound.uid), Arc::clone(&bound.target)))?;
-        Some(Binding { rule: *slots.rules.get(&bound.uid)?, state: *state, key: bound.key })
+        Some(Binding { rule: slots.handles.get(&bound.uid)?.number, state: *state, key: bound.key })
     });
     for (slot, binding) in entry.bindings.iter_mut().zip(known) {
         *slot = binding;
@@ -123,24 +144,28 @@ fn remove_entries(ledger: &Ledger, plan: &Plan, ops: &mut Vec<Op>) {
     }
 }
 
-/// Slots and states that entries refer to.
+/// What is referred to: handles and states by entries, slots by those handles.
 #[derive(Default)]
 pub(crate) struct Referred {
+    handles: BTreeSet<u32>,
     rules: BTreeSet<u32>,
     states: BTreeSet<u32>,
 }
 
 impl Referred {
-    /// By these.
-    pub(crate) fn by<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+    /// In this state of the kernel.
+    pub(crate) fn now(ledger: &Ledger) -> Self {
         let mut referred = Self::default();
-        entries.into_iter().for_each(|entry| referred.add(entry));
+        ledger.entries.values().for_each(|entry| referred.add(entry));
+        let live = ledger.handles.values().filter(|row| row.retired_ns.is_none());
+        referred.rules = live.map(|row| row.slot).collect();
         referred
     }
 
     /// Whether an operation would retire one of them.
     pub(crate) fn keeps(&self, op: &Op) -> bool {
         match op {
+            Op::RetireHandle { handle } => self.handles.contains(handle),
             Op::RetireRule { slot } => self.rules.contains(slot),
             Op::RetireState { state } => self.states.contains(state),
             _ => false,
@@ -149,7 +174,7 @@ impl Referred {
 
     fn add(&mut self, entry: &Entry) {
         for binding in bindings(entry) {
-            self.rules.insert(binding.rule);
+            self.handles.insert(binding.rule);
             self.states.insert(binding.state);
         }
     }

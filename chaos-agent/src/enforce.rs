@@ -124,8 +124,8 @@ impl<K: Kernel> Enforcer<K> {
         self.kernel.begin_round(ops.len());
         for alike in ops.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
             // Once for all of them: there can be as many as entries.
-            let referred = (broken.entry && alike.first().is_some_and(retires))
-                .then(|| Referred::by(self.ledger.entries.values()));
+            let referred =
+                (broken.reference && alike.first().is_some_and(retires)).then(|| Referred::now(&self.ledger));
             let is_kept = |op: &Op| referred.as_ref().is_some_and(|referred| referred.keeps(op));
             let is_held = |op: &Op| broken.is_needed_by(op) || is_kept(op);
             let parts = alike.chunk_by(|one, next| is_held(one) == is_held(next));
@@ -333,12 +333,15 @@ impl<K: Kernel> Enforcer<K> {
 #[derive(Default)]
 struct Broken {
     rules: BTreeSet<u32>,
+    handles: BTreeSet<u32>,
     states: BTreeSet<u32>,
     peer_sets: BTreeSet<u32>,
     /// Some conversation of this node is not protected: no rule may come under a target.
     protection: bool,
-    /// An entry was not written or removed.
-    entry: bool,
+    /// The filter does not know all entries that are to come.
+    filter: bool,
+    /// An entry was not written or removed, or a handle stands for another rule than it shall.
+    reference: bool,
 }
 
 impl Broken {
@@ -347,7 +350,12 @@ impl Broken {
             Op::WriteRule { slot, .. } => drop(self.rules.insert(*slot)),
             Op::MakeState { state, .. } => drop(self.states.insert(*state)),
             Op::AddPeer { set, .. } => drop(self.peer_sets.insert(*set)),
-            Op::WriteEntry { .. } | Op::RemoveEntry(_) => self.entry = true,
+            Op::SetRule { handle, .. } => {
+                self.handles.insert(*handle);
+                self.reference = true;
+            }
+            Op::WriteEntry { .. } | Op::RemoveEntry(_) => self.reference = true,
+            Op::SetFilter(_) => self.filter = true,
             Op::SetConfig(_) | Op::AddNodeAddress(_) | Op::Protect(..) | Op::ProtectCidr(_) => {
                 self.protection = true;
             }
@@ -359,11 +367,12 @@ impl Broken {
     fn is_needed_by(&self, op: &Op) -> bool {
         match op {
             Op::WriteRule { rule, .. } => self.peer_sets.contains(&rule.peer_set),
+            Op::SetRule { slot, .. } => self.rules.contains(slot),
             Op::WriteEntry { entry, .. } => {
                 let lacks = |binding: &Binding| {
-                    self.rules.contains(&binding.rule) || self.states.contains(&binding.state)
+                    self.handles.contains(&binding.rule) || self.states.contains(&binding.state)
                 };
-                self.protection || bindings(entry).iter().any(lacks)
+                self.protection || self.filter || bindings(entry).iter().any(lacks)
             }
             _ => false,
         }
@@ -372,7 +381,7 @@ impl Broken {
 
 /// Whether it takes something out of use.
 const fn retires(op: &Op) -> bool {
-    matches!(op, Op::RetireRule { .. } | Op::RetireState { .. })
+    matches!(op, Op::RetireHandle { .. } | Op::RetireRule { .. } | Op::RetireState { .. })
 }
 
 #[cfg(test)]

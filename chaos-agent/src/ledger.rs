@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, PortKey};
 use fault_abi::rule::{Binding, Config, Entry, Rule};
 
@@ -16,6 +17,17 @@ pub struct RuleRow {
     pub uid: Uid,
     /// What.
     pub rule: Rule,
+    /// CLOCK_BOOTTIME of its retirement.
+    pub retired_ns: Option<u64>,
+}
+
+/// What entries name as a profile's rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HandleRow {
+    /// Whose.
+    pub uid: Uid,
+    /// The slot of the rule that it stands for.
+    pub slot: u32,
     /// CLOCK_BOOTTIME of its retirement.
     pub retired_ns: Option<u64>,
 }
@@ -36,6 +48,8 @@ pub struct StateRow {
 pub struct Ledger {
     /// The configuration, once written.
     pub config: Option<Config>,
+    /// Of which addresses entries are looked up at all; of none before the first was written.
+    pub filter: Box<Filter>,
     /// This node's addresses.
     pub node_addresses: BTreeSet<Address>,
     /// Far ends of protected conversations.
@@ -46,6 +60,8 @@ pub struct Ledger {
     pub peers: BTreeMap<u32, BTreeSet<Prefix>>,
     /// Rules by slot.
     pub rules: BTreeMap<u32, RuleRow>,
+    /// Handles by number.
+    pub handles: BTreeMap<u32, HandleRow>,
     /// States by number.
     pub states: BTreeMap<u32, StateRow>,
     /// The number of each state that is not retired.
@@ -65,6 +81,7 @@ impl Ledger {
     pub fn record(&mut self, op: &Op, now_ns: u64) {
         match op {
             Op::SetConfig(config) => self.config = Some(*config),
+            Op::SetFilter(filter) => self.filter.clone_from(filter),
             Op::AddNodeAddress(address) => drop(self.node_addresses.insert(*address)),
             Op::RemoveNodeAddress(address) => drop(self.node_addresses.remove(address)),
             Op::Protect(key, class) => drop(self.protected.insert(*key, *class)),
@@ -80,6 +97,9 @@ impl Ledger {
             Op::RemoveEntry(place) => drop(self.entries.remove(place)),
             Op::WriteRule { .. } | Op::RetireRule { .. } | Op::ClearRule { .. } => {
                 self.record_rule(op, now_ns);
+            }
+            Op::SetRule { .. } | Op::RetireHandle { .. } | Op::ClearHandle { .. } => {
+                self.record_handle(op, now_ns);
             }
             Op::MakeState { .. } | Op::RetireState { .. } | Op::DropState { .. } => {
                 self.record_state(op, now_ns);
@@ -117,6 +137,22 @@ impl Ledger {
         }
     }
 
+    fn record_handle(&mut self, op: &Op, now_ns: u64) {
+        match op {
+            Op::SetRule { handle, uid, slot } => {
+                let row = HandleRow { uid: Arc::clone(uid), slot: *slot, retired_ns: None };
+                self.handles.insert(*handle, row);
+            }
+            Op::RetireHandle { handle } => {
+                if let Some(row) = self.handles.get_mut(handle) {
+                    row.retired_ns = Some(now_ns);
+                }
+            }
+            Op::ClearHandle { handle } => drop(self.handles.remove(handle)),
+            _ => {}
+        }
+    }
+
     fn record_state(&mut self, op: &Op, now_ns: u64) {
         match op {
             Op::MakeState { state, uid, target } => {
@@ -141,8 +177,10 @@ impl Ledger {
     pub fn holds(&self, place: Place, uid: &Uid, target: &TargetName) -> bool {
         let Some(state) = self.state_of.get(&(Arc::clone(uid), Arc::clone(target))) else { return false };
         let entry = self.entries.get(&place);
-        let is_live =
-            |slot: &u32| self.rules.get(slot).is_some_and(|row| row.uid == *uid && row.retired_ns.is_none());
+        let is_live = |handle: &u32| {
+            let row = self.handles.get(handle).filter(|row| row.uid == *uid && row.retired_ns.is_none());
+            row.and_then(|row| self.rules.get(&row.slot)).is_some_and(|row| row.retired_ns.is_none())
+        };
         let is_it = |binding: &Binding| binding.state == *state && is_live(&binding.rule);
         entry.is_some_and(|entry| bindings(entry).iter().any(is_it))
     }
@@ -152,7 +190,8 @@ impl Ledger {
     pub fn next_release(&self, quarantine_ns: u64) -> Option<u64> {
         let rules = self.rules.values().filter_map(|row| row.retired_ns);
         let states = self.states.values().filter_map(|row| row.retired_ns);
-        rules.chain(states).min().map(|retired| retired.saturating_add(quarantine_ns))
+        let handles = self.handles.values().filter_map(|row| row.retired_ns);
+        rules.chain(handles).chain(states).min().map(|retired| retired.saturating_add(quarantine_ns))
     }
 }
 

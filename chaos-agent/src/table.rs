@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use edge_api::quantity::Network;
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, FULL_PREFIX, IPV4_PREFIX, PortKey};
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -140,6 +141,8 @@ pub type TargetName = Arc<str>;
 pub enum Op {
     /// Replaces the configuration.
     SetConfig(Config),
+    /// Replaces the filter, which says of which addresses entries are looked up at all.
+    SetFilter(Box<Filter>),
     /// This node has this address.
     AddNodeAddress(Address),
     /// It has it no more.
@@ -175,7 +178,26 @@ pub enum Op {
         /// The rule.
         rule: Box<Rule>,
     },
-    /// Nothing refers to this slot any more, but a program may still read it: its quarantine starts.
+    /// Lets a handle stand for a rule, at once for all entries that refer to it.
+    SetRule {
+        /// The handle.
+        handle: u32,
+        /// Whose.
+        uid: Uid,
+        /// The rule's slot.
+        slot: u32,
+    },
+    /// No entry refers to this handle any more; its quarantine starts.
+    RetireHandle {
+        /// The handle.
+        handle: u32,
+    },
+    /// The quarantine is over.
+    ClearHandle {
+        /// The handle.
+        handle: u32,
+    },
+    /// No handle stands for this slot any more, but a program may still read it: its quarantine starts.
     RetireRule {
         /// The slot.
         slot: u32,
@@ -221,6 +243,7 @@ impl Op {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::SetConfig(_) => "SetConfig",
+            Self::SetFilter(_) => "SetFilter",
             Self::AddNodeAddress(_) => "AddNodeAddress",
             Self::RemoveNodeAddress(_) => "RemoveNodeAddress",
             Self::Protect(..) => "Protect",
@@ -230,6 +253,9 @@ impl Op {
             Self::AddPeer { .. } => "AddPeer",
             Self::RemovePeer { .. } => "RemovePeer",
             Self::WriteRule { .. } => "WriteRule",
+            Self::SetRule { .. } => "SetRule",
+            Self::RetireHandle { .. } => "RetireHandle",
+            Self::ClearHandle { .. } => "ClearHandle",
             Self::RetireRule { .. } => "RetireRule",
             Self::ClearRule { .. } => "ClearRule",
             Self::MakeState { .. } => "MakeState",

@@ -27,18 +27,25 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Datagrams of a case in a round.
     pub(crate) packets: u32,
+    /// Datagrams of a case in a round, each of which is alone under way.
+    pub(crate) apart: u32,
     /// Bytes by TCP of a case in a round.
     pub(crate) bytes: u64,
 }
 
 /// Some minutes, emulated.
 pub(crate) const WHOLE: Plan =
-    Plan { engine: EngineChoice::Auto, rounds: 3, packets: 2_000, bytes: 64 << 20 };
+    Plan { engine: EngineChoice::Auto, rounds: 3, packets: 2_000, apart: 300, bytes: 64 << 20 };
 
 /// Between two datagrams: 10,000 a second with what it takes to send one. Never the same twice in a row: of packets on a beat that
 /// their delay is a multiple of, each would be due at the same moment of another's way, which is then all that is measured.
 fn pause(number: u32) -> Beat {
     Beat::new(Duration::from_micros(u64::from(24 + number * 37 % 80)))
+}
+
+/// The same, so long that a packet has left the line before the next one comes: none waits for what the processor does for another.
+fn apart(number: u32) -> Beat {
+    Beat::new(DELAY + Duration::from_micros(u64::from(500 + number * 37 % 80)))
 }
 
 /// What datagrams come to.
@@ -98,7 +105,7 @@ impl Case {
     }
 }
 
-/// What happens to bytes by TCP, and what that is called there.
+/// What happens to bytes by TCP, and what that is called there: those in step beside the first, those under delay beside netem's.
 const STREAMS: [(Case, &str); 5] = [
     (Case::Bare, "bare"),
     (Case::Unmatched, "hooks, no match"),
@@ -120,6 +127,8 @@ struct Run {
 struct Sums {
     instructions: Vec<u64>,
     under_way: Vec<u64>,
+    /// Of those that were alone.
+    alone: Vec<u64>,
 }
 
 /// A machine with one processor, two sets of wires, and an agent at one of them.
@@ -141,9 +150,12 @@ pub(crate) fn measure(plan: &Plan) -> Report {
     for round in 0..plan.rounds {
         for (case, sums) in Case::ALL.into_iter().zip(&mut sums) {
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, case.name());
-            let Run { instructions, under_way } = world.datagrams(case, plan.packets);
+            let Run { instructions, under_way } = world.datagrams(case, plan.packets, pause);
             sums.instructions.push(instructions);
             sums.under_way.extend(under_way);
+            if case == Case::Bare || case.is_late() {
+                sums.alone.extend(world.datagrams(case, plan.apart, apart).under_way);
+            }
         }
         idle.push(world.idle(plan.packets));
         for ((case, name), instructions) in STREAMS.into_iter().zip(&mut tcp) {
@@ -160,7 +172,7 @@ impl World {
     }
 
     /// Steady datagrams from peer to device.
-    fn datagrams(&mut self, case: Case, packets: u32) -> Run {
+    fn datagrams(&mut self, case: Case, packets: u32, pause: fn(u32) -> Beat) -> Run {
         if let Some(fault) = case.fault() {
             self.agent.set(&[fault]);
         }
@@ -169,11 +181,11 @@ impl World {
         let (peer, device) = (stage.peer_end(Family::V4), stage.device_end(Family::V4));
         let mut times = device.times_of_arrival();
         // Neighbours, and whatever is made at its first use.
-        send(&peer, &device, 20);
+        send(&peer, &device, 20, pause);
         Beat::new(DELAY * 2).wait();
         while times().is_some() {}
         let before = self.soak.others();
-        let sent = send(&peer, &device, packets);
+        let sent = send(&peer, &device, packets, pause);
         Beat::new(DELAY * 2).wait();
         let instructions = self.soak.others() - before;
         let arrived: Vec<SystemTime> = std::iter::from_fn(times).collect();
@@ -204,9 +216,10 @@ impl World {
         let stage = self.stage(case);
         let _netem = case.netem().map(|what| Netem::new(&stage.node, what));
         let mut stream = Stream::open(&stage.peer, (&stage.device, Family::V4.ip(1, 2)));
-        stream.flow(bytes / 8);
+        let send = if case.is_late() { Stream::flow } else { Stream::in_step };
+        send(&mut stream, bytes / 8);
         let before = self.soak.others();
-        stream.flow(bytes);
+        send(&mut stream, bytes);
         self.soak.others() - before
     }
 
@@ -226,7 +239,7 @@ impl World {
 }
 
 /// Sends with pauses, numbered from 0; returns when each was sent.
-fn send(peer: &End, device: &End, packets: u32) -> Vec<SystemTime> {
+fn send(peer: &End, device: &End, packets: u32, pause: fn(u32) -> Beat) -> Vec<SystemTime> {
     let send = |number| {
         pause(number).wait();
         let at = wall();
@@ -293,26 +306,34 @@ fn report(
         let figure = Figure::alone("beside tc netem", ours.name(), cost(ours), "instructions/packet");
         report.figures.push(figure.beside(cost(netem)));
     }
-    delay_figures(&mut report, sums);
+    delay_figures(&mut report, "delay error", sums, |sums| &sums.under_way);
+    delay_figures(&mut report, "delay error of packets that are alone", sums, |sums| &sums.alone);
     report
 }
 
 fn stream_figures(report: &mut Report, bytes: u64, tcp: &[Vec<u64>; STREAMS.len()]) {
     let per_byte = |index: usize| float(median(&tcp[index])) / float(bytes);
-    for (index, (_, name)) in STREAMS.into_iter().enumerate() {
-        let figure = Figure::alone("TCP", name, per_byte(index), "instructions/byte");
-        report.figures.push(figure.beside(per_byte(0)));
+    let first = |is_late| STREAMS.iter().position(|(case, _)| case.is_late() == is_late).unwrap();
+    for (index, (case, name)) in STREAMS.into_iter().enumerate() {
+        let group = if case.is_late() { "TCP under delay" } else { "TCP" };
+        let figure = Figure::alone(group, name, per_byte(index), "instructions/byte");
+        report.figures.push(figure.beside(per_byte(first(case.is_late()))));
     }
     let ratio = per_byte(1) / per_byte(0);
     report.aims.push(Aim::at_most("TCP: instructions a byte, hooks and no match ÷ bare", ratio, "", AIM_TCP));
 }
 
 /// How far from what was asked a delay is, beside the time that a packet takes anyway.
-fn delay_figures(report: &mut Report, sums: &[Sums; Case::ALL.len()]) {
-    let usual = median(&sums[0].under_way);
+fn delay_figures(
+    report: &mut Report,
+    group: &str,
+    sums: &[Sums; Case::ALL.len()],
+    under_way: fn(&Sums) -> &Vec<u64>,
+) {
+    let usual = median(under_way(&sums[0]));
     let asked = u64::try_from(DELAY.as_nanos()).unwrap_or(u64::MAX);
     let errors =
-        |sums: &Sums| -> Vec<u64> { sums.under_way.iter().map(|ns| ns.abs_diff(usual + asked)).collect() };
+        |sums: &Sums| -> Vec<u64> { under_way(sums).iter().map(|ns| ns.abs_diff(usual + asked)).collect() };
     let late: Vec<(Case, Vec<u64>)> = Case::ALL
         .into_iter()
         .zip(sums)
@@ -324,9 +345,9 @@ fn delay_figures(report: &mut Report, sums: &[Sums; Case::ALL.len()]) {
             late.iter().map(|(_, errors)| float(quantile(errors, per_mille)) / 1e3).collect();
         for ((case, _), value) in late.iter().zip(&values) {
             let name = format!("{}, {word}", case.name());
-            report.figures.push(Figure::alone("delay error", &name, *value, "µs").beside(values[0]));
+            report.figures.push(Figure::alone(group, &name, *value, "µs").beside(values[0]));
         }
-        let name = format!("delay error {word} ≤ netem's");
+        let name = format!("{group}, {word}, ≤ netem's");
         report.aims.push(Aim::at_most(&name, values[1], "µs", values[0]));
     }
 }

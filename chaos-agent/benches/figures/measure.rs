@@ -21,6 +21,11 @@ pub(crate) fn cpu_ns() -> u64 {
     clock(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
+/// What this thread has spent on a processor, with what the kernel did there in its stead.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    clock(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// The time.
 pub(crate) fn now_ns() -> u64 {
     clock(ClockId::CLOCK_MONOTONIC)
@@ -104,6 +109,9 @@ impl Datagrams {
     }
 }
 
+/// Bytes of a write by TCP.
+const BLOCK: usize = 1 << 16;
+
 /// A TCP connection between two namespaces.
 pub(crate) struct Stream {
     from: TcpStream,
@@ -116,7 +124,19 @@ impl Stream {
         let listener = to.0.run(|| TcpListener::bind((to.1, 0)).unwrap());
         let address = listener.local_addr().unwrap();
         let from = from.run(|| TcpStream::connect(address).unwrap());
-        Self { from, to: listener.accept().unwrap().0 }
+        let to = listener.accept().unwrap().0;
+        Self { from, to }
+    }
+
+    /// Sends so many bytes in blocks, each of which is read before the next is sent: it is the same packets each time, and nobody waits
+    /// for anybody to run.
+    pub(crate) fn in_step(&mut self, bytes: u64) {
+        let Self { from, to } = self;
+        let mut block = vec![0; BLOCK];
+        for _ in 0..bytes / BLOCK as u64 {
+            from.write_all(&block).unwrap();
+            to.read_exact(&mut block).unwrap();
+        }
     }
 
     /// Sends so many bytes and waits until they are read.
@@ -124,7 +144,7 @@ impl Stream {
         let Self { from, to } = self;
         thread::scope(|scope| {
             scope.spawn(move || {
-                let block = vec![0; 1 << 16];
+                let block = vec![0; BLOCK];
                 let mut left = bytes;
                 while left > 0 {
                     let now = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
@@ -132,7 +152,7 @@ impl Stream {
                     left -= now as u64;
                 }
             });
-            let mut block = vec![0; 1 << 16];
+            let mut block = vec![0; BLOCK];
             let mut left = bytes;
             while left > 0 {
                 let read = to.read(&mut block).unwrap();

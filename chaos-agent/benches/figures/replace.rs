@@ -17,7 +17,7 @@ use fault_rig::figures::{Aim, Figure, Report};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
-use crate::measure::{float, median, now_ns, quantile};
+use crate::measure::{float, median, now_ns, quantile, thread_cpu_ns};
 use crate::support::agent::{Agent, Hooks, Start};
 use crate::support::fault::{Fault, NAMESPACE};
 use crate::support::space::Namespace;
@@ -37,12 +37,20 @@ fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(FIRST + number)
 }
 
-/// What replacing took, in nanoseconds each.
+/// What something took, in nanoseconds: by the clock, and of a processor's time, with what the kernel did there in its stead.
+#[derive(Clone, Copy, Default)]
+struct Took {
+    wall: u64,
+    cpu: u64,
+}
+
+/// What was measured.
+#[derive(Default)]
 struct Times {
-    first: u64,
-    replaced: Vec<u64>,
-    shown: u64,
-    lifted: u64,
+    first: Took,
+    replaced: Vec<Took>,
+    shown: Took,
+    lifted: Took,
 }
 
 /// Measures, with `targets` of at least 3.
@@ -61,9 +69,9 @@ pub(crate) fn measure(targets: u32, rounds: u32) -> Report {
     let sink = sink(&stage.device);
     let (sent, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let source = stage.peer.run(|| UdpSocket::bind((Family::V4.ip(2, 2), 0)).unwrap());
-    let mut times = Times { first: 0, replaced: Vec::new(), shown: 0, lifted: 0 };
     // The kernel gives out the memory of so many counters in portions: the rest is tried again.
-    times.first = timed(|| while !agent.bring(vec![profile("partition")]) {});
+    let first = timed(|| while !agent.bring(vec![profile("partition")]) {});
+    let mut times = Times { first, ..Times::default() };
     let mut took_all = true;
     thread::scope(|scope| {
         scope.spawn(|| fire(&source, under_fire, &sent, &is_over));
@@ -124,10 +132,12 @@ fn escaped(agent: &Agent, sink: &UdpSocket, sent: u64) -> u64 {
     eventually(&mut account, || format!("of {sent} packets some are neither counted nor here"))
 }
 
-fn timed(work: impl FnOnce()) -> u64 {
-    let began = now_ns();
+fn timed(work: impl FnOnce()) -> Took {
+    let now = || Took { wall: now_ns(), cpu: thread_cpu_ns() };
+    let began = now();
     work();
-    now_ns() - began
+    let ended = now();
+    Took { wall: ended.wall - began.wall, cpu: ended.cpu - began.cpu }
 }
 
 fn named(number: u32) -> ObjectName {
@@ -155,15 +165,18 @@ fn report(targets: u32, times: &Times, sent: u64, escaped: u64) -> Report {
     );
     let mut report = Report::new(method).unwrap();
     let ms = |ns: u64| float(ns) / 1e6;
-    let middle = ms(median(&times.replaced));
+    let all = |of: fn(&Took) -> u64| times.replaced.iter().map(of).collect::<Vec<u64>>();
+    let (walls, cpus) = (all(|took| took.wall), all(|took| took.cpu));
+    let middle = ms(median(&walls));
     let mut figure = |name: &str, value: f64, unit: &str| {
         report.figures.push(Figure::alone("replace", name, value, unit));
     };
-    figure("first applied, with counters made", ms(times.first), "ms");
+    figure("first applied, with counters made", ms(times.first.wall), "ms");
     figure("replaced, median", middle, "ms");
-    figure("replaced, slowest", ms(quantile(&times.replaced, 1000)), "ms");
-    figure("lifted", ms(times.lifted), "ms");
-    figure("shown to status and metrics", ms(times.shown), "ms");
+    figure("replaced, slowest", ms(quantile(&walls, 1000)), "ms");
+    figure("replaced, processor time, median", ms(median(&cpus)), "ms");
+    figure("lifted", ms(times.lifted.wall), "ms");
+    figure("shown to status and metrics", ms(times.shown.wall), "ms");
     figure("packets sent meanwhile", float(sent), "packets");
     figure("packets that escaped", float(escaped), "packets");
     report.aims.push(Aim::at_most(

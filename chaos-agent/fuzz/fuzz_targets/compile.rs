@@ -211,7 +211,7 @@ fn holds_together(plan: &Plan, node: &Node) {
         assert_eq!(bindings(entry).len(), spec.bindings.len(), "{place:?}");
         for (binding, bound) in bindings(entry).iter().zip(&spec.bindings) {
             assert_eq!(binding.key, bound.key);
-            let Some(rule) = node.kernel.rules.get(&binding.rule) else { panic!("a slot without a rule") };
+            let Some(rule) = node.kernel.rule_of(binding) else { panic!("a handle without a rule") };
             assert_eq!(rule.phases, plan.rules[&bound.uid].rule.phases);
             assert!(node.kernel.states.contains(&binding.state), "counters for each binding");
         }

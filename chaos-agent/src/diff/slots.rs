@@ -1,4 +1,4 @@
-//! Slots for rules and numbers for states: which are taken, which are free, which may be used again.
+//! Slots for rules, handles that stand for them and numbers for states: which are taken, which are free, which may be used again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,12 +10,22 @@ use crate::compile::{Plan, RuleSpec};
 use crate::ledger::{Ledger, RuleRow};
 use crate::table::{Capacity, Op, Prefix, TargetName, Uid};
 
-/// The slot of each rule and the number of each state that entries are going to refer to.
+/// A profile's handle.
+#[derive(Clone, Copy)]
+pub(super) struct Handle {
+    /// Its number, which entries refer to.
+    pub(super) number: u32,
+    /// The slot that it stands for.
+    slot: u32,
+}
+
+/// The handle of each rule and the number of each state that entries are going to refer to.
 pub(super) struct Slots<'a> {
     ledger: &'a Ledger,
     plan: &'a Plan,
     capacity: Capacity,
-    pub(super) rules: BTreeMap<Uid, u32>,
+    /// Of each profile: its handle, and the slot that this is going to stand for.
+    pub(super) handles: BTreeMap<Uid, Handle>,
     /// Looked up for each place of each target, and never gone through in order.
     pub(super) states: HashMap<(Uid, TargetName), u32>,
     /// The highest generation given out.
@@ -29,7 +39,7 @@ impl<'a> Slots<'a> {
             ledger,
             plan,
             capacity,
-            rules: BTreeMap::new(),
+            handles: BTreeMap::new(),
             states: HashMap::new(),
             generation: ledger.generation,
             peer_set: ledger.last_peer_set,
@@ -38,25 +48,36 @@ impl<'a> Slots<'a> {
 
     /// Finds or makes all that the plan's entries refer to.
     pub(super) fn allocate(&mut self, ops: &mut Vec<Op>) {
-        let mut free = (0..self.capacity.rule_slots()).filter(|slot| !self.ledger.rules.contains_key(slot));
+        let room = 0..self.capacity.rule_slots();
+        let ledger = self.ledger;
+        let mut free = room.clone().filter(|slot| !ledger.rules.contains_key(slot));
+        let mut free_handles = room.filter(|handle| !ledger.handles.contains_key(handle));
         let plan = self.plan;
         let bound: BTreeSet<&Uid> =
             plan.entries.values().flat_map(|spec| &spec.bindings).map(|bound| &bound.uid).collect();
         for (uid, spec) in plan.rules.iter().filter(|(uid, _)| bound.contains(uid)) {
-            let rows =
-                || self.ledger.rules.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
-            if let Some((slot, _)) = rows().find(|(_, row)| self.is_same(row, spec)) {
-                self.rules.insert(Arc::clone(uid), *slot);
-            } else if let Some(slot) = free.next() {
-                self.rules.insert(Arc::clone(uid), slot);
-                let rule = self.write_peers(spec, ops);
-                ops.push(Op::WriteRule { slot, uid: Arc::clone(uid), rule: Box::new(rule) });
-            } else if let Some((slot, _)) = rows().next() {
-                // All slots are in quarantine: the old rule stays until one is released.
-                self.rules.insert(Arc::clone(uid), *slot);
+            let held = ledger.handles.iter().find(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
+            let held = held.map(|(number, row)| Handle { number: *number, slot: row.slot });
+            let mut rows = ledger.rules.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
+            let same = rows.find(|(_, row)| self.is_same(row, spec)).map(|(slot, _)| *slot);
+            // Where all slots are in quarantine the old rule stays until one is released.
+            let slot = same.or_else(|| Some(self.write_rule(uid, spec, free.next()?, ops)));
+            let number = held.map(|held| held.number).or_else(|| free_handles.next());
+            let next = number.zip(slot).map(|(number, slot)| Handle { number, slot }).or(held);
+            let Some(next) = next else { continue };
+            if held.is_none_or(|held| held.slot != next.slot) {
+                ops.push(Op::SetRule { handle: next.number, uid: Arc::clone(uid), slot: next.slot });
             }
+            self.handles.insert(Arc::clone(uid), next);
         }
         self.allocate_states(ops);
+    }
+
+    /// Writes a rule into a free slot, which it returns.
+    fn write_rule(&mut self, uid: &Uid, spec: &RuleSpec, slot: u32, ops: &mut Vec<Op>) -> u32 {
+        let rule = self.write_peers(spec, ops);
+        ops.push(Op::WriteRule { slot, uid: Arc::clone(uid), rule: Box::new(rule) });
+        slot
     }
 
     fn is_same(&self, row: &RuleRow, spec: &RuleSpec) -> bool {
@@ -102,7 +123,7 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// Retires what no entry is going to refer to: rules at once, states when their profile is gone, or when there
+/// Retires what no entry is going to refer to: handles and their rules at once, states when their profile is gone, or when there
 /// are too many of targets that are gone.
 pub(super) fn retire(
     ledger: &Ledger,
@@ -111,9 +132,14 @@ pub(super) fn retire(
     referred: &Referred,
     ops: &mut Vec<Op>,
 ) {
-    let Referred { rules, states } = referred;
+    let Referred { handles, states, .. } = referred;
+    let live = ledger.handles.iter().filter(|(_, row)| row.retired_ns.is_none());
+    let unused = live.filter(|(handle, _)| !handles.contains(handle));
+    ops.extend(unused.map(|(handle, _)| Op::RetireHandle { handle: *handle }));
+    let kept = slots.handles.values().filter(|handle| handles.contains(&handle.number));
+    let kept: BTreeSet<u32> = kept.map(|handle| handle.slot).collect();
     let live = ledger.rules.iter().filter(|(_, row)| row.retired_ns.is_none());
-    let unused = live.filter(|(slot, _)| !rules.contains(slot));
+    let unused = live.filter(|(slot, _)| !kept.contains(slot));
     ops.extend(unused.map(|(slot, _)| Op::RetireRule { slot: *slot }));
     let idle =
         ledger.states.iter().filter(|(state, row)| row.retired_ns.is_none() && !states.contains(state));
@@ -148,6 +174,8 @@ pub(super) fn release(ledger: &Ledger, now_ns: u64) -> impl Iterator<Item = Op> 
         let peers = peers.map(move |prefix| Op::RemovePeer { set, prefix: *prefix });
         peers.chain([Op::ClearRule { slot: *slot }])
     });
+    let handles = ledger.handles.iter().filter(move |(_, row)| is_over(row.retired_ns));
+    let handles = handles.map(|(handle, _)| Op::ClearHandle { handle: *handle });
     let states = ledger.states.iter().filter(move |(_, row)| is_over(row.retired_ns));
-    rules.chain(states.map(|(state, _)| Op::DropState { state: *state }))
+    handles.chain(rules).chain(states.map(|(state, _)| Op::DropState { state: *state }))
 }

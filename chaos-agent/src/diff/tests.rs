@@ -48,11 +48,20 @@ impl Node {
             .map(|binding| {
                 let row = self.ledger.states.get(&binding.state).expect("a state for each binding");
                 assert!(self.kernel.states.contains(&binding.state), "counters for each binding");
-                let rule = self.kernel.rules.get(&binding.rule).expect("a rule for each binding");
+                let rule = self.kernel.rule_of(binding).expect("a rule for each binding");
                 ((Arc::clone(&row.uid), Arc::clone(&row.target)), rule.phases[0].loss)
             })
             .collect()
     }
+}
+
+/// Whether all entries that there are can be found.
+fn knows_all(kernel: &FakeKernel) -> bool {
+    kernel.entries.keys().all(|place| match place {
+        Place::Port(key) => kernel.filter.may_have(&key.address),
+        Place::Address(address) => kernel.filter.may_have(address),
+        Place::Cidr(_) => *kernel.filter == Filter::ALL,
+    })
 }
 
 fn addresses() -> Vec<Address> {
@@ -146,6 +155,7 @@ proptest! {
         scratch.reach(&last, |_, _| ());
         prop_assert_eq!(node.kernel.entries.len(), scratch.kernel.entries.len());
         prop_assert_eq!(node.kernel.config, scratch.kernel.config);
+        prop_assert_eq!(node.kernel.filter, scratch.kernel.filter, "no more than that is looked up");
     }
 
     #[test]
@@ -172,6 +182,17 @@ proptest! {
     }
 
     #[test]
+    fn the_filter_knows_an_entry_from_before_it_is_written_until_after_it_is_gone(
+        plans in proptest::collection::vec(rows(), 1..6),
+    ) {
+        let mut node = Node::default();
+        for rows in &plans {
+            node.now_ns += QUARANTINE_NS;
+            node.reach(&plan_of(rows), |node, op| assert!(knows_all(&node.kernel), "after {op:?}"));
+        }
+    }
+
+    #[test]
     fn a_rule_slot_never_changes_while_an_entry_refers_to_it(plans in proptest::collection::vec(rows(), 1..6)) {
         let mut node = Node::default();
         for rows in &plans {
@@ -179,9 +200,9 @@ proptest! {
             let plan = plan_of(rows);
             node.reach(&plan, |node, op| {
                 if let Op::WriteRule { slot, .. } | Op::ClearRule { slot } = op {
-                    let mut referred = Referred::default();
-                    node.kernel.entries.values().for_each(|entry| referred.add(entry));
-                    assert!(!referred.rules.contains(slot), "{op:?}");
+                    let entries = node.kernel.entries.values();
+                    let mut handles = entries.flat_map(bindings).map(|binding| node.kernel.handles[&binding.rule]);
+                    assert!(!handles.any(|referred| referred == *slot), "{op:?}");
                 }
             });
         }
@@ -215,10 +236,25 @@ fn a_changed_rule_gets_a_fresh_slot_and_the_old_one_rests() {
     node.reach(&one("u", 2, at), |_, _| ());
     assert_eq!(node.kernel.rules.len(), 2);
     assert_eq!(node.kernel.peers.len(), 2);
+    assert_eq!(node.meets(at, 1).into_values().collect::<Vec<_>>(), [2]);
     node.now_ns += QUARANTINE_NS;
     node.reach(&one("u", 2, at), |_, _| ());
     assert_eq!(node.kernel.rules.values().map(|rule| rule.phases[0].loss).collect::<Vec<_>>(), [2]);
     assert_eq!(node.kernel.peers.len(), 1);
+}
+
+#[test]
+fn a_changed_rule_is_written_once_for_however_many_targets() {
+    let mut node = Node::default();
+    let plan = |loss| {
+        let plans = addresses().into_iter().map(|at| one("u", loss, at).entries);
+        Plan { entries: plans.flatten().collect(), ..one("u", loss, addresses()[0]) }
+    };
+    node.reach(&plan(1), |_, _| ());
+    let ops = diff(&node.ledger, &plan(2), CAPACITY);
+    assert!(!ops.iter().any(|op| matches!(op, Op::WriteEntry { .. })), "{ops:?}");
+    node.reach(&plan(2), |_, _| ());
+    assert!(addresses().into_iter().all(|at| node.meets(at, 1).into_values().eq([2])));
 }
 
 #[test]
@@ -277,6 +313,6 @@ fn what_was_in_quarantine_is_cleared_in_portions_and_then_nothing_is_left() {
         node.perform(portion, &mut |_, _| ());
         portions += 1;
     }
-    assert_eq!(portions, 3, "a network of its peers, its rule, its counters");
+    assert_eq!(portions, 4, "a network of its peers, its rule, its handle, its counters");
     assert_eq!((node.kernel.peers.len(), node.kernel.rules.len(), node.kernel.states.len()), (0, 0, 0));
 }

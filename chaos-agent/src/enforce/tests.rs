@@ -112,8 +112,8 @@ fn what_one_refusal_leaves_out_is_no_more_than_what_needs_it() {
         let networks = ["10.20.0.1/32", "10.20.0.2/32"].map(|network| network.parse().unwrap());
         profile.targets = crate::profile::Targets::Cidrs(networks.to_vec());
     });
-    // The protection, the rule and the first counters are performed before.
-    enforcer.kernel_mut().refuse_from = Some(("MakeState", 3));
+    // The protection, the rule with its handle and the first counters are performed before.
+    enforcer.kernel_mut().refuse_from = Some(("MakeState", 4));
     enforcer.plan(&both, server(), BOOT);
     assert_eq!(enforcer.carry_out(|| BOOT), Outcome::Refused);
     assert_eq!((enforcer.kernel().states.len(), enforcer.kernel().entries.len()), (1, 1));
@@ -149,23 +149,46 @@ fn of_many_states_those_that_a_refused_entry_still_needs_are_found_in_no_time() 
 /// The losses of the rules that a packet of the target meets, in 2⁻³².
 fn losses(kernel: &FakeKernel) -> Vec<u64> {
     let bindings = kernel.visible(target(), PROTOCOL_UDP, 1).iter();
-    bindings.map(|binding| kernel.rules.get(&binding.rule).map_or(0, |rule| rule.phases[0].loss)).collect()
+    bindings.map(|binding| kernel.rule_of(binding).map_or(0, |rule| rule.phases[0].loss)).collect()
 }
 
 #[test]
-fn a_rule_stays_as_long_as_the_entry_that_was_to_replace_it_is_refused() {
+fn a_rule_stays_as_long_as_the_one_that_was_to_replace_it_is_refused() {
     let mut enforcer = enforcer();
     enforcer.apply(&world("50%"), server(), BOOT);
     let before = losses(enforcer.kernel());
-    enforcer.kernel_mut().refused_op = Some("WriteEntry");
-    for second in 1..4 {
+    for (second, refused) in (1..).zip(["WriteRule", "SetRule", "SetRule"]) {
+        enforcer.kernel_mut().refused_op = Some(refused);
         assert!(!enforcer.apply(&world("25%"), server(), BOOT + second * 2_000_000_000));
-        assert_eq!(losses(enforcer.kernel()), before, "the old entry and its rule");
+        assert_eq!(losses(enforcer.kernel()), before, "the old rule, as {refused} is refused");
         assert!(enforcer.view().profiles[0].is_installed());
     }
     enforcer.kernel_mut().refused_op = None;
     assert!(enforcer.apply(&world("25%"), server(), BOOT + 8_000_000_000));
     assert_eq!(losses(enforcer.kernel()), [before[0] / 2]);
+}
+
+#[test]
+fn a_rule_and_its_handle_stay_as_long_as_the_entry_that_refers_to_them() {
+    let mut enforcer = enforcer();
+    enforcer.apply(&world("50%"), server(), BOOT);
+    let before = losses(enforcer.kernel());
+    let mut without = world("50%");
+    without.profiles.clear();
+    enforcer.kernel_mut().refused_op = Some("RemoveEntry");
+    for second in 1..4 {
+        assert!(!enforcer.apply(&without, server(), BOOT + second * 2_000_000_000));
+        let entries = enforcer.kernel().entries.values().flat_map(bindings);
+        let rules = entries.map(|binding| enforcer.kernel().rule_of(binding).map(|rule| rule.phases[0].loss));
+        assert_eq!(rules.collect::<Vec<_>>(), [Some(before[0])], "the entry is still there");
+    }
+    enforcer.kernel_mut().refused_op = None;
+    assert!(enforcer.apply(&without, server(), BOOT + 8_000_000_000));
+    while enforcer.next_release().is_some() {
+        enforcer.release(BOOT + 20_000_000_000);
+    }
+    let kernel = enforcer.kernel();
+    assert!(kernel.entries.is_empty() && kernel.rules.is_empty() && kernel.handles.is_empty());
 }
 
 #[test]
@@ -202,6 +225,17 @@ fn no_rule_comes_under_a_target_before_the_nodes_own_way_is_protected() {
         assert!(enforcer.apply(&world, server(), BOOT));
         assert_eq!(losses(enforcer.kernel()).len(), 1);
     }
+}
+
+#[test]
+fn no_entry_is_written_that_the_filter_does_not_know() {
+    let mut enforcer = enforcer();
+    enforcer.kernel_mut().refused_op = Some("SetFilter");
+    assert!(!enforcer.apply(&world("20%"), server(), BOOT));
+    assert!(enforcer.kernel().entries.is_empty());
+    enforcer.kernel_mut().refused_op = None;
+    assert!(enforcer.apply(&world("20%"), server(), BOOT));
+    assert_eq!(losses(enforcer.kernel()).len(), 1);
 }
 
 #[test]

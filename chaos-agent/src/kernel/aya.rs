@@ -22,6 +22,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::Flow;
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey};
 use fault_abi::line::Line;
 use fault_abi::names;
@@ -58,6 +59,7 @@ pub struct AyaKernel {
     ports: Table<PortKey, Entry>,
     cidrs: LpmTrie<MapData, NetworkKey, Entry>,
     rules: Array<MapData, Rule>,
+    handles: Array<MapData, u32>,
     peers: LpmTrie<MapData, NetworkKey, u32>,
     states: States,
     flows: Arc<FlowTable>,
@@ -65,6 +67,7 @@ pub struct AyaKernel {
     protected: HashMap<MapData, PortKey, u32>,
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
+    filter: Array<MapData, Filter>,
     line: Array<MapData, Line>,
     sign: MapData,
     /// For the engine, until it starts.
@@ -139,6 +142,7 @@ impl AyaKernel {
             .map_max_entries(names::PORT_TARGETS, capacity.targets)
             .map_max_entries(names::CIDRS, capacity.targets)
             .map_max_entries(names::RULES, capacity.rule_slots())
+            .map_max_entries(names::HANDLES, capacity.rule_slots())
             .map_max_entries(names::STATE, state_room)
             .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
             .map_max_entries(names::FLOWS, capacity.flows)
@@ -168,6 +172,7 @@ impl AyaKernel {
             ports: Table::new(names::PORT_TARGETS, take(&mut programs, names::PORT_TARGETS)?, 1)?,
             cidrs: typed(&mut programs, names::CIDRS)?,
             rules: typed(&mut programs, names::RULES)?,
+            handles: typed(&mut programs, names::HANDLES)?,
             peers: typed(&mut programs, names::PEERS)?,
             states: States::new(counters, states, cpus, state_room)?,
             flows: Arc::new(FlowTable(Mutex::new(typed(&mut programs, names::FLOWS)?))),
@@ -175,6 +180,7 @@ impl AyaKernel {
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
+            filter: typed(&mut programs, names::FILTER)?,
             line: typed(&mut programs, names::LINE)?,
             sign,
             counts: Some(counts),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_api::fault_node::HookKind;
 use fault_abi::counter::{Counter, Global};
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 
@@ -20,10 +21,14 @@ pub(crate) type CounterTable = Arc<Mutex<BTreeMap<(u32, u32), Counter>>>;
 pub struct FakeKernel {
     /// The configuration.
     pub config: Config,
+    /// Of which addresses entries are looked up at all.
+    pub filter: Box<Filter>,
     /// Entries.
     pub entries: BTreeMap<Place, Entry>,
     /// Rules by slot; a cleared slot is not there.
     pub rules: BTreeMap<u32, Rule>,
+    /// The slot that each handle stands for.
+    pub handles: BTreeMap<u32, u32>,
     /// Sets of peers.
     pub peers: BTreeSet<(u32, Prefix)>,
     /// States.
@@ -74,11 +79,20 @@ impl FakeKernel {
     /// The bindings that a packet of this target meets, as the programs look them up.
     #[must_use]
     pub fn visible(&self, target: Address, protocol: u8, port: u16) -> &[Binding] {
+        if !self.filter.may_have(&target) {
+            return &[];
+        }
         let address = self.entries.get(&Place::Address(target)).or_else(|| self.network(target));
         let Some(address) = address else { return &[] };
         let has_ports = address.flags & ENTRY_HAS_PORTS != 0;
         let port = self.entries.get(&Place::Port(PortKey::new(target, protocol, port)));
         bindings(port.filter(|_| has_ports).unwrap_or(address))
+    }
+
+    /// The rule of a binding, as the programs find it.
+    #[must_use]
+    pub fn rule_of(&self, binding: &Binding) -> Option<&Rule> {
+        self.rules.get(self.handles.get(&binding.rule)?)
     }
 
     fn network(&self, target: Address) -> Option<&Entry> {
@@ -139,10 +153,13 @@ impl Kernel for FakeKernel {
         self.performed += 1;
         match op {
             Op::SetConfig(config) => self.config = *config,
+            Op::SetFilter(filter) => self.filter.clone_from(filter),
             Op::AddPeer { set, prefix } => drop(self.peers.insert((*set, *prefix))),
             Op::RemovePeer { set, prefix } => drop(self.peers.remove(&(*set, *prefix))),
             Op::WriteRule { slot, rule, .. } => drop(self.rules.insert(*slot, **rule)),
             Op::ClearRule { slot } => drop(self.rules.remove(slot)),
+            Op::SetRule { handle, slot, .. } => drop(self.handles.insert(*handle, *slot)),
+            Op::ClearHandle { handle } => drop(self.handles.remove(handle)),
             Op::MakeState { state, .. } => self.make_state(*state),
             Op::DropState { state } => self.drop_state(*state),
             Op::WriteEntry { place, entry } => drop(self.entries.insert(*place, **entry)),
@@ -154,6 +171,7 @@ impl Kernel for FakeKernel {
             | Op::ProtectCidr(_)
             | Op::UnprotectCidr(_)
             | Op::RetireRule { .. }
+            | Op::RetireHandle { .. }
             | Op::RetireState { .. } => {}
         }
         Ok(())

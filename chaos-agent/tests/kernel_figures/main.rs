@@ -2,6 +2,7 @@
 //! large they are is nobody's business here.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+#[expect(dead_code, reason = "the benchmark measures more")]
 #[path = "../../benches/figures/measure.rs"]
 mod measure;
 #[expect(dead_code, reason = "the benchmark measures more")]

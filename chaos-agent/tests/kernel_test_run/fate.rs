@@ -4,7 +4,7 @@ use fault_abi::counter::Global;
 use fault_abi::decide::decide;
 use fault_abi::draw::{Draw, Position};
 use fault_abi::key::{Direction, PROTOCOL_UDP};
-use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
+use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::Rule;
 use fault_abi::verdict::Verdict;
 use fault_rig::Rig;
@@ -65,7 +65,7 @@ fn a_hundred_percent_loses_all_and_zero_loses_none() {
         [(loss(1_000_000), Verdict::Loss), (loss(0), Verdict::Pass), (partition(), Verdict::Partition)]
     {
         let mut rig = rig_with(&[rule]);
-        rig.run(TC_INGRESS, &from_device().bytes(), runs).unwrap();
+        rig.run(TC_INGRESS_DISPATCH, &from_device().bytes(), runs).unwrap();
         assert_eq!(counted(&mut rig, 0, Direction::FromDevice, verdict), u64::from(runs), "{verdict:?}");
         assert_eq!(both(&mut rig, 0).seen(), u64::from(runs));
     }
@@ -75,8 +75,8 @@ fn a_hundred_percent_loses_all_and_zero_loses_none() {
 fn fates(rig: &Rig, hook: &str, frame: &[u8], packets: usize) -> Vec<bool> {
     let passes = [NEXT, XDP_PASS];
     let drops = match hook {
-        XDP_INGRESS => XDP_DROP,
-        TC_INGRESS => SHOT,
+        XDP_DISPATCH => XDP_DROP,
+        TC_INGRESS_DISPATCH => SHOT,
         _ => REDIRECT,
     };
     (0..packets)
@@ -116,8 +116,8 @@ fn flows_draw_apart_by_their_ordinal_and_both_directions_are_one_flow() {
     for (ordinal, peer_port) in (0..4).zip([40_000, 51_111, 33_333, 60_000]) {
         let packet = Spec { destination_port: peer_port, ..from_device() };
         for (hook, direction, frame) in [
-            (TC_EGRESS, Direction::ToDevice, packet.reversed().bytes()),
-            (TC_INGRESS, Direction::FromDevice, packet.bytes()),
+            (TC_EGRESS_DISPATCH, Direction::ToDevice, packet.reversed().bytes()),
+            (TC_INGRESS_DISPATCH, Direction::FromDevice, packet.bytes()),
         ] {
             let expected: Vec<bool> =
                 (0..).take(PACKETS).map(|index| on_host(&rule, direction, ordinal, index).drops()).collect();
@@ -133,8 +133,8 @@ fn the_fate_does_not_depend_on_the_peers_address_or_port() {
     let first = rig_with(&[rule]);
     let second = rig_with(&[rule]);
     let other = Spec { destination: "192.0.2.9".parse().unwrap(), destination_port: 9, ..from_device() };
-    let one = fates(&first, XDP_INGRESS, &from_device().bytes(), 300);
-    assert_eq!(one, fates(&second, XDP_INGRESS, &other.bytes(), 300));
+    let one = fates(&first, XDP_DISPATCH, &from_device().bytes(), 300);
+    assert_eq!(one, fates(&second, XDP_DISPATCH, &other.bytes(), 300));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn when_the_table_of_flows_is_full_packets_draw_from_their_targets_counter() {
     for flow in 0..66_000_u32 {
         frame[32..34].copy_from_slice(&flow.to_be_bytes()[..2]);
         frame[36..38].copy_from_slice(&flow.to_be_bytes()[2..]);
-        rig.run(TC_INGRESS, &frame, 1).unwrap();
+        rig.run(TC_INGRESS_DISPATCH, &frame, 1).unwrap();
     }
     let untracked = global(&mut rig, Global::Untracked);
     assert!((400..=66_000).contains(&untracked), "{untracked} packets were of flows that did not fit");

@@ -1,13 +1,12 @@
 //! Which rules meet which packets.
 
 use fault_abi::counter::Global;
+use fault_abi::filter::Filter;
 use fault_abi::key::{Direction, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
-use fault_abi::names::{
-    TC_EGRESS, TC_EGRESS_DISPATCH, TC_INGRESS, TC_INGRESS_DISPATCH, XDP_DISPATCH, XDP_INGRESS,
-};
+use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{
-    Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, PortRange, RULE_FROM_DEVICE,
-    RULE_TO_DEVICE, Rule,
+    Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, NO_RULE, PortRange,
+    RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule,
 };
 use fault_abi::verdict::Verdict;
 use fault_rig::frame::Spec;
@@ -24,9 +23,9 @@ fn only_targets_are_held_and_only_at_their_own_end() {
     assert_passes(&rig, &other, "another device's packets");
     // An ingress hook looks at the source, an egress hook at the destination.
     let to = from_device().reversed().bytes();
-    assert_eq!(rig.run(XDP_INGRESS, &to, 1).unwrap().code, XDP_PASS);
-    assert_eq!(rig.run(TC_INGRESS, &to, 1).unwrap().code, NEXT);
-    assert_eq!(rig.run(TC_EGRESS, &from_device().bytes(), 1).unwrap().code, NEXT);
+    assert_eq!(rig.run(XDP_DISPATCH, &to, 1).unwrap().code, XDP_PASS);
+    assert_eq!(rig.run(TC_INGRESS_DISPATCH, &to, 1).unwrap().code, NEXT);
+    assert_eq!(rig.run(TC_EGRESS_DISPATCH, &from_device().bytes(), 1).unwrap().code, NEXT);
 }
 
 #[test]
@@ -36,10 +35,10 @@ fn a_rule_acts_in_its_direction_only() {
     let to = rig_with(&[Rule { flags: RULE_TO_DEVICE, ..partition() }]);
     let (out, back) = (from_device().bytes(), from_device().reversed().bytes());
     for (rig, ingress, egress) in [(&from, SHOT, NEXT), (&to, NEXT, REDIRECT)] {
-        assert_eq!(rig.run(TC_INGRESS, &out, 1).unwrap().code, ingress);
-        assert_eq!(rig.run(TC_EGRESS, &back, 1).unwrap().code, egress);
+        assert_eq!(rig.run(TC_INGRESS_DISPATCH, &out, 1).unwrap().code, ingress);
+        assert_eq!(rig.run(TC_EGRESS_DISPATCH, &back, 1).unwrap().code, egress);
     }
-    assert_eq!(to.run(XDP_INGRESS, &out, 1).unwrap().code, XDP_PASS);
+    assert_eq!(to.run(XDP_DISPATCH, &out, 1).unwrap().code, XDP_PASS);
 }
 
 #[test]
@@ -202,7 +201,9 @@ fn what_cannot_be_counted_does_not_happen() {
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
 fn a_dispatcher_passes_everything_until_a_program_is_behind_it() {
-    let mut rig = rig_with(&[partition()]);
+    let mut rig = disconnected();
+    let bindings = profiles(&mut rig, &[partition()]);
+    rig.target(address(DEVICE), 0, &bindings).unwrap();
     let (out, back) = (from_device().bytes(), from_device().reversed().bytes());
     let codes = |rig: &fault_rig::Rig| {
         [(XDP_DISPATCH, &out), (TC_INGRESS_DISPATCH, &out), (TC_EGRESS_DISPATCH, &back)]
@@ -212,4 +213,37 @@ fn a_dispatcher_passes_everything_until_a_program_is_behind_it() {
     rig.connect_all().unwrap();
     assert_eq!(codes(&rig), [XDP_DROP, SHOT, REDIRECT]);
     assert_eq!(counted(&mut rig, 0, Direction::ToDevice, Verdict::Partition), 1);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn what_the_filter_does_not_know_is_looked_up_in_no_table_and_what_it_knows_in_vain_passes() {
+    let mut rig = rig_with(&[partition()]);
+    rig.filter(Filter::NONE).unwrap();
+    for packet in [from_device(), from_device6()] {
+        assert_passes(&rig, &packet, "an entry that the filter does not know");
+    }
+    rig.filter(Filter::ALL).unwrap();
+    for packet in [from_device(), from_device6()] {
+        assert_drops(&rig, &packet, "an entry that it knows");
+        assert_passes(&rig, &packet.reversed(), "an address without an entry");
+    }
+    assert_eq!(both(&mut rig, 0).seen(), 6);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_handle_stands_at_once_for_another_rule_and_where_it_stands_for_none_nothing_happens() {
+    let mut rig = rig();
+    let bindings = profiles(&mut rig, &[partition(), rule()]);
+    rig.target(address(DEVICE), 0, &bindings[..1]).unwrap();
+    assert_drops(&rig, &from_device(), "its first rule");
+    rig.handle(0, 2).unwrap();
+    assert_passes(&rig, &from_device(), "the rule of the second slot");
+    assert_eq!(both(&mut rig, 0).seen(), 6, "which is counted as the same profile's");
+    rig.handle(0, NO_RULE).unwrap();
+    assert_passes(&rig, &from_device(), "no rule");
+    assert_eq!((both(&mut rig, 0).seen(), both(&mut rig, 1).seen()), (6, 0));
+    rig.handle(0, 1).unwrap();
+    assert_drops(&rig, &from_device(), "its first rule again");
 }

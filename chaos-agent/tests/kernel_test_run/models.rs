@@ -4,7 +4,7 @@ use fault_abi::channel::{after, in_burst, index};
 use fault_abi::decide::decide;
 use fault_abi::draw::{Draw, OF_TARGET, Position};
 use fault_abi::key::{Direction, PROTOCOL_UDP};
-use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
+use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{ALWAYS, PHASE_BURSTS, PHASE_PARTITION, PHASE_PER_FLOW, Phase, Rule};
 use fault_abi::verdict::Verdict;
 use fault_rig::Rig;
@@ -82,7 +82,7 @@ fn bursts_of_a_flow_do_not_depend_on_how_flows_interleave() {
         let flow = if i < 3 { i } else { i * i / 7 % 3 };
         let frame = frame(Direction::ToDevice, [40_000, 51_111, 33_333][flow]);
         let expected = next(&phase, Direction::ToDevice, flow as u64, &mut words[flow]);
-        assert_eq!(is_dropped(&rig, TC_EGRESS, &frame), expected, "flow {flow}, packet {i}");
+        assert_eq!(is_dropped(&rig, TC_EGRESS_DISPATCH, &frame), expected, "flow {flow}, packet {i}");
     }
 }
 
@@ -99,7 +99,7 @@ fn each_tenth_packet_is_lost_of_a_target_or_of_each_flow() {
             *counted += 1;
             let expected = counted.is_multiple_of(10);
             let frame = frame(Direction::FromDevice, [40_000, 51_111][flow]);
-            assert_eq!(is_dropped(&rig, XDP_INGRESS, &frame), expected, "{flows} sequences, packet {i}");
+            assert_eq!(is_dropped(&rig, XDP_DISPATCH, &frame), expected, "{flows} sequences, packet {i}");
         }
     }
 }
@@ -167,8 +167,8 @@ fn what_a_phase_left_in_a_burst_begins_the_next_outside_of_one() {
     timeline.phases[1] = Phase { until_ns: 2_000 * second, ..then };
     let mut rig = rig_with(&[timeline]);
     let frame = frame(Direction::FromDevice, 40_000);
-    let fates: Vec<bool> = (0..3).map(|_| is_dropped(&rig, TC_INGRESS, &frame)).collect();
+    let fates: Vec<bool> = (0..3).map(|_| is_dropped(&rig, TC_INGRESS_DISPATCH, &frame)).collect();
     assert_eq!(fates, [false, true, true], "the first packet is outside of a burst");
     rig.rule(0, &Rule { deadline_ns: now + 500 * second, ..timeline }).unwrap();
-    assert!(!is_dropped(&rig, TC_INGRESS, &frame), "a burst ends with its phase");
+    assert!(!is_dropped(&rig, TC_INGRESS_DISPATCH, &frame), "a burst ends with its phase");
 }

@@ -2,7 +2,7 @@
 
 use fault_abi::counter::Global;
 use fault_abi::key::{Direction, PROTOCOL_ICMP, PROTOCOL_TCP};
-use fault_abi::names::{TC_EGRESS, TC_INGRESS, TC_IP_EGRESS, TC_IP_INGRESS, XDP_INGRESS};
+use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, TC_IP_EGRESS, TC_IP_INGRESS, XDP_DISPATCH};
 use fault_abi::packet::{self, Link};
 use fault_abi::rule::{PortRange, Rule};
 use fault_abi::verdict::Verdict;
@@ -114,7 +114,11 @@ fn without_an_ethernet_header_ports_are_found_behind_options_and_extension_heade
             assert_eq!(hit.run(TC_IP_EGRESS, &back[packet::ETHERNET..], 1).unwrap().code, egress, "{name}");
             // Behind an Ethernet header it is nothing that begins with IP, and without one no Ethernet frame.
             assert_eq!(hit.run(TC_IP_INGRESS, &out, 1).unwrap().code, NEXT, "{name}");
-            assert_eq!(hit.run(TC_INGRESS, &out[packet::ETHERNET..], 1).unwrap().code, NEXT, "{name}");
+            assert_eq!(
+                hit.run(TC_INGRESS_DISPATCH, &out[packet::ETHERNET..], 1).unwrap().code,
+                NEXT,
+                "{name}"
+            );
         }
         seen += 1;
     }
@@ -131,7 +135,8 @@ fn a_truncated_frame_passes_or_is_dropped_by_its_address() {
         for length in 15..=frame.len() {
             let cut = &frame[..length];
             let has_address = packet::target(cut, packet::link(cut), Direction::FromDevice).is_some();
-            for (hook, drop, pass) in [(XDP_INGRESS, XDP_DROP, XDP_PASS), (TC_INGRESS, SHOT, NEXT)] {
+            for (hook, drop, pass) in [(XDP_DISPATCH, XDP_DROP, XDP_PASS), (TC_INGRESS_DISPATCH, SHOT, NEXT)]
+            {
                 // The kernel runs nothing on an IP frame without an IP header.
                 let Ok(outcome) = rig.run(hook, cut, 1) else { continue };
                 let fate = if has_address { drop } else { pass };
@@ -183,9 +188,9 @@ fn the_parser_finds_the_same_on_the_host() {
 fn a_super_packet_whose_segments_may_differ_counts_once_without_a_splitter_and_says_so() {
     let mut rig = rig_with(&[loss(1_000_000)]);
     let frame = Spec { protocol: PROTOCOL_TCP, payload: 1_400, ..from_device() };
-    rig.run_gso(TC_INGRESS, &frame.bytes(), 500).unwrap();
-    rig.run_gso(TC_EGRESS, &frame.reversed().bytes(), 500).unwrap();
-    rig.run(TC_INGRESS, &frame.bytes(), 1).unwrap();
+    rig.run_gso(TC_INGRESS_DISPATCH, &frame.bytes(), 500).unwrap();
+    rig.run_gso(TC_EGRESS_DISPATCH, &frame.reversed().bytes(), 500).unwrap();
+    rig.run(TC_INGRESS_DISPATCH, &frame.bytes(), 1).unwrap();
     assert_eq!(global(&mut rig, Global::GsoFrames), 2);
     let counter = rig.counter(0, Direction::FromDevice).unwrap();
     assert_eq!((counter.gso_frames, counter.packets[Verdict::Loss as usize]), (1, 2));
@@ -200,7 +205,9 @@ fn a_super_packet_of_one_fate_counts_as_the_packets_that_it_is_on_the_wire() {
         let length = frame.bytes().len() as u64;
         let packets = (length - headers).div_ceil(500);
         assert!(packets > 2);
-        for (program, frame) in [(TC_INGRESS, frame.bytes()), (TC_EGRESS, frame.reversed().bytes())] {
+        for (program, frame) in
+            [(TC_INGRESS_DISPATCH, frame.bytes()), (TC_EGRESS_DISPATCH, frame.reversed().bytes())]
+        {
             rig.run_gso(program, &frame, 500).unwrap();
             rig.run(program, &frame, 1).unwrap();
         }

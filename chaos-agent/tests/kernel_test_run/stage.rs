@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use chaos_agent::kernel::object;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction};
-use fault_abi::names::{TC_EGRESS, TC_INGRESS, XDP_INGRESS};
+use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{ALWAYS, Binding, PHASE_PARTITION, Phase, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule};
 use fault_abi::verdict::Verdict;
 use fault_rig::Rig;
@@ -34,11 +34,11 @@ pub(crate) const DEVICE6: &str = "fd00:20::17";
 /// The operator's.
 pub(crate) const PEER6: &str = "fd00:244::5";
 
-/// The programs that decide, what each says to drop and to pass, and the direction that it sees.
+/// What is attached, what each says to drop and to pass, and the direction that it sees. The programs that decide are behind them.
 pub(crate) const HOOKS: [(&str, u32, u32, Direction); 3] = [
-    (XDP_INGRESS, XDP_DROP, XDP_PASS, Direction::FromDevice),
-    (TC_INGRESS, SHOT, NEXT, Direction::FromDevice),
-    (TC_EGRESS, REDIRECT, NEXT, Direction::ToDevice),
+    (XDP_DISPATCH, XDP_DROP, XDP_PASS, Direction::FromDevice),
+    (TC_INGRESS_DISPATCH, SHOT, NEXT, Direction::FromDevice),
+    (TC_EGRESS_DISPATCH, REDIRECT, NEXT, Direction::ToDevice),
 ];
 
 /// So many packets on a real machine, and a twentieth in an emulated one, where a million take a minute; `EDGE_TEST_SLOWER` says so, as in
@@ -47,10 +47,17 @@ pub(crate) fn packets(on_a_real_machine: u32) -> u32 {
     if std::env::var_os("EDGE_TEST_SLOWER").is_some() { on_a_real_machine / 20 } else { on_a_real_machine }
 }
 
-/// A rig with the built-in object and no targets.
-pub(crate) fn rig() -> Rig {
+/// A rig with the built-in object and no targets, and nothing behind its dispatchers.
+pub(crate) fn disconnected() -> Rig {
     let object = object::built_in().expect("cargo xtask build-ebpf, then build the tests again");
     Rig::load(object).expect("the kernel takes the programs")
+}
+
+/// A rig with the built-in object and no targets. What is to be done with a packet beside dropping it is not done.
+pub(crate) fn rig() -> Rig {
+    let mut rig = disconnected();
+    rig.connect_deciding().expect("the kernel takes the connections");
+    rig
 }
 
 pub(crate) fn address(text: &str) -> Address {

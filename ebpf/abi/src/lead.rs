@@ -1,5 +1,5 @@
-//! How much before its time the engine `fq` sends a packet off, so that it is out of the line at its time and not later: the
-//! kernel's timer, the queue and the way to the line's far end take some microseconds, which the programs measure by each packet.
+//! How much before its time the engine `fq` sends a packet off, so that it is back at its hook at its time and not later: the
+//! kernel's timer, the queue and the way through the line's far end take some microseconds, which the programs measure by each packet.
 //!
 //! What is subtracted is the least of that, so that no packet is early: one that is slower than the fastest is late by the difference.
 

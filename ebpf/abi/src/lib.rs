@@ -12,6 +12,7 @@
 //! ```
 //!
 //! * [`key`]: addresses and the keys of all maps
+//! * [`filter`]: which addresses may have an [`Entry`](rule::Entry) at all
 //! * [`rule`]: [`Entry`](rule::Entry) → [`Binding`](rule::Binding) → [`Rule`](rule::Rule)
 //! * [`counter`]: what the kernel counts, the state of targets and flows
 //! * [`channel`]: what a sequence of packets has behind it
@@ -34,6 +35,7 @@ pub mod counter;
 pub mod decide;
 pub mod delay;
 pub mod draw;
+pub mod filter;
 pub mod key;
 pub mod lateness;
 pub mod later;
@@ -49,7 +51,7 @@ pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,8 @@ pub const CIDRS: &str = "CIDRS";
 pub const PORT_TARGETS: &str = "PORT_TARGETS";
 /// Array: rule slot → [`Rule`](crate::rule::Rule).
 pub const RULES: &str = "RULES";
+/// Array: handle → the slot in [`RULES`] that it stands for, plus one; [`NO_RULE`](crate::rule::NO_RULE): none.
+pub const HANDLES: &str = "HANDLES";
 /// LPM trie: [`NetworkKey`](crate::key::NetworkKey) of the set → `u32` (any value: presence is the match).
 pub const PEERS: &str = "PEERS";
 /// Per-CPU hash: [`CounterKey`](crate::key::CounterKey) → [`Counter`](crate::counter::Counter).
@@ -26,7 +28,10 @@ pub const PROTECTED: &str = "PROTECTED";
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
 /// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
 /// object of another version has no map of this name.
-pub const CONFIG: &str = "CONFIG_5";
+pub const CONFIG: &str = "CONFIG_6";
+/// Array of one: [`Filter`](crate::filter::Filter). The loader makes it of the section of this name, all of which is one variable of
+/// the programs; they read that without a lookup.
+pub const FILTER: &str = ".bss";
 /// Array of one: [`Line`](crate::line::Line).
 pub const LINE: &str = "LINE";
 /// Array of one: [`Held`](crate::line::Held).

@@ -3,6 +3,7 @@
 //!
 //! The work is split: [`link`] (or [`bare`]) and [`target`] run on each packet, [`transport`] only on those of a target.
 
+use crate::filter::Spot;
 use crate::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 
 /// Length of an Ethernet header without tags.
@@ -112,6 +113,25 @@ pub fn target<F: Frame + ?Sized>(frame: &F, link: Link, direction: Direction) ->
     }
 }
 
+/// Where the filter has the bit of [`target`]; `None` as there.
+#[inline(always)]
+pub fn spot<F: Frame + ?Sized>(frame: &F, link: Link, direction: Direction) -> Option<Spot> {
+    match link {
+        Link::Other => None,
+        Link::Ipv4(offset) => Some(Spot::of_ipv4_word(frame.word32(offset + end(direction, 12, 16))?)),
+        Link::Ipv6(offset) => Some(Spot::of(&ipv6_address(frame, offset + end(direction, 8, 24))?)),
+    }
+}
+
+/// [`spot`] of a frame that is IPv4 without a VLAN tag, by the least that can be read; `None`: it is something else.
+#[inline(always)]
+pub fn plain_spot<F: Frame + ?Sized>(frame: &F, direction: Direction) -> Option<Spot> {
+    // The farther one first: the nearer needs no look at the end then.
+    let word = frame.word32(ETHERNET + end(direction, 12, 16))?;
+    let is_ipv4 = frame.word16(ETHERNET - 2)? == TYPE_IPV4.to_be();
+    is_ipv4.then(|| Spot::of_ipv4_word(word))
+}
+
 /// The address at the other end from [`target`].
 #[inline(always)]
 pub fn peer<F: Frame + ?Sized>(frame: &F, link: Link, direction: Direction) -> Option<Address> {
@@ -131,13 +151,10 @@ const fn end(direction: Direction, source: usize, destination: usize) -> usize {
 
 #[inline(always)]
 fn ipv6_address<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Address> {
+    // The last word first: the others need no look at the end then.
+    let last = frame.word32(offset + 12)?;
     Some(Address {
-        words: [
-            frame.word32(offset)?,
-            frame.word32(offset + 4)?,
-            frame.word32(offset + 8)?,
-            frame.word32(offset + 12)?,
-        ],
+        words: [frame.word32(offset)?, frame.word32(offset + 4)?, frame.word32(offset + 8)?, last],
     })
 }
 

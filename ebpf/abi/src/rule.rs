@@ -57,11 +57,15 @@ pub const WHOLE: u32 = 1 << 16;
 /// The longest delay that one packet gets, all faults together: one minute.
 pub const MAX_DELAY_NS: u64 = 60_000_000_000;
 
+/// In `HANDLES`: the handle stands for no rule.
+pub const NO_RULE: u32 = 0;
+
 /// A profile on a target.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Binding {
-    /// Slot in `RULES`.
+    /// Of an entry: the profile's handle in `HANDLES`, which stays while its rule is replaced. Of a packet's copy: the slot in `RULES`
+    /// that the handle stood for when the packet came.
     pub rule: u32,
     /// Slot of counters and state of this profile on this target.
     pub state: u32,
@@ -152,8 +156,8 @@ pub struct Phase {
     pub queue_ns: u64,
 }
 
-/// What a profile does. Once an entry refers to it, it never changes: the agent writes a new slot, then the
-/// entries, and uses a slot again only after a quarantine.
+/// What a profile does. Once a handle stands for it, it never changes: the agent writes a new slot, then the
+/// handle, and uses a slot again only after a quarantine.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {

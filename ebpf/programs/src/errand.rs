@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 4 | a random number of this load: the others are ours |
 //! | 3 | bits 0–6: the errand; bit 7: it came in; 8–31: the interface that it is for |
-//! | 2 | when it is to leave the line, in units of 1.024 µs, modulo 2³² |
+//! | 2 | when it is to leave the line, in units of 1.024 µs, modulo 2³²; of one that has left it, when it was sent off, in ns, modulo 2³² |
 //! | 1 | the state that has counted it into the line |
 
 use aya_ebpf::bindings::__sk_buff;
@@ -21,6 +21,8 @@ pub enum Errand {
     None,
     /// It has been decided on: it goes on.
     Done,
+    /// The same, and the queue of the engine `fq` held it until then: CLOCK_BOOTTIME in nanoseconds, modulo 2³².
+    Held(u32),
     /// It has passed the splitter: it is decided on now.
     Split,
     /// It is a duplicate, which goes into the line.
@@ -36,6 +38,8 @@ const TO_SPLIT: u32 = 4;
 const IN_LINE: u32 = 5;
 /// There, too, and too late for the queue to hold it.
 const LATE_IN_LINE: u32 = 6;
+/// It was held in that line.
+const HELD: u32 = 7;
 const ERRAND: u32 = 0x7f;
 const CAME_IN: u32 = 0x80;
 const INTERFACE: u32 = 8;
@@ -65,6 +69,13 @@ fn write(skb: *mut __sk_buff, errand: u32) {
     }
 }
 
+/// Whether the packet may have an errand: nobody has written where ours would say so.
+#[inline(always)]
+pub fn may_be(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[4] != 0 }
+}
+
 /// Takes the errand off a packet, so that it is done once.
 #[inline(always)]
 pub fn take(ctx: &TcContext) -> Errand {
@@ -73,10 +84,11 @@ pub fn take(ctx: &TcContext) -> Errand {
         return Errand::None;
     }
     // SAFETY: as above.
-    let errand = unsafe { (*skb).cb[3] } & ERRAND;
+    let (errand, departure) = unsafe { ((*skb).cb[3] & ERRAND, (*skb).cb[2]) };
     clear(ctx);
     match errand {
         DONE => Errand::Done,
+        HELD => Errand::Held(departure),
         SPLIT => Errand::Split,
         HOLD => Errand::Hold,
         _ => Errand::None,
@@ -97,6 +109,14 @@ pub fn clear(ctx: &TcContext) {
 #[inline(always)]
 pub fn done(ctx: &TcContext) {
     write(ctx.skb.skb, DONE);
+}
+
+/// As [`done`], and tells the next hook until when the queue held the packet.
+#[inline(always)]
+pub fn done_at(ctx: &TcContext, departure_ns: u64) {
+    write(ctx.skb.skb, HELD);
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[2] = departure_ns as u32 };
 }
 
 /// The next hook puts the packet into the line, to leave it at `release_ns`.

@@ -1,5 +1,6 @@
 //! What is decided by about one packet at one hook, read off the packet and written into `SCRATCH`.
 
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::decide;
 use fault_abi::key::{Address, Direction};
 use fault_abi::line::passes_whole;
@@ -19,14 +20,17 @@ pub struct Arrival {
     pub stage: Stage,
 }
 
-/// Says where the splitter is, seen from a packet that comes to this hook: `SPLITTER_AHEAD`, `SPLITTER_BEHIND`, or 0 where
-/// there is none. To be called first: it is remembered where the verifier forgets it, which would else walk all that
-/// follows once for each.
+/// Notes when a packet has come to this hook, and where the splitter is, seen from there: `SPLITTER_AHEAD`, `SPLITTER_BEHIND`, or 0
+/// where there is none. To be called first: what is done with a packet takes time, and where the splitter is is remembered where the
+/// verifier forgets it, which would else walk all that follows once for each.
 #[inline(always)]
-pub fn note_splitter(splitter: u32) {
+pub fn note_arrival(splitter: u32) {
     if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's own memory.
-        unsafe { (&raw mut (*scratch).splitter).write_volatile(splitter) };
+        // SAFETY: this CPU's own memory; a helper without arguments.
+        unsafe {
+            (&raw mut (*scratch).now_ns).write_volatile(bpf_ktime_get_boot_ns());
+            (&raw mut (*scratch).splitter).write_volatile(splitter);
+        }
     }
 }
 

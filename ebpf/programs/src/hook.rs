@@ -1,18 +1,17 @@
 //! What becomes of the packet that `gather` has written into `SCRATCH`: lookup, protection, pass. The same for XDP and TC, so that both give
 //! the same fate.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use fault_abi::counter::Global;
 use fault_abi::key::Direction;
 use fault_abi::later::{self, COPY_DROPPED, MAX_COPIES, Moment, Plan};
 use fault_abi::line::bytes_before;
-use fault_abi::pass::{self, Stage, World};
-use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS};
+use fault_abi::pass::{self, Bindings, Stage, World};
+use fault_abi::rule::{Binding, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, MAX_BINDINGS, NO_RULE};
 use fault_abi::verdict::Verdict;
 
 use crate::entry::{find, protected, read};
 use crate::frame::within;
-use crate::maps::{CONFIG, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
+use crate::maps::{CONFIG, HANDLES, MALFORMED, SCRATCH, SPLITTER_AHEAD, SPLITTER_BEHIND, Scratch};
 use crate::note;
 use crate::world::Maps;
 
@@ -118,7 +117,7 @@ pub extern "C" fn meets_bindings() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     let Some(config) = CONFIG.get(0) else { return 0 };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let Scratch { packet, bindings, notes, protection, now_ns, .. } = unsafe { &mut *scratch };
+    let Scratch { packet, bindings, notes, protection, .. } = unsafe { &mut *scratch };
     if *notes & MALFORMED != 0 {
         Maps.count_global(Global::Malformed);
     }
@@ -131,10 +130,29 @@ pub extern "C" fn meets_bindings() -> u32 {
         Maps.count_global(Global::Protected);
         return 0;
     }
-    // SAFETY: a helper without arguments.
-    *now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let Some(entry) = find(&packet.target, config) else { return 0 };
-    if read(packet, entry, config, bindings) { u32::from(bindings.count) } else { 0 }
+    if !read(packet, entry, config, bindings) {
+        return 0;
+    }
+    find_rules(bindings);
+    u32::from(bindings.count)
+}
+
+/// Puts into each binding the slot that its handle stands for now: one rule for all that becomes of the packet, whatever the agent
+/// writes meanwhile. One that stands for none gets a slot that there is not.
+#[inline(always)]
+fn find_rules(bindings: &mut Bindings) {
+    let mut i = 0;
+    while i < MAX_BINDINGS {
+        if i >= bindings.count as usize {
+            break;
+        }
+        let binding = &mut bindings.bindings[i];
+        // SAFETY: a word of a live map value, read once.
+        let slot = HANDLES.get_ptr(binding.rule).map_or(NO_RULE, |slot| unsafe { slot.read_volatile() });
+        binding.rule = slot.wrapping_sub(1);
+        i += 1;
+    }
 }
 
 /// Partition and loss of the packet in `SCRATCH` by its first `count` bindings.

@@ -219,9 +219,7 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: a helper without arguments; this CPU's own copy of a live map value; the context that the kernel gave.
     unsafe {
-        let now_ns = bpf_ktime_get_boot_ns();
-        learn(now_ns.saturating_sub(queued.departure_ns()), was_held);
-        let late_ns = now_ns.saturating_sub(ticket.release_ns);
+        let late_ns = bpf_ktime_get_boot_ns().saturating_sub(ticket.release_ns);
         if let Some(count) = LATENESS.get_ptr_mut(bucket(late_ns) as u32) {
             *count += 1;
         }
@@ -231,15 +229,23 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
         (*ctx.skb.skb).tstamp = 0;
         bpf_set_hash_invalid(ctx.skb.skb);
     }
-    Some(go_on(ctx, &ticket))
+    let code = go_on(ctx, &ticket);
+    if was_held {
+        errand::done_at(ctx, queued.departure_ns());
+    }
+    Some(code)
 }
 
-/// Takes in what a packet took from the end of its stay in the queue, if it was held there, to the line's far end.
+/// Back at its hook: takes in what a packet took from there from the end of its stay in the queue on, which the ticket's number of
+/// nanoseconds modulo 2³² tells. One that the queue did not hold teaches nothing: see [`Lead`](fault_abi::lead::Lead).
 #[inline(always)]
-fn learn(took_ns: u64, was_held: bool) {
+pub fn learn(departure: u32) {
     let Some(lead) = LEAD.get_ptr_mut(0) else { return };
-    // SAFETY: words of a live map value; see `Lead` for who else writes them.
-    unsafe { lead.write(lead.read().after(took_ns, was_held)) };
+    // SAFETY: a helper without arguments; words of a live map value, see `Lead` for who else writes them.
+    unsafe {
+        let took = (bpf_ktime_get_boot_ns() as u32).wrapping_sub(departure);
+        lead.write(lead.read().after(u64::from(took), true));
+    }
 }
 
 /// Sends a packet where its ticket says.

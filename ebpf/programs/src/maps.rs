@@ -30,6 +30,10 @@ pub static PORT_TARGETS: HashMap<PortKey, Entry> = HashMap::with_max_entries(65_
 #[map]
 pub static RULES: Array<Rule> = Array::with_max_entries(1_024, 0);
 
+/// The slot of the rule that each handle stands for, plus one.
+#[map]
+pub static HANDLES: Array<u32> = Array::with_max_entries(1_024, 0);
+
 /// Sets of peers.
 #[map]
 pub static PEERS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
@@ -60,7 +64,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_5")]
+#[map(name = "CONFIG_6")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.

@@ -13,6 +13,7 @@ use fault_abi::pass::Stage;
 
 use crate::bare;
 use crate::errand::{self, Errand};
+use crate::filter;
 use crate::frame::{Forgetful, Linear};
 use crate::gather::{self, Arrival};
 use crate::hook::{self, Outcome};
@@ -59,31 +60,40 @@ impl Layer {
 /// The dispatcher on ingress.
 #[inline(always)]
 pub fn ingress_dispatch(ctx: &TcContext) -> i32 {
-    call(ctx, SLOT_TC_INGRESS, NEXT)
+    dispatch(ctx, SLOT_TC_INGRESS, Direction::FromDevice, Layer::Ethernet)
 }
 
 /// The dispatcher on ingress of an interface whose XDP decides about loss.
 #[inline(always)]
 pub fn rest_dispatch(ctx: &TcContext) -> i32 {
-    call(ctx, SLOT_TC_REST, NEXT)
+    dispatch(ctx, SLOT_TC_REST, Direction::FromDevice, Layer::Ethernet)
 }
 
 /// The dispatcher on egress.
 #[inline(always)]
 pub fn egress_dispatch(ctx: &TcContext) -> i32 {
-    call(ctx, SLOT_TC_EGRESS, NEXT)
+    dispatch(ctx, SLOT_TC_EGRESS, Direction::ToDevice, Layer::Ethernet)
 }
 
 /// The dispatcher on ingress of an interface without an Ethernet header.
 #[inline(always)]
 pub fn ip_ingress_dispatch(ctx: &TcContext) -> i32 {
-    call(ctx, SLOT_TC_IP_INGRESS, NEXT)
+    dispatch(ctx, SLOT_TC_IP_INGRESS, Direction::FromDevice, Layer::Ip)
 }
 
 /// The dispatcher on egress of an interface without an Ethernet header.
 #[inline(always)]
 pub fn ip_egress_dispatch(ctx: &TcContext) -> i32 {
-    call(ctx, SLOT_TC_IP_EGRESS, NEXT)
+    dispatch(ctx, SLOT_TC_IP_EGRESS, Direction::ToDevice, Layer::Ip)
+}
+
+/// Lets a packet go on that can be nobody's; hands the others to the program that decides.
+#[inline(always)]
+fn dispatch(ctx: &TcContext, slot: u32, direction: Direction, layer: Layer) -> i32 {
+    if errand::may_be(ctx) || may_concern(ctx, direction, layer) {
+        return call(ctx, slot, NEXT);
+    }
+    NEXT
 }
 
 /// What comes from a device.
@@ -151,16 +161,38 @@ fn before_payload(frame: &Linear, link: Link) -> usize {
     }
 }
 
-/// Whether the packet may be one of a target. Most are not, so this comes before anything that only those of targets need, and
-/// reads no more than what is in the linear part, which is all of the headers but for what some drivers leave in fragments.
+/// Whether the packet may be one of a target, by the filter. Most are not, so this comes before anything else, and reads no more than
+/// what is in the linear part, which is all of the headers but for what some drivers leave in fragments.
 #[inline(always)]
 fn may_concern(ctx: &TcContext, direction: Direction, layer: Layer) -> bool {
     // SAFETY: dropped before anything moves the packet.
     let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
+    if layer == Layer::Ethernet
+        && let Some(spot) = packet::plain_spot(&frame, direction)
+    {
+        return filter::may_have(spot);
+    }
+    match packet::spot(&frame, layer.link(ctx, &frame), direction) {
+        Some(spot) => filter::may_have(spot),
+        None => is_more(ctx),
+    }
+}
+
+/// Whether it is one of a target, or its address is not in the linear part.
+#[inline(always)]
+fn concerns(ctx: &TcContext, direction: Direction, layer: Layer) -> bool {
+    // SAFETY: dropped before anything moves the packet.
+    let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
     match packet::target(&frame, layer.link(ctx, &frame), direction) {
         Some(target) => gather::is_target(&target),
-        None => ctx.data() + ctx.len() as usize > ctx.data_end(),
+        None => is_more(ctx),
     }
+}
+
+/// Whether there is more of the packet than its linear part.
+#[inline(always)]
+fn is_more(ctx: &TcContext) -> bool {
+    ctx.data() + ctx.len() as usize > ctx.data_end()
 }
 
 /// Finds the packets of targets, and gathers what is decided by.
@@ -169,14 +201,18 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
     let errand = errand::take(ctx);
     match errand {
         Errand::Done => return NEXT,
+        Errand::Held(departure) => {
+            line::learn(departure);
+            return NEXT;
+        }
         Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
-        Errand::Split | Errand::None if !may_concern(ctx, direction, layer) => return NEXT,
-        Errand::Split => gather::note_splitter(SPLITTER_BEHIND),
-        Errand::None => gather::note_splitter(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
+        Errand::Split | Errand::None if !concerns(ctx, direction, layer) => return NEXT,
+        Errand::Split => gather::note_arrival(SPLITTER_BEHIND),
+        Errand::None => gather::note_arrival(if can_split(ctx) { SPLITTER_AHEAD } else { 0 }),
     }
     let length = ctx.len();
-    if ctx.data() + length as usize > ctx.data_end() {
+    if is_more(ctx) {
         // SAFETY: dropped before anything moves the packet.
         let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
         let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };

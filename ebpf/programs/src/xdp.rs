@@ -9,6 +9,7 @@ use fault_abi::names::SLOT_XDP_INGRESS;
 use fault_abi::packet;
 use fault_abi::pass::Stage;
 
+use crate::filter;
 use crate::frame::Linear;
 use crate::gather::{self, Arrival};
 use crate::hook::{self, Outcome};
@@ -17,8 +18,12 @@ use crate::maps::PROGRAMS_XDP;
 /// The dispatcher.
 #[inline(always)]
 pub fn dispatch(ctx: &XdpContext) -> u32 {
-    // SAFETY: nothing here needs to be dropped.
-    unsafe { PROGRAMS_XDP.tail_call(ctx, SLOT_XDP_INGRESS) };
+    // SAFETY: dropped before anything moves the packet.
+    let frame = unsafe { Linear::new(ctx.data(), ctx.data_end()) };
+    if packet::spot(&frame, packet::link(&frame), Direction::FromDevice).is_some_and(filter::may_have) {
+        // SAFETY: nothing here needs to be dropped.
+        unsafe { PROGRAMS_XDP.tail_call(ctx, SLOT_XDP_INGRESS) };
+    }
     XDP_PASS
 }
 
@@ -33,7 +38,11 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
     let link = packet::link(&frame);
     let is_target =
         packet::target(&frame, link, Direction::FromDevice).is_some_and(|target| gather::is_target(&target));
-    if !is_target || !gather::gather(&frame, link, arrival, measure) {
+    if !is_target {
+        return XDP_PASS;
+    }
+    gather::note_arrival(0);
+    if !gather::gather(&frame, link, arrival, measure) {
         return XDP_PASS;
     }
     if hook::early_outcome() == Outcome::Drop { XDP_DROP } else { XDP_PASS }

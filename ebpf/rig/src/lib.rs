@@ -14,6 +14,7 @@ use std::time::Duration;
 use aya::maps::{MapError, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use fault_abi::filter::Filter;
 use fault_abi::names;
 use thiserror::Error;
 
@@ -60,6 +61,7 @@ pub struct Outcome {
 pub struct Rig {
     programs: Ebpf,
     generation: u64,
+    filter: Box<Filter>,
 }
 
 impl std::fmt::Debug for Rig {
@@ -85,7 +87,7 @@ impl Rig {
             };
             loaded.map_err(|source| RigError::Program { name: name.to_owned(), source })?;
         }
-        let mut rig = Self { programs, generation: 0 };
+        let mut rig = Self { programs, generation: 0, filter: Box::default() };
         if rig.programs.program(names::TC_JUDGE).is_some() {
             rig.connect(names::PROGRAMS_TC, names::SLOT_TC_JUDGE, names::TC_JUDGE)?;
         }
@@ -109,6 +111,24 @@ impl Rig {
     /// When the kernel refuses.
     pub fn connect_all(&mut self) -> Result<(), RigError> {
         for (slot, name) in names::TC_SLOTS {
+            self.connect(names::PROGRAMS_TC, slot, name)?;
+        }
+        self.connect(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)
+    }
+
+    /// Connects the programs that decide to their dispatchers, and not those that carry out what was decided: a packet with a plan is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn connect_deciding(&mut self) -> Result<(), RigError> {
+        let carries_out = [
+            names::SLOT_TC_ACT_INGRESS,
+            names::SLOT_TC_ACT_EGRESS,
+            names::SLOT_TC_REJECT_INGRESS,
+            names::SLOT_TC_REJECT_EGRESS,
+        ];
+        for (slot, name) in names::TC_SLOTS.into_iter().filter(|(slot, _)| !carries_out.contains(slot)) {
             self.connect(names::PROGRAMS_TC, slot, name)?;
         }
         self.connect(names::PROGRAMS_XDP, names::SLOT_XDP_INGRESS, names::XDP_INGRESS)

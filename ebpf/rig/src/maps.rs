@@ -4,6 +4,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use fault_abi::counter::{Counter, Global, TargetState};
+use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, IPV4_PREFIX, NetworkKey, PortKey, SPACE_BITS};
 use fault_abi::line::Line;
 use fault_abi::names;
@@ -65,12 +66,28 @@ impl Rig {
         self.raw_target(address, &entry)
     }
 
-    /// Writes an entry as it is, right or wrong.
+    /// Writes an entry as it is, right or wrong, where dispatchers let packets find it.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn raw_target(&mut self, address: Address, entry: &Entry) -> Result<(), RigError> {
+        self.filter.add(&address);
+        self.write_filter()?;
         self.hash(names::TARGETS)?.insert(address, *entry, 0).map_err(of(names::TARGETS))
+    }
+
+    /// Lets packets of none but these addresses be looked up.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn filter(&mut self, filter: Filter) -> Result<(), RigError> {
+        *self.filter = filter;
+        self.write_filter()
+    }
+
+    fn write_filter(&mut self) -> Result<(), RigError> {
+        let filter = *self.filter;
+        self.array(names::FILTER)?.set(0, filter, 0).map_err(of(names::FILTER))
     }
 
     /// Makes a port of an address a target.
@@ -89,17 +106,27 @@ impl Rig {
     /// When the kernel refuses.
     pub fn cidr(&mut self, address: Address, prefix: u8, bindings: &[Binding]) -> Result<(), RigError> {
         let entry = Entry { prefix, ..self.entry(address, bindings) };
+        self.filter(Filter::ALL)?;
         self.trie(names::CIDRS)?
             .insert(&network(0, address, u32::from(prefix)), entry, 0)
             .map_err(of(names::CIDRS))
     }
 
-    /// Writes a rule.
+    /// Writes a rule, which the handle of the same number stands for.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn rule(&mut self, slot: u32, rule: &Rule) -> Result<(), RigError> {
-        self.array(names::RULES)?.set(slot, *rule, 0).map_err(of(names::RULES))
+        self.array(names::RULES)?.set(slot, *rule, 0).map_err(of(names::RULES))?;
+        self.handle(slot, slot + 1)
+    }
+
+    /// Lets a handle stand for the rule in the slot before `next`; 0: for none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn handle(&mut self, handle: u32, next: u32) -> Result<(), RigError> {
+        self.array(names::HANDLES)?.set(handle, next, 0).map_err(of(names::HANDLES))
     }
 
     /// Makes counters and state of a slot, all zero.

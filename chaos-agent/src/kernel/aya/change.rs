@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use fault_abi::key::{Address, NetworkKey, PortKey, SPACE_BITS};
-use fault_abi::rule::{Entry, Rule};
+use fault_abi::rule::{Entry, NO_RULE, Rule};
 
 use super::AyaKernel;
 use super::table::Table;
@@ -29,6 +29,7 @@ impl AyaKernel {
             }
             Op::RemoveEntry(Place::Cidr(prefix)) => gone_is_fine(self.cidrs.remove(&trie_key(*prefix))),
             Op::SetConfig(config) => self.config.set(0, config, 0),
+            Op::SetFilter(filter) => self.filter.set(0, **filter, 0),
             Op::AddNodeAddress(address) => self.node_addresses.insert(address, 1, 0),
             Op::RemoveNodeAddress(address) => gone_is_fine(self.node_addresses.remove(address)),
             Op::Protect(key, class) => self.protected.insert(key, class, 0),
@@ -39,7 +40,9 @@ impl AyaKernel {
             Op::RemovePeer { set, prefix } => gone_is_fine(self.peers.remove(&peer_key(*set, *prefix))),
             Op::WriteRule { slot, rule, .. } => self.rules.set(*slot, **rule, 0),
             Op::ClearRule { slot } => self.rules.set(*slot, Rule::default(), 0),
-            Op::RetireRule { .. } | Op::RetireState { .. } => Ok(()),
+            Op::SetRule { handle, slot, .. } => self.handles.set(*handle, slot.saturating_add(1), 0),
+            Op::ClearHandle { handle } => self.handles.set(*handle, NO_RULE, 0),
+            Op::RetireRule { .. } | Op::RetireHandle { .. } | Op::RetireState { .. } => Ok(()),
         };
         (usize::from(outcome.is_ok()), outcome)
     }
