@@ -1,13 +1,14 @@
 //! Slots for rules, handles that stand for them and numbers for states: which are taken, which are free, which may be used again.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fault_abi::rule::Rule;
 
 use super::{QUARANTINE_NS, Referred};
-use crate::compile::{Plan, RuleSpec};
-use crate::ledger::{Ledger, RuleRow};
+use crate::compile::{EntrySpec, Plan, RuleSpec};
+use crate::ledger::{Ledger, RuleRow, bindings};
 use crate::table::{Capacity, Op, Prefix, TargetName, Uid};
 
 /// A profile's handle.
@@ -53,19 +54,21 @@ impl<'a> Slots<'a> {
         let mut free = room.clone().filter(|slot| !ledger.rules.contains_key(slot));
         let mut free_handles = room.filter(|handle| !ledger.handles.contains_key(handle));
         let plan = self.plan;
+        let left = LazyCell::new(|| left(ledger, plan));
         let bound: BTreeSet<&Uid> =
             plan.entries.values().flat_map(|spec| &spec.bindings).map(|bound| &bound.uid).collect();
         for (uid, spec) in plan.rules.iter().filter(|(uid, _)| bound.contains(uid)) {
-            let held = ledger.handles.iter().find(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
-            let held = held.map(|(number, row)| Handle { number: *number, slot: row.slot });
             let mut rows = ledger.rules.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
             let same = rows.find(|(_, row)| self.is_same(row, spec)).map(|(slot, _)| *slot);
+            let held = held(ledger, uid, same);
             // Where all slots are in quarantine the old rule stays until one is released.
             let slot = same.or_else(|| Some(self.write_rule(uid, spec, free.next()?, ops)));
-            let number = held.map(|held| held.number).or_else(|| free_handles.next());
+            // Those that go on with the same handle meet the other rule at once. Who leaves shall not.
+            let stays = held.filter(|held| slot == Some(held.slot) || !left.contains(&held.number));
+            let number = stays.map(|held| held.number).or_else(|| free_handles.next());
             let next = number.zip(slot).map(|(number, slot)| Handle { number, slot }).or(held);
             let Some(next) = next else { continue };
-            if held.is_none_or(|held| held.slot != next.slot) {
+            if held.is_none_or(|held| (held.number, held.slot) != (next.number, next.slot)) {
                 ops.push(Op::SetRule { handle: next.number, uid: Arc::clone(uid), slot: next.slot });
             }
             self.handles.insert(Arc::clone(uid), next);
@@ -121,6 +124,29 @@ impl<'a> Slots<'a> {
             self.states.insert(key, number);
         }
     }
+}
+
+/// The handle that a profile has; of several the one that stands for this slot already.
+fn held(ledger: &Ledger, uid: &Uid, slot: Option<u32>) -> Option<Handle> {
+    let live = ledger.handles.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
+    let (number, row) = live.min_by_key(|(_, row)| Some(row.slot) != slot)?;
+    Some(Handle { number: *number, slot: row.slot })
+}
+
+/// Handles of profiles that leave a place at which they are now.
+fn left(ledger: &Ledger, plan: &Plan) -> BTreeSet<u32> {
+    let stays = |uid: &Uid, spec: &EntrySpec| spec.bindings.iter().any(|bound| bound.uid == *uid);
+    let mut left = BTreeSet::new();
+    for (place, entry) in &ledger.entries {
+        let spec = plan.entries.get(place);
+        for binding in bindings(entry) {
+            let uid = ledger.handles.get(&binding.rule).map(|row| &row.uid);
+            if !uid.zip(spec).is_some_and(|(uid, spec)| stays(uid, spec)) {
+                left.insert(binding.rule);
+            }
+        }
+    }
+    left
 }
 
 /// Retires what no entry is going to refer to: handles and their rules at once, states when their profile is gone, or when there

@@ -174,8 +174,12 @@ proptest! {
                     let met = now.get(key);
                     assert!(met == Some(loss) || met == Some(former), "{key:?} at {target:?}:{port} after {op:?}");
                 }
-                for key in now.keys() {
+                for (key, met) in &now {
                     assert!(old.contains_key(key) || new.contains_key(key), "{key:?} belongs to neither");
+                    let is_of = |plan: &BTreeMap<(Uid, TargetName), u64>| {
+                        plan.iter().any(|((uid, _), loss)| *uid == key.0 && loss == met)
+                    };
+                    assert!(is_of(&old) || is_of(&new), "{met} of {key:?} belongs to neither after {op:?}");
                 }
             }
         });
@@ -241,6 +245,27 @@ fn a_changed_rule_gets_a_fresh_slot_and_the_old_one_rests() {
     node.reach(&one("u", 2, at), |_, _| ());
     assert_eq!(node.kernel.rules.values().map(|rule| rule.phases[0].loss).collect::<Vec<_>>(), [2]);
     assert_eq!(node.kernel.peers.len(), 1);
+}
+
+#[test]
+fn a_target_that_leaves_a_profile_never_meets_what_the_profile_becomes() {
+    let mut node = Node::default();
+    let [leaves, stays] = [addresses()[0], addresses()[1]];
+    let both = Plan {
+        entries: [one("u", 1, leaves), one("u", 1, stays)]
+            .into_iter()
+            .flat_map(|plan| plan.entries)
+            .collect(),
+        ..one("u", 1, stays)
+    };
+    node.reach(&both, |_, _| ());
+    node.reach(&one("u", 2, stays), |node, op| {
+        assert!(!node.meets(leaves, 1).values().any(|loss| *loss == 2), "after {op:?}");
+    });
+    assert_eq!(node.meets(stays, 1).into_values().collect::<Vec<_>>(), [2]);
+    node.now_ns += QUARANTINE_NS;
+    node.reach(&one("u", 2, stays), |_, _| ());
+    assert_eq!((node.kernel.handles.len(), node.kernel.rules.len()), (1, 1));
 }
 
 #[test]
