@@ -3,6 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use fault_abi::counter::{Counter, Flow, TargetState};
+use fault_abi::filter::{BYTES, Filter};
 use fault_abi::key::{Address, CounterKey, FlowKey, NetworkKey, PortKey};
 use fault_abi::lead::Lead;
 use fault_abi::line::{Held, Line};
@@ -29,6 +30,11 @@ fn keys_have_their_layout_and_no_padding() {
         peer: Address = 0, state: u32 = 16, target_port: u16 = 20, peer_port: u16 = 22, protocol: u8 = 24,
         zero: [u8; 3] = 25,
     });
+}
+
+#[test]
+fn the_filter_is_its_bytes_and_nothing_else() {
+    assert_eq!((size_of::<Filter>(), BYTES), (32_768, 32_768));
 }
 
 #[test]
