@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::measure::{Stream, float, median, quantile};
 use crate::soak::{Soak, ticks_of_an_instruction};
+use crate::speed::{self, Wires};
 use crate::support::agent::{Agent, Hooks, Start};
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
@@ -151,7 +152,13 @@ pub(crate) fn measure(plan: &Plan) -> Report {
             instructions.push(world.stream(case, plan.bytes));
         }
     }
-    report(plan, &world, median(&idle), &sums, &tcp)
+    let mut report = report(plan, &world, median(&idle), &sums, &tcp);
+    // Where nobody counts, the clock may jump.
+    let World { bare, ours, mut agent, soak } = world;
+    drop(soak);
+    let wires = Wires { bare: &bare, ours: &ours, agent: &mut agent };
+    speed::add(&mut report, wires, plan.rounds, 2 * plan.bytes);
+    report
 }
 
 impl World {
@@ -237,12 +244,12 @@ fn send(peer: &End, device: &End, packets: u32) -> Vec<SystemTime> {
 }
 
 /// `tc netem` at the node's interface to the device, until this is dropped.
-struct Netem<'a> {
+pub(crate) struct Netem<'a> {
     node: &'a Namespace,
 }
 
 impl<'a> Netem<'a> {
-    fn new(node: &'a Namespace, what: &[&str]) -> Self {
+    pub(crate) fn new(node: &'a Namespace, what: &[&str]) -> Self {
         let netem = Self { node };
         netem.tc(&[&["add", "dev", TO_DEVICE, "root", "netem"], what].concat());
         netem
