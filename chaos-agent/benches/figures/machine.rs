@@ -243,20 +243,26 @@ fn send(peer: &End, device: &End, packets: u32) -> Vec<SystemTime> {
     (0..packets).map(send).collect()
 }
 
-/// `tc netem` at the node's interface to the device, until this is dropped.
+/// `tc netem` at an interface, until this is dropped.
 pub(crate) struct Netem<'a> {
-    node: &'a Namespace,
+    space: &'a Namespace,
+    interface: &'static str,
 }
 
 impl<'a> Netem<'a> {
-    pub(crate) fn new(node: &'a Namespace, what: &[&str]) -> Self {
-        let netem = Self { node };
-        netem.tc(&[&["add", "dev", TO_DEVICE, "root", "netem"], what].concat());
+    /// At the node's interface to the device.
+    fn new(node: &'a Namespace, what: &[&str]) -> Self {
+        Self::at(node, TO_DEVICE, what)
+    }
+
+    pub(crate) fn at(space: &'a Namespace, interface: &'static str, what: &[&str]) -> Self {
+        let netem = Self { space, interface };
+        netem.tc(&[&["add", "dev", interface, "root", "netem"], what].concat());
         netem
     }
 
     fn tc(&self, arguments: &[&str]) {
-        let ran = self.node.run(|| Command::new("tc").arg("qdisc").args(arguments).output());
+        let ran = self.space.run(|| Command::new("tc").arg("qdisc").args(arguments).output());
         let ran = ran.expect("iproute2 is needed");
         assert!(ran.status.success(), "tc qdisc {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
@@ -264,7 +270,7 @@ impl<'a> Netem<'a> {
 
 impl Drop for Netem<'_> {
     fn drop(&mut self) {
-        self.tc(&["del", "dev", TO_DEVICE, "root"]);
+        self.tc(&["del", "dev", self.interface, "root"]);
     }
 }
 
