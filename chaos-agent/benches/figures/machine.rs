@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::measure::{Stream, float, median, quantile};
 use crate::soak::{Soak, ticks_of_an_instruction};
+use crate::speed::{self, Wires};
 use crate::support::agent::{Agent, Hooks, Start};
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
@@ -163,7 +164,13 @@ pub(crate) fn measure(plan: &Plan) -> Report {
             instructions.push(world.stream(case, plan.bytes));
         }
     }
-    report(plan, &world, median(&idle), &sums, &tcp)
+    let mut report = report(plan, &world, median(&idle), &sums, &tcp);
+    // Where nobody counts, the clock may jump.
+    let World { bare, ours, mut agent, soak } = world;
+    drop(soak);
+    let wires = Wires { bare: &bare, ours: &ours, agent: &mut agent };
+    speed::add(&mut report, wires, plan.rounds, 2 * plan.bytes);
+    report
 }
 
 impl World {
@@ -249,20 +256,26 @@ fn send(peer: &End, device: &End, packets: u32, pause: fn(u32) -> Beat) -> Vec<S
     (0..packets).map(send).collect()
 }
 
-/// `tc netem` at the node's interface to the device, until this is dropped.
-struct Netem<'a> {
-    node: &'a Namespace,
+/// `tc netem` at an interface, until this is dropped.
+pub(crate) struct Netem<'a> {
+    space: &'a Namespace,
+    interface: &'static str,
 }
 
 impl<'a> Netem<'a> {
+    /// At the node's interface to the device.
     fn new(node: &'a Namespace, what: &[&str]) -> Self {
-        let netem = Self { node };
-        netem.tc(&[&["add", "dev", TO_DEVICE, "root", "netem"], what].concat());
+        Self::at(node, TO_DEVICE, what)
+    }
+
+    pub(crate) fn at(space: &'a Namespace, interface: &'static str, what: &[&str]) -> Self {
+        let netem = Self { space, interface };
+        netem.tc(&[&["add", "dev", interface, "root", "netem"], what].concat());
         netem
     }
 
     fn tc(&self, arguments: &[&str]) {
-        let ran = self.node.run(|| Command::new("tc").arg("qdisc").args(arguments).output());
+        let ran = self.space.run(|| Command::new("tc").arg("qdisc").args(arguments).output());
         let ran = ran.expect("iproute2 is needed");
         assert!(ran.status.success(), "tc qdisc {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
@@ -270,7 +283,7 @@ impl<'a> Netem<'a> {
 
 impl Drop for Netem<'_> {
     fn drop(&mut self) {
-        self.tc(&["del", "dev", TO_DEVICE, "root"]);
+        self.tc(&["del", "dev", self.interface, "root"]);
     }
 }
 

@@ -7,6 +7,7 @@
 //!  replace.rs   the rules of 65,536 targets are replaced under traffic
 //!  apply.rs     from a write to a real API server to the first packet that is hit
 //!  machine.rs   in an emulated machine: instructions, and how exact a delay is, beside bare interfaces and tc netem
+//!  speed.rs     there, too: how fast TCP is under a delay, beside tc netem
 //!  soak.rs      counts what a processor does, by soaking up the rest
 //!  measure.rs   clocks, quantiles
 //! ```
@@ -24,6 +25,7 @@ mod measure;
 mod paths;
 mod replace;
 mod soak;
+mod speed;
 mod support;
 
 use std::path::PathBuf;

@@ -264,8 +264,9 @@ fn captures_agree_with_the_counters_under_reorder() {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn captures_agree_with_the_counters_under_rate() {
-    // A frame of 64 bytes and its headers has some 900 bits: 230 a second may pass, and thousands come.
-    agrees(&json!({"rate": {"bitsPerSecond": "200k", "burst": "4Ki", "queue": "50ms"}}), |way, what| {
+    // A frame of 64 bytes and its headers has some 900 bits: 57 a second may pass, and thousands come, or hundreds on a busy machine that is
+    // emulated.
+    agrees(&json!({"rate": {"bitsPerSecond": "50k", "burst": "4Ki", "queue": "200ms"}}), |way, what| {
         assert!(
             way.effect(Effect::Rate) > 0 && way.effect(Effect::Overflow) > 0,
             "{what}: {:?}",

@@ -141,7 +141,7 @@ fn without_an_ethernet_header_packets_are_held_doubled_and_put_back_as_they_were
         assert_eq!(both.effect(Effect::Delay), u64::from(later::COUNT) + both.effect(Effect::Duplicate));
     }
     // Packets of 92 bytes (64 and headers), of which the bucket takes 20 at once.
-    let faults = json!({"rate": {"bitsPerSecond": "100k", "burst": "1840", "queue": "100ms"}});
+    let faults = json!({"rate": {"bitsPerSecond": "25k", "burst": "1840", "queue": "400ms"}});
     let slow = scene.trip(faults, Direction::ToDevice, Family::V4, None);
     assert!(slow.effect(Effect::Rate) > 0 && slow.effect(Effect::Overflow) > 0);
     assert_eq!(slow.came.len() as u64, u64::from(later::COUNT) - slow.effect(Effect::Overflow));

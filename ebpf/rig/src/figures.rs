@@ -59,7 +59,7 @@ pub struct Aim {
     pub value: f64,
     /// Of what, for both numbers; empty for a ratio.
     pub unit: String,
-    /// What it may be at most.
+    /// What it may be at most, or at least, as the name says.
     pub limit: f64,
     /// Whether it is.
     pub holds: bool,
@@ -70,6 +70,12 @@ impl Aim {
     #[must_use]
     pub fn at_most(name: &str, value: f64, unit: &str, limit: f64) -> Self {
         Self { name: name.to_owned(), value, unit: unit.to_owned(), limit, holds: value <= limit }
+    }
+
+    /// At least so much.
+    #[must_use]
+    pub fn at_least(name: &str, value: f64, unit: &str, limit: f64) -> Self {
+        Self { holds: value >= limit, ..Self::at_most(name, value, unit, limit) }
     }
 }
 
@@ -176,6 +182,15 @@ mod tests {
             assert!(table.contains(part), "{part} is missing in\n{table}");
         }
         assert!(table.contains("1.50 s, aim 1.00 s") && table.contains("0.50, aim 1.00\n"), "{table}");
+    }
+
+    #[test]
+    fn a_bound_holds_on_its_side_and_at_itself() {
+        let holds = |make: fn(&str, f64, &str, f64) -> Aim| {
+            [0.7, 0.8, 0.9].map(|value| make("", value, "", 0.8).holds)
+        };
+        assert_eq!(holds(Aim::at_most), [true, true, false]);
+        assert_eq!(holds(Aim::at_least), [false, true, true]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn run(program: &Path, engine: &str, rounds: u32) -> Result<Report> {
     let rounds = rounds.to_string();
     let arguments = ["machine", "--engine", engine, "--rounds", &rounds];
     let others: [PathBuf; 0] = [];
-    let job = Job { program, arguments: &arguments, environment: &[], others: &others };
+    let job = Job { program, arguments: &arguments, environment: &[], others: &others, called: &[] };
     initramfs::write(&packed, &kernel, &job)?;
     let machine = boot::machine(&kernel, &packed, &console)?.args(COUNTING);
     let output = boot::run(&machine, &console, LIMIT, |line| step.note(line))?;

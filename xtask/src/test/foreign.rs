@@ -21,6 +21,9 @@ const MODULES: [Module; 5] = [
     ("coap::", &[("coap-client-notls", "libcoap3-bin")]),
     ("nft::", &[("nft", "nftables")]),
 ];
+/// Stories that cannot be told where a processor is emulated: of twenty pings, or servers and clients, at once none keeps its pace there,
+/// so that what they count says nothing of the kernel.
+const PACED: [&str; 4] = ["ping::", "iperf3::", "curl::", "coap::"];
 /// With it they are started.
 const STARTER: (&str, &str) = ("setpriv", "util-linux");
 
@@ -32,8 +35,15 @@ pub(super) struct Lacking {
     reason: String,
 }
 
+impl Lacking {
+    /// This one, for this reason.
+    pub(super) fn of(module: &'static str, reason: &str) -> Self {
+        Self { module, reason: reason.to_owned() }
+    }
+}
+
 /// Whether the stories of this test program are about programs that nobody here wrote.
-pub(super) fn is_about(program: &Program) -> bool {
+fn is_about(program: &Program) -> bool {
     program.target == TARGET
 }
 
@@ -42,16 +52,40 @@ pub(super) fn lacking(program: &Program) -> Vec<Lacking> {
     if is_about(program) { lacking_by(tools::program) } else { Vec::new() }
 }
 
+/// As [`lacking`], for an emulated machine: nothing is installed that is not run there.
+pub(super) fn lacking_where_emulated(program: &Program) -> Vec<Lacking> {
+    if is_about(program) { lacking_where_emulated_by(tools::program) } else { Vec::new() }
+}
+
+fn lacking_where_emulated_by(ensure: impl Fn(&str, Need<'_>) -> Result<PathBuf>) -> Vec<Lacking> {
+    let (paced, others): (Vec<Module>, Vec<Module>) =
+        MODULES.into_iter().partition(|(module, _)| PACED.contains(module));
+    let paced = paced.into_iter().map(|(module, _)| {
+        Lacking::of(module, "so many programs at once keep no pace in an emulated machine")
+    });
+    paced.chain(others.iter().filter_map(|module| lack(&ensure, module))).collect()
+}
+
 fn lacking_by(ensure: impl Fn(&str, Need<'_>) -> Result<PathBuf>) -> Vec<Lacking> {
-    let lack = |(module, programs): &Module| {
-        let all = [STARTER].into_iter().chain(programs.iter().copied());
-        let failed = all.map(|(program, package)| {
-            ensure(program, Need { purpose: "to see what it makes of faults", packages: &[package] })
-        });
-        let reason = format!("{:#}", failed.filter_map(Result::err).next()?);
-        Some(Lacking { module, reason })
-    };
-    MODULES.iter().filter_map(lack).collect()
+    MODULES.iter().filter_map(|module| lack(&ensure, module)).collect()
+}
+
+fn lack(ensure: &impl Fn(&str, Need<'_>) -> Result<PathBuf>, (module, programs): &Module) -> Option<Lacking> {
+    let all = [STARTER].into_iter().chain(programs.iter().copied());
+    let failed = all.map(|(program, package)| {
+        ensure(program, Need { purpose: "to see what it makes of faults", packages: &[package] })
+    });
+    Some(Lacking::of(module, &format!("{:#}", failed.filter_map(Result::err).next()?)))
+}
+
+/// The programs that a test program calls, as far as they are here.
+pub(super) fn called(program: &Program, lacking: &[Lacking]) -> Vec<&'static str> {
+    if is_about(program) { called_without(lacking) } else { Vec::new() }
+}
+
+fn called_without(lacking: &[Lacking]) -> Vec<&'static str> {
+    let there = MODULES.iter().filter(|(module, _)| lacking.iter().all(|lack| lack.module != *module));
+    there.flat_map(|(_, programs)| programs.iter().map(|(program, _)| *program)).collect()
 }
 
 /// Those of these tests that are skipped, with their reasons.
@@ -84,5 +118,17 @@ mod tests {
         }
         assert!(without("none").is_empty());
         assert_eq!(without("setpriv").len(), MODULES.len());
+    }
+
+    #[test]
+    fn in_an_emulated_machine_rules_are_there_and_nothing_that_keeps_a_pace() {
+        let lacking = lacking_where_emulated_by(|program, _| {
+            assert!(["nft", "setpriv"].contains(&program), "{program} is not run there");
+            Ok(program.into())
+        });
+        assert_eq!(called_without(&lacking), ["nft"]);
+        let tests = ["nft::a", "ping::b", "coap::c"].map(str::to_owned);
+        let skipped: Vec<_> = skipped(&tests, &lacking).into_iter().map(|(test, _)| test).collect();
+        assert_eq!(skipped, tests[1..]);
     }
 }

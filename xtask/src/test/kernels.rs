@@ -7,10 +7,11 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use super::Args;
+use super::foreign::{self, Lacking};
 use super::outcome::{self, Outcome};
 use super::program::Program;
 use super::rung::Rung;
-use super::{Args, foreign};
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
@@ -22,11 +23,19 @@ const SLOWER: (&str, &str) = ("EDGE_TEST_SLOWER", "5");
 
 /// The first release with TCX. Before it, tests that have it in their names are skipped.
 const TCX: (u64, u64) = (6, 6);
+const TCX_TESTS: &str = "tcx";
+
+/// What is run of a program, where nothing else is in the way.
+struct Chosen<'a> {
+    program: &'a Program,
+    tests: Vec<String>,
+    foreign: Vec<Lacking>,
+}
 
 /// Runs all programs under each kernel, as many kernels at a time as this machine has processors.
 ///
 /// # Errors
-/// When apt cannot be asked for kernels, and on Ctrl-C.
+/// When apt cannot be asked for kernels, when a program does not list its tests, and on Ctrl-C.
 pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     let offered = kernel::offered()?;
     let mut chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
@@ -42,13 +51,15 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
         }
     }
     println!("kernels: {} (apt's sources here offer {})", releases(&chosen), releases(&offered));
+    // What is missing is installed before machines run beside each other: apt does one thing at a time.
+    let programs = choose(args, programs)?;
     let left = Mutex::new(chosen.iter());
     let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(chosen.len());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || {
         let mut sum = Outcome::default();
         while let Some(offer) = next().filter(|_| !interrupt::seen()) {
-            sum.add(run_kernel(args, offer, programs));
+            sum.add(run_kernel(args, offer, &programs));
         }
         sum
     };
@@ -69,13 +80,29 @@ fn releases(kernels: &[Offer]) -> String {
     kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn run_kernel(args: &Args, offer: &Offer, programs: &[Program]) -> Outcome {
+/// Of the programs with tests that the filter leaves.
+fn choose<'a>(args: &Args, programs: &'a [Program]) -> Result<Vec<Chosen<'a>>> {
+    let mut all = Vec::new();
+    for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
+        let tests = program.tests(&arguments(args))?;
+        if !tests.is_empty() {
+            all.push(Chosen { program, tests, foreign: foreign::lacking_where_emulated(program) });
+        }
+    }
+    Ok(all)
+}
+
+fn arguments(args: &Args) -> Vec<&str> {
+    Rung::Kernels.arguments().iter().copied().chain(args.filter.as_deref()).collect()
+}
+
+fn run_kernel(args: &Args, offer: &Offer, programs: &[Chosen<'_>]) -> Outcome {
     let kernel = kernel::ensure(offer);
     let mut sum = Outcome::default();
-    for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
-        let name = format!("{program} under {}", offer.release);
+    for chosen in programs {
+        let name = format!("{} under {}", chosen.program, offer.release);
         let ran = kernel.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
-        let ran = ran.and_then(|kernel| run_program(args, kernel, program, &name));
+        let ran = ran.and_then(|kernel| run_program(args, kernel, chosen, &name));
         if interrupt::seen() {
             return sum;
         }
@@ -91,47 +118,60 @@ fn failed() -> Outcome {
     Outcome { failed: 1, ..Outcome::default() }
 }
 
-fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> Result<Outcome> {
-    let mut arguments = Rung::Kernels.arguments().to_vec();
-    arguments.extend(args.filter.as_deref());
-    let chosen = program.tests(&arguments)?;
-    if foreign::is_about(program) {
-        let reason = format!("{name}: what it runs is not put into these machines");
-        let ignored = chosen.into_iter().map(|test| (test, reason.clone())).collect();
-        return Ok(Outcome { ignored, ..Outcome::default() });
+fn run_program(args: &Args, kernel: &Kernel, chosen: &Chosen<'_>, name: &str) -> Result<Outcome> {
+    let Chosen { program, tests, foreign } = chosen;
+    let (without, ignored) = left_out(tests, foreign, &kernel.release);
+    let mut arguments = arguments(args);
+    arguments.extend(without.iter().flat_map(|part| ["--skip", part]));
+    let count = tests.len() - ignored.len();
+    let of_machine = |(test, reason)| (test, format!("{name}: {reason}"));
+    let skipped = Outcome { ignored: ignored.into_iter().map(of_machine).collect(), ..Outcome::default() };
+    if count == 0 {
+        return Ok(skipped);
     }
-    let lacking: Vec<_> =
-        chosen.iter().filter(|test| !has_tcx(&kernel.release) && test.contains("tcx")).collect();
-    if chosen.len() == lacking.len() {
-        return Ok(skipped(Outcome::default(), &lacking, name));
-    }
-    if !lacking.is_empty() {
-        arguments.extend(["--skip", "tcx"]);
-    }
-    let count = (chosen.len() - lacking.len()) as u64;
     let folder = tempfile::tempdir().context("making a folder for a machine")?;
     let (packed, console) = (folder.path().join("initramfs"), folder.path().join("console"));
-    let mut step = Step::of(format!("{}: {name}", Rung::Kernels), count);
-    let others = agent_beside(program);
-    let job = Job { program: &program.path, arguments: &arguments, environment: &[SLOWER], others: &others };
+    let mut step = Step::of(format!("{}: {name}", Rung::Kernels), count as u64);
+    let (others, called) = (agent_beside(program), foreign::called(program, foreign));
+    let job = Job {
+        program: &program.path,
+        arguments: &arguments,
+        environment: &[SLOWER],
+        others: &others,
+        called: &called,
+    };
     initramfs::write(&packed, kernel, &job)?;
     let machine = boot::machine(kernel, &packed, &console)?;
     let look = |through| step.at(through as u64, "tests");
     let end = |stdout: &str, ended| boot::end_of_program(stdout, ended, &console);
-    let outcome = skipped(outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?, &lacking, name);
+    let mut outcome = outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?;
+    outcome.add(skipped);
     step.done(&outcome.to_string());
     Ok(outcome)
+}
+
+/// Parts of the names of tests that cannot be told there, and those of these tests, with the reason.
+fn left_out(
+    tests: &[String],
+    foreign: &[Lacking],
+    release: &str,
+) -> (Vec<&'static str>, Vec<(String, String)>) {
+    let mut parts: Vec<_> = foreign.iter().map(|lack| lack.module).collect();
+    let mut ignored = foreign::skipped(tests, foreign);
+    if !has_tcx(release) {
+        let is_new =
+            |test: &&String| test.contains(TCX_TESTS) && ignored.iter().all(|(known, _)| known != *test);
+        let about: Vec<_> = tests.iter().filter(is_new).cloned().collect();
+        let reason = format!("TCX came with Linux {}.{}", TCX.0, TCX.1);
+        ignored.extend(about.into_iter().map(|test| (test, reason.clone())));
+        parts.push(TCX_TESTS);
+    }
+    (parts, ignored)
 }
 
 fn has_tcx(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= TCX
-}
-
-fn skipped(mut outcome: Outcome, lacking: &[&String], name: &str) -> Outcome {
-    let reason = format!("{name}: TCX came with Linux {}.{}", TCX.0, TCX.1);
-    outcome.ignored.extend(lacking.iter().map(|test| ((*test).clone(), reason.clone())));
-    outcome
 }
 
 /// The agent, which tests start by the path at which cargo built it.
@@ -148,5 +188,17 @@ mod tests {
     fn tcx_is_there_from_its_release_on() {
         let all = ["6.1.0-56-cloud-amd64", "6.6.1", "6.12.117+deb12-cloud-amd64", "7.0.1"].map(has_tcx);
         assert_eq!(all, [false, true, true, true]);
+    }
+
+    #[test]
+    fn what_cannot_be_told_there_is_left_out_once_with_its_reason() {
+        let tests = ["a::on_tcx", "a::on_clsact", "ping::on_tcx"].map(str::to_owned);
+        let foreign = [Lacking::of("ping::", "no ping")];
+        let (parts, ignored) = left_out(&tests, &foreign, "6.1.0-56-cloud-amd64");
+        assert_eq!(parts, ["ping::", "tcx"]);
+        let reasons: Vec<_> = ignored.iter().map(|(test, reason)| (test.as_str(), reason.as_str())).collect();
+        assert_eq!(reasons, [("ping::on_tcx", "no ping"), ("a::on_tcx", "TCX came with Linux 6.6")]);
+        let (parts, ignored) = left_out(&tests, &[], "6.12.117+deb12-cloud-amd64");
+        assert!(parts.is_empty() && ignored.is_empty());
     }
 }

@@ -21,6 +21,10 @@ const START: &str = "/run-test";
 const MODULES: [&str; 10] =
     ["veth", "tun", "bridge", "8021q", "dummy", "ifb", "sch_ingress", "cls_bpf", "sch_fq", "sch_netem"];
 
+/// What programs use that only some tests call: rules of nftables, as far as they are modules.
+const MODULES_OF_CALLED: [&str; 6] =
+    ["nf_tables", "nft_objref", "nft_ct", "nft_chain_nat", "nft_nat", "nft_masq"];
+
 /// What the tests call. The shell is not busybox's, which would take its own `ip` and `tc` instead of these.
 const CALLED: [&str; 4] = ["sh", "ip", "tc", "setpriv"];
 
@@ -35,6 +39,8 @@ pub struct Job<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Other programs, which it starts by their paths.
     pub others: &'a [PathBuf],
+    /// Programs on PATH that it calls, besides those that all tests call; each is linked with libraries.
+    pub called: &'a [&'a str],
 }
 
 /// Writes an initramfs whose machine does this job.
@@ -49,14 +55,15 @@ pub fn write(to: &Path, kernel: &Kernel, job: &Job<'_>) -> Result<()> {
     archive.file(Path::new("/init"), INIT.as_bytes());
     archive.file(Path::new(START), start(job).as_bytes());
     archive.file(Path::new("/bin/busybox"), &read(&found("busybox")?)?);
-    for name in CALLED {
+    for name in CALLED.into_iter().chain(job.called.iter().copied()) {
         let path = found(name)?;
         add(&mut archive, &path, &Path::new("/bin").join(name), &read(&path)?)?;
     }
     for path in job.others.iter().map(PathBuf::as_path).chain([job.program]) {
         add(&mut archive, path, path, &stripped(path)?)?;
     }
-    for (number, (name, content)) in modules(&kernel.modules()?)?.into_iter().enumerate() {
+    let wanted = MODULES.iter().chain(MODULES_OF_CALLED.iter().filter(|_| !job.called.is_empty()));
+    for (number, (name, content)) in modules(&kernel.modules()?, wanted)?.into_iter().enumerate() {
         archive.file(Path::new(&format!("/modules/{number:03}-{name}.ko")), &content);
     }
     fs::write(to, archive.finish()).with_context(|| format!("writing {}", to.display()))
@@ -101,11 +108,11 @@ fn libraries(said: &str) -> Vec<PathBuf> {
 }
 
 /// The modules and those that they depend on, each behind what it depends on. What is built in has no file.
-fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn modules<'a>(folder: &Path, wanted: impl Iterator<Item = &'a &'a str>) -> Result<Vec<(String, Vec<u8>)>> {
     let files: BTreeMap<_, _> =
         digest::files_below(folder)?.into_iter().filter_map(|path| Some((module(&path)?, path))).collect();
     let mut ordered = Vec::new();
-    for name in MODULES {
+    for name in wanted {
         load(name, &files, &mut ordered)?;
     }
     Ok(ordered)
@@ -174,7 +181,8 @@ mod tests {
             fs::create_dir_all(folder.path().join("net")).unwrap();
             fs::write(folder.path().join(path), module_of(depends)).unwrap();
         }
-        let names: Vec<_> = modules(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> =
+            modules(folder.path(), MODULES.iter()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["llc", "stp", "bridge", "sch_fq"]);
     }
 
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn what_the_shell_could_misread_is_quoted() {
         let (program, arguments) = (Path::new("/a b/test"), &["--ignored", "it's"][..]);
-        let line = start(&Job { program, arguments, environment: &[("X", "a b")], others: &[] });
+        let line = start(&Job { program, arguments, environment: &[("X", "a b")], others: &[], called: &[] });
         assert_eq!(line, "cd / && exec env X='a b' '/a b/test' '--ignored' 'it'\\''s'\n");
     }
 }
