@@ -31,6 +31,8 @@ pub struct Plan {
     pub protected: BTreeMap<PortKey, u32>,
     /// Networks whose conversations with this node are protected.
     pub protected_cidrs: BTreeSet<Prefix>,
+    /// Addresses of the node and far ends of its conversations for which there is no room.
+    pub unprotected: usize,
     /// Profiles that exist: their counters are kept.
     pub profiles: BTreeMap<Uid, ObjectName>,
     /// Rules of profiles that act.
@@ -128,6 +130,8 @@ pub enum Problem {
     Peers,
     /// Profiles of too many namespaces name Services or pods as peers.
     Namespaces,
+    /// There is no room to protect all of the node's conversations.
+    Protected,
 }
 
 /// So long an ended profile is still reported, for the operator to read the last word of it.
@@ -190,9 +194,11 @@ fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
         world.named_addresses.iter().chain(world.node_addresses.difference(&world.named_addresses));
     plan.node_addresses =
         addresses.take(size(capacity.node_addresses)).map(|ip| Address::from(*ip)).collect();
+    plan.unprotected = world.named_addresses.len().saturating_sub(plan.node_addresses.len());
     // The node's own conversations come first where room is short.
     let mut ends: Vec<(PortKey, u32)> = world.protected().into_iter().collect();
     ends.sort_by_key(|(_, class)| *class);
+    plan.unprotected += ends.len().saturating_sub(size(capacity.protected));
     plan.protected = ends.into_iter().take(size(capacity.protected)).collect();
     plan.protected_cidrs = world.protect.iter().map(|network| Prefix::from(*network)).collect();
 }
@@ -224,7 +230,9 @@ fn place(
     room: &mut select::Room,
 ) {
     let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).then_some(peers).ok_or(Problem::Rules);
-    let peers = match peers.and_then(fits) {
+    // A node that would cut itself off does nothing to anybody.
+    let is_safe = (plan.unprotected == 0).then_some(()).ok_or(Problem::Protected);
+    let peers = match is_safe.and(peers).and_then(fits) {
         Ok(peers) => peers,
         Err(problem) => {
             report.targets.iter_mut().for_each(|target| target.problem = Some(problem));

@@ -27,6 +27,10 @@ pub struct Evidence {
     pub is_effective: bool,
     /// Super-packets were among the packets.
     pub has_super_packets: bool,
+    /// Packets were lost since the delay line had no room for them.
+    pub has_overflowed: bool,
+    /// There were more flows on this node than are told apart.
+    pub has_untracked: bool,
     /// Packets of its targets outside the cluster pass, and their other end is this node by its own address, and never a peer
     /// that it names.
     pub meets_node_alone: bool,
@@ -37,6 +41,8 @@ pub struct Evidence {
 pub struct Seen {
     effective: BTreeSet<Uid>,
     super_packets: BTreeSet<Uid>,
+    /// Those with packets for which the delay line had no room.
+    overflowed: BTreeSet<Uid>,
     /// Those whose targets outside met a peer that they name.
     met_peers: BTreeSet<Uid>,
     /// Those whose targets outside met this node where they name others.
@@ -45,6 +51,10 @@ pub struct Seen {
     acting: BTreeSet<Uid>,
     /// Super-packets of the whole node at the last look.
     node_super_packets: u64,
+    /// Packets of the whole node for which the line had no room.
+    node_overflows: u64,
+    /// Packets of flows that the node does not tell apart.
+    node_untracked: u64,
 }
 
 impl Seen {
@@ -62,19 +72,22 @@ impl Seen {
         let told = view.profiles.iter().map(|profile| &profile.uid);
         let exist: BTreeSet<&Uid> = told.chain(view.states.iter().map(|state| &state.uid)).collect();
         self.effective.retain(|uid| exist.contains(uid));
-        for seen in [&mut self.super_packets, &mut self.met_peers, &mut self.met_node] {
+        for seen in [&mut self.super_packets, &mut self.overflowed, &mut self.met_peers, &mut self.met_node] {
             seen.retain(|uid| exist.contains(uid));
         }
         let acting: BTreeSet<Uid> =
             view.profiles.iter().filter(|one| one.is_acting).map(|one| one.uid.clone()).collect();
         let node_super_packets = counters.global(Global::GsoFrames)?;
         let has_moved = node_super_packets != self.node_super_packets;
+        let node_overflows = counters.global(Global::LineFull)?;
+        let has_overflowed = node_overflows != self.node_overflows;
         for state in &view.states {
             let is_awaited = |seen: &BTreeSet<Uid>| !seen.contains(&state.uid);
             let has_acted = acting.contains(&state.uid) || self.acting.contains(&state.uid);
             let is_by_peers = view.peers_outside.contains(&state.state);
             let asks = is_awaited(&self.effective)
                 || has_moved && is_awaited(&self.super_packets)
+                || has_overflowed && is_awaited(&self.overflowed)
                 || is_by_peers && is_awaited(&self.met_peers);
             if !has_acted || !asks {
                 continue;
@@ -87,6 +100,9 @@ impl Seen {
                 if counter.gso_frames > 0 {
                     self.super_packets.insert(state.uid.clone());
                 }
+                if counter.effects[Effect::LineFull as usize] > 0 {
+                    self.overflowed.insert(state.uid.clone());
+                }
                 if is_by_peers && counter.seen() > 0 {
                     self.met_peers.insert(state.uid.clone());
                 }
@@ -95,7 +111,9 @@ impl Seen {
                 }
             }
         }
-        (self.acting, self.node_super_packets) = (acting, node_super_packets);
+        (self.acting, self.node_super_packets, self.node_overflows) =
+            (acting, node_super_packets, node_overflows);
+        self.node_untracked = counters.global(Global::Untracked)?;
         Ok(())
     }
 
@@ -103,6 +121,8 @@ impl Seen {
         Evidence {
             is_effective: self.effective.contains(uid),
             has_super_packets: self.super_packets.contains(uid),
+            has_overflowed: self.overflowed.contains(uid),
+            has_untracked: self.acting.contains(uid) && self.node_untracked > 0,
             meets_node_alone: self.met_node.contains(uid) && !self.met_peers.contains(uid),
         }
     }
@@ -174,10 +194,20 @@ fn note(evidence: Evidence, delays: bool, engine: &EngineStatus) -> Option<(Opti
         let line = format!("the delay line has lost {} packets, which no profile asked for", engine.dropped);
         return Some((Some("LineDrops"), line));
     }
+    if evidence.has_overflowed {
+        return Some((Some("LineFull"), FULL.to_owned()));
+    }
+    if evidence.has_untracked {
+        return Some((Some("FlowsUntracked"), UNTRACKED.to_owned()));
+    }
     let once = "super-packets (GSO) of TCP count once, with one fate for all their segments";
     evidence.has_super_packets.then(|| (None, once.to_owned()))
 }
 
+/// What reaching a limit of the line does.
+const FULL: &str = "packets were lost since the delay line had no room for them, which no profile asked for: delay or send less, or start the agent with more --line-packets, --line-bytes or their --line-target-… counterparts";
+/// What reaching the limit of flows does.
+const UNTRACKED: &str = "there were more flows on this node than are told apart: those beyond draw their fates together, and may get others when all is run again; start the agent with more --max-flows";
 /// What the counters show, and the two reasons that there are for it.
 const MASQUERADED: &str = "packets pass between targets outside the cluster and this node's own address, and none with a peer that match.peers names: where this node masquerades what pods send out, name its address as a peer, too; else it is that only the node itself has talked to them so far";
 

@@ -307,6 +307,12 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
                 "no peer of this profile has an address, so nothing happens to {name}: is there such a Service, do such pods run in its namespace?"
             ),
         ),
+        Problem::Protected => (
+            "Limit",
+            format!(
+                "no room to protect all conversations of this node's own, so nothing is done to {name}: give it fewer pods with probes, or run it with fewer DNS servers and addresses"
+            ),
+        ),
         Problem::Namespaces => (
             "Limit",
             format!(

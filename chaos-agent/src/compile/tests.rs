@@ -211,6 +211,18 @@ fn more_profiles_than_rules_are_told() {
 }
 
 #[test]
+fn where_not_all_of_the_nodes_conversations_can_be_protected_nothing_is_done_and_it_is_told() {
+    let world = world().profile("p", &pods(), &json!({})).pod("pod", "10.244.1.2");
+    assert!(world.compile().reports[0].targets.iter().all(|target| target.problem.is_none()));
+    let ends = u32::try_from(world.protected().len()).unwrap();
+    let plan = compile(&world, Capacity { protected: ends - 1, ..CAPACITY }, 0, |_| DEADLINE);
+    assert!(plan.entries.is_empty() && plan.rules.is_empty());
+    assert_eq!(plan.reports[0].targets[0].problem, Some(Problem::Protected));
+    let plan = compile(&world, Capacity { protected: ends, ..CAPACITY }, 0, |_| DEADLINE);
+    assert_eq!(plan.rules.len(), 1);
+}
+
+#[test]
 fn a_paused_or_ended_profile_has_nothing_in_the_kernel_and_keeps_its_counters() {
     let paused = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({"paused": true})).compile();
     let world = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({}));

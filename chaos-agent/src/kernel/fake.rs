@@ -1,7 +1,7 @@
 //! An in-memory kernel for tests: the same tables, looked up as the programs do, and hooks that can be refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_api::fault_node::HookKind;
@@ -9,6 +9,7 @@ use fault_abi::counter::{Counter, Global};
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
+use fault_abi::verdict::Effect;
 
 use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
 use crate::ledger::bindings;
@@ -45,6 +46,8 @@ pub struct FakeKernel {
     pub refuse_from: Option<(&'static str, usize)>,
     /// So often counters are refused for want of memory.
     pub short: Arc<AtomicUsize>,
+    /// Packets of flows beyond those that are told apart.
+    pub untracked: Arc<AtomicU64>,
     /// Room for states, those in quarantine included; none: for any number.
     pub room: Option<usize>,
     /// Operations performed so far.
@@ -204,7 +207,7 @@ impl Kernel for FakeKernel {
     }
 
     fn counters(&self) -> Arc<dyn Counters> {
-        Arc::new(FakeCounters(Arc::clone(&self.counters)))
+        Arc::new(FakeCounters { table: Arc::clone(&self.counters), untracked: Arc::clone(&self.untracked) })
     }
 }
 
@@ -230,17 +233,25 @@ impl FakePackets {
     }
 }
 
-struct FakeCounters(CounterTable);
+struct FakeCounters {
+    table: CounterTable,
+    untracked: Arc<AtomicU64>,
+}
 
 impl Counters for FakeCounters {
     fn counter(&self, state: u32, direction: Direction) -> Result<Option<Counter>, KernelError> {
-        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(counters.get(&(state, direction as u32)).copied())
     }
 
     fn global(&self, what: Global) -> Result<u64, KernelError> {
-        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let super_packets = counters.values().map(|counter| counter.gso_frames).sum();
-        Ok(if what == Global::GsoFrames { super_packets } else { 0 })
+        let counters = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |of: fn(&Counter) -> u64| counters.values().map(of).sum();
+        Ok(match what {
+            Global::GsoFrames => sum(|counter| counter.gso_frames),
+            Global::LineFull => sum(|counter| counter.effects[Effect::LineFull as usize]),
+            Global::Untracked => self.untracked.load(Ordering::Relaxed),
+            _ => 0,
+        })
     }
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use edge_api::fault_node::Lateness;
 use fault_abi::rule::{Phase, Rule};
@@ -152,6 +153,21 @@ fn a_trouble_is_told_with_its_reason_and_super_packets_with_none() {
     let ill = make(&view(Some(("NoRoute", "no route leads to t".to_owned()))), &seen, &facts());
     assert_eq!(ill.profiles[0].reason.as_deref(), Some("NoRoute"));
     assert!(ill.profiles[0].installed, "of what is enforced");
+}
+
+#[test]
+fn a_limit_of_the_line_or_of_flows_that_was_reached_is_told_of_those_that_it_concerns() {
+    let (kernel, mut seen) = (kernel(), Seen::default());
+    let mut told = |view: &View| {
+        seen.look(view, &*kernel.counters()).unwrap();
+        make(view, &seen, &facts()).profiles.remove(0).reason
+    };
+    assert_eq!(told(&view(None)), None);
+    kernel.untracked.store(1, Ordering::Relaxed);
+    assert_eq!(told(&view(None)).as_deref(), Some("FlowsUntracked"));
+    kernel.count(1, Direction::ToDevice, |counter| counter.effects[Effect::LineFull as usize] += 1);
+    assert_eq!(told(&view(None)).as_deref(), Some("LineFull"), "what was lost goes first");
+    assert_eq!(told(&view(Some(("NoRoute", String::new())))).as_deref(), Some("NoRoute"));
 }
 
 #[test]
