@@ -13,6 +13,7 @@ use edge_sim::run::{Report, run};
 use edge_sim::sweep::Point;
 use edge_sim::timeline::Timeline;
 use edge_sim::turns::Turns;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::alarm;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         Ok(report) => tell(args.seed, report, &timeline),
         Err(error) => println!("seed {}: FAILED: {error:#}", args.seed),
     }
+    tell_cost();
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -93,6 +95,18 @@ fn simulate(plan: &Plan, timeline: &Timeline) -> Result<Report> {
         .with_target("kube", LevelFilter::WARN);
     tracing_subscriber::registry().with(turns.clone().with_filter(heard)).try_init()?;
     run(plan, timeline, &turns)
+}
+
+/// Where the course of events is not: it differs from run to run.
+fn tell_cost() {
+    match getrusage(UsageWho::RUSAGE_SELF) {
+        Ok(usage) => {
+            let spent = [usage.user_time(), usage.system_time()];
+            let microseconds: i64 = spent.iter().map(|time| time.tv_sec() * 1_000_000 + time.tv_usec()).sum();
+            eprintln!("took {microseconds} µs of a processor");
+        }
+        Err(error) => eprintln!("what it took is not known: {error}"),
+    }
 }
 
 fn tell(seed: u64, report: &Report, timeline: &Timeline) {

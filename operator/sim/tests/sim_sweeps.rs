@@ -64,7 +64,7 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
             scenario.join(" ")
         );
     }
-    println!("sweep {kind}{}: {points} points, {} violations", scenario.concat(), failed.len());
+    println!("told: sweep {kind}{}: {points} points, {} violations", scenario.concat(), failed.len());
     assert!(points > 10, "only {points} {moments} in the scenario");
     assert!(failed.is_empty(), "{} of {points} points", failed.len());
 }
@@ -97,4 +97,22 @@ fn a_leader_that_follows_with_an_old_view_changes_nothing_in_the_end() {
 #[ignore = "sim rung: takes a minute"]
 fn a_leader_that_follows_with_an_old_view_goes_on_with_a_rollout_where_it_was() {
     sweep(&["--rollout"], "stale", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_before_the_answer_to_any_effect_of_a_rollout_changes_nothing_in_the_end() {
+    sweep(&["--rollout"], "unanswered", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_right_after_any_effect_of_a_rollout_changes_nothing_in_the_end() {
+    sweep(&["--rollout"], "after", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn an_event_of_a_rollout_that_is_missed_changes_nothing_in_the_end() {
+    sweep(&["--rollout"], "lost", "events");
 }

@@ -57,6 +57,9 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What a line begins with that a test prints for people although it passed.
+const TOLD: &str = "told: ";
+
 /// Runs a test program (or cargo running several) and counts; when something fails its whole output is shown.
 ///
 /// # Errors
@@ -91,8 +94,15 @@ pub(super) fn of(
     let (outcome, trouble) = judge(&stdout, end(&stdout, ended));
     if outcome.failed > 0 {
         eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}");
+    } else {
+        told(&stdout).for_each(|line| println!("  {line}"));
     }
     Ok(outcome)
+}
+
+/// What tests that passed want people to know.
+fn told(stdout: &str) -> impl Iterator<Item = &str> {
+    stdout.lines().filter_map(|line| line.strip_prefix(TOLD))
 }
 
 /// Reads a pipe to its end, beside whatever else happens.
@@ -284,5 +294,11 @@ mod tests {
     fn a_bad_end_after_good_tests_has_failed() {
         let outcome = ran("echo 'test result: ok. 7 passed; 0 failed; 0 ignored'; exit 3");
         assert_eq!((outcome.passed, outcome.failed), (7, 1));
+    }
+
+    #[test]
+    fn what_tests_that_passed_tell_is_shown_and_nothing_else_that_they_print() {
+        let said = "test a ... ok\n\nsuccesses:\n\n---- a stdout ----\nabout told: no\ntold: 7 points, 0 violations\n";
+        assert_eq!(told(said).collect::<Vec<_>>(), ["7 points, 0 violations"]);
     }
 }

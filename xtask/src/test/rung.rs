@@ -74,8 +74,8 @@ impl Rung {
         match self {
             Self::Pure | Self::Fuzz => &[],
             Self::ControlPlane => &["--ignored"],
-            // One at a time: each of them uses all processors.
-            Self::Sim => &["--ignored", "--test-threads=1"],
+            // One at a time: each of them uses all processors. What they found is of interest also when it is as it shall be.
+            Self::Sim => &["--ignored", "--test-threads=1", "--show-output"],
             // One at a time: they measure, and they share a machine's network or a cluster.
             Self::Kernel | Self::Kernels | Self::Node => &["--ignored", "--test-threads=1"],
         }
