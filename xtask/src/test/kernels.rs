@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::outcome::{self, Outcome};
 use super::program::Program;
 use super::rung::Rung;
-use super::{Args, foreign};
+use super::{Args, feature, foreign};
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
@@ -100,15 +100,13 @@ fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> R
         let ignored = chosen.into_iter().map(|test| (test, reason.clone())).collect();
         return Ok(Outcome { ignored, ..Outcome::default() });
     }
-    let lacking: Vec<_> =
-        chosen.iter().filter(|test| !has_tcx(&kernel.release) && test.contains("tcx")).collect();
-    if chosen.len() == lacking.len() {
-        return Ok(skipped(Outcome::default(), &lacking, name));
+    let lacks = lacks(&kernel.release);
+    let skipped = skipped(&chosen, &lacks, name);
+    if chosen.len() == skipped.len() {
+        return Ok(Outcome { ignored: skipped, ..Outcome::default() });
     }
-    if !lacking.is_empty() {
-        arguments.extend(["--skip", "tcx"]);
-    }
-    let count = (chosen.len() - lacking.len()) as u64;
+    arguments.extend(lacks.iter().flat_map(|(part, _)| ["--skip", *part]));
+    let count = (chosen.len() - skipped.len()) as u64;
     let folder = tempfile::tempdir().context("making a folder for a machine")?;
     let (packed, console) = (folder.path().join("initramfs"), folder.path().join("console"));
     let mut step = Step::of(format!("{}: {name}", Rung::Kernels), count);
@@ -118,7 +116,8 @@ fn run_program(args: &Args, kernel: &Kernel, program: &Program, name: &str) -> R
     let machine = boot::machine(kernel, &packed, &console)?;
     let look = |through| step.at(through as u64, "tests");
     let end = |stdout: &str, ended| boot::end_of_program(stdout, ended, &console);
-    let outcome = skipped(outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?, &lacking, name);
+    let mut outcome = outcome::of(&machine, name, Rung::Kernels.limit(), look, end)?;
+    outcome.ignored.extend(skipped);
     step.done(&outcome.to_string());
     Ok(outcome)
 }
@@ -128,10 +127,22 @@ fn has_tcx(release: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= TCX
 }
 
-fn skipped(mut outcome: Outcome, lacking: &[&String], name: &str) -> Outcome {
-    let reason = format!("{name}: TCX came with Linux {}.{}", TCX.0, TCX.1);
-    outcome.ignored.extend(lacking.iter().map(|test| ((*test).clone(), reason.clone())));
-    outcome
+/// What the paths of stories contain that cannot be told in a machine with this kernel, with the reasons.
+fn lacks(release: &str) -> Vec<(&'static str, String)> {
+    let mut lacks = vec![(feature::CPUS, "these machines have one CPU".to_owned())];
+    if !has_tcx(release) {
+        lacks.push(("tcx", format!("TCX came with Linux {}.{}", TCX.0, TCX.1)));
+    }
+    lacks
+}
+
+/// Those of these tests that are skipped, with their reasons.
+fn skipped(tests: &[String], lacks: &[(&str, String)], name: &str) -> Vec<(String, String)> {
+    let reason = |test: &String| {
+        let (_, reason) = lacks.iter().find(|(part, _)| test.contains(part))?;
+        Some((test.clone(), format!("{name}: {reason}")))
+    };
+    tests.iter().filter_map(reason).collect()
 }
 
 /// The agent, which tests start by the path at which cargo built it.
@@ -148,5 +159,13 @@ mod tests {
     fn tcx_is_there_from_its_release_on() {
         let all = ["6.1.0-56-cloud-amd64", "6.6.1", "6.12.117+deb12-cloud-amd64", "7.0.1"].map(has_tcx);
         assert_eq!(all, [false, true, true, true]);
+    }
+
+    #[test]
+    fn stories_of_two_cpus_are_skipped_and_those_of_tcx_where_there_is_none() {
+        let tests = ["loss::cpus::a", "loss::a_on_tcx", "loss::b"].map(str::to_owned);
+        let skipped = |release| skipped(&tests, &lacks(release), release).into_iter().map(|(test, _)| test);
+        assert!(skipped("6.1.0").eq(tests[..2].iter().cloned()));
+        assert!(skipped("6.12.0").eq(tests[..1].iter().cloned()));
     }
 }
