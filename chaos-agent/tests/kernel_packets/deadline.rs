@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fault_abi::key::Direction;
+use serde_json::json;
 
 use crate::support::agent::{Agent, Holds, Hooks};
 use crate::support::child::{AgentProcess, play};
@@ -11,9 +12,10 @@ use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
 use crate::support::time::{Beat, boot_ns, eventually, ms, ms_here};
 use crate::support::traffic::End;
+use crate::timeline::{Fate, tell};
 
 /// A packet that was sent long before the deadline has met its hook by then, however busy the machine.
-const SLACK_MS: u64 = 100;
+pub(crate) const SLACK_MS: u64 = 100;
 
 /// When each packet was sent: before and after the call, in CLOCK_BOOTTIME.
 type Sent = Vec<(u64, u64)>;
@@ -86,6 +88,28 @@ fn a_fault_ends_at_its_deadline_while_the_agent_is_stopped() {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_fault_behind_loss_ends_at_its_deadline_while_the_agent_is_stopped() {
+    play();
+    let story = a_fault_behind_loss_ends_at_its_deadline_while_the_agent_is_stopped;
+    // No receiver takes a packet with a wrong checksum.
+    let corrupt = (json!({"corrupt": {"percent": "100%"}}), Fate::Lost);
+    tell(story, (Hooks::Tcx, Holds::Userspace), &[corrupt]);
+}
+
+mod fq {
+    use super::*;
+
+    #[test]
+    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
+    fn a_delay_ends_at_its_deadline_while_the_agent_is_stopped() {
+        play();
+        let story = a_delay_ends_at_its_deadline_while_the_agent_is_stopped;
+        tell(story, (Hooks::Tcx, Holds::Fq), &[(json!({"delay": {"time": "60ms"}}), Fate::Held)]);
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
 fn an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline() {
     play();
     let story = an_agent_that_is_killed_and_started_again_resumes_with_the_original_deadline;
@@ -122,7 +146,7 @@ fn a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted() {
     let story = a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted;
     let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Userspace);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-    let minute = serde_json::json!({"delay": {"time": "20s"}});
+    let minute = json!({"delay": {"time": "20s"}});
     agent.set(&[Fault::new("hold", minute).on(&[Family::V4.host(1, 2)])]);
     agent.stop();
     let (mut came, mut number, mut beat) = (BTreeSet::new(), 0, Beat::new(Duration::from_millis(2)));

@@ -1,5 +1,7 @@
 //! Loss: what is missing between both captures is what the kernel counted, and what the host computes.
 
+mod cpus;
+
 use std::collections::BTreeSet;
 
 use fault_abi::channel;

@@ -35,3 +35,4 @@ mod quiet;
 mod replace;
 mod statistics;
 mod stream;
+mod timeline;

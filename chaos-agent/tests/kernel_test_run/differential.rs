@@ -10,7 +10,9 @@ use fault_abi::counter::{Counter, Global, delay_bucket};
 use fault_abi::decide::Packet;
 use fault_abi::delay::innovation;
 use fault_abi::draw::OF_TARGET;
-use fault_abi::key::{Address, Direction, FlowKey, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::key::{
+    Address, Direction, FlowKey, IPV4_PREFIX, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PortKey,
+};
 use fault_abi::later::{self, Plan};
 use fault_abi::line::Line;
 use fault_abi::names::XDP_DISPATCH;
@@ -234,6 +236,7 @@ fn rules() -> Vec<Rule> {
         rule_of(Phase { duplicate: ALWAYS / 5, reorder: ALWAYS / 10, reorder_ns: 3_000_000, ..jitter(0, 0) }),
         rule_of(jitter(PHASE_UNIFORM, WHOLE / 4)),
         rule_of(jitter(PHASE_PARETO | PHASE_DELAY_PER_FLOW, WHOLE / 2)),
+        Rule { protocol: PROTOCOL_ICMP, ..loss(500_000) },
     ]
 }
 
@@ -319,12 +322,12 @@ fn filled(rules: &'static [Rule], has_network: bool) -> (Rig, Host) {
     rig.peer(1, address(PEER), 128).unwrap();
     let choose = |slots: &[usize]| slots.iter().map(|slot| bindings[*slot]).collect::<Vec<_>>();
     let targets = [
-        ("10.20.0.15", choose(&[0])),
+        ("10.20.0.15", choose(&[0, 11])),
         ("10.20.0.16", choose(&[1, 2, 6])),
         ("10.20.0.17", choose(&[0, 1, 2, 3, 4, 5, 6, 7])),
         ("10.20.0.18", choose(&[0, 8, 9, 10])),
         ("fd00:20::16", choose(&[4, 3, 2, 1])),
-        ("fd00:20::17", choose(&[7, 6, 5])),
+        ("fd00:20::17", choose(&[7, 6, 5, 11])),
         ("fd00:20::18", choose(&[9, 8, 2])),
     ];
     for (text, bindings) in targets {
@@ -381,6 +384,9 @@ fn compare(packets: u32, has_network: bool) {
             let expected = host.counters.get(&(slot, direction)).copied().unwrap_or_default();
             assert_eq!(kernel, expected, "rule {slot}, {direction:?}");
         }
+        let is_met =
+            Direction::ALL.into_iter().any(|direction| host.counters.contains_key(&(slot, direction)));
+        assert!(is_met, "no packet met rule {slot}: the packets show too little");
     }
     for what in [Global::Protected, Global::Malformed, Global::Untracked, Global::Orphaned] {
         let expected = host.globals.get(&what).copied().unwrap_or_default();

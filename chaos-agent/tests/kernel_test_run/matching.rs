@@ -2,7 +2,9 @@
 
 use fault_abi::counter::Global;
 use fault_abi::filter::Filter;
-use fault_abi::key::{Direction, IPV4_PREFIX, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::key::{
+    Direction, IPV4_PREFIX, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey,
+};
 use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{
     Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, NO_RULE, PortRange,
@@ -63,6 +65,33 @@ fn a_rule_acts_on_its_protocol_only() {
     let rig = rig_with(&[Rule { protocol: PROTOCOL_TCP, ..partition() }]);
     assert_passes(&rig, &from_device(), "UDP");
     assert_drops(&rig, &Spec { protocol: PROTOCOL_TCP, ..from_device() }, "TCP");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_rule_for_icmp_acts_on_that_of_both_families_and_on_nothing_else() {
+    // Echo request and reply, and "destination unreachable" (RFC 792, RFC 4443 §2.1).
+    let v4 = [8, 0, 3].map(|icmp_type| Spec { protocol: PROTOCOL_ICMP, icmp_type, ..from_device() });
+    let v6 = [128, 129, 1].map(|icmp_type| Spec { protocol: PROTOCOL_ICMPV6, icmp_type, ..from_device6() });
+    let later = Spec { fragment: (100, false), ..v4[0].clone() };
+    let neighbour = Spec { icmp_type: 135, ..v6[0].clone() };
+    let others = [PROTOCOL_UDP, PROTOCOL_TCP].into_iter();
+    let others: Vec<_> = others
+        .flat_map(|protocol| [from_device(), from_device6()].map(|packet| Spec { protocol, ..packet }))
+        .collect();
+    let rig = rig_with(&[Rule { protocol: PROTOCOL_ICMP, ..partition() }]);
+    for packet in v4.iter().chain(&v6).chain([&later]) {
+        assert_drops(&rig, packet, "ICMP");
+    }
+    for packet in others.iter().chain([&neighbour]) {
+        assert_passes(&rig, packet, "no ICMP, or what keeps the link up");
+    }
+    for protocol in [PROTOCOL_UDP, PROTOCOL_TCP] {
+        let rig = rig_with(&[Rule { protocol, ..partition() }]);
+        for packet in v4.iter().chain(&v6).chain([&later]) {
+            assert_passes(&rig, packet, "ICMP under a rule for another protocol");
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ const LOSSY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17));
 const PARTITIONED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 18));
 /// Its packets are lost in bursts.
 const BURSTY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 19));
+/// Each tenth of its packets is lost.
+const COUNTED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 20));
 /// The other targets have addresses from here on.
 const CROWD: u32 = 0x0a80_0000;
 
@@ -55,6 +57,8 @@ pub(super) enum Kind {
     Loss,
     /// A packet under loss in bursts: two draws, and a state that changes.
     Bursts,
+    /// A packet under a loss of each tenth: a state that changes, and no draw.
+    Every,
     /// A packet under a partition: counters alone.
     Partition,
     /// A packet that a later fault acts on, as far as the decision goes; TC only.
@@ -179,6 +183,7 @@ impl Bench {
             Kind::MissWithCidrs(65_536),
             Kind::Loss,
             Kind::Bursts,
+            Kind::Every,
             Kind::Partition,
             Kind::Dispatcher,
             Kind::DispatchedMiss,
@@ -195,6 +200,7 @@ impl Bench {
         let device = match case.kind {
             Kind::Loss => LOSSY,
             Kind::Bursts => BURSTY,
+            Kind::Every => COUNTED,
             Kind::Partition => PARTITIONED,
             Kind::Later(later) => later.address(),
             _ => STRANGER,
@@ -221,7 +227,7 @@ impl Bench {
             Kind::MissWithCidrs(n) => {
                 sized(&self.with_cidrs, n).map(|i| &self.with_cidrs[i].1).context("no such rig")
             }
-            Kind::Loss | Kind::Bursts | Kind::Partition => Ok(&self.crowds[1].1),
+            Kind::Loss | Kind::Bursts | Kind::Every | Kind::Partition => Ok(&self.crowds[1].1),
             Kind::Later(_) => Ok(&self.later),
             Kind::DispatchedMiss => Ok(&self.dispatched),
         }
@@ -252,10 +258,10 @@ const fn expected(case: Case) -> &'static [u32] {
     const PASS: u32 = 2;
     match (case.hook, case.kind) {
         (Hook::Tc, Kind::Partition) => &[REDIRECT],
-        (Hook::Tc, Kind::Loss | Kind::Bursts | Kind::Later(_)) => &[REDIRECT, NEXT],
+        (Hook::Tc, Kind::Loss | Kind::Bursts | Kind::Every | Kind::Later(_)) => &[REDIRECT, NEXT],
         (Hook::Tc, _) => &[NEXT],
         (Hook::Xdp, Kind::Partition | Kind::Baseline) => &[DROP],
-        (Hook::Xdp, Kind::Loss | Kind::Bursts) => &[DROP, PASS],
+        (Hook::Xdp, Kind::Loss | Kind::Bursts | Kind::Every) => &[DROP, PASS],
         (Hook::Xdp, _) => &[PASS],
     }
 }
@@ -263,14 +269,14 @@ const fn expected(case: Case) -> &'static [u32] {
 /// A rig with so many targets, those with faults among them where they fit.
 fn crowd(object: &[u8], targets: u32) -> Result<Rig> {
     let mut rig = Rig::load(object)?;
-    let all = [(LOSSY, loss()), (PARTITIONED, partition()), (BURSTY, bursts())];
+    let all = [(LOSSY, loss()), (PARTITIONED, partition()), (BURSTY, bursts()), (COUNTED, every_tenth())];
     for (slot, (_, phase)) in (0..).zip(&all) {
         let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
         let rule = Rule { generation: 1, deadline_ns: u64::MAX, flags, ..Rule::of(*phase) };
         rig.rule(slot, &rule)?;
         rig.state(slot)?;
     }
-    let faulty = if targets > 3 { 3 } else { 0 };
+    let faulty = if targets > 4 { 4 } else { 0 };
     for (slot, (address, _)) in (0..faulty).zip(&all) {
         rig.target((*address).into(), 0, &[binding(slot)])?;
     }
@@ -310,6 +316,10 @@ fn loss() -> Phase {
 
 fn partition() -> Phase {
     Phase { flags: PHASE_PARTITION, ..Phase::default() }
+}
+
+fn every_tenth() -> Phase {
+    Phase { every: 10, ..Phase::default() }
 }
 
 fn bursts() -> Phase {

@@ -80,6 +80,7 @@ fn name(case: Case) -> String {
         (Kind::Loss, _) => "hit, 20 % loss".to_owned(),
         (Kind::Partition, _) => "hit, partition".to_owned(),
         (Kind::Bursts, _) => "hit, loss in bursts".to_owned(),
+        (Kind::Every, _) => "hit, each tenth lost".to_owned(),
         (Kind::Later(later), _) => {
             let fault = match later {
                 Later::Delay => "a delay",

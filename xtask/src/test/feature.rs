@@ -1,8 +1,8 @@
-//! What a kernel may lack: stories about it are in modules that have its name, and are skipped there.
+//! What a kernel or its machine may lack: stories about it are in modules that have its name, and are skipped there.
 
 use std::process::Command;
 
-/// Something that a kernel may lack.
+/// Something that a kernel or its machine may lack.
 struct Feature {
     /// What the paths of its stories contain.
     module: &'static str,
@@ -12,7 +12,10 @@ struct Feature {
     what: &'static str,
 }
 
-const FEATURES: [Feature; 2] = [
+/// What the paths of stories contain that need two CPUs.
+pub(super) const CPUS: &str = "::cpus::";
+
+const FEATURES: [Feature; 3] = [
     Feature {
         module: "::vlan::",
         tried: &["ip", "link", "add", "link", "lo", "name", "vlan7", "type", "vlan", "id", "7"],
@@ -22,6 +25,11 @@ const FEATURES: [Feature; 2] = [
         module: "::fq::",
         tried: &["tc", "qdisc", "add", "dev", "lo", "root", "fq"],
         what: "this kernel has no queue fq (module sch_fq)",
+    },
+    Feature {
+        module: CPUS,
+        tried: &["sh", "-c", "test $(nproc) -gt 1 || { echo \"nproc says $(nproc)\" >&2; exit 1; }"],
+        what: "this machine has no two CPUs",
     },
 ];
 

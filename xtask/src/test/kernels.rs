@@ -7,11 +7,11 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use super::Args;
 use super::foreign::{self, Lacking};
 use super::outcome::{self, Outcome};
 use super::program::Program;
 use super::rung::Rung;
+use super::{Args, feature};
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
@@ -158,15 +158,22 @@ fn left_out(
 ) -> (Vec<&'static str>, Vec<(String, String)>) {
     let mut parts: Vec<_> = foreign.iter().map(|lack| lack.module).collect();
     let mut ignored = foreign::skipped(tests, foreign);
-    if !has_tcx(release) {
-        let is_new =
-            |test: &&String| test.contains(TCX_TESTS) && ignored.iter().all(|(known, _)| known != *test);
+    for (part, reason) in lacks(release) {
+        let is_new = |test: &&String| test.contains(part) && ignored.iter().all(|(known, _)| known != *test);
         let about: Vec<_> = tests.iter().filter(is_new).cloned().collect();
-        let reason = format!("TCX came with Linux {}.{}", TCX.0, TCX.1);
         ignored.extend(about.into_iter().map(|test| (test, reason.clone())));
-        parts.push(TCX_TESTS);
+        parts.push(part);
     }
     (parts, ignored)
+}
+
+/// What the paths of stories contain that cannot be told in a machine with this kernel, with the reasons.
+fn lacks(release: &str) -> Vec<(&'static str, String)> {
+    let mut lacks = vec![(feature::CPUS, "these machines have one CPU".to_owned())];
+    if !has_tcx(release) {
+        lacks.push((TCX_TESTS, format!("TCX came with Linux {}.{}", TCX.0, TCX.1)));
+    }
+    lacks
 }
 
 fn has_tcx(release: &str) -> bool {
@@ -192,13 +199,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_there_is_left_out_once_with_its_reason() {
-        let tests = ["a::on_tcx", "a::on_clsact", "ping::on_tcx"].map(str::to_owned);
+        let tests = ["a::on_tcx", "a::on_clsact", "ping::on_tcx", "a::cpus::on_clsact"].map(str::to_owned);
         let foreign = [Lacking::of("ping::", "no ping")];
         let (parts, ignored) = left_out(&tests, &foreign, "6.1.0-56-cloud-amd64");
-        assert_eq!(parts, ["ping::", "tcx"]);
+        assert_eq!(parts, ["ping::", "::cpus::", "tcx"]);
+        let [cpus, tcx] = ["these machines have one CPU", "TCX came with Linux 6.6"];
         let reasons: Vec<_> = ignored.iter().map(|(test, reason)| (test.as_str(), reason.as_str())).collect();
-        assert_eq!(reasons, [("ping::on_tcx", "no ping"), ("a::on_tcx", "TCX came with Linux 6.6")]);
-        let (parts, ignored) = left_out(&tests, &[], "6.12.117+deb12-cloud-amd64");
-        assert!(parts.is_empty() && ignored.is_empty());
+        assert_eq!(reasons, [("ping::on_tcx", "no ping"), ("a::cpus::on_clsact", cpus), ("a::on_tcx", tcx)]);
+        let (parts, ignored) = left_out(&tests[..2], &[], "6.12.117+deb12-cloud-amd64");
+        assert_eq!((parts, ignored.len()), (vec!["::cpus::"], 0));
     }
 }

@@ -11,10 +11,15 @@ pub(crate) struct OneCpu {
 
 impl OneCpu {
     pub(crate) fn stay() -> Self {
+        Self::on(sched_getcpu().unwrap())
+    }
+
+    /// A stay on this one.
+    pub(crate) fn on(cpu: usize) -> Self {
         let this_thread = Pid::from_raw(0);
         let before = sched_getaffinity(this_thread).unwrap();
         let mut here = CpuSet::new();
-        here.set(sched_getcpu().unwrap()).unwrap();
+        here.set(cpu).unwrap();
         sched_setaffinity(this_thread, &here).unwrap();
         Self { before }
     }

@@ -4,7 +4,7 @@ use edge_api::fault_profile::FaultProfile;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::time::{boot_ns, ms_here};
+use super::time::{boot_ns, ms, ms_here};
 
 /// Namespace of all profiles.
 pub(crate) const NAMESPACE: &str = "demo";
@@ -37,6 +37,16 @@ impl Fault {
     pub(crate) fn new(name: &str, faults: Value) -> Self {
         let spec = json!({"targets": {}, "faults": faults, "duration": "1m", "seed": 7});
         Self { name: name.to_owned(), spec, ends_ns: boot_ns() + ms_here(60_000) }
+    }
+
+    /// Faults one after the other, each with its milliseconds.
+    pub(crate) fn timeline(begins_ns: u64, phases: &[(Value, u64)]) -> Self {
+        let lasts: u64 = phases.iter().map(|(_, milliseconds)| milliseconds).sum();
+        let phases = phases
+            .iter()
+            .map(|(faults, milliseconds)| json!({"for": format!("{milliseconds}ms"), "faults": faults}));
+        let spec = json!({"targets": {}, "timeline": phases.collect::<Vec<_>>(), "seed": 7});
+        Self { name: "timeline".to_owned(), spec, ends_ns: begins_ns + ms(lasts) }
     }
 
     fn with(mut self, path: &str, value: Value) -> Self {
