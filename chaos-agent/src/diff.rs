@@ -1,10 +1,8 @@
 //! The operations that bring the kernel's tables from the ledger to a plan. Pure.
 //!
 //! Their order leaves no gap: what a rule needs comes before it, a rule before its handle stands for it, that before the entries that
-//! refer to it,
-//! all entries that are written before any that is removed, and what is no longer referred to stays readable
-//! for a quarantine, since a program may still be looking at it. The filter knows an entry from before it is written until after it is
-//! removed.
+//! refer to it, all entries that are written before any that is removed, and what is no longer referred to stays readable for a
+//! quarantine, since a program may still be looking at it. The filter knows an entry from before it is written until after it is removed.
 
 mod slots;
 
