@@ -13,6 +13,9 @@ pub mod socket;
 pub mod window;
 pub mod wire;
 
+/// Target of the log of exchanges: one ends, of this token. Off unless asked for.
+pub const EXCHANGES: &str = "edge_operator::exchanges";
+
 pub use exchange::{End, Timing};
 pub use socket::{Counters, Link, Request};
 pub use wire::{Code, Method};

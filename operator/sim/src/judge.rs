@@ -240,6 +240,10 @@ impl Book {
         };
         let withheld =
             self.told.get(name).is_some_and(|told| told.withheld && !told.ended) || device.spec.paused;
+        // Whoever was lost when the template changed is in flight no more than before.
+        let lost = before
+            .and_then(|before| before.status.as_ref())
+            .is_some_and(|status| status.phase == DevicePhase::Unreachable);
         let generation =
             device.metadata.generation.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
         let told = Told {
@@ -247,7 +251,7 @@ impl Book {
             desired: desired.clone(),
             generation,
             ended: false,
-            lost: false,
+            lost,
             withheld,
             failed: false,
         };

@@ -17,6 +17,7 @@
 //! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something.
 
 pub mod clock;
+pub mod exchanges;
 pub mod happening;
 pub mod judge;
 pub mod mutation;

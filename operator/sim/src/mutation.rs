@@ -28,10 +28,6 @@ impl Plan {
             (24_000, Happening::Fleet { fleet: 0, edit: template }),
             (25_000, Happening::Declare { device: MEMBERS, firmware: 3, interval: 2 }),
         ];
-        if rule == Some(Rule::Bounds) {
-            // So long that somebody who looks once a second sees several at once.
-            happenings.insert(0, (23_000, Happening::Latency(3000)));
-        }
         if matches!(rule, Some(Rule::Failures | Rule::Ends)) {
             let behaviour = Behaviour { refuse_firmware: Some("2.0".to_owned()), ..works() };
             for device in 0..2 {

@@ -20,6 +20,8 @@ use kube::client::Body;
 use tower::service_fn;
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
+use crate::clock;
+use crate::exchanges::Exchanges;
 use crate::weather::Weather;
 
 /// The second byte of a datagram that refuses an older epoch or generation: 4.12 (RFC 7252 §3 and §5.9.2.8).
@@ -34,6 +36,8 @@ pub const API: &str = "api";
 pub struct Turmoil {
     /// What goes wrong.
     pub weather: Arc<Weather>,
+    /// What is under way.
+    pub exchanges: Exchanges,
     /// Whose ports these are.
     pub host: String,
 }
@@ -68,6 +72,7 @@ impl Port for Udp {
             if bytes.get(1) == Some(&PRECONDITION_FAILED) {
                 self.network.weather.refuses(&self.network.host, peer);
             }
+            self.network.exchanges.sent(&self.network.host, bytes, clock::elapsed());
             for _ in 0..self.network.weather.copies(&self.network.host) {
                 self.socket.send_to(bytes, peer).await?;
             }

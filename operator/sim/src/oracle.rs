@@ -107,26 +107,15 @@ fn failed_in_truth(kept: &Durable, desired: &Desired, device: &Device) -> Option
     (runs || !(failed || refused)).then(|| format!("its status is Failed, and it runs {running:?}"))
 }
 
-/// What no limit may be exceeded by, at any time.
+/// Who used more retries than it may, by its own count.
 pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
     let mut broken = Vec::new();
     for replica in 0..REPLICAS {
         let Some(running) = world.running(replica) else { continue };
         let families = running.metrics.registry().gather();
-        let sum = |family: &str| -> f64 {
-            let family = families.iter().find(|one| one.name() == family);
-            let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
-            metrics
-                .iter()
-                .map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value())
-                .sum()
-        };
-        let in_flight = sum("edge_inflight_exchanges");
-        if in_flight > f64::from(IN_FLIGHT) {
-            let sentence = format!("{} has {in_flight} exchanges under way", operator(replica));
-            broken.push(Rule::Bounds.broken(sentence));
-        }
-        let retries = sum("edge_device_command_retries_total");
+        let family = families.iter().find(|one| one.name() == "edge_device_command_retries_total");
+        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+        let retries: f64 = metrics.iter().map(|metric| metric.get_counter().get_value()).sum();
         let (burst, rate) = RETRIES;
         let allowed = f64::from(burst) + rate * now.saturating_sub(running.since).as_secs_f64();
         if retries > allowed + 1.0 {
@@ -135,6 +124,18 @@ pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
         }
     }
     broken
+}
+
+/// Who had more exchanges under way than it may, by its datagrams.
+pub fn crowded(world: &World) -> Vec<Violation> {
+    let limit = usize::try_from(IN_FLIGHT).unwrap_or(usize::MAX);
+    let most =
+        (0..REPLICAS).map(|replica| (operator(replica), world.turns.exchanges.most(&operator(replica))));
+    most.filter(|(_, (most, _))| *most > limit)
+        .map(|(host, (most, at))| {
+            Rule::Bounds.broken(format!("{host} had {most} exchanges under way at {:.3} s", at.as_secs_f64()))
+        })
+        .collect()
 }
 
 /// How a run ended, for whoever compares runs: what each fleet came to, and what each device runs.

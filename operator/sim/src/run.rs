@@ -87,6 +87,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         run.stays_quiet()?;
     }
     run.violations.extend(oracle::history(&run.world, plan));
+    run.violations.extend(oracle::crowded(&run.world));
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
@@ -269,9 +270,19 @@ impl Run<'_> {
                 self.world.person.holds_back(device);
             }
             self.to_make.remove(&device);
-            self.world.doomed_uid = self.world.person.sees(device).and_then(|device| device.metadata.uid);
+            self.world.doomed_uid = self.uid_of_the_doomed(device);
             self.happens(&Happening::Life(Life::Delete(device)));
         }
+    }
+
+    /// Which owner a device has to be released from: none where a backup from before any operator held its object was restored, and the
+    /// object is deleted before one does so again. Then it is gone at once, and nobody could help that.
+    fn uid_of_the_doomed(&self, device: usize) -> Option<String> {
+        let restored = |(_, happening): &(Duration, Happening)| *happening == Happening::Life(Life::Restore);
+        let restored = self.plan.happenings.iter().any(restored);
+        let seen = self.world.person.sees(device)?;
+        let nobody_knew = restored && seen.metadata.finalizers.unwrap_or_default().is_empty();
+        seen.metadata.uid.filter(|_| !nobody_knew)
     }
 
     /// What statuses ask a person for: to declare something else where a device failed, since that is what Failed waits for;

@@ -1,17 +1,19 @@
 //! Listens to what the operator logs: its lines go to the timeline, and from its log of turns follows whether any device
-//! was overtaken by the same other one more than twice.
+//! was overtaken by the same other one more than twice. The ends of its exchanges go to those who count them.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge_operator::device::TURNS;
+use edge_operator::link::EXCHANGES;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::exchanges::Exchanges;
 use crate::timeline::Timeline;
 
 /// How often one may begin while the same other one waits.
@@ -25,6 +27,8 @@ struct Waiting(HashMap<(String, String), HashMap<String, u32>>);
 #[derive(Clone, Debug, Default)]
 pub struct Turns {
     timeline: Timeline,
+    /// What is under way.
+    pub exchanges: Exchanges,
     waiting: Arc<Mutex<Waiting>>,
     unfair: Arc<Mutex<Vec<String>>>,
     starved: Option<String>,
@@ -45,6 +49,7 @@ impl Turns {
     pub fn died(&self, host: &str) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.0.retain(|(waits_at, _), _| waits_at != host);
+        self.exchanges.died(host);
     }
 
     /// Who was overtaken too often.
@@ -79,6 +84,7 @@ impl Turns {
 struct Said {
     message: String,
     device: String,
+    token: u64,
     fields: String,
     name: String,
 }
@@ -92,6 +98,14 @@ impl Visit for Said {
             other => {
                 let _infallible = write!(self.fields, " {other}={text}");
             }
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "token" {
+            self.token = value;
+        } else {
+            self.record_debug(field, &value);
         }
     }
 
@@ -123,8 +137,8 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
-        let turns = metadata.target() == TURNS;
-        if !turns && *metadata.level() > Level::INFO {
+        let (turns, exchanges) = (metadata.target() == TURNS, metadata.target() == EXCHANGES);
+        if !turns && !exchanges && *metadata.level() > Level::INFO {
             return;
         }
         let mut said = Said::default();
@@ -134,7 +148,9 @@ where
             extensions.get::<Host>().map(|host| host.0.clone())
         });
         let host = host.unwrap_or_default();
-        if turns {
+        if exchanges {
+            self.exchanges.ended(&host, said.token);
+        } else if turns {
             self.turn(&host, &said.device, said.message == "begins");
         } else {
             let device =

@@ -69,7 +69,7 @@ pub struct World {
     pub states: Memory,
     /// Who watches the budgets of fleets.
     pub judge: Judge,
-    /// The uid of the Device that is deleted for good.
+    /// The uid of the Device that is deleted for good, if it has to be released.
     pub doomed_uid: Option<String>,
     operators: Vec<Slot<Option<Running>>>,
     devices: Slot<Vec<DeviceHandle>>,
@@ -106,11 +106,15 @@ impl World {
             behaviour: works(),
             ..SimConfig::on_loopback(0, std::path::PathBuf::new())
         };
-        let network = Arc::new(Turmoil { weather: weather.clone(), host: DEVICES.to_owned() });
-        let around = Surroundings { network, states: Arc::new(states.clone()) };
+        let network = Turmoil {
+            weather: weather.clone(),
+            exchanges: turns.exchanges.clone(),
+            host: DEVICES.to_owned(),
+        };
+        let around = Surroundings { network: Arc::new(network.clone()), states: Arc::new(states.clone()) };
         power(&mut sim, &around, &config, &devices);
         let operators = (0..REPLICAS)
-            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &weather, &timeline))
+            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &network, &timeline))
             .collect();
         let judge = Judge::new(plan.fleets.clone(), states.clone());
         let witness = judge.clone();
@@ -224,13 +228,14 @@ fn flags(replica: usize, in_flight: u32) -> Args {
 fn operate(
     sim: &mut Sim<'static>,
     (replica, in_flight): (usize, u32),
-    weather: &Arc<Weather>,
+    network: &Turmoil,
     timeline: &Timeline,
 ) -> Slot<Option<Running>> {
     let slot = Slot::default();
-    let (kept, weather, timeline) = (slot.clone(), weather.clone(), timeline.clone());
+    let network = Turmoil { host: operator(replica), ..network.clone() };
+    let (kept, timeline) = (slot.clone(), timeline.clone());
     sim.host(operator(replica), move || {
-        let (slot, weather, timeline) = (kept.clone(), weather.clone(), timeline.clone());
+        let (slot, network, timeline) = (kept.clone(), network.clone(), timeline.clone());
         async move {
             let name = operator(replica);
             loop {
@@ -243,7 +248,7 @@ fn operate(
                         work: client(&name, metrics.requests.clone()),
                         election: client(&name, metrics.election_requests.clone()),
                     },
-                    network: Arc::new(Turmoil { weather: weather.clone(), host: name.clone() }),
+                    network: Arc::new(network.clone()),
                     listener: None,
                 };
                 match run_in(outside, flags(replica, in_flight), metrics, ends).await {
@@ -251,6 +256,7 @@ fn operate(
                     Err(error) => timeline.note(&name, format!("ended: {error:#}")),
                 }
                 slot.borrow_mut().take();
+                network.exchanges.died(&name);
                 tokio::time::sleep(RESTART_AFTER).await;
             }
         }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::EXCHANGES;
 use super::exchange::{End, Exchange, Step, Timing};
 use super::observe::{Notification, Observations, Sight, Subject};
 use super::window::{Route, Window};
@@ -326,6 +327,7 @@ struct Closing<'a, D: Datagrams> {
 
 impl<D: Datagrams> Drop for Closing<'_, D> {
     fn drop(&mut self) {
+        tracing::trace!(target: EXCHANGES, token = u64::from_be_bytes(self.token), "ends");
         self.link.window().close(self.token, self.peer, self.id, self.answered);
     }
 }
