@@ -1,5 +1,5 @@
-//! A pod that cannot reach what it needs: its packets are lost on its node, both ways and without a word, by rules in the node's own
-//! network namespace.
+//! Rules of a story's own in a node's network namespace: a pod that cannot reach what it needs, since its packets are lost both ways
+//! and without a word; a node that masquerades.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -19,23 +19,32 @@ pub(crate) enum From {
     Devices,
 }
 
-/// A cut, until it is dropped.
-#[must_use = "the cut heals at once"]
+/// Rules, until they are dropped.
+#[must_use = "the rules go at once"]
 #[derive(Debug)]
-pub(crate) struct Cut {
+pub(crate) struct Rules {
     netns: String,
     table: String,
 }
 
-impl Cut {
+impl Rules {
     /// Cuts a pod off.
-    pub(crate) fn off(world: &World, pod: &PodSeen, from: From) -> Self {
-        let netns = world.cluster.plan().netns(&plan::node_name(pod.node));
-        let cut = Self { netns, table: format!("test-{}", pod.name) };
+    pub(crate) fn cut(world: &World, pod: &PodSeen, from: From) -> Self {
+        Self::add(world, pod.node, &pod.name, &losing(pod.ip, from))
+    }
+
+    /// What leaves a node by its uplink shows the node's address, whoever sent it.
+    pub(crate) fn masquerade(world: &World, node: u8) -> Self {
+        Self::add(world, node, "masquerade", MASQUERADE)
+    }
+
+    fn add(world: &World, node: u8, name: &str, chain: &str) -> Self {
+        let netns = world.cluster.plan().netns(&plan::node_name(node));
+        let rules = Self { netns, table: format!("test-{name}") };
         let file = tempfile::NamedTempFile::with_suffix(".nft").unwrap();
-        fs::write(&file, rules(&cut.table, pod.ip, from)).unwrap();
-        cut.nft(&["-f", file.path().to_str().unwrap()]).unwrap();
-        cut
+        fs::write(&file, format!("table inet {} {{\n{chain}}}\n", rules.table)).unwrap();
+        rules.nft(&["-f", file.path().to_str().unwrap()]).unwrap();
+        rules
     }
 
     fn nft(&self, arguments: &[&str]) -> Result<()> {
@@ -44,16 +53,19 @@ impl Cut {
     }
 }
 
-impl Drop for Cut {
+impl Drop for Rules {
     fn drop(&mut self) {
         if let Err(error) = self.nft(&["delete", "table", "inet", &self.table]) {
-            eprintln!("a cut stays: {error:#}");
+            eprintln!("rules stay: {error:#}");
         }
     }
 }
 
+const MASQUERADE: &str = "  chain leaves {\n    type nat hook postrouting priority srcnat; policy accept;\n    \
+                          oifname \"eth0\" masquerade\n  }\n";
+
 /// Before kube-proxy puts another address into a packet, and before anything of a connection is known (priority raw).
-fn rules(table: &str, pod: Ipv4Addr, from: From) -> String {
+fn losing(pod: Ipv4Addr, from: From) -> String {
     let (to, back) = match from {
         From::ApiServer => {
             let server = format!("{{ {}, {} }}", plan::API_SERVICE, plan::CONTROL_PLANE);
@@ -62,14 +74,14 @@ fn rules(table: &str, pod: Ipv4Addr, from: From) -> String {
         From::Devices => ("udp dport != 53".to_owned(), "udp sport != 53".to_owned()),
     };
     format!(
-        "table inet {table} {{\n  chain cut {{\n    type filter hook prerouting priority raw; policy accept;\n    \
-         ip saddr {pod} {to} drop\n    ip daddr {pod} {back} drop\n  }}\n}}\n"
+        "  chain cut {{\n    type filter hook prerouting priority raw; policy accept;\n    \
+         ip saddr {pod} {to} drop\n    ip daddr {pod} {back} drop\n  }}\n"
     )
 }
 
 #[test]
 fn rules_lose_what_goes_from_the_pod_to_the_server_and_back_and_nothing_else() {
-    let rules = rules("t", Ipv4Addr::new(10, 244, 1, 7), From::ApiServer);
+    let rules = losing(Ipv4Addr::new(10, 244, 1, 7), From::ApiServer);
     let dropped: Vec<_> = rules.lines().filter(|line| line.ends_with("drop")).map(str::trim).collect();
     let wanted = [
         "ip saddr 10.244.1.7 ip daddr { 10.0.0.1, 10.240.0.1 } drop",

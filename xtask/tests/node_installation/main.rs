@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!  world      the installation, and asking it            stories: life, exactness, deaths, pods,
-//!  traffic    numbered packets, captures at both ends             devices, reach, readme, rights
+//!  traffic    numbered packets, captures at both ends             devices, everything, reach, readme, rights
 //!  probe      a packet every few milliseconds                     leaders: two operators, and what
 //!  counters   what an agent's or operator's page counts                    comes between them
 //!  operators  the two of them, by their Lease
 //!  letters    when an operator sent devices anything
-//!  cut        a pod that cannot reach what it needs
+//!  cut        a pod that cannot reach what it needs, a node that masquerades
 //!  truth      what devices say truly happened
 //! ```
 
@@ -25,6 +25,7 @@ mod world;
 
 mod deaths;
 mod devices;
+mod everything;
 mod exactness;
 mod leaders;
 mod life;

@@ -4,7 +4,7 @@ use edge_api::DevicePhase;
 use kube::ResourceExt;
 use xtask::wait;
 
-use super::super::cut::{Cut, From};
+use super::super::cut::{From, Rules};
 use super::super::deaths::in_sync;
 use super::super::letters::Letters;
 use super::super::world::{PATIENCE, SOON};
@@ -27,7 +27,7 @@ fn a_leader_that_is_cut_off_from_the_api_server_but_not_from_its_devices_is_sile
     let mut of_standby = Letters::of(&story, &pair.standby);
     commands_are_under_way(&story, &firmware);
 
-    let cut = Cut::off(&story, &pair.leader, From::ApiServer);
+    let cut = Rules::cut(&story, &pair.leader, From::ApiServer);
     let (last, next) = story.followed(&pair.term);
     assert!(next.is_of(&pair.standby), "{next:?} follows {last:?}");
     let gap = next.renewed.duration_since(last.renewed);
@@ -58,7 +58,7 @@ fn a_leader_that_is_cut_off_from_its_devices_but_not_from_the_api_server_leads_o
     let process = story.process_of(&pair.leader, "edge-operator");
     let (before, firmware) = (story.truth(), new_firmware(&story, 5));
 
-    let cut = Cut::off(&story, &pair.leader, From::Devices);
+    let cut = Rules::cut(&story, &pair.leader, From::Devices);
     story.declare(&firmware);
     wait::until("doubts about all devices", PATIENCE, SOON, || {
         let silent = story.devices().iter().filter(|it| reachable(it) == "Silent").count();
