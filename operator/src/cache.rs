@@ -6,8 +6,10 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use kube::Api;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -16,9 +18,11 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use watch_backoff::WatchBackoff;
 
-/// Changes kept for a slow subscriber. One that falls further behind is given every object of the store again, and
-/// those that it knows and that are gone.
-const CHANGES: usize = 1024;
+pub use self::room::Bound;
+use self::room::Room;
+
+mod room;
+
 /// Objects that a new subscriber is told of at once.
 const BREATH: usize = 64;
 
@@ -41,6 +45,7 @@ where
 {
     store: Store<K>,
     changes: broadcast::Sender<ObjectRef<K>>,
+    leaves_out: Arc<AtomicBool>,
 }
 
 impl<K> Cache<K>
@@ -48,10 +53,11 @@ where
     K: Cached,
 {
     /// A cache, and the future that fills it until `shutdown`. `prune` removes from each object, before it is
-    /// stored, what nobody here reads; without that, managed fields are most of it.
+    /// stored, what nobody here reads; without that, managed fields are most of it. A slow subscriber is told of the last
+    /// `changes`; one that falls further behind is given every object of the store again, and those that it knows and that are gone.
     pub fn new<F>(
         api: Api<K>,
-        config: watcher::Config,
+        (bound, changes): (Bound, usize),
         shutdown: CancellationToken,
         prune: F,
     ) -> (Self, impl Future<Output = ()> + Send)
@@ -59,27 +65,36 @@ where
         F: Fn(&mut K) + Send + Sync + 'static,
     {
         let (store, writer) = reflector::store();
-        let (changes, _) = broadcast::channel(CHANGES);
-        let sender = changes.clone();
-        let readable = store.clone();
-        let events = watcher(api, config)
-            .backoff(WatchBackoff::default())
-            .modify(prune)
-            .reflect(writer)
-            .take_until(shutdown.cancelled_owned());
-        let fill = async move {
-            let mut events = std::pin::pin!(events);
-            let mut before = Vec::new();
-            loop {
-                match events.try_next().await {
-                    Ok(Some(event)) => announce(&event, &mut before, &readable, &sender),
-                    Ok(None) => return,
-                    // The watcher tries again by itself, with backoff.
-                    Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
-                }
-            }
+        let (changes, _) = broadcast::channel(changes);
+        let cache = Self { store, changes, leaves_out: Arc::default() };
+        let mut filling = Filling {
+            room: Room::new(bound, cache.leaves_out.clone()),
+            writer,
+            cache: cache.clone(),
+            before: Vec::new(),
         };
-        (Self { store, changes }, fill)
+        let fill = async move {
+            let watch = async {
+                loop {
+                    let events = watcher(api.clone(), watcher::Config::default());
+                    filling
+                        .follow(events.backoff(WatchBackoff::default()).modify(|object| prune(object)))
+                        .await;
+                }
+            };
+            shutdown.run_until_cancelled(watch).await;
+        };
+        (cache, fill)
+    }
+
+    /// Changes that some subscriber was not told of yet.
+    pub fn untold(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Are there objects that found no room here? What is decided from all objects cannot be decided then.
+    pub fn leaves_out(&self) -> bool {
+        self.leaves_out.load(Ordering::Relaxed)
     }
 
     /// The objects.
@@ -117,6 +132,45 @@ where
             Some((stream::iter(names), subscriber))
         });
         gently(present).chain(news.flatten())
+    }
+}
+
+/// What fills a cache.
+struct Filling<K: Cached> {
+    room: Room,
+    writer: reflector::store::Writer<K>,
+    cache: Cache<K>,
+    /// Names from the beginning of a list to its end: what is not in a list that follows a broken watch was deleted
+    /// meanwhile, and no event says so.
+    before: Vec<ObjectRef<K>>,
+}
+
+impl<K: Cached> Filling<K> {
+    /// Follows a watch, until a new list is worth its price.
+    async fn follow(&mut self, events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send) {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                // The watcher tries again by itself, with backoff.
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                    continue;
+                }
+            };
+            self.take(&event);
+            let is_gone = matches!(event, watcher::Event::Delete(_));
+            if is_gone && self.room.asks_for_a_list(self.cache.store.len()) {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, event: &watcher::Event<K>) {
+        if !self.room.refuses(event, &self.cache.store) {
+            self.writer.apply_watcher_event(event);
+            announce(event, &mut self.before, &self.cache.store, &self.cache.changes);
+        }
     }
 }
 
@@ -180,8 +234,7 @@ fn everything<K: Cached>(store: &Store<K>) -> Vec<ObjectRef<K>> {
     store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }
 
-/// `before` keeps the names from the beginning of a list to its end: what is not in a list that follows a broken
-/// watch was deleted meanwhile, and no event says so.
+/// Tells of an event whose object the store has taken.
 fn announce<K: Cached>(
     event: &watcher::Event<K>,
     before: &mut Vec<ObjectRef<K>>,
@@ -222,7 +275,7 @@ mod tests {
     async fn a_subscriber_that_falls_behind_is_told_of_all_that_is_and_of_all_that_is_gone() {
         let (store, mut writer) = reflector::store();
         let (changes, _) = broadcast::channel(16);
-        let cache = Cache { store, changes };
+        let cache = Cache { store, changes, leaves_out: Arc::default() };
         let mut before = Vec::new();
         let mut list = |names: std::ops::Range<u32>| {
             let objects = names.map(|number| Event::InitApply(pod(&number.to_string())));
@@ -246,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_subscriber_is_told_of_some_first_and_of_all_in_portions() {
         let (store, mut writer) = reflector::store();
-        let cache = Cache { store, changes: broadcast::channel(16).0 };
+        let cache = Cache { store, changes: broadcast::channel(16).0, leaves_out: Arc::default() };
         let names = (0..10 * BREATH).map(|number| number.to_string());
         let objects = names.map(|name| Event::InitApply(pod(&name)));
         [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).for_each(|event| {

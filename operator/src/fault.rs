@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use edge_api::fault_profile::Targets;
 use edge_api::{FaultNode, FaultProfile};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
@@ -45,7 +46,8 @@ use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::record::apply_status;
-use crate::shared::{self, Shared};
+use crate::refusal::{Refusal, too_many};
+use crate::shared::Shared;
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
 /// which no watch of this controller follows.
@@ -69,10 +71,10 @@ pub struct Filled(Arc<Controls>);
 
 /// Fills the caches that no other controller has, by `tasks`. What it gives is to be run, by a leader.
 pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Filled {
-    let profiles = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut FaultProfile| {});
+    let profiles = shared.watches().watch(shared.watched(), tasks, |_: &mut FaultProfile| {});
     let _once = shared.profiles.set(profiles.store().clone());
     let all_nodes = Api::all(shared.client.clone());
-    let nodes = shared::watch(all_nodes, tasks, &shared.shutdown, |_: &mut FaultNode| {});
+    let nodes = shared.watches().watch(all_nodes, tasks, |_: &mut FaultNode| {});
     let metrics = shared.metrics.controller("fault");
     let controls = Arc::new(Controls {
         permits: Permits::new(shared.args.work.workers, metrics.clone()),
@@ -156,10 +158,23 @@ impl Controls {
         concerned
     }
 
+    /// Why it is not known whom these targets are: a choice among some of them would be another choice.
+    fn lacks(&self, targets: &Targets) -> Option<Refusal> {
+        let shared = &self.shared;
+        let caches = [
+            ("devices", targets.devices.is_some() && shared.devices.leaves_out()),
+            ("pods", targets.pods.is_some() && shared.pods.leaves_out()),
+            ("agents", self.nodes.leaves_out()),
+        ];
+        let cut = caches.into_iter().find(|(_, is_cut)| *is_cut);
+        cut.map(|(kinds, _)| too_many(kinds, shared.args.bounds.max_objects))
+    }
+
     /// What shall become of this profile's status.
     fn decide(&self, profile: &FaultProfile) -> Decision {
         let reach = |network| self.shared.reach.network(network).map_err(|refused| refused.to_string());
-        let plan = validate::plan(&profile.spec, &reach);
+        let plan =
+            self.lacks(&profile.spec.targets).map_or_else(|| validate::plan(&profile.spec, &reach), Err);
         let world = self.world.read();
         let found = match &plan {
             Ok(plan) => find(plan, &profile.namespace().unwrap_or_default(), &world.population),

@@ -45,7 +45,7 @@ use crate::error::ApiError;
 use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::shared::{self, Shared, draw};
+use crate::shared::{Shared, draw};
 
 /// Every fleet is looked at so often, whatever was missed.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ pub struct Filled {
 
 /// Fills the cache that no other controller has, by `tasks`. What it gives is to be run, by a leader.
 pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Filled {
-    let fleets = shared::watch(shared.watched(), tasks, &shared.shutdown, |_: &mut DeviceFleet| {});
+    let fleets = shared.watches().watch(shared.watched(), tasks, |_: &mut DeviceFleet| {});
     fleets.ready().await;
     Filled { shared, fleets }
 }

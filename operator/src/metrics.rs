@@ -30,6 +30,8 @@ pub struct Metrics {
     /// Configured limits, by name.
     pub limit: GaugeVec,
     usage: Usage,
+    /// Objects that found no room in a cache, by kind.
+    pub objects_refused: IntCounterVec,
 }
 
 /// Calls to the API server.
@@ -122,12 +124,24 @@ impl Metrics {
             GaugeVec::new(Opts::new("edge_limit", "Configured limits, by name."), &["name"])?,
         )?;
         let usage = register(&registry, Usage::new()?)?;
-        Ok(Arc::new(Self { registry, families, requests, election_requests, limit, usage }))
+        let objects_refused = counters(
+            &registry,
+            "edge_objects_refused_total",
+            "Objects of the API server for which --max-objects had no room, each time that they came.",
+            &["kind"],
+        )?;
+        Ok(Arc::new(Self { registry, families, requests, election_requests, limit, usage, objects_refused }))
     }
 
     /// Shows a bounded thing: its limit, and how many there are.
-    pub fn bound(&self, name: &'static str, limit: f64, usage: impl Fn() -> usize + Send + Sync + 'static) {
-        self.limit.with_label_values(&[name]).set(limit);
+    pub fn bound(
+        &self,
+        name: impl Into<String>,
+        limit: f64,
+        usage: impl Fn() -> usize + Send + Sync + 'static,
+    ) {
+        let name = name.into();
+        self.limit.with_label_values(&[&name]).set(limit);
         self.usage.show(name, usage);
     }
 

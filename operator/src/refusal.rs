@@ -13,6 +13,18 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
+/// Not all objects that it is decided from find room here.
+pub(crate) const TOO_MANY_OBJECTS: &str = "TooManyObjects";
+
+/// There are more objects of this kind than `--max-objects`.
+pub(crate) fn too_many(kinds: &str, most: u32) -> Refusal {
+    let message = format!(
+        "there are more {kinds} than the operator keeps in memory ({most}), so that it does not know all that are selected: start it with \
+         a higher --max-objects, or have it look at one namespace (--watch-namespace)"
+    );
+    Refusal { reason: TOO_MANY_OBJECTS, message }
+}
+
 /// It is malformed. Only an object that went around the schema can be.
 pub(crate) const INVALID: &str = "Invalid";
 

@@ -12,9 +12,6 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Batches of moved addresses kept for a slow subscriber.
-const MOVES: usize = 64;
-
 /// Why an address or network may not be reached. The texts are for people, in conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotAllowed {
@@ -124,10 +121,15 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Nothing known yet but `--allow-cidrs`.
-    pub fn new(allowed: Option<Vec<Network>>) -> Self {
-        let (moved, _) = broadcast::channel(MOVES);
+    /// Nothing known yet but `--allow-cidrs`; a slow reader is told of the last `moves` of addresses.
+    pub fn new(allowed: Option<Vec<Network>>, moves: usize) -> Self {
+        let (moved, _) = broadcast::channel(moves);
         Self { allowed, ranges: RwLock::default(), pods: RwLock::default(), moved }
+    }
+
+    /// Moves that some reader was not told of yet.
+    pub fn untold(&self) -> usize {
+        self.moved.len()
     }
 
     /// Does the answer depend on the cluster's own ranges?
@@ -292,7 +294,7 @@ mod tests {
     }
 
     fn reach(allowed: Option<&[&str]>) -> Reach {
-        let reach = Reach::new(allowed.map(|texts| texts.iter().map(|text| network(text)).collect()));
+        let reach = Reach::new(allowed.map(|texts| texts.iter().map(|text| network(text)).collect()), 64);
         reach.set_ranges(cluster());
         reach.set_pods(&[
             pod("edge-demo", "10.244.1.5", false, "Running"),

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::args::bounds::size;
 use crate::args::{Args, ControllerName};
 use crate::cache::Cache;
 use crate::client::Clients;
@@ -26,7 +27,7 @@ use crate::leader::part::Cast;
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
-use crate::shared::{Shared, finish, watch, watch_whole, watched};
+use crate::shared::{Shared, Watches, finish, ring, watched};
 use crate::{client, device, fault, fleet};
 
 /// Runs the operator against the cluster that the environment names, until `shutdown`.
@@ -187,12 +188,15 @@ async fn fill(
     shutdown: CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<Filled> {
-    let reach = Arc::new(Reach::new(args.cluster.allow_cidrs.clone()));
-    let devices = watch_whole(watched::<Device>(&client, &args), tasks, &shutdown, fleet::keep_owners);
-    let pods = watch(watched(&client, &args), tasks, &shutdown, resolve::prune_pod);
+    let reach = Arc::new(Reach::new(args.cluster.allow_cidrs.clone(), size(args.bounds.move_ring)));
+    let moving = reach.clone();
+    metrics.bound("pod_moves", ring(args.bounds.move_ring), move || moving.untold());
+    let watches = Watches { args: &args, metrics: &metrics, shutdown: &shutdown };
+    let devices = watches.watch_whole(watched::<Device>(&client, &args), tasks, fleet::keep_owners);
+    let pods = watches.watch(watched(&client, &args), tasks, resolve::prune_pod);
     if reach.needs_ranges() {
-        let nodes = watch(Api::<Node>::all(client.clone()), tasks, &shutdown, resolve::prune_node);
-        let services = watch(Api::<ServiceCIDR>::all(client.clone()), tasks, &shutdown, |_| {});
+        let nodes = watches.watch(Api::<Node>::all(client.clone()), tasks, resolve::prune_node);
+        let services = watches.watch(Api::<ServiceCIDR>::all(client.clone()), tasks, |_| {});
         tokio::join!(nodes.ready(), services.ready());
         reach.set_ranges(Ranges::of(&nodes.store().state(), &services.store().state()));
         tasks.spawn(follow_ranges(nodes, services, reach.clone(), shutdown.clone()));

@@ -9,13 +9,13 @@ use edge_protocol::network::Network;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::Store;
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
-use crate::cache::{Cache, Cached};
+use crate::args::bounds::size;
+use crate::cache::{Bound, Cache, Cached};
 use crate::clock::ServerClock;
 use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
@@ -61,6 +61,11 @@ impl Shared {
         self.profiles.get().is_some_and(|profiles| profiles.find(lasts).is_some())
     }
 
+    /// What further watches are started with.
+    pub(crate) fn watches(&self) -> Watches<'_> {
+        Watches { args: &self.args, metrics: &self.metrics, shutdown: &self.shutdown }
+    }
+
     /// The objects of a kind in the namespaces that are watched.
     pub fn watched<K>(&self) -> Api<K>
     where
@@ -80,29 +85,55 @@ where
     }
 }
 
-/// Starts a watch as a task of this process. Managed fields are removed.
-pub(crate) fn watch<K: Cached>(
-    api: Api<K>,
-    tasks: &mut JoinSet<Result<()>>,
-    shutdown: &CancellationToken,
-    prune: impl Fn(&mut K) + Send + Sync + 'static,
-) -> Cache<K> {
-    watch_whole(api, tasks, shutdown, move |object| {
-        object.meta_mut().managed_fields = None;
-        prune(object);
-    })
+/// What watches are started with.
+#[derive(Clone, Copy)]
+pub(crate) struct Watches<'a> {
+    /// The flags.
+    pub(crate) args: &'a Args,
+    /// Where it shows how much is held.
+    pub(crate) metrics: &'a Metrics,
+    /// Ends them.
+    pub(crate) shutdown: &'a CancellationToken,
 }
 
-/// Starts a watch as a task of this process; `prune` sees the managed fields, too.
-pub(crate) fn watch_whole<K: Cached>(
-    api: Api<K>,
-    tasks: &mut JoinSet<Result<()>>,
-    shutdown: &CancellationToken,
-    prune: impl Fn(&mut K) + Send + Sync + 'static,
-) -> Cache<K> {
-    let (cache, fill) = Cache::new(api, watcher::Config::default(), shutdown.clone(), prune);
-    tasks.spawn(finish(fill));
-    cache
+impl Watches<'_> {
+    /// Starts a watch as a task of this process. Managed fields are removed.
+    pub(crate) fn watch<K: Cached>(
+        self,
+        api: Api<K>,
+        tasks: &mut JoinSet<Result<()>>,
+        prune: impl Fn(&mut K) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        self.watch_whole(api, tasks, move |object| {
+            object.meta_mut().managed_fields = None;
+            prune(object);
+        })
+    }
+
+    /// Starts a watch as a task of this process; `prune` sees the managed fields, too.
+    pub(crate) fn watch_whole<K: Cached>(
+        self,
+        api: Api<K>,
+        tasks: &mut JoinSet<Result<()>>,
+        prune: impl Fn(&mut K) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        let bounds = &self.args.bounds;
+        let (plural, kind) = (K::plural(&()), K::kind(&()));
+        let refused = self.metrics.objects_refused.with_label_values(&[&kind]);
+        let bound = Bound { objects: size(bounds.max_objects), refused };
+        let changes = size(bounds.change_ring);
+        let (cache, fill) = Cache::new(api, (bound, changes), self.shutdown.clone(), prune);
+        let (held, told) = (cache.store().clone(), cache.clone());
+        self.metrics.bound(format!("cached_{plural}"), f64::from(bounds.max_objects), move || held.len());
+        self.metrics.bound(format!("changes_{plural}"), ring(bounds.change_ring), move || told.untold());
+        tasks.spawn(finish(fill));
+        cache
+    }
+}
+
+/// What a ring holds that is to hold so many: tokio rounds up to a power of two.
+pub(crate) fn ring(most: u32) -> f64 {
+    f64::from(most.next_power_of_two())
 }
 
 pub(crate) async fn finish(future: impl Future<Output = ()>) -> Result<()> {

@@ -6,6 +6,8 @@ mod measured;
 mod notices;
 #[path = "control_plane_device/owners.rs"]
 mod owners;
+#[path = "control_plane_device/room.rs"]
+mod room;
 #[path = "control_plane_device/rough.rs"]
 mod rough;
 #[path = "control_plane_device/scripted.rs"]

@@ -11,6 +11,15 @@ pub struct BoundArgs {
     /// Devices that this process keeps in memory; more are not managed, and an Event says so
     #[arg(long, env = "MAX_DEVICES", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_devices: u32,
+    /// Objects of each kind that this process keeps in memory; more are left out, and what must be decided from all of them is not
+    #[arg(long, env = "MAX_OBJECTS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub max_objects: u32,
+    /// Changes of each kind of object that wait for a slow reader; one that falls further behind is told of every object again
+    #[arg(long, env = "CHANGE_RING", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub change_ring: u32,
+    /// Moves of pods' addresses that wait for a slow reader; one that falls further behind looks at every device again
+    #[arg(long, env = "MOVE_RING", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub move_ring: u32,
     /// Exchanges that ended and are remembered, so that late and repeated answers are told from noise
     #[arg(long, env = "REMEMBERED_EXCHANGES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub remembered_exchanges: u32,

@@ -16,6 +16,7 @@ use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
 use crate::resolve::Reach;
+use crate::shared::Watches;
 
 /// An API server without objects. The list of FaultProfiles takes a permit of `lists`; each one asked for adds one to `asked`.
 fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
@@ -44,16 +45,19 @@ fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
     let shutdown = CancellationToken::new();
     let (metrics, args) = (Metrics::new().unwrap(), Args::parse_from(["edge-operator"]));
     let (events, _) = Events::new(&metrics, &args.bounds).unwrap();
+    let watches = Watches { args: &args, metrics: &metrics, shutdown: &shutdown };
+    let devices = watches.watch(Api::all(client.clone()), tasks, |_| {});
+    let pods = watches.watch(Api::all(client.clone()), tasks, |_| {});
     Arc::new(Shared {
-        devices: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
-        pods: shared::watch(Api::all(client.clone()), tasks, &shutdown, |_| {}),
+        devices,
+        pods,
         profiles: std::sync::OnceLock::new(),
         client,
         clock: ServerClock::default(),
         network: Arc::new(edge_protocol::network::System),
         args,
         leadership: Leadership::none(),
-        reach: Arc::new(Reach::new(None)),
+        reach: Arc::new(Reach::new(None, 64)),
         events,
         metrics,
         shutdown,

@@ -52,9 +52,9 @@ fn newly_false<'a>(
 fn reason_of(reason: &str) -> Option<&'static str> {
     use super::decide::FAILURES;
     use super::validate::{OVERLAP, TOO_MANY};
-    use crate::refusal::INVALID;
+    use crate::refusal::{INVALID, TOO_MANY_OBJECTS};
 
-    [FAILURES, DEADLINE, REVISION_MISSING, "RollingBack", INVALID, OVERLAP, TOO_MANY]
+    [FAILURES, DEADLINE, REVISION_MISSING, "RollingBack", INVALID, OVERLAP, TOO_MANY, TOO_MANY_OBJECTS]
         .into_iter()
         .find(|known| *known == reason)
 }

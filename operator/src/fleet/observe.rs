@@ -21,7 +21,7 @@ use super::revision::Revisions;
 use super::validate::{OVERLAP, Plan, TOO_MANY, plan, selector};
 use crate::epoch;
 use crate::error::{ApiError, call};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, too_many};
 
 /// The label of a fleet's ControllerRevisions: its uid.
 pub(crate) const FLEET_UID: &str = "edge-operator.dev/fleet-uid";
@@ -50,7 +50,14 @@ impl Sight {
         let namespace = fleet.namespace().unwrap_or_default();
         let most = usize::try_from(controls.shared.args.work.max_fleet_devices).unwrap_or(usize::MAX);
         let all = controls.shared.devices.store().state();
-        let (plan, devices) = judge(fleet, all, &controls.fleets.store().state(), most);
+        let shared = &controls.shared;
+        let lacks =
+            |(kinds, is_cut): (&str, bool)| is_cut.then(|| too_many(kinds, shared.args.bounds.max_objects));
+        let caches = [("devices", shared.devices.leaves_out()), ("fleets", controls.fleets.leaves_out())];
+        let (plan, devices) = match caches.into_iter().find_map(lacks) {
+            Some(refusal) => (Err(refusal), Vec::new()),
+            None => judge(fleet, all, &controls.fleets.store().state(), most),
+        };
         let store = controls.shared.devices.store();
         let version = |name: &str| {
             store.get(&ObjectRef::new(name).within(&namespace)).and_then(|device| device.resource_version())

@@ -15,7 +15,7 @@ type Reader = Arc<dyn Fn() -> usize + Send + Sync>;
 /// All bounded things of a process, by name.
 #[derive(Clone)]
 pub struct Usage {
-    readers: Arc<Mutex<BTreeMap<&'static str, Reader>>>,
+    readers: Arc<Mutex<BTreeMap<String, Reader>>>,
     desc: Arc<[Desc]>,
 }
 
@@ -28,7 +28,7 @@ impl Usage {
     }
 
     /// From now on `read` tells how many of `name` there are.
-    pub fn show(&self, name: &'static str, read: impl Fn() -> usize + Send + Sync + 'static) {
+    pub fn show(&self, name: String, read: impl Fn() -> usize + Send + Sync + 'static) {
         lock(&self.readers).insert(name, Arc::new(read));
     }
 }
@@ -60,7 +60,7 @@ impl Collector for Usage {
         let readers = lock(&self.readers).clone();
         for (name, read) in readers {
             let number = u32::try_from(read()).unwrap_or(u32::MAX);
-            gauge.with_label_values(&[name]).set(f64::from(number));
+            gauge.with_label_values(&[&name]).set(f64::from(number));
         }
         gauge.collect()
     }

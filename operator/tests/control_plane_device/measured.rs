@@ -62,6 +62,10 @@ const SERIES: &[(&str, &[&str])] = &[
     ("edge_limit", &[r#"name="in_flight_exchanges""#]),
     ("edge_usage", &[r#"name="in_flight_exchanges""#]),
     ("edge_usage", &[r#"name="devices""#]),
+    ("edge_usage", &[r#"name="cached_devices""#]),
+    ("edge_usage", &[r#"name="cached_pods""#]),
+    ("edge_usage", &[r#"name="changes_devices""#]),
+    ("edge_usage", &[r#"name="pod_moves""#]),
     ("edge_usage", &[r#"name="outcomes""#]),
     ("edge_usage", &[r#"name="notifications""#]),
     ("edge_usage", &[r#"name="observations""#]),
@@ -111,7 +115,7 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
 }
 
 /// Everything that can be bounded, at its least.
-const LEAST: [&str; 16] = [
+const LEAST: [&str; 18] = [
     "--controllers=device,fleet",
     "--workers=1",
     "--device-writers=1",
@@ -128,6 +132,8 @@ const LEAST: [&str; 16] = [
     "--max-fleet-devices=1",
     "--fleet-writers=1",
     "--progress-burst=1",
+    "--change-ring=1",
+    "--move-ring=1",
 ];
 
 impl Stage {
@@ -152,7 +158,8 @@ impl Stage {
         assert!(self.operator.metric("controller_runtime_active_workers") < 1.5);
     }
 
-    async fn in_sync(&self) -> Vec<String> {
+    /// The devices that are in sync.
+    pub(crate) async fn in_sync(&self) -> Vec<String> {
         let all = self.space.api::<Device>().list(&ListParams::default()).await.unwrap();
         let synced =
             |it: &Device| it.status.as_ref().is_some_and(|status| status.phase == DevicePhase::InSync);
