@@ -189,4 +189,19 @@ mod tests {
         }
         assert!(told >= 50 && u64::from(told) + events.dropped.get() == 60, "{told} told");
     }
+
+    #[tokio::test]
+    async fn events_that_wait_too_long_keep_out_others_which_are_counted() {
+        let metrics = Metrics::new().unwrap();
+        let bounds = Args::parse_from(["edge-operator", "--event-queue=2"]).bounds;
+        let (events, Queue(mut queue)) = Events::new(&metrics, &bounds).unwrap();
+        let tell = || events.tell(&Pod::default(), EventType::Normal, "Sync", "Synced", "in sync");
+        let page = || String::from_utf8(metrics.render().unwrap()).unwrap();
+        (0..3).for_each(|_| tell());
+        assert!(page().contains("edge_usage{name=\"events\"} 2\n"), "{}", page());
+        assert_eq!(events.dropped.get(), 1, "{}", page());
+        queue.recv().await.unwrap();
+        tell();
+        assert_eq!(events.dropped.get(), 1, "there was room again");
+    }
 }

@@ -34,6 +34,7 @@ const SERIES: &[(&str, &[&str])] = &[
     ("rest_client_requests_total", &[r#"code="200""#, r#"method="PATCH""#, r#"host="127.0.0.1:"#]),
     ("rest_client_request_duration_seconds_bucket", &[r#"verb="GET""#, r#"host="127.0.0.1:"#]),
     ("leader_election_master_status", &[r#"name="edge-operator""#]),
+    ("leader_election_slowpath_total", &[r#"name="edge-operator""#]),
     ("edge_leader_epoch", &[]),
     ("edge_devices", &[r#"phase="InSync""#]),
     ("edge_device_liveness", &[r#"state="answering""#]),

@@ -271,6 +271,28 @@ async fn an_exchange_that_is_dropped_leaves_nothing_open() {
     assert_eq!(played.link.in_flight(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn messages_that_an_exchange_does_not_take_in_time_are_dropped_and_counted() {
+    let (link, _heard, _, datagrams) = observing();
+    let link = link.bounded(4, 1);
+    let (peer, token) = (SocketAddr::from(([10, 20, 0, 17], 5683)), [6; 8]);
+    let request =
+        Request { peer, method: Method::Get, path: "state", payload: Vec::new(), id: 1, observe: None };
+    let asked = wire::request(Method::Get, "state", 1, token, Vec::new()).unwrap();
+    let (_, _, answer) = answers(Fate::Answered(SOON), peer, &Packet::from_bytes(&asked).unwrap()).remove(0);
+    let counters = counters();
+    let exchange = link.exchange(request, token, 0.0, &counters);
+    let device = async {
+        for _ in 0..3 {
+            assert_eq!(link.received(peer, &answer), None);
+        }
+    };
+    let (end, ()) = tokio::join!(exchange, device);
+    assert_eq!(end, content());
+    let count = |result: &str| datagrams.with_label_values(&[result]).get();
+    assert_eq!((count("delivered"), count("overrun")), (1, 2));
+}
+
 fn subject() -> Subject {
     Subject { namespace: "edge-demo".into(), name: "pump-0".into(), uid: "u1".into() }
 }
