@@ -105,6 +105,36 @@ async fn a_firmware_that_fails_is_rolled_back_and_not_tried_again_until_the_temp
 
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_fleet_that_pauses_at_its_failure_budget_keeps_what_failed_and_goes_on_with_the_next_template() {
+    let mut stage = Stage::set("fleet pause", 5, Duration::ZERO).await;
+    let mut careful = rollout(json!(["100%"]), 5);
+    careful["maxUnavailable"] = json!(1);
+    careful["failureBudget"] = json!({"percent": "0%", "minimumSample": 1});
+    careful["onBudgetExceeded"] = json!("Pause");
+    stage.fleet("px4", "2.0.0", careful).await;
+    stage.until_phase("px4", FleetPhase::Complete).await;
+    assert_eq!(
+        stage.referee.saw("2.0.0").most_in_flight,
+        1,
+        "one unavailable device at a time, whatever may be in flight"
+    );
+    all_refuse(&stage, "6.6.6");
+    stage.wants("px4", "6.6.6").await;
+    let status = stage.until_phase("px4", FleetPhase::Paused).await;
+    assert_eq!(condition(&status.conditions, "WithinBudget"), "WithinBudget=False/FailureBudgetExceeded");
+    assert_eq!((status.revision, status.failed_revision), (Some(2), None), "nothing is rolled back");
+    assert_eq!((status.counts.updated, status.counts.failed, status.counts.unavailable), (1, 1, 1));
+    stage.is_silent().await;
+    assert_eq!(stage.referee.saw("6.6.6").told.len(), 1, "the first one, and nobody else");
+
+    stage.wants("px4", "3.0.0").await;
+    stage.until_phase("px4", FleetPhase::Complete).await;
+    assert_eq!(stage.running(), vec!["3.0.0"; 5]);
+    assert_eq!(stage.referee.saw("3.0.0").most_in_flight, 1);
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn a_device_whose_desired_state_somebody_else_set_is_left_alone_until_they_let_go() {
     let stage = Stage::set("fleet foreign", 4, Duration::ZERO).await;
     stage.edit_device(2, json!({"spec": {"desired": {"firmware": "9.9.9"}}})).await;

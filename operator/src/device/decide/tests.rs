@@ -129,6 +129,7 @@ fn an_unanswered_command_is_repeated_with_the_same_id_after_its_backoff_and_with
         story.memory.failures = 1;
     }
     assert!(story.memory.attempts < 20, "{} attempts on a budget of one in 1,000 s", story.memory.attempts);
+    assert!(story.notes.contains(&Note::BudgetExhausted("device")));
 }
 
 #[test]
