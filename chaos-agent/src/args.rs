@@ -7,6 +7,7 @@ use edge_api::quantity::Network;
 
 use crate::kernel::LineLimits;
 use crate::kernel::hooks::XdpMode;
+use crate::table::Capacity;
 
 /// Brings this node's kernel to what the accepted fault profiles ask for, and counts what it did.
 #[derive(Parser, Clone, Debug)]
@@ -62,6 +63,38 @@ pub struct KernelArgs {
     /// Flows at most whose packets are numbered one by one; packets of others are numbered by target
     #[arg(long, env = "MAX_FLOWS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub max_flows: u32,
+    /// Profiles at most that act on one target: the first in order of namespace and name do; the programs' loops are as long
+    #[arg(long, env = "MAX_PROFILES_PER_TARGET", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub max_profiles_per_target: u32,
+    /// Networks at most in `match.peers` of all profiles, each address of a Service and each pod being one
+    #[arg(long, env = "MAX_PEERS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_peers: u32,
+    /// Namespaces at most in which peers are looked up
+    #[arg(long, env = "MAX_PEER_NAMESPACES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_peer_namespaces: u32,
+    /// Far ends at most of this node's own conversations, which no fault reaches; where they do not fit nothing is done to anybody
+    #[arg(long, env = "MAX_PROTECTED", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_protected: u32,
+    /// Addresses at most of this node; IPVS adds one for each Service
+    #[arg(long, env = "MAX_NODE_ADDRESSES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_node_addresses: u32,
+}
+
+impl KernelArgs {
+    /// What there is room for.
+    #[must_use]
+    pub const fn capacity(self) -> Capacity {
+        Capacity {
+            targets: self.max_targets,
+            rules: self.max_rules,
+            flows: self.max_flows,
+            profiles_per_target: self.max_profiles_per_target,
+            peers: self.max_peers,
+            peer_namespaces: self.max_peer_namespaces,
+            protected: self.max_protected,
+            node_addresses: self.max_node_addresses,
+        }
+    }
 }
 
 /// What the kernel programs write into the agent's log.

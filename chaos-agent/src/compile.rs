@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use edge_api::quantity::Network;
 use fault_abi::key::{Address, PortKey};
-use fault_abi::rule::{CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, Config, Phase, Rule};
+use fault_abi::rule::{
+    CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, CONFIG_HAS_REWRITES, Config, MAX_BINDINGS, Phase, Rule,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::peers;
@@ -151,7 +153,7 @@ pub fn compile(
         ..Plan::default()
     };
     protect(&mut plan, world, capacity);
-    let watched = peers::wanted(world.profiles.values());
+    let watched = peers::wanted(world.profiles.values(), size(capacity.peer_namespaces));
     plan.peer_namespaces = watched.iter().map(|source| &source.namespace).collect::<BTreeSet<_>>().len();
     let mut own: BTreeMap<Place, Vec<Bound>> = BTreeMap::new();
     let mut room = select::Room::new(capacity);
@@ -171,7 +173,8 @@ pub fn compile(
         }
         plan.reports.push(report);
     }
-    plan.entries = union::entries(&own, &mut plan.reports, size(capacity.targets));
+    let most = size(capacity.profiles_per_target).min(MAX_BINDINGS);
+    plan.entries = union::entries(&own, &mut plan.reports, (size(capacity.targets), most));
     if plan.entries.keys().any(|place| matches!(place, Place::Cidr(_))) {
         plan.config.flags |= CONFIG_HAS_CIDRS;
     }
@@ -204,7 +207,7 @@ fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
 }
 
 /// A number of the tables as one of collections.
-fn size(room: u32) -> usize {
+pub(crate) fn size(room: u32) -> usize {
     usize::try_from(room).unwrap_or(usize::MAX)
 }
 

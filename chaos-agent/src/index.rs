@@ -110,8 +110,8 @@ impl Index {
 
     /// What must be watched so that all profiles' peers are found.
     #[must_use]
-    pub fn wanted(&self) -> BTreeSet<Source> {
-        peers::wanted(self.profiles.objects.values())
+    pub fn wanted(&self, most_namespaces: usize) -> BTreeSet<Source> {
+        peers::wanted(self.profiles.objects.values(), most_namespaces)
     }
 
     /// What this watch has said is forgotten: nobody wants it, and it has ended.

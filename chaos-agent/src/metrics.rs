@@ -318,7 +318,7 @@ mod tests {
                 state,
             });
         }
-        let shared = Shared::new(Index::default(), kernel.counters(), Arc::default());
+        let shared = Shared::new(Index::default(), kernel.counters(), Arc::default(), 64);
         shared.show(view);
         Metrics::new(shared, per_device_series).render().unwrap()
     }
@@ -370,7 +370,7 @@ mod tests {
                 Ok(0)
             }
         }
-        let shared = Shared::new(Index::default(), Arc::new(Refusing), Arc::default());
+        let shared = Shared::new(Index::default(), Arc::new(Refusing), Arc::default(), 64);
         let profile = ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() };
         let state = StateView { profile, uid: "u".into(), target: "a".into(), state: 1 };
         shared.show(View { states: vec![state], ..View::default() });

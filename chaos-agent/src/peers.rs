@@ -17,8 +17,6 @@ use crate::feed::Feed;
 use crate::profile::{Life, ObjectName, Profile, ProfileError};
 use crate::world::{PodTarget, World};
 
-/// Namespaces at most in which peers are looked up, the first ones by name: each costs up to three watches.
-pub const MAX_NAMESPACES: usize = 64;
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -77,9 +75,9 @@ pub struct Source {
     pub kind: Neighbour,
 }
 
-/// The watches that profiles' peers need, in the first [`MAX_NAMESPACES`] namespaces by name. A profile is looked ahead
+/// The watches that profiles' peers need, in the first `most` namespaces by name. A profile is looked ahead
 /// for: its peers shall be known when it starts.
-pub fn wanted<'a>(profiles: impl Iterator<Item = &'a Profile>) -> BTreeSet<Source> {
+pub fn wanted<'a>(profiles: impl Iterator<Item = &'a Profile>, most: usize) -> BTreeSet<Source> {
     let mut kinds: BTreeMap<&str, BTreeSet<Neighbour>> = BTreeMap::new();
     for profile in profiles.filter(|profile| !matches!(profile.life, Life::Ended { .. })) {
         let needed = profile.peers.iter().flat_map(Peer::kinds);
@@ -87,7 +85,7 @@ pub fn wanted<'a>(profiles: impl Iterator<Item = &'a Profile>) -> BTreeSet<Sourc
             kinds.entry(&profile.name.namespace).or_default().insert(*kind);
         }
     }
-    let sources = kinds.into_iter().take(MAX_NAMESPACES).flat_map(|(namespace, kinds)| {
+    let sources = kinds.into_iter().take(most).flat_map(|(namespace, kinds)| {
         kinds.into_iter().map(move |kind| Source { namespace: namespace.to_owned(), kind })
     });
     sources.collect()

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, CleanupArgs, KernelArgs, KernelLog, ProtectionArgs};
 use crate::behind::{Behind, LineDevice, LineView};
+use crate::compile::size;
 use crate::enforce::{Enforcer, Settings};
 use crate::index::Index;
 use crate::kernel::LineLimits;
@@ -27,17 +28,9 @@ use crate::locate::netlink::{Netlink, read};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::publish::Publisher;
-use crate::table::Capacity;
 use crate::view::Lacks;
 use crate::world::{World, dns_ends};
 use crate::{alone, follow, http, preflight, residue, round, splitter, watch};
-
-/// Room for networks in `match.peers` of all profiles.
-const MAX_PEERS: u32 = 16_384;
-/// Room for far ends of protected conversations.
-const MAX_PROTECTED: u32 = 65_536;
-/// Room for this node's addresses; IPVS adds one for each Service.
-const MAX_NODE_ADDRESSES: u32 = 16_384;
 
 /// Runs the agent, or only cleans up, as the flags say.
 ///
@@ -59,6 +52,7 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = http::bind(listen).await?;
     sweep(&netlink, cleanup).await?;
     let behind = Behind::make(&netlink.handle(), line.engine, line.limits()).await;
+    let peer_namespaces = size(kernel.max_peer_namespaces);
     let (enforcer, line, lines) = take_kernel(kernel, behind, line.limits())?;
     if let Some(lines) = lines {
         tasks.spawn(lines.follow(shutdown.clone()));
@@ -66,7 +60,7 @@ pub async fn run(args: Args) -> Result<()> {
     let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
-    let shared = Shared::new(index, enforcer.counters(), Arc::new(line));
+    let shared = Shared::new(index, enforcer.counters(), Arc::new(line), peer_namespaces);
     tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
     let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series));
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));
@@ -153,15 +147,7 @@ fn take_kernel(
             lacks.iter().filter(|lack| lack.is_fatal).map(ToString::to_string).collect();
         bail!("this node cannot enforce faults:\n  {}", sentences.join("\n  "));
     }
-    let KernelArgs { xdp, kernel_log, max_targets, max_rules, max_flows } = args;
-    let capacity = Capacity {
-        targets: max_targets,
-        rules: max_rules,
-        flows: max_flows,
-        peers: MAX_PEERS,
-        protected: MAX_PROTECTED,
-        node_addresses: MAX_NODE_ADDRESSES,
-    };
+    let (capacity, KernelArgs { xdp, kernel_log, .. }) = (args.capacity(), args);
     if xdp == XdpMode::Generic {
         tracing::warn!("{GENERIC}");
     }

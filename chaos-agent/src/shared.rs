@@ -49,6 +49,7 @@ pub struct Shared {
     view: RwLock<Arc<View>>,
     /// The watches that profiles' peers need, for `watch` to follow.
     wanted: watch::Sender<BTreeSet<Source>>,
+    peer_namespaces: usize,
     /// Told after each new picture.
     pub shown: Notify,
     /// Room for connections to the pages.
@@ -91,15 +92,21 @@ pub struct Stats {
 }
 
 impl Shared {
-    /// Nothing known yet.
+    /// Nothing known yet; peers are looked up in so many namespaces.
     #[must_use]
-    pub fn new(index: Index, counters: Arc<dyn Counters>, line: Arc<LineView>) -> Arc<Self> {
+    pub fn new(
+        index: Index,
+        counters: Arc<dyn Counters>,
+        line: Arc<LineView>,
+        peer_namespaces: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             index: Mutex::new(index),
             wake: Mutex::default(),
             woken: Condvar::new(),
             view: RwLock::default(),
             wanted: watch::Sender::default(),
+            peer_namespaces,
             shown: Notify::new(),
             connections: Room::new(CONNECTIONS),
             counters,
@@ -124,7 +131,7 @@ impl Shared {
             return;
         }
         if concerns_peers {
-            let wanted = index.wanted();
+            let wanted = index.wanted(self.peer_namespaces);
             self.wanted.send_if_modified(|old| std::mem::replace(old, wanted.clone()) != wanted);
         }
         drop(index);
@@ -271,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_enforcer_is_woken_by_the_first_look_at_the_clock_and_by_each_correction() {
-        let shared = Shared::new(Index::default(), FakeKernel::default().counters(), Arc::default());
+        let shared = Shared::new(Index::default(), FakeKernel::default().counters(), Arc::default(), 64);
         assert!(!shared.is_clock_compared(), "no deadline can be told yet");
         let woken_by = |is_corrected| {
             shared.take_clock(is_corrected);

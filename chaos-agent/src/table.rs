@@ -102,11 +102,15 @@ pub struct Capacity {
     pub rules: u32,
     /// Flows (`--max-flows`).
     pub flows: u32,
-    /// Networks in `match.peers` of all profiles.
+    /// Profiles that act on one target (`--max-profiles-per-target`), [`fault_abi::rule::MAX_BINDINGS`] at most.
+    pub profiles_per_target: u32,
+    /// Networks in `match.peers` of all profiles (`--max-peers`).
     pub peers: u32,
-    /// Far ends of protected conversations.
+    /// Namespaces in which peers are looked up (`--max-peer-namespaces`).
+    pub peer_namespaces: u32,
+    /// Far ends of protected conversations (`--max-protected`).
     pub protected: u32,
-    /// Addresses of this node.
+    /// Addresses of this node (`--max-node-addresses`).
     pub node_addresses: u32,
 }
 

@@ -12,7 +12,6 @@ use crate::compile::{Plan, Problem, Report, Scope, TargetReport};
 use crate::kernel::hooks::Hooked;
 use crate::ledger::Ledger;
 use crate::locate::{NO_LINK_HEADER, Topology, Way};
-use crate::peers::MAX_NAMESPACES;
 use crate::profile::ObjectName;
 use crate::table::{Capacity, Place, TargetName, Uid};
 
@@ -286,7 +285,10 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
     match problem {
         Problem::Bindings => (
             "Limit",
-            format!("more than 8 profiles act on {name}: the first 8 in order of namespace and name do"),
+            format!(
+                "more profiles than the agent takes act on {name}: the first in order of namespace and name do; end others, or \
+                 start the agent with more --max-profiles-per-target (8 at most)"
+            ),
         ),
         Problem::Table => (
             "Limit",
@@ -328,14 +330,16 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
     // Those in quarantine do nothing any more.
     let rules = usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count();
     let (capacity, ledger) = (usage.capacity, usage.ledger);
+    let most = usage.plan.entries.values().map(|entry| entry.bindings.len()).max().unwrap_or(0);
     let rows = [
         ("targets", capacity.targets, count(|place| matches!(place, Place::Address(_)))),
         ("ports", capacity.targets, count(|place| matches!(place, Place::Port(_)))),
         ("cidrs", capacity.targets, count(|place| matches!(place, Place::Cidr(_)))),
+        ("profilesPerTarget", capacity.profiles_per_target, most),
         ("rules", capacity.rules, rules),
         ("counters", capacity.states(), ledger.state_of.len()),
         ("peers", capacity.peers, peers),
-        ("peerNamespaces", u32::try_from(MAX_NAMESPACES).unwrap_or(u32::MAX), usage.plan.peer_namespaces),
+        ("peerNamespaces", capacity.peer_namespaces, usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),

@@ -64,6 +64,8 @@ const CAPACITY: Capacity = Capacity {
     peers: 16_384,
     protected: 65_536,
     node_addresses: 16_384,
+    profiles_per_target: 8,
+    peer_namespaces: 64,
 };
 const LINE: LineLimits =
     LineLimits { packets: 65_536, bytes: 64 << 20, target_packets: 16_384, target_bytes: 16 << 20 };
@@ -122,7 +124,7 @@ fn be_agent(node: &Namespace, give: &mpsc::SyncSender<Arc<Shared>>) {
     let has_tcx = preflight::parse_release(&preflight::kernel_release()).unwrap() >= preflight::TCX;
     let enforcer = Enforcer::new(kernel, Settings { capacity: CAPACITY, xdp: XdpMode::Off, has_tcx });
     let fixed = World { node: NODE.to_owned(), ..World::default() };
-    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line));
+    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line), 64);
     shared.take_topology(runtime.block_on(read(&netlink.handle())).unwrap());
     give.send(Arc::clone(&shared)).unwrap();
     round::run(enforcer, &shared).unwrap();

@@ -12,8 +12,16 @@ use crate::peers::tests::{pod, service};
 use crate::profile::tests::object;
 use crate::world::{DeviceTarget, PodTarget};
 
-const CAPACITY: Capacity =
-    Capacity { targets: 100, rules: 100, flows: 100, peers: 100, protected: 100, node_addresses: 3 };
+const CAPACITY: Capacity = Capacity {
+    targets: 100,
+    rules: 100,
+    flows: 100,
+    peers: 100,
+    protected: 100,
+    node_addresses: 3,
+    profiles_per_target: 8,
+    peer_namespaces: 64,
+};
 const DEADLINE: u64 = 1_000;
 
 fn ip(text: &str) -> IpAddr {
@@ -186,6 +194,8 @@ fn a_ninth_profile_on_one_target_is_left_out_and_told() {
     let problems: Vec<_> = plan.reports.iter().map(|report| report.targets[0].problem).collect();
     assert_eq!(problems[..MAX_BINDINGS], [None; MAX_BINDINGS]);
     assert_eq!(problems[MAX_BINDINGS], Some(Problem::Bindings));
+    let plan = compile(&world, Capacity { profiles_per_target: 2, ..CAPACITY }, 0, |_| DEADLINE);
+    assert_eq!(at(&plan, address("10.20.0.1")).len(), 2, "as the flag says");
 }
 
 #[test]

@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fault_abi::key::{Address, FULL_PREFIX, IPV4_PREFIX};
-use fault_abi::rule::MAX_BINDINGS;
 
 use super::{Bound, EntrySpec, Problem, Report};
 use crate::table::{Place, Prefix, TargetName, Uid};
 
-/// Makes the entries; targets that get no place, or not all of it, get their problem.
+/// Makes the entries, at most `limit` in a table, with the bindings of `most` profiles each; targets that get no place, or not all of it, get their problem.
 pub(super) fn entries(
     own: &BTreeMap<Place, Vec<Bound>>,
     reports: &mut [Report],
-    limit: usize,
+    (limit, most): (usize, usize),
 ) -> BTreeMap<Place, EntrySpec> {
     let order: BTreeMap<&Uid, usize> =
         reports.iter().enumerate().map(|(i, report)| (&report.uid, i)).collect();
@@ -34,7 +33,7 @@ pub(super) fn entries(
             continue;
         }
         *used += 1;
-        let beyond = bindings.split_off(bindings.len().min(MAX_BINDINGS));
+        let beyond = bindings.split_off(bindings.len().min(most));
         left_out.extend(beyond.into_iter().map(|bound| ((bound.uid, bound.target), Problem::Bindings)));
         entries.insert(place, EntrySpec { has_ports: false, bindings });
     }

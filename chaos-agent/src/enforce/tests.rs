@@ -16,7 +16,16 @@ const BOOT: u64 = 5_000_000_000;
 
 fn settings() -> Settings {
     Settings {
-        capacity: Capacity { targets: 16, rules: 4, flows: 16, peers: 16, protected: 16, node_addresses: 16 },
+        capacity: Capacity {
+            targets: 16,
+            rules: 4,
+            flows: 16,
+            peers: 16,
+            protected: 16,
+            node_addresses: 16,
+            profiles_per_target: 8,
+            peer_namespaces: 64,
+        },
         xdp: XdpMode::Off,
         has_tcx: true,
     }

@@ -225,7 +225,7 @@ fn start(
     let packets = kernel.packets();
     let enforcer = Enforcer::new(kernel, settings());
     let fixed = World { node: node.to_owned(), ..World::default() };
-    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default());
+    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default(), 64);
     shared.take_topology(topology(true));
     let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
     watch::start(&client, node, &shared, &shutdown, &mut tasks);
@@ -268,6 +268,8 @@ fn settings() -> Settings {
             peers: 64,
             protected: 64,
             node_addresses: 64,
+            profiles_per_target: 8,
+            peer_namespaces: 64,
         },
         xdp: XdpMode::Off,
         has_tcx: true,

@@ -89,7 +89,7 @@ impl Hooking {
         let _inside = node.enter();
         let kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, false).unwrap();
         let enforcer = Enforcer::new(kernel, hooks.settings(CAPACITY));
-        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default());
+        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), 64);
         let (appeared, hooked, shutdown) = (Times::default(), Times::default(), CancellationToken::new());
         let for_thread = Arc::clone(&shared);
         let noting = tracing_subscriber::registry().with(hooked.clone());
