@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  world      the installation, and asking it            stories: life, exactness, deaths, pods,
-//!  traffic    numbered packets, captures at both ends             devices, everything, reach, readme, rights
+//!  traffic    numbered packets, captures at both ends             devices, everything, reach, readme, rights, services
 //!  probe      a packet every few milliseconds                     leaders: two operators, and what
 //!  counters   what an agent's or operator's page counts                    comes between them
 //!  operators  the two of them, by their Lease
@@ -33,3 +33,4 @@ mod pods;
 mod reach;
 mod readme;
 mod rights;
+mod services;
