@@ -17,6 +17,7 @@ mod admission;
 mod agree;
 mod appear;
 mod bare;
+mod beside;
 mod deadline;
 mod death;
 mod follow;

@@ -273,6 +273,23 @@ impl Agent {
         sum
     }
 
+    /// Ends it as the agent ends: hooks and what is behind them go with it, and then the clsact qdiscs that it has added, unless somebody
+    /// else uses them by now. Returns the names of the interfaces that it had added one to.
+    pub(crate) fn end(self) -> Vec<String> {
+        let added = self.enforcer.added_qdiscs();
+        let hooked = self.hooked();
+        let names =
+            hooked.into_iter().filter(|(_, index)| added.contains(index)).map(|(name, _)| name).collect();
+        let Self { enforcer, netlink, runtime, _tasks, _inside, .. } = self;
+        drop(enforcer);
+        runtime.block_on(async {
+            for index in added {
+                residue::remove_empty_clsact(&netlink.handle(), index).await;
+            }
+        });
+        names
+    }
+
     /// A counter of the node.
     pub(crate) fn global(&self, what: Global) -> u64 {
         self.enforcer.counters().global(what).unwrap()
