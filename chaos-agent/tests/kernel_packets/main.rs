@@ -29,6 +29,7 @@ mod later_queue;
 mod lines;
 mod links;
 mod loss;
+mod marks;
 mod padding;
 mod partition;
 mod protect;

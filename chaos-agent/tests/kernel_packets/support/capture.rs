@@ -84,6 +84,11 @@ impl Capture {
         }
     }
 
+    /// What it sends has this `skb->mark` from now on.
+    pub(crate) fn mark(&self, mark: u32) {
+        setsockopt(&self.socket, sockopt::Mark, &mark).unwrap();
+    }
+
     /// Sends a whole frame.
     pub(crate) fn send(&self, frame: &[u8]) {
         // SAFETY: the buffer is as long as said.
