@@ -79,12 +79,15 @@ pub(crate) fn rule() -> Rule {
     rule_of(Phase::default())
 }
 
+/// How long rules act from when they are made.
+pub(crate) const LASTS_NS: u64 = 3_600_000_000_000;
+
 /// A rule that does this.
 pub(crate) fn rule_of(phase: Phase) -> Rule {
     let now = fault_rig::now_ns().expect("the clock");
     Rule {
         generation: 1,
-        deadline_ns: now + 3_600_000_000_000,
+        deadline_ns: now + LASTS_NS,
         flags: RULE_FROM_DEVICE | RULE_TO_DEVICE,
         ..Rule::of(phase)
     }
