@@ -24,6 +24,7 @@ mod follow;
 mod fragments;
 mod frames;
 mod harness;
+mod lacking;
 mod later;
 mod later_queue;
 mod lines;
