@@ -36,6 +36,7 @@ mod partition;
 mod protect;
 mod quiet;
 mod replace;
+mod selection;
 mod statistics;
 mod stream;
 mod timeline;
