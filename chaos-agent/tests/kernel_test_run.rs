@@ -14,5 +14,7 @@ mod models;
 mod parsing;
 #[path = "kernel_test_run/protection.rs"]
 mod protection;
+#[path = "kernel_test_run/rate.rs"]
+mod rate;
 #[path = "kernel_test_run/stage.rs"]
 mod stage;
