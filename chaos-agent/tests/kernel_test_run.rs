@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is how a test fails")]
 
+#[path = "kernel_test_run/delays.rs"]
+mod delays;
 #[path = "kernel_test_run/differential.rs"]
 mod differential;
 #[path = "kernel_test_run/fate.rs"]
