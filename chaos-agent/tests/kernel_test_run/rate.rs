@@ -9,12 +9,13 @@ use fault_rig::Rig;
 
 use crate::stage::*;
 
-const BITS_A_SECOND: u64 = 10_000_000;
-const BURST_NS: u64 = 20_000_000;
+/// So few that a packet takes four milliseconds: longer than this machine takes to offer the next one, also where it is emulated.
+const BITS_A_SECOND: u64 = 200_000;
+const BURST_NS: u64 = 100_000_000;
 /// How long packets are offered.
 const OFFERED_NS: u64 = 500_000_000;
-/// Packets between two looks at the clock: far more than the rate lets through meanwhile.
-const AT_A_TIME: u32 = 500;
+/// Packets between two looks at the clock.
+const AT_A_TIME: u32 = 200;
 
 /// Asks for much more than the rate lets through, all the time.
 struct Offer {
@@ -105,6 +106,6 @@ fn a_rate_gives_out_all_of_its_tokens_and_no_more_to_those_who_wait_for_theirs()
     for (hook, direction) in
         [(TC_INGRESS_DISPATCH, Direction::FromDevice), (TC_EGRESS_DISPATCH, Direction::ToDevice)]
     {
-        tokens_are_given_out_as_they_come_in(hook, direction, 30_000_000);
+        tokens_are_given_out_as_they_come_in(hook, direction, 150_000_000);
     }
 }
