@@ -57,7 +57,7 @@ impl End {
     }
 
     /// Takes packets for the times at which the kernel says that they came, one for each call.
-    pub(crate) fn times_of_arrival(&self) -> impl FnMut() -> Option<SystemTime> {
+    pub(crate) fn times_of_arrival(&self) -> impl FnMut() -> Option<SystemTime> + use<> {
         setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true).unwrap();
         let fd = self.socket.as_raw_fd();
         move || {
