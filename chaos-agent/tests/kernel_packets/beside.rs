@@ -212,6 +212,7 @@ fn a_mark_survives_line_and_splitter_and_a_filter_behind_ours_on_clsact_decides_
                 (came.len() >= COUNT as usize).then_some(())
             };
             eventually(all, || format!("{family:?}: packets without a mark are missing under {faults}"));
+            came.sort_unstable();
             assert!(came.iter().copied().eq(COUNT..2 * COUNT), "{family:?}, {faults}: {came:?}");
             let seen = agent.counter("passing", &target, Direction::ToDevice).seen();
             assert_eq!(seen, u64::from(2 * COUNT), "{family:?}, {faults}: those with a mark, too");

@@ -57,6 +57,7 @@ fn a_mark_on_what_comes_in_survives_line_and_splitter_and_a_filter_behind_ours_d
                 (came.len() >= COUNT as usize).then_some(())
             };
             eventually(all, || format!("{story}: packets without a mark are missing"));
+            came.sort_unstable();
             assert!(came.iter().copied().eq(COUNT..2 * COUNT), "{story}: {came:?}");
             let seen = agent.counter("marked", &target, Direction::FromDevice).seen();
             assert_eq!(seen, u64::from(2 * COUNT), "{story}: those with a mark were decided on, too");
