@@ -16,11 +16,10 @@ use crate::support::agent::{Agent, Hooks};
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{Family, Stage};
-use crate::support::time::{eventually, patience};
+use crate::support::time::{eventually, is_emulated, patience};
 use crate::support::traffic::End;
 
 const PORT: u16 = 7_000;
-const LENGTH: usize = 1 << 20;
 const DATAGRAMS: u32 = 500;
 /// Conversations that are refused, one way.
 const REFUSED: u32 = 20;
@@ -47,6 +46,11 @@ table inet watch {
     }
 }
 ";
+
+/// Bytes of a stream.
+fn length() -> usize {
+    if is_emulated() { 256 << 10 } else { 1 << 20 }
+}
 
 /// How the agent may be attached.
 const ALL_HOOKS: [Hooks; 3] = [Hooks::Tcx, Hooks::XdpNative, Hooks::Clsact];
@@ -92,7 +96,7 @@ fn transfer(from: &Namespace, to: &Namespace, address: SocketAddr) -> usize {
         stream.read_to_end(&mut Vec::new()).unwrap()
     });
     let mut stream = from.run(|| TcpStream::connect(address)).unwrap();
-    stream.write_all(&vec![0; LENGTH]).unwrap();
+    stream.write_all(&vec![0; length()]).unwrap();
     drop(stream);
     receiver.join().unwrap()
 }
@@ -102,7 +106,7 @@ fn converse(stage: &Stage, agent: &Agent, family: Family, story: &str) -> [Count
     for (from, to, ip) in
         [(&stage.peer, &stage.device, family.ip(1, 2)), (&stage.device, &stage.peer, family.ip(2, 2))]
     {
-        assert_eq!(transfer(from, to, SocketAddr::new(ip, PORT)), LENGTH, "{story} to {ip}");
+        assert_eq!(transfer(from, to, SocketAddr::new(ip, PORT)), length(), "{story} to {ip}");
     }
     let (device, peer) = (stage.device_end(family), stage.peer_end(family));
     let before = Direction::ALL.map(|direction| agent.total(direction).seen());
