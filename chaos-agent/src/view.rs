@@ -352,3 +352,6 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
     };
     rows.into_iter().map(row).collect()
 }
+
+#[cfg(test)]
+mod tests;

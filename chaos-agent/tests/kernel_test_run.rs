@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is how a test fails")]
 
+#[path = "kernel_test_run/delays.rs"]
+mod delays;
 #[path = "kernel_test_run/differential.rs"]
 mod differential;
 #[path = "kernel_test_run/fate.rs"]
@@ -14,5 +16,7 @@ mod models;
 mod parsing;
 #[path = "kernel_test_run/protection.rs"]
 mod protection;
+#[path = "kernel_test_run/rate.rs"]
+mod rate;
 #[path = "kernel_test_run/stage.rs"]
 mod stage;

@@ -2,7 +2,8 @@
 //! by a flag of its own, what takes longer to measure. All of it as ratios to a baseline of the same run.
 //!
 //! ```text
-//!  cases.rs      what is measured by default: rigs with targets, and a program and frame each
+//!  cases.rs      what is measured by default: a program and a frame each
+//!  rigs.rs       the rigs with targets that they run on
 //!  report.rs     its ratios and aims
 //!  figures.rs    chaos-agent's program `figures`: packets' paths, replaced rules, and an API server
 //!  machine.rs    the same program in a machine in qemu, where instructions are counted
@@ -15,6 +16,7 @@ mod figures;
 mod line;
 mod machine;
 mod report;
+mod rigs;
 mod scale;
 
 use std::fs;

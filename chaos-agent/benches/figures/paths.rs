@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::LineView;
 use fault_abi::key::Direction;
+use fault_abi::verdict::{Effect, Verdict};
 use fault_rig::figures::{Figure, Report};
 use serde_json::json;
 
@@ -43,12 +44,24 @@ pub(crate) enum Case {
     Hit,
     /// Each is held for a millisecond.
     Held,
+    /// A bit of each is flipped, so that none arrives: it passes the splitter, and the receiver's stack drops it.
+    Corrupted,
+    /// Each is answered in the device's stead: it passes the splitter, and the answer goes back.
+    Rejected,
 }
 
 impl Case {
-    const ALL: [Self; 5] = [Self::Bare, Self::Unmatched, Self::UnmatchedXdp, Self::Hit, Self::Held];
+    const ALL: [Self; 7] = [
+        Self::Bare,
+        Self::Unmatched,
+        Self::UnmatchedXdp,
+        Self::Hit,
+        Self::Held,
+        Self::Corrupted,
+        Self::Rejected,
+    ];
 
-    /// As the table has it: of datagrams, and of TCP.
+    /// As the table has it: of datagrams, and of TCP, of which nothing is left under some.
     const fn names(self) -> [&'static str; 2] {
         match self {
             Self::Bare => ["bare", "bare"],
@@ -56,7 +69,14 @@ impl Case {
             Self::UnmatchedXdp => ["hooks with native XDP, no match", "hooks with native XDP, no match"],
             Self::Hit => ["hit, 0 % loss", "hit, 0 % loss, by the splitter"],
             Self::Held => ["delay line, 1 ms", "splitter and delay line, 1 ms"],
+            Self::Corrupted => ["corrupt, 100 %, by the splitter", ""],
+            Self::Rejected => ["partition, rejected, by the splitter", ""],
         }
+    }
+
+    /// Whether packets arrive.
+    const fn arrives(self) -> bool {
+        !matches!(self, Self::Corrupted | Self::Rejected)
     }
 
     /// The profile.
@@ -72,6 +92,8 @@ impl Case {
                 let delay = Fault::new("delay", json!({"delay": {"time": "1ms"}}));
                 Some(delay.on(&here).direction("ToDevice"))
             }
+            Self::Corrupted => Some(Fault::new("corrupt", json!({"corrupt": {"percent": "100%"}})).on(&here)),
+            Self::Rejected => Some(Fault::new("reject", json!({"partition": {"mode": "Reject"}})).on(&here)),
         }
     }
 }
@@ -98,6 +120,27 @@ impl Way {
     fn stream(&self) -> Stream {
         Stream::open(&self.stage.peer, (&self.stage.device, Family::V4.ip(1, 2)))
     }
+
+    /// Packets to the device that hooks have decided on.
+    fn decided(&self) -> u64 {
+        self.agent.as_ref().map_or(0, |agent| agent.total(Direction::ToDevice).seen())
+    }
+}
+
+/// Lets traffic go through a case, and keeps what it costs.
+fn run(case: Case, way: &Way, plan: &Plan, costs: &mut [Cost; 2]) {
+    let datagrams = way.datagrams();
+    if !case.arrives() {
+        datagrams.flow_until_counted(plan.packets / 10, || way.decided());
+        costs[0].best(|| datagrams.flow_until_counted(plan.packets, || way.decided()));
+        return;
+    }
+    let mut stream = way.stream();
+    // Caches, neighbours, and TCP's window.
+    datagrams.flow(plan.packets / 10);
+    stream.flow(plan.bytes / 10);
+    costs[0].best(|| datagrams.flow(plan.packets));
+    costs[1].best(|| stream.flow(plan.bytes));
 }
 
 /// What a case costs at best: datagrams, and bytes by TCP.
@@ -116,12 +159,13 @@ impl Cost {
         self.wall_ns = Some(self.wall_ns.map_or(wall, |best| best.min(wall)));
     }
 
-    fn cpu(self) -> f64 {
-        float(self.cpu_ns.unwrap())
+    /// None where it was not measured.
+    fn cpu(self) -> Option<f64> {
+        self.cpu_ns.map(float)
     }
 
-    fn wall(self) -> f64 {
-        float(self.wall_ns.unwrap())
+    fn wall(self) -> Option<f64> {
+        self.wall_ns.map(float)
     }
 }
 
@@ -137,12 +181,7 @@ pub(crate) fn measure(plan: &Plan) -> Report {
             if let (Some(agent), Some(fault)) = (&mut way.agent, case.fault()) {
                 agent.set(&[fault]);
             }
-            let (datagrams, mut stream) = (way.datagrams(), way.stream());
-            // Caches, neighbours, and TCP's window.
-            datagrams.flow(plan.packets / 10);
-            stream.flow(plan.bytes / 10);
-            costs[0].best(|| datagrams.flow(plan.packets));
-            costs[1].best(|| stream.flow(plan.bytes));
+            run(case, way, plan, costs);
             check(case, way, plan);
         }
     }
@@ -154,7 +193,7 @@ const fn way_of(case: Case) -> usize {
     match case {
         Case::Bare => 0,
         Case::UnmatchedXdp => 2,
-        Case::Unmatched | Case::Hit | Case::Held => 1,
+        Case::Unmatched | Case::Hit | Case::Held | Case::Corrupted | Case::Rejected => 1,
     }
 }
 
@@ -165,14 +204,17 @@ fn check(case: Case, way: &Way, plan: &Plan) {
     let seen = counter.seen();
     match case {
         Case::Bare | Case::Unmatched | Case::UnmatchedXdp => {}
-        Case::Hit | Case::Held => {
+        Case::Hit | Case::Held | Case::Corrupted | Case::Rejected => {
             assert!(seen > u64::from(plan.packets), "{case:?}: {counter:?}");
         }
     }
-    if case == Case::Held {
-        let held: u64 = counter.delays.iter().sum();
-        assert!(held > u64::from(plan.packets), "{case:?}: {counter:?}");
-    }
+    let met = match case {
+        Case::Held => counter.delays.iter().sum(),
+        Case::Corrupted => counter.effects[Effect::Corrupt as usize],
+        Case::Rejected => counter.packets[Verdict::Reject as usize],
+        _ => return,
+    };
+    assert!(met > u64::from(plan.packets), "{case:?}: {counter:?}");
 }
 
 fn engine(line: &LineView) -> &'static str {
@@ -192,22 +234,21 @@ fn report(plan: &Plan, engine: &str, costs: &[[Cost; 2]; Case::ALL.len()]) -> Re
     for (index, (group, unit, amount)) in
         [("UDP", "CPU ns/packet", plan.packets.into()), ("TCP", "CPU ns/KiB", kib)].into_iter().enumerate()
     {
-        let per = |cost: Cost| cost.cpu() / float(amount);
-        for (case, costs) in cases() {
-            let figure = Figure::alone(group, case.names()[index], per(costs[index]), unit);
-            // The first case is the bare one.
-            report
-                .figures
-                .push(figure.beside(per(cases().next().map_or(costs[index], |(_, bare)| bare[index]))));
+        let per = |costs: &[Cost; 2]| costs[index].cpu().map(|cpu| cpu / float(amount));
+        // The first case is the bare one.
+        let bare = per(&costs[0]).unwrap();
+        for (case, cost) in cases().filter_map(|(case, costs)| Some((case, per(costs)?))) {
+            report.figures.push(Figure::alone(group, case.names()[index], cost, unit).beside(bare));
         }
     }
-    for (case, costs) in cases() {
-        let rate = f64::from(plan.packets) * 1e9 / costs[0].wall();
-        report.figures.push(Figure::alone("UDP speed", case.names()[0], rate, "packets/s"));
-    }
-    for (case, costs) in cases() {
-        let rate = float(plan.bytes) * 8.0 / costs[1].wall();
-        report.figures.push(Figure::alone("TCP speed", case.names()[1], rate, "Gbit/s"));
+    let amounts = [
+        ("UDP speed", f64::from(plan.packets) * 1e9, "packets/s"),
+        ("TCP speed", float(plan.bytes) * 8.0, "Gbit/s"),
+    ];
+    for (index, (group, amount, unit)) in amounts.into_iter().enumerate() {
+        for (case, wall) in cases().filter_map(|(case, costs)| Some((case, costs[index].wall()?))) {
+            report.figures.push(Figure::alone(group, case.names()[index], amount / wall, unit));
+        }
     }
     report
 }

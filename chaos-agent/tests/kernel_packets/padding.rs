@@ -2,39 +2,21 @@
 
 use fault_abi::key::Direction;
 use fault_abi::verdict::Effect;
-use fault_rig::frame::Spec;
 use serde_json::json;
 
 use crate::support::agent::{Agent, Hooks};
 use crate::support::capture::Capture;
+use crate::support::datagram::datagram;
 use crate::support::fault::Fault;
-use crate::support::numbers::payload;
 use crate::support::stage::{ETH, Family, Stage};
 use crate::support::time::eventually;
 use crate::support::traffic::End;
 
 const COUNT: u32 = 100;
-/// Ethernet and IP in front of UDP.
-const UDP: usize = 14 + 20;
 
-/// A numbered datagram with its checksum (RFC 768), and as many bytes behind it.
+/// A numbered datagram, and as many bytes behind it.
 fn padded(number: u32, from: &End, to: &End) -> Vec<u8> {
-    let body = payload(number, 16);
-    let mut frame = Spec {
-        payload: body.len(),
-        ..Spec::udp((from.address.ip(), from.address.port()), (to.address.ip(), to.address.port()))
-    }
-    .bytes();
-    frame[..6].fill(0xff);
-    let start = frame.len() - body.len();
-    frame[start..].copy_from_slice(&body);
-    frame[UDP + 6..UDP + 8].fill(0);
-    let length = u32::try_from(frame.len() - UDP).unwrap();
-    let words = frame[UDP - 8..].chunks(2).map(|word| u32::from_be_bytes([0, 0, word[0], word[1]]));
-    let sum = words.sum::<u32>() + 17 + length;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = !((sum & 0xffff) + (sum >> 16));
-    frame[UDP + 6..UDP + 8].copy_from_slice(&sum.to_be_bytes()[2..]);
+    let mut frame = datagram(number, 16, from.address, to.address);
     frame.resize(2 * frame.len(), 0);
     frame
 }

@@ -7,6 +7,7 @@ pub(crate) mod capture;
 pub(crate) mod child;
 pub(crate) mod conversation;
 pub(crate) mod cpu;
+pub(crate) mod datagram;
 pub(crate) mod engines;
 pub(crate) mod fault;
 pub(crate) mod numbers;

@@ -130,6 +130,39 @@ fn a_million_packets_are_lost_as_often_as_bursts_and_every_n_th_ask_for() {
     }
 }
 
+/// Whether a mean of so many values, each with this variance, lies in the 99.9 % interval around `expected`.
+fn is_plausible(mean: f64, expected: f64, variance: f64, values: usize) -> bool {
+    (mean - expected).abs() <= 3.290_527 * (variance / values as f64).sqrt()
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn a_million_packets_are_lost_in_bursts_as_many_and_as_long_as_asked() {
+    let (enter, leave) = (0.01, 0.2);
+    // All is lost inside and nothing outside, so that what is lost shows the bursts themselves.
+    let rig = rig_with(&[rule_of(Phase { loss: 0, loss_in_burst: ALWAYS, ..bursts() })]);
+    let frame = frame(Direction::FromDevice, 40_000);
+    let lost: Vec<bool> =
+        (0..packets(1_000_000)).map(|_| is_dropped(&rig, TC_INGRESS_DISPATCH, &frame)).collect();
+    let lengths: Vec<usize> = lost.chunk_by(|a, b| a == b).filter(|run| run[0]).map(<[bool]>::len).collect();
+    let in_bursts: usize = lengths.iter().sum();
+    let (mean, count) = (in_bursts as f64 / lengths.len() as f64, lengths.len());
+    println!("{count} bursts in {} packets, {mean:.3} long on average", lost.len());
+    assert!(
+        is_plausible(mean, 1.0 / leave, (1.0 - leave) / (leave * leave), count),
+        "{mean} long on average"
+    );
+    for length in 1..=8_i32 {
+        let expected = leave * (1.0_f64 - leave).powi(length - 1);
+        let found = lengths.iter().filter(|one| **one == usize::try_from(length).unwrap()).count();
+        let share = found as f64 / count as f64;
+        assert!(is_plausible(share, expected, expected * (1.0 - expected), count), "{length} long: {share}");
+    }
+    let outside = lost.len() - in_bursts;
+    let share = count as f64 / outside as f64;
+    assert!(is_plausible(share, enter, enter * (1.0 - enter), outside), "{share} begin one");
+}
+
 #[test]
 #[ignore = "kernel rung: needs root and the kernel programs"]
 fn the_kernel_goes_from_phase_to_phase_by_itself() {

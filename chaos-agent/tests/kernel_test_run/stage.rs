@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use chaos_agent::kernel::object;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::{Address, Direction};
+use fault_abi::line::Line;
 use fault_abi::names::{TC_EGRESS_DISPATCH, TC_INGRESS_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{ALWAYS, Binding, PHASE_PARTITION, Phase, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule};
 use fault_abi::verdict::Verdict;
@@ -79,15 +80,24 @@ pub(crate) fn rule() -> Rule {
     rule_of(Phase::default())
 }
 
+/// How long rules act from when they are made.
+pub(crate) const LASTS_NS: u64 = 3_600_000_000_000;
+
 /// A rule that does this.
 pub(crate) fn rule_of(phase: Phase) -> Rule {
     let now = fault_rig::now_ns().expect("the clock");
     Rule {
         generation: 1,
-        deadline_ns: now + 3_600_000_000_000,
+        deadline_ns: now + LASTS_NS,
         flags: RULE_FROM_DEVICE | RULE_TO_DEVICE,
         ..Rule::of(phase)
     }
+}
+
+/// A delay line that is never full. Nothing is put into it, since what would do that is not there.
+pub(crate) fn roomy_line() -> Line {
+    let most = 1_u64 << 62;
+    Line { entry: 1, packets: most, bytes: most, target_packets: most, target_bytes: most, ..Line::default() }
 }
 
 pub(crate) fn partition() -> Rule {

@@ -92,6 +92,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_engine_lives_until_its_last_sign_is_half_a_second_old() {
+        let sign = 7_000_000_000;
+        for (now, lives) in [
+            (sign, true),
+            (sign + 499_999_999, true),
+            (sign + 500_000_000, false),
+            (sign + 500_000_001, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(is_alive(sign, now), lives, "{} ns after its sign", now - sign);
+        }
+        assert!(is_alive(sign, sign - 1), "a sign that came while the packet was on its way");
+    }
+
+    #[test]
+    fn an_engine_that_has_given_no_sign_yet_does_not_live() {
+        for now in [0, 1, STALLED_NS - 1, STALLED_NS] {
+            assert!(!is_alive(0, now), "{now} ns after the machine was booted");
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_an_engine_that_always_lives() {
+        for now in [0, 1, u64::MAX - STALLED_NS, u64::MAX - 1] {
+            assert!(is_alive(KERNEL_LIVES, now), "at {now}");
+        }
+    }
+
+    #[test]
     fn the_ethernet_header_that_a_packet_gets_for_the_line_counts_for_what_passes_it_whole() {
         for network in [14, 18, 22] {
             assert!(passes_whole(65_535, network) && !passes_whole(65_536, network));

@@ -4,33 +4,32 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
 use fault_abi::delay::innovation;
-use fault_abi::key::{Address, IPV4_PREFIX};
-use fault_abi::line::Line;
-use fault_abi::names::{TC_EGRESS, TC_EGRESS_DISPATCH, XDP_DISPATCH, XDP_INGRESS};
+use fault_abi::key::Address;
+use fault_abi::names::{TC_EGRESS, TC_EGRESS_DISPATCH, TC_JUDGE, XDP_DISPATCH, XDP_INGRESS};
 use fault_abi::rule::{
-    ALWAYS, Binding, CONFIG_HAS_CIDRS, CONFIG_HAS_LATER, Config, PHASE_BURSTS, PHASE_PARETO, PHASE_PARTITION,
-    Phase, RULE_FROM_DEVICE, RULE_TO_DEVICE, Rule, WHOLE,
+    ALWAYS, CONFIG_HAS_CIDRS, Config, PHASE_PARETO, PHASE_PARTITION, PHASE_REJECT, Phase, WHOLE,
 };
 use fault_rig::Rig;
 use fault_rig::frame::Spec;
 use serde::Serialize;
 
+use super::rigs::{binding, crowd, later, prefix, split, to_device};
 use crate::progress::Step;
 
 /// A peer that sends and receives in all cases.
-const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5));
+pub(super) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5));
 /// Nobody's address.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 99));
 /// Under a rule with 20 % loss.
-const LOSSY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17));
+pub(super) const LOSSY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17));
 /// Under a rule that drops everything.
-const PARTITIONED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 18));
+pub(super) const PARTITIONED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 18));
 /// Its packets are lost in bursts.
-const BURSTY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 19));
+pub(super) const BURSTY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 19));
 /// Each tenth of its packets is lost.
-const COUNTED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 20));
-/// The other targets have addresses from here on.
-const CROWD: u32 = 0x0a80_0000;
+pub(super) const COUNTED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 20));
+/// Marks what is ours on a packet.
+pub(super) const MAGIC: u64 = 7;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,6 +62,10 @@ pub(super) enum Kind {
     Partition,
     /// A packet that a later fault acts on, as far as the decision goes; TC only.
     Later(Later),
+    /// A packet that may be rewritten, on its way to the splitter; TC only.
+    ToSplitter,
+    /// The decision about one that comes from there, when all that it is made by has been read off the packet; TC only.
+    Split(Split),
     /// A dispatcher with nothing behind it: all that is left when the agent is dead.
     Dispatcher,
     /// A miss among one target, by way of the dispatcher: what a bystander's packet pays.
@@ -86,17 +89,42 @@ pub(super) enum Later {
     Rate,
 }
 
+/// What is decided behind the splitter alone. What is decided then is carried out by another program, which here is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Split {
+    /// A bit of each packet is flipped: two draws.
+    Corrupt,
+    /// Each packet is answered in its target's stead: counters alone.
+    Reject,
+}
+
+impl Split {
+    pub(super) const ALL: [Self; 2] = [Self::Corrupt, Self::Reject];
+
+    /// Its target.
+    pub(super) fn address(self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 20, 2, if self == Self::Corrupt { 1 } else { 2 }))
+    }
+
+    pub(super) fn phase(self) -> Phase {
+        match self {
+            Self::Corrupt => Phase { corrupt: ALWAYS, ..Phase::default() },
+            Self::Reject => Phase { flags: PHASE_PARTITION | PHASE_REJECT, ..Phase::default() },
+        }
+    }
+}
+
 impl Later {
-    const ALL: [Self; 6] =
+    pub(super) const ALL: [Self; 6] =
         [Self::Delay, Self::Jitter, Self::Correlated, Self::Duplicate, Self::Reorder, Self::Rate];
 
     /// Its target.
-    fn address(self) -> IpAddr {
+    pub(super) fn address(self) -> IpAddr {
         let host = Self::ALL.iter().position(|one| *one == self).and_then(|at| u8::try_from(at).ok());
         IpAddr::V4(Ipv4Addr::new(10, 20, 1, host.unwrap_or_default()))
     }
 
-    fn phase(self) -> Phase {
+    pub(super) fn phase(self) -> Phase {
         let delay = Phase { delay_ns: 20_000_000, ..Phase::default() };
         let jitter = Phase { jitter_ns: 5_000_000, ..delay };
         match self {
@@ -135,6 +163,7 @@ pub(super) struct Bench {
     crowds: Vec<(u32, Rig)>,
     with_cidrs: Vec<(u32, Rig)>,
     later: Rig,
+    split: Rig,
     dispatched: Rig,
 }
 
@@ -164,6 +193,7 @@ impl Bench {
             crowds,
             with_cidrs,
             later: later(object)?,
+            split: split(object)?,
             dispatched,
         };
         step.done("");
@@ -189,7 +219,9 @@ impl Bench {
             Kind::DispatchedMiss,
         ];
         let both = [Hook::Tc, Hook::Xdp].into_iter().flat_map(|hook| kinds.map(|kind| Case { hook, kind }));
-        both.chain(Later::ALL.map(|later| Case { hook: Hook::Tc, kind: Kind::Later(later) })).collect()
+        let of_tc = Later::ALL.map(Kind::Later).into_iter().chain([Kind::ToSplitter]);
+        let of_tc = of_tc.chain(Split::ALL.map(Kind::Split));
+        both.chain(of_tc.map(|kind| Case { hook: Hook::Tc, kind })).collect()
     }
 
     /// Nanoseconds a run, on average over `repeat` runs.
@@ -203,14 +235,20 @@ impl Bench {
             Kind::Every => COUNTED,
             Kind::Partition => PARTITIONED,
             Kind::Later(later) => later.address(),
+            Kind::ToSplitter => Split::Corrupt.address(),
+            Kind::Split(split) => split.address(),
             _ => STRANGER,
         };
-        let from = Spec::udp((device, 5683), (PEER, 40_000));
         let (program, frame) = match case.hook {
-            Hook::Tc => (tc_program(case.kind), from.reversed().bytes()),
-            Hook::Xdp => (xdp_program(case.kind), from.bytes()),
+            Hook::Tc => (tc_program(case.kind), to_device(device)),
+            Hook::Xdp => (xdp_program(case.kind), Spec::udp((device, 5683), (PEER, 40_000)).bytes()),
         };
-        let outcome = self.rig(case.kind)?.run(program, &frame, repeat)?;
+        let rig = self.rig(case.kind)?;
+        if matches!(case.kind, Kind::Split(_)) {
+            // The errand of a packet is done once. What is read off it then stays in this processor's memory for whoever decides.
+            rig.run_split(TC_EGRESS, &frame, MAGIC)?;
+        }
+        let outcome = rig.run(program, &frame, repeat)?;
         let expected = expected(*case);
         if !expected.contains(&outcome.code) {
             bail!("{program} returned {} where {case:?} needs one of {expected:?}", outcome.code);
@@ -229,6 +267,7 @@ impl Bench {
             }
             Kind::Loss | Kind::Bursts | Kind::Every | Kind::Partition => Ok(&self.crowds[1].1),
             Kind::Later(_) => Ok(&self.later),
+            Kind::ToSplitter | Kind::Split(_) => Ok(&self.split),
             Kind::DispatchedMiss => Ok(&self.dispatched),
         }
     }
@@ -238,6 +277,7 @@ const fn tc_program(kind: Kind) -> &'static str {
     match kind {
         Kind::Baseline => "empty_tc",
         Kind::Dispatcher | Kind::DispatchedMiss => TC_EGRESS_DISPATCH,
+        Kind::Split(_) => TC_JUDGE,
         _ => TC_EGRESS,
     }
 }
@@ -257,85 +297,11 @@ const fn expected(case: Case) -> &'static [u32] {
     const DROP: u32 = 1;
     const PASS: u32 = 2;
     match (case.hook, case.kind) {
-        (Hook::Tc, Kind::Partition) => &[REDIRECT],
+        (Hook::Tc, Kind::Partition | Kind::ToSplitter | Kind::Split(_)) => &[REDIRECT],
         (Hook::Tc, Kind::Loss | Kind::Bursts | Kind::Every | Kind::Later(_)) => &[REDIRECT, NEXT],
         (Hook::Tc, _) => &[NEXT],
         (Hook::Xdp, Kind::Partition | Kind::Baseline) => &[DROP],
         (Hook::Xdp, Kind::Loss | Kind::Bursts | Kind::Every) => &[DROP, PASS],
         (Hook::Xdp, _) => &[PASS],
     }
-}
-
-/// A rig with so many targets, those with faults among them where they fit.
-fn crowd(object: &[u8], targets: u32) -> Result<Rig> {
-    let mut rig = Rig::load(object)?;
-    let all = [(LOSSY, loss()), (PARTITIONED, partition()), (BURSTY, bursts()), (COUNTED, every_tenth())];
-    for (slot, (_, phase)) in (0..).zip(&all) {
-        let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
-        let rule = Rule { generation: 1, deadline_ns: u64::MAX, flags, ..Rule::of(*phase) };
-        rig.rule(slot, &rule)?;
-        rig.state(slot)?;
-    }
-    let faulty = if targets > 4 { 4 } else { 0 };
-    for (slot, (address, _)) in (0..faulty).zip(&all) {
-        rig.target((*address).into(), 0, &[binding(slot)])?;
-    }
-    for i in 0..targets - faulty {
-        rig.target(Ipv4Addr::from(CROWD + i).into(), 0, &[binding(0)])?;
-    }
-    Ok(rig)
-}
-
-/// A rig with a target for each later fault, and a line that takes all.
-fn later(object: &[u8]) -> Result<Rig> {
-    let mut rig = Rig::load(object)?;
-    let most = 1_u64 << 62;
-    let line = Line {
-        entry: 1,
-        packets: most,
-        bytes: most,
-        target_packets: most,
-        target_bytes: most,
-        ..Line::default()
-    };
-    rig.line(&line)?;
-    rig.config(&Config { flags: CONFIG_HAS_LATER, ..Config::default() })?;
-    for (slot, later) in (0..).zip(Later::ALL) {
-        let flags = RULE_FROM_DEVICE | RULE_TO_DEVICE;
-        let rule = Rule { generation: 1, deadline_ns: u64::MAX, flags, ..Rule::of(later.phase()) };
-        rig.rule(slot, &rule)?;
-        rig.state(slot)?;
-        rig.target(later.address().into(), 0, &[binding(slot)])?;
-    }
-    Ok(rig)
-}
-
-fn loss() -> Phase {
-    Phase { loss: ALWAYS / 5, ..Phase::default() }
-}
-
-fn partition() -> Phase {
-    Phase { flags: PHASE_PARTITION, ..Phase::default() }
-}
-
-fn every_tenth() -> Phase {
-    Phase { every: 10, ..Phase::default() }
-}
-
-fn bursts() -> Phase {
-    Phase {
-        flags: PHASE_BURSTS,
-        loss_in_burst: ALWAYS,
-        enter_burst: ALWAYS / 20,
-        leave_burst: ALWAYS / 5,
-        ..Phase::default()
-    }
-}
-
-const fn binding(slot: u32) -> Binding {
-    Binding { rule: slot, state: slot, key: [1, 2] }
-}
-
-fn prefix(bits: u8) -> u8 {
-    u8::try_from(IPV4_PREFIX).unwrap_or_default() + bits
 }

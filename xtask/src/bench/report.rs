@@ -5,7 +5,7 @@ use fault_abi::counter::{Counter, TargetState};
 use fault_abi::key::Direction;
 use fault_rig::figures::{Aim, Figure, Report};
 
-use super::cases::{Case, Hook, Kind, Later};
+use super::cases::{Case, Hook, Kind, Later, Split};
 
 const UNIT: &str = "ns/packet";
 
@@ -92,6 +92,9 @@ fn name(case: Case) -> String {
             };
             format!("decision, {fault}")
         }
+        (Kind::ToSplitter, _) => "hit, on its way to the splitter".to_owned(),
+        (Kind::Split(Split::Corrupt), _) => "decision behind the splitter, corrupt".to_owned(),
+        (Kind::Split(Split::Reject), _) => "decision behind the splitter, partition rejected".to_owned(),
         (Kind::Dispatcher, _) => "dispatcher with nothing behind it".to_owned(),
         (Kind::DispatchedMiss, _) => "miss among 1, by the dispatcher".to_owned(),
     }

@@ -17,6 +17,7 @@ use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
 use chaos_agent::status::{self, Facts, Seen};
 use chaos_agent::table::Capacity;
+use chaos_agent::view::Lacks;
 use chaos_agent::world::World;
 use edge_api::fault_node::{HookKind, ProfileOnNode};
 use edge_api::fault_profile::FaultProfile;
@@ -115,11 +116,20 @@ pub(crate) struct Start {
     pub(crate) limits: LineLimits,
     /// Its programs write lines.
     pub(crate) lines: bool,
+    /// The node may lack the line or the splitter, which the story is about.
+    pub(crate) may_lack: bool,
 }
 
 impl From<Hooks> for Start {
     fn from(hooks: Hooks) -> Self {
-        Self { hooks, capacity: CAPACITY, engine: EngineChoice::Auto, limits: LINE_LIMITS, lines: false }
+        Self {
+            hooks,
+            capacity: CAPACITY,
+            engine: EngineChoice::Auto,
+            limits: LINE_LIMITS,
+            lines: false,
+            may_lack: false,
+        }
     }
 }
 
@@ -150,7 +160,7 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
-        let Start { hooks, capacity, engine, limits, lines } = how.into();
+        let Start { hooks, capacity, engine, limits, lines, may_lack } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
@@ -161,9 +171,10 @@ impl Agent {
         let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
         let behind = runtime.block_on(Behind::make(&handle, engine, limits));
-        assert_eq!((&behind.no_line, &behind.no_splitter), (&None, &None));
+        assert!(may_lack || (&behind.no_line, &behind.no_splitter) == (&None, &None), "{behind:?}");
         let line = kernel.connect(behind, limits).unwrap();
-        let enforcer = Enforcer::new(kernel, settings);
+        let mut enforcer = Enforcer::new(kernel, settings);
+        enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent = Self {
             enforcer,
@@ -249,6 +260,11 @@ impl Agent {
 
     /// The first profile as the node's status has it, by all that the counters have shown at each call so far.
     pub(crate) fn entry(&mut self) -> Option<ProfileOnNode> {
+        self.entries().into_iter().next()
+    }
+
+    /// The same of all of them.
+    pub(crate) fn entries(&mut self) -> Vec<ProfileOnNode> {
         let view = self.enforcer.view();
         self.seen.look(&view, &*self.enforcer.counters()).unwrap();
         let now = boot_ns();
@@ -261,7 +277,7 @@ impl Agent {
             engine: self.line.status(now),
             line: self.line.usage(),
         };
-        status::make(&view, &self.seen, &facts).profiles.into_iter().next()
+        status::make(&view, &self.seen, &facts).profiles
     }
 
     /// What the kernel counted for a profile on a target.
@@ -279,6 +295,23 @@ impl Agent {
             sum.add(&self.enforcer.counters().counter(state.state, direction).unwrap().unwrap());
         }
         sum
+    }
+
+    /// Ends it as the agent ends: hooks and what is behind them go with it, and then the clsact qdiscs that it has added, unless somebody
+    /// else uses them by now. Returns the names of the interfaces that it had added one to.
+    pub(crate) fn end(self) -> Vec<String> {
+        let added = self.enforcer.added_qdiscs();
+        let hooked = self.hooked();
+        let names =
+            hooked.into_iter().filter(|(_, index)| added.contains(index)).map(|(name, _)| name).collect();
+        let Self { enforcer, netlink, runtime, _tasks, _inside, .. } = self;
+        drop(enforcer);
+        runtime.block_on(async {
+            for index in added {
+                residue::remove_empty_clsact(&netlink.handle(), index).await;
+            }
+        });
+        names
     }
 
     /// A counter of the node.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, IoSliceMut};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
@@ -12,7 +14,8 @@ use nix::sys::time::TimeSpec;
 
 use super::numbers::{Id, id};
 use super::space::Namespace;
-use super::traffic::BUFFER;
+use super::time::{Beat, eventually, wall};
+use super::traffic::{BUFFER, End};
 
 #[expect(clippy::cast_possible_truncation, reason = "twenty bytes")]
 const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
@@ -40,6 +43,7 @@ pub(crate) struct Capture {
 impl Capture {
     /// Starts to capture.
     pub(crate) fn new(space: &Namespace, interface: &str) -> Self {
+        STAMPING.get_or_init(|| stamping(space));
         let socket = space.run(|| open(interface)).unwrap();
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).unwrap();
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
@@ -84,6 +88,11 @@ impl Capture {
         }
     }
 
+    /// What it sends has this `skb->mark` from now on.
+    pub(crate) fn mark(&self, mark: u32) {
+        setsockopt(&self.socket, sockopt::Mark, &mark).unwrap();
+    }
+
     /// Sends a whole frame.
     pub(crate) fn send(&self, frame: &[u8]) {
         // SAFETY: the buffer is as long as said.
@@ -108,6 +117,24 @@ impl Capture {
         let tag = auxdata(&message).filter(|tag| tag.tp_status & libc::TP_STATUS_VLAN_VALID != 0);
         Some((length, from.sll_pkttype, tag.map(|tag| tag.tp_vlan_tci)))
     }
+}
+
+/// Keeps the kernel stamping packets.
+static STAMPING: OnceLock<End> = OnceLock::new();
+
+/// The kernel stamps packets as long as somebody asks for it, and begins a moment after the first has asked. Until then who reads a packet
+/// is told when he read it. Returns when a packet is seen to have been stamped before.
+fn stamping(space: &Namespace) -> End {
+    let end = End::new(space, (Ipv4Addr::LOCALHOST, 0).into());
+    let mut times = end.times_of_arrival();
+    let is_stamped = || {
+        end.send(&end, 0).unwrap();
+        let sent = wall();
+        Beat::new(Duration::from_millis(2)).wait();
+        (times()? < sent + Duration::from_millis(1)).then_some(())
+    };
+    eventually(is_stamped, || "the kernel stamps no packets".to_owned());
+    end
 }
 
 /// What the kernel tells of a frame beside its bytes and its time.

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, SystemTime};
 
+use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 
@@ -56,7 +57,7 @@ impl End {
     }
 
     /// Takes packets for the times at which the kernel says that they came, one for each call.
-    pub(crate) fn times_of_arrival(&self) -> impl FnMut() -> Option<SystemTime> {
+    pub(crate) fn times_of_arrival(&self) -> impl FnMut() -> Option<SystemTime> + use<> {
         setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true).unwrap();
         let fd = self.socket.as_raw_fd();
         move || {
@@ -74,13 +75,26 @@ impl End {
 
     /// Takes what has come.
     pub(crate) fn take(&self) -> Vec<u32> {
+        self.take_but_for(|error| panic!("{} receives: {error}", self.address))
+    }
+
+    /// The same, where it may be told that what it has sent was refused.
+    pub(crate) fn take_although_refused(&self) -> Vec<u32> {
+        // Host unreachable, and in IPv6 forbidden.
+        const REFUSED: [i32; 2] = [libc::EHOSTUNREACH, libc::EACCES];
+        self.take_but_for(|error| {
+            assert!(error.raw_os_error().is_some_and(|code| REFUSED.contains(&code)), "{error}");
+        })
+    }
+
+    fn take_but_for(&self, told: impl Fn(std::io::Error)) -> Vec<u32> {
         let mut numbers = Vec::new();
         let mut buffer = [0; 65_536];
         loop {
             match self.socket.recv(&mut buffer) {
                 Ok(length) => numbers.extend(id(&buffer[..length]).map(|(number, _)| number)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return numbers,
-                Err(error) => panic!("{} receives: {error}", self.address),
+                Err(error) => told(error),
             }
         }
     }

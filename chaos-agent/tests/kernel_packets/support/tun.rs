@@ -11,6 +11,7 @@ use super::space::Namespace;
 use super::stage::{ETH, Family, Stage, TO_DEVICE};
 
 nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
+nix::ioctl_write_int_bad!(set_link, libc::TUNSETLINK);
 
 /// Makes a device of `/dev/net/tun` in the namespace that this thread is in; `flags` are those of its `ioctl`.
 pub(crate) fn open(name: &str, flags: libc::c_int) -> File {
@@ -24,6 +25,12 @@ pub(crate) fn open(name: &str, flags: libc::c_int) -> File {
     // SAFETY: an open descriptor, and a request that lives as long as the call.
     unsafe { set_interface(file.as_raw_fd(), &raw const request) }.unwrap();
     file
+}
+
+/// Makes the kernel take a device that is down for one of this type, of `ARPHRD_*`.
+pub(crate) fn pretend(device: &File, kind: u16) {
+    // SAFETY: an open descriptor and a number.
+    unsafe { set_link(device.as_raw_fd(), kind.into()) }.unwrap();
 }
 
 /// A stage whose device is behind a pair of tun devices instead of a wire; all else is as on any other.

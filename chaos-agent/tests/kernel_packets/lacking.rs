@@ -1,0 +1,158 @@
+//! Nodes that lack something: what cannot be done then is told with its reason, packets pass, and all else is done as ever.
+
+use chaos_agent::args::EngineChoice;
+use chaos_agent::kernel::LineLimits;
+use chaos_agent::table::Capacity;
+use edge_api::fault_node::ProfileOnNode;
+use fault_abi::key::Direction;
+use fault_abi::verdict::{Effect, Verdict};
+use nix::libc;
+use serde_json::json;
+
+use crate::support::agent::{Agent, CAPACITY, Hooks, LINE_LIMITS, Start};
+use crate::support::fault::Fault;
+use crate::support::stage::{Family, Stage, TO_DEVICE};
+use crate::support::time::{eventually, ms_here};
+use crate::support::traffic::End;
+use crate::support::tun;
+
+const COUNT: u32 = 100;
+
+/// Sends packets to the device, all of which come, and returns when all are counted under the profile.
+fn all_come(stage: &Stage, agent: &Agent, profile: &str) {
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let seen = || agent.counter(profile, &Family::V4.host(1, 2), Direction::ToDevice).seen();
+    let before = seen();
+    peer.reaches(&device, COUNT);
+    assert_eq!(seen() - before, u64::from(COUNT), "{profile}");
+}
+
+/// The reason of a profile, whether its sentence says this, and how many of its targets are enforced.
+fn told(agent: &mut Agent, name: &str, sentence: &str) -> (Option<String>, bool, u32) {
+    let entry: ProfileOnNode = agent.entries().into_iter().find(|entry| entry.name == name).unwrap();
+    let says = entry.message.unwrap_or_default().contains(sentence);
+    (entry.reason, says, entry.external_enforced)
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn without_a_delay_line_nothing_is_held_and_profiles_that_ask_for_it_say_engine_missing() {
+    let stage = Stage::new();
+    let engine = EngineChoice::None;
+    let mut agent = Agent::start(&stage.node, Start { engine, may_lack: true, ..Hooks::Tcx.into() });
+    let targets = [Family::V4.host(1, 2)];
+    for faults in [
+        json!({"delay": {"time": "50ms"}}),
+        json!({"reorder": {"percent": "100%", "by": "50ms"}}),
+        json!({"rate": {"bitsPerSecond": "10k", "burst": "2Ki", "queue": "100ms"}}),
+    ] {
+        agent.set(&[]);
+        agent.set(&[Fault::new("held", faults.clone()).on(&targets), Fault::loss("0%").on(&targets)]);
+        all_come(&stage, &agent, "held");
+        let missing = (Some("EngineMissing".to_owned()), true, 0);
+        assert_eq!(told(&mut agent, "held", "--engine none"), missing, "{faults}");
+        assert_eq!(told(&mut agent, "loss", ""), (None, true, 1), "{faults}");
+        let counter = agent.counter("held", &targets[0], Direction::ToDevice);
+        assert_eq!(counter.effects[Effect::Stalled as usize], u64::from(COUNT), "{faults}: {counter:?}");
+        assert_eq!(counter.delay_ns, 0, "{faults}");
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn without_a_splitter_nothing_is_flipped_and_profiles_that_ask_for_it_say_splitter_missing() {
+    let stage = Stage::new();
+    // Somebody else's device by the name of the splitter's near end, so that the pair cannot be made.
+    stage.node.ip("link add edo-split type veth peer name cat-other\n");
+    let mut agent = Agent::start(&stage.node, Start { may_lack: true, ..Hooks::Tcx.into() });
+    let targets = [Family::V4.host(1, 2)];
+    agent.set(&[
+        Fault::new("flipped", json!({"corrupt": {"percent": "100%"}})).on(&targets),
+        Fault::loss("0%").on(&targets),
+    ]);
+    all_come(&stage, &agent, "flipped");
+    let missing = (Some("SplitterMissing".to_owned()), true, 0);
+    assert_eq!(told(&mut agent, "flipped", "nothing is corrupted or rejected"), missing);
+    assert_eq!(told(&mut agent, "loss", ""), (None, true, 1));
+    let counter = agent.counter("flipped", &targets[0], Direction::ToDevice);
+    assert_eq!(counter.effects[Effect::Corrupt as usize], 0, "{counter:?}");
+    agent.set(&[]);
+    agent.set(&[Fault::new("told", json!({"partition": {"mode": "Reject"}})).on(&targets)]);
+    let missing = (Some("SplitterMissing".to_owned()), true, 0);
+    assert_eq!(told(&mut agent, "told", "nothing is corrupted or rejected"), missing);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn an_interface_whose_packets_begin_with_something_else_is_left_alone_and_told_by_no_link_header() {
+    let stage = Stage::without_device();
+    stage.plug_peer();
+    let device = stage.node.run(|| tun::open(TO_DEVICE, libc::IFF_TUN | libc::IFF_NO_PI));
+    tun::pretend(&device, libc::ARPHRD_PPP);
+    let address = Family::V4.ip(1, 1);
+    stage.node.ip(&format!("addr add {address}/24 dev {TO_DEVICE}\nlink set {TO_DEVICE} up\n"));
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    assert!(!agent.hooked().contains_key(TO_DEVICE), "{:?}", agent.hooked());
+    let mut outside = |target: &str| {
+        agent.set(&[]);
+        agent.set(&[Fault::partition().on(&[target.to_owned()])]);
+        told(&mut agent, "partition", TO_DEVICE)
+    };
+    assert_eq!(outside(&Family::V4.host(1, 2)), (Some("NoLinkHeader".to_owned()), true, 0));
+    let (reason, _, enforced) = outside(&Family::V4.host(2, 2));
+    assert_eq!((reason, enforced), (None, 1), "behind the other interface");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_limit_of_targets_or_rules_that_is_reached_is_told_and_who_has_room_is_enforced() {
+    let stage = Stage::new();
+    let start = |capacity| Start { capacity, ..Hooks::Tcx.into() };
+    let targets = [2, 3].map(|host| Family::V4.host(1, host));
+    let mut agent = Agent::start(&stage.node, start(Capacity { targets: 1, ..CAPACITY }));
+    agent.set(&[Fault::loss("0%").on(&targets)]);
+    assert_eq!(told(&mut agent, "loss", "--max-targets"), (Some("Limit".to_owned()), true, 1));
+    all_come(&stage, &agent, "loss");
+    drop(agent);
+    let mut agent = Agent::start(&stage.node, start(Capacity { rules: 1, ..CAPACITY }));
+    let both = ["a", "b"].map(|name| Fault::loss("0%").named(name).on(&targets[..1]));
+    agent.set(&both);
+    assert_eq!(told(&mut agent, "a", ""), (None, true, 1));
+    assert_eq!(told(&mut agent, "b", "--max-rules"), (Some("Limit".to_owned()), true, 0));
+    all_come(&stage, &agent, "a");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it() {
+    let stage = Stage::new();
+    let limits = LineLimits { packets: 10, ..LINE_LIMITS };
+    let capacity = Capacity { flows: 16, ..CAPACITY };
+    let mut agent = Agent::start(&stage.node, Start { limits, capacity, ..Hooks::Tcx.into() });
+    let target = Family::V4.host(1, 2);
+    let device = stage.device_end(Family::V4);
+    let time = format!("{}ms", ms_here(500) / 1_000_000);
+    agent.set(&[Fault::new("held", json!({"delay": {"time": time}})).on(std::slice::from_ref(&target))]);
+    assert_eq!(told(&mut agent, "held", ""), (None, true, 1));
+    let peer = stage.peer_end(Family::V4);
+    (0..COUNT).for_each(|number| peer.send(&device, number).unwrap());
+    let full = || {
+        let counter = agent.counter("held", &target, Direction::ToDevice);
+        (counter.effects[Effect::LineFull as usize] > 0).then_some(())
+    };
+    eventually(full, || "the line is not full".to_owned());
+    assert_eq!(told(&mut agent, "held", "--line-packets"), (Some("LineFull".to_owned()), true, 1));
+    agent.set(&[]);
+    agent.set(&[Fault::loss("50%").on(std::slice::from_ref(&target))]);
+    for _ in 0..COUNT {
+        let other = End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), 0));
+        other.send(&device, 0).unwrap();
+    }
+    let all = || {
+        let counter = agent.counter("loss", &target, Direction::ToDevice);
+        (counter.seen() == u64::from(COUNT)).then(|| counter.packets[Verdict::Loss as usize])
+    };
+    let lost = eventually(all, || "not all flows are seen".to_owned());
+    assert!(lost > 0 && lost < u64::from(COUNT), "those that are not told apart draw, too: {lost}");
+    assert_eq!(told(&mut agent, "loss", "--max-flows"), (Some("FlowsUntracked".to_owned()), true, 1));
+}
