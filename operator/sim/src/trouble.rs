@@ -72,6 +72,7 @@ fn bad(dice: &mut Dice) -> Bad {
         unanswered: share(150),
         late: share(300),
         lag: share(8000),
+        stale: share(40),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Bad {
     pub late: u64,
     /// Longest lag of a watch, in milliseconds.
     pub lag: u64,
+    /// The most changes of its kind that a list which fills a cache is behind.
+    pub stale: u64,
 }
 
 /// Longer than any run.
@@ -148,6 +150,18 @@ impl Circumstances for Weather {
             return behind;
         }
         dice.between(Duration::ZERO, Duration::from_millis(bad.lag))
+    }
+
+    /// Harsher than Kubernetes: the operator asks for what is there now also where it fills a cache. That no such cache harms is what lets
+    /// a server answer out of its own. Lists with a selector ask for what a decision rests on at once, and are owed the truth.
+    fn behind(&self, call: &Call) -> usize {
+        let (bad, dice) = &mut *self.now();
+        if bad.stale == 0 || !call.selector.takes_all() {
+            return 0;
+        }
+        let behind = dice.draw() % (bad.stale + 1);
+        self.timeline.note(&call.caller, format!("{}: up to {behind} changes behind", call.told()));
+        usize::try_from(behind).unwrap_or(0)
     }
 
     fn tells(&self, call: &Call) -> bool {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::change::{Outcome, Target, Write};
 use super::kinds::Kind;
 use super::refusal::Refusal;
+use super::request::Moment;
 use super::select::Selector;
 
 /// Changes kept for watches; older ones are compacted.
@@ -153,14 +154,44 @@ impl Store {
 
     /// Every object of a kind.
     pub fn all(&self, kind: &Kind) -> Vec<Arc<Value>> {
-        self.list(kind, None, &Selector::default(), None).items
+        let version = self.version();
+        self.list(kind, None, &Selector::default(), version, None).items
     }
 
-    fn list(
+    /// The version that a list of a kind is of which asks for this moment, and is `behind` by so many changes of that kind.
+    ///
+    /// # Errors
+    /// When that moment is not known any more, or not yet.
+    pub fn moment(&self, kind: &Kind, of: Moment, behind: usize) -> Result<u64, Refusal> {
+        let state = self.state();
+        let resource = resource(kind);
+        let known = state.log.front().map_or(state.version, |oldest| oldest.version - 1);
+        match of {
+            Moment::NotBefore(asked) | Moment::Exactly(asked) if asked > state.version => {
+                Err(Refusal::too_large(asked, state.version))
+            }
+            Moment::Exactly(asked) if asked < state.compacted => {
+                Err(Refusal::expired(asked, state.compacted))
+            }
+            Moment::Exactly(asked) => Ok(asked),
+            Moment::Now | Moment::NotBefore(_) => {
+                let mut changes = state.log.iter().rev().filter(|change| change.place.0 == resource);
+                let missed = behind.checked_sub(1).map(|last| changes.nth(last));
+                let version =
+                    missed.map_or(state.version, |last| last.map_or(known, |last| last.version - 1));
+                let asked = if let Moment::NotBefore(asked) = of { asked } else { 0 };
+                Ok(version.max(asked))
+            }
+        }
+    }
+
+    /// The first page of a list as of a version that [`Self::moment`] gave.
+    pub fn list(
         &self,
         kind: &Kind,
         namespace: Option<&str>,
         selector: &Selector,
+        version: u64,
         limit: Option<usize>,
     ) -> Listed {
         let mut state = self.state();
@@ -170,25 +201,19 @@ impl Store {
                 && namespace.is_none_or(|namespace| place.1 == namespace)
                 && selector.holds(object)
         };
-        let items: Vec<Arc<Value>> =
-            state.objects.iter().filter(meant).map(|(_, object)| object.clone()).collect();
-        let version = state.version;
+        let then = state.undone(version);
+        let unchanged = state.objects.iter().filter(|(place, _)| !then.contains_key(*place));
+        let changed = then.iter().filter_map(|(place, before)| Some((*place, (*before)?)));
+        let items: BTreeMap<&Place, &Arc<Value>> = unchanged.chain(changed).filter(meant).collect();
+        let items = items.into_values().cloned().collect();
         state.page(items, version, limit)
     }
 
-    /// A list, or its next page.
+    /// The next page of a list.
     ///
     /// # Errors
-    /// When the token of the next page is none, or was forgotten.
-    pub fn pages(
-        &self,
-        kind: &Kind,
-        namespace: Option<&str>,
-        selector: &Selector,
-        limit: Option<usize>,
-        token: Option<&str>,
-    ) -> Result<Listed, Refusal> {
-        let Some(token) = token else { return Ok(self.list(kind, namespace, selector, limit)) };
+    /// When its token is none, or was forgotten.
+    pub fn next_page(&self, token: &str, limit: Option<usize>) -> Result<Listed, Refusal> {
         let mut state = self.state();
         let Some(index) = state.paged.iter().position(|(known, ..)| known == token) else {
             let message = "The provided continue parameter is too old to display a consistent list result.";
@@ -251,10 +276,9 @@ impl Store {
         Ok((news.cloned().collect(), state.version))
     }
 
-    /// Forgets all changes so far, as etcd's compaction does.
+    /// Tells nobody of the changes so far any more, as after etcd's compaction. A cache may still be behind them.
     pub fn compact(&self) {
         let mut state = self.state();
-        state.log.clear();
         state.paged.clear();
         state.compacted = state.version;
     }
@@ -263,6 +287,13 @@ impl Store {
 impl State {
     fn has_namespace(&self, name: &str) -> bool {
         self.objects.contains_key(&("/namespaces".to_owned(), String::new(), name.to_owned()))
+    }
+
+    /// What was at the places that were changed since a version, oldest change first.
+    fn undone(&self, version: u64) -> BTreeMap<&Place, Option<&Arc<Value>>> {
+        let since = self.log.partition_point(|change| change.version <= version);
+        let changes = self.log.range(since..).rev();
+        changes.map(|change| (&change.place, change.before.as_ref())).collect()
     }
 
     fn page(&mut self, mut items: Vec<Arc<Value>>, version: u64, limit: Option<usize>) -> Listed {

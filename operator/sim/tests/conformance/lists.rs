@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use edge_api::Device;
 use kube::ResourceExt;
-use kube::api::ListParams;
+use kube::api::{ListParams, VersionMatch};
 use serde_json::json;
 
-use super::{Ground, version};
+use super::{Ground, refused, version};
 
 fn names(devices: &[Device]) -> BTreeSet<String> {
     devices.iter().map(ResourceExt::name_any).collect()
@@ -61,4 +61,46 @@ pub(crate) async fn a_list_in_pages_holds_everything_once(ground: Ground) {
     let expected: Vec<_> = (0..7).map(|number| format!("pump-{number}")).collect();
     assert_eq!(seen, expected);
     assert_eq!(versions.len(), 1, "{versions:?}");
+}
+
+pub(crate) async fn a_list_of_an_older_version_holds_what_was_then(ground: Ground) {
+    let api = ground.api::<Device>();
+    let first = ground.device("pump-0").await;
+    let second = ground.device("pump-1").await;
+    ground.edit("pump-0", json!({ "spec": { "paused": true } })).await;
+    api.delete("pump-1", &Default::default()).await.unwrap();
+    let third = ground.device("pump-2").await;
+    let list = async |version: u64, how| {
+        let params = ListParams { resource_version: Some(version.to_string()), ..ListParams::default() };
+        let list = api.list(&ListParams { version_match: how, ..params }).await?;
+        let told: Vec<_> = list.items.iter().map(|one| (one.name_any(), one.spec.paused)).collect();
+        kube::Result::Ok((list.metadata.resource_version.unwrap().parse::<u64>().unwrap(), told))
+    };
+    let is = |name: &str, paused| (name.to_owned(), paused);
+    let exact = Some(VersionMatch::Exact);
+    let only_first = vec![is("pump-0", false)];
+    assert_eq!(list(version(&first), exact.clone()).await.unwrap(), (version(&first), only_first));
+    let both = vec![is("pump-0", false), is("pump-1", false)];
+    assert_eq!(list(version(&second), exact.clone()).await.unwrap(), (version(&second), both));
+    let last = vec![is("pump-0", true), is("pump-2", false)];
+    for how in [None, Some(VersionMatch::NotOlderThan)] {
+        let (at, told) = list(version(&third), how).await.unwrap();
+        assert!(at >= version(&third));
+        assert_eq!(told, last);
+    }
+    assert_eq!(refused(list(1, exact.clone()).await), (410, "Expired".to_owned()));
+    assert_eq!(refused(list(version(&third) + 1_000_000, exact).await).0, 504);
+}
+
+pub(crate) async fn a_list_of_any_version_is_of_one_that_was(ground: Ground) {
+    let api = ground.api::<Device>();
+    ground.device("pump-0").await;
+    let params = ListParams { resource_version: Some("0".to_owned()), ..ListParams::default() };
+    for how in [None, Some(VersionMatch::NotOlderThan)] {
+        let list = api.list(&ListParams { version_match: how, ..params.clone() }).await.unwrap();
+        let at: u64 = list.metadata.resource_version.unwrap().parse().unwrap();
+        let now = api.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+        assert!(at <= now.parse().unwrap(), "{at} {now}");
+        assert!(list.items.iter().all(|one| one.name_any() == "pump-0" && version(one) <= at));
+    }
 }

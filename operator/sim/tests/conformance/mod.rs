@@ -166,6 +166,8 @@ macro_rules! all_stories {
             managers_are_told_with_what_they_did
             a_list_is_of_one_version_and_holds_what_is_selected
             a_list_in_pages_holds_everything_once
+            a_list_of_an_older_version_holds_what_was_then
+            a_list_of_any_version_is_of_one_that_was
             a_watch_from_a_list_tells_all_that_comes_after_it
             a_watch_of_one_name_tells_of_no_other
             an_object_that_is_selected_no_longer_is_gone_for_a_watch
