@@ -163,14 +163,12 @@ impl Server {
                 let object = object.ok_or_else(|| Refusal::not_found(&call.kind.named(&place.2)))?;
                 Ok(self.json(StatusCode::OK, &object))
             }
-            Verb::List { limit, token: Some(token), .. } => {
-                let listed = self.store.next_page(token, *limit)?;
-                Ok(self.json(StatusCode::OK, &list(&call.kind, &listed)))
-            }
-            Verb::List { limit, token: None, of } => {
-                let version = self.store.moment(&call.kind, *of, self.around.behind(call))?;
-                let namespace = call.namespace.as_deref();
-                let listed = self.store.list(&call.kind, namespace, &call.selector, version, *limit);
+            Verb::List { limit, token, of } => {
+                let (version, after) = match token {
+                    Some(token) => self.store.goes_on(token).map(|(version, key)| (version, Some(key)))?,
+                    None => (self.store.moment(&call.kind, *of, self.around.behind(call))?, None),
+                };
+                let listed = self.store.list(call, version, after, *limit);
                 Ok(self.json(StatusCode::OK, &list(&call.kind, &listed)))
             }
             Verb::Watch(watch) => {

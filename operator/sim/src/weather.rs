@@ -175,6 +175,8 @@ impl Circumstances for Weather {
                 let phase = object.pointer("/status/phase").and_then(|phase| phase.as_str());
                 let said =
                     phase.filter(|_| call.in_status).map(|phase| format!(" {phase}")).unwrap_or_default();
+                let reserved = object.pointer("/status/reserved").filter(|_| call.in_status);
+                let said = said + &reserved.map(|names| format!(", reserved {names}")).unwrap_or_default();
                 // A leader renews for ever; that is no news.
                 if call.kind.plural != "leases" {
                     let mut written = self.written();

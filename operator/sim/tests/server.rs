@@ -49,6 +49,7 @@ async fn in_memory(_story: &str) -> Ground {
 }
 
 async fn on(server: Server) -> Ground {
+    let store = server.store.clone();
     let client = client(server);
     let namespace = "story".to_owned();
     let object = Namespace {
@@ -56,10 +57,11 @@ async fn on(server: Server) -> Ground {
         ..Namespace::default()
     };
     Api::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-    Ground { client, namespace }
+    let compact = Box::new(move || store.compact());
+    Ground { client, namespace, compact }
 }
 
-conformance::all_stories!(in_memory());
+conformance::all_stories!(in_memory in_memory ());
 
 /// A server whose lists are behind by one change.
 struct Behind;

@@ -241,6 +241,14 @@ impl Call {
         (resource(&self.kind), namespace, self.name.clone().unwrap_or_default())
     }
 
+    /// Does it mean this object of its kind?
+    pub fn means(&self, object: &Value) -> bool {
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        (self.namespace.is_none() || self.namespace.as_deref() == namespace)
+            && self.name.as_deref().is_none_or(|name| object["metadata"]["name"] == name)
+            && self.selector.holds(object)
+    }
+
     /// The change that it asks for.
     ///
     /// # Errors
