@@ -14,12 +14,14 @@
 //! * [`mutation`]: faults put in on purpose, to see that each rule finds its own.
 //! * [`world`], [`network`], [`states`], [`clock`], [`person`]: the hosts and what lies around them.
 //! * [`weather`], [`turns`], [`timeline`]: what goes wrong, whose turn it was, what happened.
-//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something.
+//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something; its scenarios are in [`plan`],
+//!   [`rollouts`] and `lives.rs`.
 
 pub mod clock;
 pub mod exchanges;
 pub mod happening;
 pub mod judge;
+mod lives;
 pub mod mutation;
 pub mod network;
 pub mod oracle;

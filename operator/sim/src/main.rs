@@ -45,6 +45,9 @@ struct Args {
     /// The sweep is one through a rollout that is rolled back
     #[arg(long, requires = "sweep")]
     rollout: bool,
+    /// The sweep is one through Devices that are deleted, made again and adopted
+    #[arg(long, requires = "sweep", conflicts_with = "rollout")]
+    lives: bool,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -54,6 +57,7 @@ impl Args {
     fn plan(&self) -> Plan {
         match (self.sweep, self.stopped) {
             (Some(point), _) if self.rollout => Plan::sweep_of_a_rollout(Some(point)),
+            (Some(point), _) if self.lives => Plan::sweep_of_lives(Some(point)),
             (Some(point), _) => Plan::sweep(Some(point)),
             (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
             (None, None) if self.unbroken || self.breaks.is_some() => Plan::broken(self.breaks),

@@ -94,17 +94,23 @@ impl Person {
         self.write("devices", Some(NAMESPACE), &name(device), &Write::Delete(json!({})));
     }
 
+    /// What the status of a device says that gives it to its object, if it says so.
+    fn advice(&self, device: usize) -> Option<String> {
+        let conditions = self.sees(device)?.status?.conditions;
+        let key = format!("{ADOPT}=");
+        let value = conditions.iter().find_map(|condition| condition.message.split_once(&key))?.1;
+        Some(value.split_whitespace().next()?.to_owned())
+    }
+
+    /// Does the status of a device say what gives it to its object?
+    pub fn is_advised(&self, device: usize) -> bool {
+        self.advice(device).is_some()
+    }
+
     /// Does what the status of a device says that gives it to its object, if it says so. Does it?
     pub fn adopts(&self, device: usize) -> bool {
-        let advised = |device: Device| {
-            let conditions = device.status?.conditions;
-            let key = format!("{ADOPT}=");
-            let value = conditions.iter().find_map(|condition| condition.message.split_once(&key))?.1;
-            Some(value.split_whitespace().next()?.to_owned())
-        };
-        let seen = self.sees(device);
-        let Some(value) = seen.clone().and_then(advised) else { return false };
-        if seen.is_some_and(|seen| seen.annotations().get(ADOPT) == Some(&value)) {
+        let Some(value) = self.advice(device) else { return false };
+        if self.sees(device).is_some_and(|seen| seen.annotations().get(ADOPT) == Some(&value)) {
             return false;
         }
         let patch = json!({ "metadata": { "annotations": { ADOPT: value } } });

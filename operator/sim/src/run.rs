@@ -69,8 +69,8 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     };
     for (at, happening) in &plan.happenings {
         run.until(*at)?;
-        if plan.point.is_some() && matches!(happening, Happening::Fleet { .. }) {
-            run.lets_rollouts_end()?;
+        if plan.point.is_some() {
+            run.lets_it_end(Some(happening))?;
         }
         if plan.breaks == Some(Rule::ReservedFirst) {
             run.world.person.passes_for_a_fleet(0, 2, 1);
@@ -79,7 +79,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     }
     run.until(plan.calm_from)?;
     if plan.point.is_some() {
-        run.lets_rollouts_end()?;
+        run.lets_it_end(None)?;
     }
     run.calm();
     let converged_after = run.converges()?;
@@ -109,14 +109,23 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// A sweep compares ends, and a rollout that another one overtakes ends otherwise than one that has the time which it needs:
-    /// whoever has the next template waits for that, however long a leader was missing.
-    fn lets_rollouts_end(&mut self) -> anyhow::Result<()> {
+    /// A sweep compares ends, and what another thing overtakes ends otherwise than what has the time that it needs: a rollout, the end of
+    /// a deleted object, a conflict that a person is told of. Whoever does the next thing waits for that, however long a leader was missing.
+    fn lets_it_end(&mut self, next: Option<&Happening>) -> anyhow::Result<()> {
         let latest = self.now + BOUND;
-        while self.now < latest && !oracle::have_rollouts_ended(&self.world, self.plan) {
+        while self.now < latest && !self.has_ended(next) {
             self.step()?;
         }
         Ok(())
+    }
+
+    fn has_ended(&self, next: Option<&Happening>) -> bool {
+        let what_that_needs = match next {
+            Some(Happening::Fleet { .. }) | None => oracle::have_rollouts_ended(&self.world, self.plan),
+            Some(Happening::Life(Life::Adopt(device))) => self.world.person.is_advised(*device),
+            Some(_) => true,
+        };
+        self.to_make.is_empty() && what_that_needs
     }
 
     fn step(&mut self) -> anyhow::Result<()> {

@@ -116,3 +116,27 @@ fn a_crash_right_after_any_effect_of_a_rollout_changes_nothing_in_the_end() {
 fn an_event_of_a_rollout_that_is_missed_changes_nothing_in_the_end() {
     sweep(&["--rollout"], "lost", "events");
 }
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_before_the_answer_to_any_effect_on_a_device_that_goes_and_comes_back_changes_nothing_in_the_end() {
+    sweep(&["--lives"], "unanswered", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_crash_right_after_any_effect_on_a_device_that_goes_and_comes_back_changes_nothing_in_the_end() {
+    sweep(&["--lives"], "after", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn an_event_of_a_device_that_goes_and_comes_back_that_is_missed_changes_nothing_in_the_end() {
+    sweep(&["--lives"], "lost", "events");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn a_leader_that_follows_with_an_old_view_of_devices_that_go_and_come_back_changes_nothing_in_the_end() {
+    sweep(&["--lives"], "stale", "effects");
+}
