@@ -18,6 +18,8 @@ impl Plan {
             (12_000, Happening::Declare { device: 0, firmware: 2, interval: 1 }),
             (12_300, Happening::Life(Life::Delete(0))),
             (12_300, Happening::Life(Life::Make(0))),
+            // So that it is told something, whatever it runs by then.
+            (15_000, Happening::Declare { device: 0, firmware: 3, interval: 1 }),
             (16_000, behaves(Behaviour { drop: Share::ALL, ..works() })),
             (16_000, Happening::Life(Life::Delete(1))),
             (16_000, Happening::Life(Life::Make(1))),

@@ -1,5 +1,7 @@
 //! What must be true: always, at the end, and of what devices went through.
 
+mod deeds;
+mod end;
 mod rollouts;
 
 use device_sim::durable::Durable;
@@ -8,6 +10,8 @@ use edge_api::{Desired, Device, DevicePhase};
 use edge_protocol::config_digest;
 use kube::ResourceExt as _;
 
+pub use self::deeds::deeds;
+pub use self::end::end;
 pub use self::rollouts::{have_rollouts_ended, may_fail};
 use crate::person::name;
 use crate::plan::{Plan, REPLICAS};
@@ -136,20 +140,6 @@ pub fn crowded(world: &World) -> Vec<Violation> {
             Rule::Bounds.broken(format!("{host} had {most} exchanges under way at {:.3} s", at.as_secs_f64()))
         })
         .collect()
-}
-
-/// How a run ended, for whoever compares runs: what each fleet came to, and what each device runs.
-pub fn end(world: &World, plan: &Plan) -> String {
-    let fleets = plan.fleets.iter().filter_map(|fleet| {
-        let status = world.person.sees_fleet(&fleet.name)?.status?;
-        let numbers = (status.revision, status.previous_revision, status.failed_revision);
-        Some(format!("{} {} {numbers:?} {:?}", fleet.name, status.phase.as_str(), status.counts))
-    });
-    let devices = (0..plan.devices).filter_map(|number| {
-        let running = world.states.get(&name(number))?.running;
-        Some(format!("{} {} {:?}", name(number), running.firmware, running.config))
-    });
-    fleets.chain(devices).collect::<Vec<_>>().join("; ")
 }
 
 /// What a device must never have gone through.

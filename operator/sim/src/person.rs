@@ -1,5 +1,6 @@
 //! What people do to the objects, straight into the store: their hands are not what is simulated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use edge_api::device::ADOPT;
@@ -182,9 +183,14 @@ impl Person {
         serde_json::from_value((*self.server.store.get(&place)?).clone()).ok()
     }
 
+    /// The profile.
+    pub fn sees_the_profile_whole(&self) -> Option<Value> {
+        self.get("faultprofiles", NAMESPACE, "loss")
+    }
+
     /// The profile's phase.
     pub fn sees_the_profile(&self) -> Option<String> {
-        let profile: Value = self.get("faultprofiles", NAMESPACE, "loss")?;
+        let profile = self.sees_the_profile_whole()?;
         Some(profile.pointer("/status/phase")?.as_str()?.to_owned())
     }
 
@@ -204,6 +210,16 @@ impl Person {
         let Some(kind) = self.server.kind("events") else { return false };
         let all = self.server.store.all(&kind);
         all.iter().any(|event| event["reason"] == reason && event["regarding"]["name"] == name(device))
+    }
+
+    /// What people were told, and of whom: `device-0 NotReleased`.
+    pub fn sees_events(&self) -> BTreeSet<String> {
+        let kind = self.server.kind("events");
+        let all = kind.map(|kind| self.server.store.all(&kind)).unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.iter()
+            .map(|one| format!("{} {}", text(&one["regarding"]["name"]), text(&one["reason"])))
+            .collect()
     }
 
     /// A fleet, as it is now.

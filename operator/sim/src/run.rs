@@ -49,8 +49,10 @@ pub struct Report {
     pub writes: u64,
     /// Effects of operators, and events told to them: the moments of a sweep.
     pub moments: (u64, u64),
-    /// What each fleet came to, and what each device runs.
+    /// What each fleet came to, what each device runs, and what was said of both.
     pub end: String,
+    /// What devices carried out, and how often.
+    pub deeds: String,
 }
 
 /// Runs a plan.
@@ -92,8 +94,9 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
     let moments = (sweep.effects, sweep.events);
-    let end = oracle::end(&run.world, plan);
-    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments, end })
+    let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
+    let (violations, simulated) = (run.violations, run.now);
+    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds })
 }
 
 struct Run<'a> {

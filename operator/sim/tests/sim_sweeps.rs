@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a hand that slips ends the story")]
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +13,36 @@ fn simulate(scenario: &[&str], kind: &str, number: u64) -> Output {
     command.args(["--sweep", &format!("{kind}:{number}")]).args(scenario).output().unwrap()
 }
 
-/// What each fleet came to, and what each device runs.
+/// What each fleet came to, what each device runs, and what was said of both.
 fn end(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stdout);
     let end = said.lines().find_map(|line| line.split_once(": ends with "));
     end.map(|(_, end)| end.to_owned()).unwrap_or_default()
+}
+
+/// What devices carried out, and how often.
+fn deeds(output: &Output) -> BTreeMap<String, u64> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let deeds =
+        said.lines().find_map(|line| line.split_once(": carried out ")).map_or("", |(_, deeds)| deeds);
+    let deeds = deeds.split(' ').filter_map(|deed| deed.rsplit_once('='));
+    deeds.map(|(deed, count)| (deed.to_owned(), count.parse().unwrap())).collect()
+}
+
+/// What devices carried out more often than in calm. Once is what a device does that has the time for it: in calm it was perhaps told
+/// the next thing before. And after such a thing it is told once more what it ran before.
+fn overdone(output: &Output, calm: &BTreeMap<String, u64>) -> Vec<String> {
+    let done = deeds(output);
+    let device = |deed: &str| deed.split('/').next().unwrap_or_default().to_owned();
+    let extra = |name: &str| {
+        let new = done.keys().filter(|deed| !calm.contains_key(*deed) && deed.contains("/Applied/"));
+        new.filter(|deed| device(deed) == name).count() as u64
+    };
+    let most = |deed: &str| calm.get(deed).copied().unwrap_or_default().max(1) + extra(&device(deed));
+    let more = done.iter().filter(|(deed, count)| {
+        calm.contains_key(*deed) && **count > most(deed) || !calm.contains_key(*deed) && **count > 1
+    });
+    more.map(|(deed, count)| format!("{deed}={count}")).collect()
 }
 
 /// The number before a word of the last line.
@@ -35,6 +61,8 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
     let points = count(&undisturbed, moments);
     let calm = end(&undisturbed);
     assert!(calm.contains("device-0"), "{calm}");
+    let done = deeds(&undisturbed);
+    assert!(done.keys().any(|deed| deed.starts_with("device-0/Applied/")), "{done:?}");
     let (next, failed) = (AtomicU64::new(1), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -46,9 +74,10 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
                         return;
                     }
                     let output = simulate(scenario, kind, number);
-                    if !output.status.success() || end(&output) != calm {
+                    let more = overdone(&output, &done);
+                    if !output.status.success() || end(&output) != calm || !more.is_empty() {
                         let said = format!(
-                            "{}(in calm it ends with {calm})",
+                            "{}(in calm it ends with {calm}; more often than there: {more:?})",
                             String::from_utf8_lossy(&output.stdout)
                         );
                         failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, said));
