@@ -34,7 +34,11 @@ pub fn out_of_sync(world: &World, plan: &Plan) -> Option<Violation> {
         (phase != "Expired")
             .then(|| Rule::Expires.broken(format!("the profile is {phase}, and its time is over")))
     };
-    (0..plan.devices).find_map(differs).or_else(|| rollouts::unended(world, plan)).or_else(late)
+    (0..plan.devices)
+        .find_map(differs)
+        .or_else(|| rollouts::unended(world, plan))
+        .or_else(|| rollouts::miscounted(world, plan))
+        .or_else(late)
 }
 
 /// What is left of a Device that was deleted when nothing was wrong.
@@ -81,11 +85,12 @@ fn differs(world: &World, plan: &Plan, number: usize) -> Option<Violation> {
     if let Some(owner) = kept.owner().filter(|owner| Some(&owner.uid) != device.metadata.uid.as_ref()) {
         return in_sync(format!("it obeys {owner:?}"));
     }
-    untrue(&kept, desired, &device).map(|why| Rule::TrueStatus.broken(why))
+    let boot = world.device(number).map(|device| device.view().boot_id.to_string());
+    untrue(&kept, desired, &device, boot.as_deref()).map(|why| Rule::TrueStatus.broken(why))
 }
 
 /// What a status says of a device in sync is what the device went through.
-fn untrue(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> {
+fn untrue(kept: &Durable, desired: &Desired, device: &Device, boot: Option<&str>) -> Option<String> {
     let running = &kept.running;
     let Some(reported) = device.status.as_ref().and_then(|status| status.reported.as_ref()) else {
         return Some("in sync without a report".to_owned());
@@ -95,6 +100,9 @@ fn untrue(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> 
         || reported.config_digest.as_ref() != Some(&digest)
     {
         return Some(format!("its status says {reported:?}, and it runs {running:?}"));
+    }
+    if Some(reported.boot_id.as_str()) != boot {
+        return Some(format!("its status says boot {:?}, and it is {boot:?}", reported.boot_id));
     }
     let generation = i64::try_from(running.generation).ok();
     (reported.generation != generation)
