@@ -125,6 +125,7 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     }
     println!("seed {seed}: ends with {}", report.end);
     println!("seed {seed}: carried out {}", report.deeds);
+    println!("seed {seed}: people were told {}", report.told.join(", "));
     let verdict = if report.violations.is_empty() { "ok" } else { "FAILED" };
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));

@@ -28,7 +28,7 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Then nothing may be written, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
+/// Then nothing may be written or commanded, not even in vain, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
 /// without a reason, as each minute.
 const QUIET: Duration = Duration::from_secs(65);
 /// An operator that dies at the moment of a sweep is dead for so long.
@@ -53,6 +53,8 @@ pub struct Report {
     pub end: String,
     /// What devices carried out, and how often.
     pub deeds: String,
+    /// What people were told by Events, and of whom.
+    pub told: Vec<String>,
 }
 
 /// Runs a plan.
@@ -95,8 +97,9 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     let sweep = run.world.weather.sweep().clone();
     let moments = (sweep.effects, sweep.events);
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
+    let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);
-    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds })
+    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds, told })
 }
 
 struct Run<'a> {
@@ -351,7 +354,7 @@ impl Run<'_> {
     }
 
     fn stays_quiet(&mut self) -> anyhow::Result<()> {
-        let (before, end) = (self.world.weather.writes(), self.now + QUIET);
+        let (before, end) = (self.world.weather.efforts(), self.now + QUIET);
         if self.plan.breaks == Some(Rule::Quiet) {
             self.world.person.forgets_the_status(0);
         }
@@ -362,9 +365,11 @@ impl Run<'_> {
                 return Ok(());
             }
         }
-        let more = self.world.weather.writes() - before;
+        let more = self.world.weather.efforts() - before;
         if more > 0 {
-            let sentence = format!("{more} writes within {QUIET:?} in which nothing happened");
+            let sentence = format!(
+                "{more} writes or commands, carried out or not, within {QUIET:?} in which nothing happened"
+            );
             self.breaks(vec![Rule::Quiet.broken(sentence)]);
         }
         Ok(())

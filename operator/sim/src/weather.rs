@@ -1,6 +1,7 @@
 //! What goes wrong just now with datagrams and with calls of the API server. Set by the run, drawn from its seed.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Bad {
     pub stale: u64,
 }
 
+/// A leader renews its Lease for ever: that is no news.
+const LEASES: &str = "leases";
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -41,6 +44,7 @@ const NEVER: Duration = Duration::from_secs(86_400);
 pub struct Weather {
     now: Mutex<(Bad, Dice)>,
     written: Mutex<(u64, Duration)>,
+    efforts: AtomicU64,
     sweep: Mutex<Sweep>,
     timeline: Timeline,
 }
@@ -49,7 +53,8 @@ impl Weather {
     /// Good weather.
     pub fn new(seed: u64, point: Option<Point>, timeline: Timeline) -> Self {
         let now = Mutex::new((Bad::default(), Dice::new(seed, "weather", 0)));
-        Self { now, written: Mutex::default(), sweep: Mutex::new(Sweep::to(point)), timeline }
+        let sweep = Mutex::new(Sweep::to(point));
+        Self { now, written: Mutex::default(), efforts: AtomicU64::new(0), sweep, timeline }
     }
 
     fn now(&self) -> MutexGuard<'_, (Bad, Dice)> {
@@ -73,6 +78,16 @@ impl Weather {
     /// When the last of them was.
     pub fn last_write(&self) -> Duration {
         self.written().1
+    }
+
+    /// Calls so far that would change anything but the Lease, whatever came of them, and datagrams that tell a device to.
+    pub fn efforts(&self) -> u64 {
+        self.efforts.load(Ordering::Relaxed)
+    }
+
+    /// An operator calls for a change, or tells a device to.
+    pub fn effort(&self) {
+        self.efforts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The moment that a sweep has chosen.
@@ -127,6 +142,9 @@ impl Circumstances for Weather {
     }
 
     fn fate(&self, call: &Call) -> Fate {
+        if call.verb.is_write() && call.kind.plural != LEASES {
+            self.effort();
+        }
         if self.sweep().is_frozen(&call.caller) {
             return Fate { before: NEVER, ..Fate::default() };
         }
@@ -165,7 +183,7 @@ impl Circumstances for Weather {
     }
 
     fn tells(&self, call: &Call) -> bool {
-        call.kind.plural == "leases" || self.sweep().tells()
+        call.kind.plural == LEASES || self.sweep().tells()
     }
 
     fn done(&self, call: &Call, result: Result<Option<&Written>, &Refusal>) {
@@ -177,8 +195,7 @@ impl Circumstances for Weather {
                     phase.filter(|_| call.in_status).map(|phase| format!(" {phase}")).unwrap_or_default();
                 let reserved = object.pointer("/status/reserved").filter(|_| call.in_status);
                 let said = said + &reserved.map(|names| format!(", reserved {names}")).unwrap_or_default();
-                // A leader renews for ever; that is no news.
-                if call.kind.plural != "leases" {
+                if call.kind.plural != LEASES {
                     let mut written = self.written();
                     *written = (written.0 + 1, clock::elapsed());
                     drop(written);

@@ -12,7 +12,7 @@ use crate::person::name;
 use crate::plan::Plan;
 use crate::world::World;
 
-/// What each fleet and the profile came to, what each device runs and what is said of it, and of what people were told.
+/// What each fleet and the profile came to, what each device runs, and what is said of it.
 pub fn end(world: &World, plan: &Plan) -> String {
     let fleets = plan.fleets.iter().filter_map(|fleet| {
         let status = world.person.sees_fleet(&fleet.name)?.status?;
@@ -28,9 +28,7 @@ pub fn end(world: &World, plan: &Plan) -> String {
         running.map(|running| format!("{} {running}, {object}", name(number)))
     });
     let profile = world.person.sees_the_profile_whole().map(|profile| format!("loss {}", told(&profile)));
-    let events: BTreeSet<String> = world.person.sees_events();
-    let events = std::iter::once(format!("Events {events:?}"));
-    fleets.chain(devices).chain(profile).chain(events).collect::<Vec<_>>().join("; ")
+    fleets.chain(devices).chain(profile).collect::<Vec<_>>().join("; ")
 }
 
 fn object(device: &Device) -> String {
