@@ -26,8 +26,8 @@ struct Args {
     /// Which run: a number stands for one course of events
     #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
-    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N or stale:N; `0` is no
-    /// moment
+    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N, stale:N,
+    /// lease-unanswered:N or lease-after:N; `0` is no moment
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
     /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find
@@ -130,11 +130,12 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, {} leases, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
-        report.moments.0,
-        report.moments.1,
+        report.moments.effects,
+        report.moments.events,
+        report.moments.leases,
         timeline.digest()
     );
 }

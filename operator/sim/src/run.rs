@@ -47,14 +47,25 @@ pub struct Report {
     pub simulated: Duration,
     /// Writes to the API server that changed something, but for those of the Lease.
     pub writes: u64,
-    /// Effects of operators, and events told to them: the moments of a sweep.
-    pub moments: (u64, u64),
+    /// The moments of a sweep.
+    pub moments: Moments,
     /// What each fleet came to, what each device runs, and what was said of both.
     pub end: String,
     /// What devices carried out, and how often.
     pub deeds: String,
     /// What people were told by Events, and of whom.
     pub told: Vec<String>,
+}
+
+/// How many moments of each kind a run has.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// Effects of operators.
+    pub effects: u64,
+    /// Events told to them.
+    pub events: u64,
+    /// Writes of the Lease before all is calm: who leads anew when all is silent writes that it does.
+    pub leases: u64,
 }
 
 /// Runs a plan.
@@ -85,6 +96,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     if plan.point.is_some() {
         run.lets_it_end(None)?;
     }
+    let leases = run.world.weather.sweep().leases;
     run.calm();
     let converged_after = run.converges()?;
     if converged_after.is_some() {
@@ -95,7 +107,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
-    let moments = (sweep.effects, sweep.events);
+    let moments = Moments { effects: sweep.effects, events: sweep.events, leases };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);

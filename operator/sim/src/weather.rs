@@ -201,6 +201,8 @@ impl Circumstances for Weather {
                     drop(written);
                     self.sweep().wrote(who);
                     self.timeline.note(who, format!("{}: version {version}{said}", call.told()));
+                } else {
+                    self.sweep().leased(who);
                 }
             }
             Ok(Some(_)) => self.timeline.note(who, format!("{}: nothing changed", call.told())),
