@@ -6,7 +6,7 @@ use std::time::Duration;
 use edge_api::DevicePhase;
 use serde_json::json;
 
-use crate::clock;
+use crate::clock::{self, Machine, Wrong};
 use crate::happening::{FleetEdit, Happening, Life};
 use crate::network::API;
 use crate::oracle;
@@ -148,6 +148,7 @@ impl Run<'_> {
 
     fn step(&mut self) -> anyhow::Result<()> {
         self.world.sim.step().map_err(|error| anyhow::anyhow!("a host ended: {error}"))?;
+        Machine::stops();
         self.now = self.world.sim.elapsed();
         clock::set(self.now);
         self.strike();
@@ -213,7 +214,7 @@ impl Run<'_> {
                     device.set_behaviour((**behaviour).clone());
                 }
             }
-            Happening::Clocks(seconds) => clock::jump(*seconds),
+            Happening::Clocks(wrong) => clock::jump(*wrong),
             Happening::DeleteLease => world.person.deletes_the_lease(),
             Happening::Stopped { replica, stopped } => self.stops(*replica, *stopped),
             Happening::Fleet { fleet, edit } => {
@@ -280,9 +281,11 @@ impl Run<'_> {
             self.happens(&Happening::Cut { replica, broken: false });
             self.happens(&Happening::Stopped { replica, stopped: false });
         }
-        for quiet in
-            [Happening::Latency(CALM_LATENCY), Happening::Weather(Bad::default()), Happening::Clocks(0)]
-        {
+        for quiet in [
+            Happening::Latency(CALM_LATENCY),
+            Happening::Weather(Bad::default()),
+            Happening::Clocks(Wrong::default()),
+        ] {
             self.happens(&quiet);
         }
         for device in 0..self.plan.devices {
