@@ -371,7 +371,8 @@ impl Run<'_> {
     fn stays_quiet(&mut self) -> anyhow::Result<()> {
         let (before, end) = (self.world.weather.efforts(), self.now + QUIET);
         if self.plan.breaks == Some(Rule::Quiet) {
-            self.world.person.forgets_the_status(0);
+            // Nobody's device: a fleet would count one less for a moment.
+            self.world.person.forgets_the_status(self.plan.devices - 1);
         }
         while self.now < end {
             self.until(self.now + LOOK)?;
