@@ -41,6 +41,15 @@ pub fn out_of_sync(world: &World, plan: &Plan) -> Option<Violation> {
         .or_else(late)
 }
 
+/// Does a device obey its object, and is it in sync by its status?
+pub fn obeys(world: &World, number: usize) -> bool {
+    let owner = world.states.get(&name(number)).and_then(|kept| kept.owner());
+    world.person.sees(number).zip(owner).is_some_and(|(device, owner)| {
+        let in_sync = device.status.is_some_and(|status| status.phase == DevicePhase::InSync);
+        in_sync && device.metadata.uid == Some(owner.uid)
+    })
+}
+
 /// What is left of a Device that was deleted when nothing was wrong.
 fn is_left(world: &World, number: usize) -> Option<String> {
     if let Some(device) = world.person.sees(number) {

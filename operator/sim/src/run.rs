@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use edge_api::DevicePhase;
+use edge_api::quantity::Share;
 use serde_json::json;
 
 use crate::clock::{self, Machine, Wrong};
@@ -79,6 +80,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         now: Duration::ZERO,
         restarts: None,
         violations: Vec::new(),
+        calm_from: plan.calm_from,
         to_make: BTreeSet::new(),
         backup: None,
     };
@@ -121,6 +123,8 @@ struct Run<'a> {
     /// Who was struck at the moment of a sweep starts again then.
     restarts: Option<(Duration, String)>,
     violations: Vec<Violation>,
+    /// From then on all is calm: as planned, or later where a sweep waited.
+    calm_from: Duration,
     /// Devices that are made again as soon as they are gone.
     to_make: BTreeSet<usize>,
     backup: Option<Backup>,
@@ -141,6 +145,10 @@ impl Run<'_> {
         let what_that_needs = match next {
             Some(Happening::Fleet { .. }) | None => oracle::have_rollouts_ended(&self.world, self.plan),
             Some(Happening::Life(Life::Adopt(device))) => self.world.person.is_advised(*device),
+            // Who falls silent obeys its object by then.
+            Some(Happening::Behave { device, behaviour }) if behaviour.drop == Share::ALL => {
+                oracle::obeys(&self.world, *device)
+            }
             Some(_) => true,
         };
         self.to_make.is_empty() && what_that_needs
@@ -272,6 +280,7 @@ impl Run<'_> {
     /// All faults end, and a person does what statuses ask for.
     fn calm(&mut self) {
         self.world.timeline.note("world", "from now on all is calm");
+        self.calm_from = self.now;
         for host in [API, DEVICES] {
             self.world.switch(host, true);
         }
@@ -341,16 +350,16 @@ impl Run<'_> {
 
     fn converges(&mut self) -> anyhow::Result<Option<Duration>> {
         let bound = if self.plan.fleets.is_empty() { BOUND } else { BOUND + ROLLOUT };
-        let deadline = self.plan.calm_from + bound;
+        let deadline = self.calm_from + bound;
         loop {
             self.until(self.now + LOOK)?;
             self.tend();
             let why_not = oracle::out_of_sync(&self.world, self.plan);
-            let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.plan.calm_from));
+            let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.calm_from));
             match why_not {
                 None if silent >= SETTLED => {
                     self.world.timeline.note("world", "all is in sync and settled");
-                    return Ok(Some(self.world.weather.last_write().saturating_sub(self.plan.calm_from)));
+                    return Ok(Some(self.world.weather.last_write().saturating_sub(self.calm_from)));
                 }
                 Some(why) if self.now >= deadline => {
                     let sentence = format!("{bound:?} after the last fault: {}", why.sentence);
