@@ -6,6 +6,7 @@ use std::sync::Arc;
 use edge_api::device::ADOPT;
 use edge_api::{Desired, Device, DeviceFleet};
 use kube::ResourceExt as _;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -180,7 +181,7 @@ impl Person {
     fn get<K: DeserializeOwned>(&self, plural: &str, namespace: &str, name: &str) -> Option<K> {
         let kind = self.server.kind(plural)?;
         let place = (resource(&kind), namespace.to_owned(), name.to_owned());
-        serde_json::from_value((*self.server.store.get(&place)?).clone()).ok()
+        K::deserialize(&*self.server.store.get(&place)?).ok()
     }
 
     /// The profile.
@@ -236,7 +237,7 @@ impl Person {
             one["revision"] == number
                 && one.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str) == uid
         };
-        serde_json::from_value(all.iter().find(is_it)?["data"].clone()).ok()
+        Desired::deserialize(&all.iter().find(is_it)?["data"]).ok()
     }
 }
 
