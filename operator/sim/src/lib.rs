@@ -9,8 +9,8 @@
 //!
 //! * [`server`]: an API server in memory, with Kubernetes' rules of writing and watching. It passes the same
 //!   conformance stories as the real one.
-//! * [`plan`], [`rollouts`], [`happening`], [`run`], [`oracle`], [`judge`], [`rule`]: what a seed stands for, from its first step to
-//!   the verdict.
+//! * [`plan`], [`rollouts`], [`happening`], [`run`], [`oracle`], [`judge`], [`rule`], [`report`]: what a seed stands for, from its
+//!   first step to the verdict.
 //! * [`mutation`]: faults put in on purpose, to see that each rule finds its own.
 //! * [`world`], [`network`], [`states`], [`clock`], [`person`]: the hosts and what lies around them.
 //! * [`weather`], [`turns`], [`timeline`]: what goes wrong, whose turn it was, what happened.
@@ -27,6 +27,7 @@ pub mod network;
 pub mod oracle;
 pub mod person;
 pub mod plan;
+pub mod report;
 pub mod rollouts;
 pub mod rule;
 pub mod run;
