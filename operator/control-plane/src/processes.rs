@@ -42,8 +42,8 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    /// Starts both; neither is ready yet.
-    pub(crate) fn start(assets: &Assets) -> Result<Self, Error> {
+    /// Starts both, the API server with these flags too; neither is ready yet.
+    pub(crate) fn start(assets: &Assets, flags: &[&str]) -> Result<Self, Error> {
         let folder = tempfile::Builder::new()
             .prefix("edge-control-plane-")
             .tempdir()
@@ -51,10 +51,10 @@ impl Processes {
         let keeper = keep(folder.path())?;
         let [etcd, peer, port] = free_ports()?;
         let token = write_identity(folder.path())?;
-        let commands = vec![
-            ("etcd", etcd_command(assets, folder.path(), etcd, peer)?),
-            ("kube-apiserver", apiserver_command(assets, folder.path(), etcd, port)?),
-        ];
+        let mut apiserver = apiserver_command(assets, folder.path(), etcd, port)?;
+        apiserver.args(flags);
+        let etcd = etcd_command(assets, folder.path(), etcd, peer)?;
+        let commands = vec![("etcd", etcd), ("kube-apiserver", apiserver)];
         let (children, stop, spawner) = spawn(commands)?;
         Ok(Self { port, token, children, stop: Some(stop), spawner: Some(spawner), _keeper: keeper, folder })
     }

@@ -72,10 +72,18 @@ impl ControlPlane {
     /// # Errors
     /// When the binaries are missing or it does not become ready; the error has the end of the logs.
     pub async fn start() -> Result<Self, Error> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`], and the API server is given these flags too.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(flags: &[&str]) -> Result<Self, Error> {
         let assets = Assets::from_environment()?;
         let mut attempt = 1;
         let control_plane = loop {
-            match Self::attempt(&assets).await {
+            match Self::attempt(&assets, flags).await {
                 Err(Error::NotReady { logs, .. })
                     if attempt < ATTEMPTS && logs.contains("address already in use") =>
                 {
@@ -88,8 +96,8 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    async fn attempt(assets: &Assets) -> Result<Self, Error> {
-        let processes = Processes::start(assets)?;
+    async fn attempt(assets: &Assets, flags: &[&str]) -> Result<Self, Error> {
+        let processes = Processes::start(assets, flags)?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Some(config) = configuration(&processes)?

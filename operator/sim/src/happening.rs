@@ -2,6 +2,7 @@
 
 use device_sim::Behaviour;
 
+use crate::clock::Wrong;
 use crate::weather::Bad;
 
 /// A thing that happens.
@@ -70,8 +71,8 @@ pub enum Happening {
         /// How.
         behaviour: Box<Behaviour>,
     },
-    /// All clocks on walls but the API server's are wrong by so many seconds.
-    Clocks(i64),
+    /// Clocks on walls are wrong.
+    Clocks(Wrong),
     /// Somebody deletes the Lease.
     DeleteLease,
     /// The API server forgets what watches could be told of.

@@ -10,6 +10,7 @@ use edge_api::choose::{rank, wanted};
 use edge_api::condition::{is_true, types};
 use edge_api::{Desired, Device, DeviceFleet, DevicePhase};
 use edge_protocol::config_digest;
+use serde::Deserialize as _;
 
 use crate::person::NAMESPACE;
 use crate::rollouts::FleetPlan;
@@ -88,16 +89,16 @@ impl Judge {
     pub fn saw(&self, change: &Change) {
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = change.place.2.clone();
-        let object = change.after.as_deref().cloned();
+        let object = change.after.as_deref();
         match change.place.0.rsplit('/').next() {
-            Some("devices") => match object.and_then(|object| serde_json::from_value(object).ok()) {
+            Some("devices") => match object.and_then(|object| Device::deserialize(object).ok()) {
                 Some(device) => book.device(name, device),
                 None => {
                     book.devices.remove(&name);
                     book.told.remove(&name);
                 }
             },
-            Some("devicefleets") => match object.and_then(|object| serde_json::from_value(object).ok()) {
+            Some("devicefleets") => match object.and_then(|object| DeviceFleet::deserialize(object).ok()) {
                 Some(fleet) => book.fleet(name, fleet),
                 None => drop(book.objects.remove(&name)),
             },

@@ -9,22 +9,25 @@
 //!
 //! * [`server`]: an API server in memory, with Kubernetes' rules of writing and watching. It passes the same
 //!   conformance stories as the real one.
-//! * [`plan`], [`rollouts`], [`happening`], [`run`], [`oracle`], [`judge`], [`rule`]: what a seed stands for, from its first step to
-//!   the verdict.
+//! * [`plan`], [`rollouts`], [`happening`], [`run`], [`oracle`], [`judge`], [`rule`], [`report`]: what a seed stands for, from its
+//!   first step to the verdict.
 //! * [`mutation`]: faults put in on purpose, to see that each rule finds its own.
 //! * [`world`], [`network`], [`states`], [`clock`], [`person`]: the hosts and what lies around them.
 //! * [`weather`], [`turns`], [`timeline`]: what goes wrong, whose turn it was, what happened.
-//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something.
+//! * [`sweep`]: one chosen moment of a calm run at which an operator dies or misses something; its scenarios are in [`plan`],
+//!   [`rollouts`] and `lives.rs`.
 
 pub mod clock;
 pub mod exchanges;
 pub mod happening;
 pub mod judge;
+mod lives;
 pub mod mutation;
 pub mod network;
 pub mod oracle;
 pub mod person;
 pub mod plan;
+pub mod report;
 pub mod rollouts;
 pub mod rule;
 pub mod run;

@@ -8,8 +8,9 @@ use anyhow::Result;
 use clap::Parser;
 use edge_sim::mutation::STARVED;
 use edge_sim::plan::Plan;
+use edge_sim::report::Report;
 use edge_sim::rule::Rule;
-use edge_sim::run::{Report, run};
+use edge_sim::run::run;
 use edge_sim::sweep::Point;
 use edge_sim::timeline::Timeline;
 use edge_sim::turns::Turns;
@@ -26,8 +27,8 @@ struct Args {
     /// Which run: a number stands for one course of events
     #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
-    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N or stale:N; `0` is no
-    /// moment
+    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N, stale:N,
+    /// lease-unanswered:N or lease-after:N; `0` is no moment
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
     /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find
@@ -45,6 +46,9 @@ struct Args {
     /// The sweep is one through a rollout that is rolled back
     #[arg(long, requires = "sweep")]
     rollout: bool,
+    /// The sweep is one through Devices that are deleted, made again and adopted
+    #[arg(long, requires = "sweep", conflicts_with = "rollout")]
+    lives: bool,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -54,6 +58,7 @@ impl Args {
     fn plan(&self) -> Plan {
         match (self.sweep, self.stopped) {
             (Some(point), _) if self.rollout => Plan::sweep_of_a_rollout(Some(point)),
+            (Some(point), _) if self.lives => Plan::sweep_of_lives(Some(point)),
             (Some(point), _) => Plan::sweep(Some(point)),
             (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
             (None, None) if self.unbroken || self.breaks.is_some() => Plan::broken(self.breaks),
@@ -120,15 +125,18 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
         println!("seed {seed}: VIOLATED: {violation}");
     }
     println!("seed {seed}: ends with {}", report.end);
+    println!("seed {seed}: carried out {}", report.deeds);
+    println!("seed {seed}: people were told {}", report.told.join(", "));
     let verdict = if report.violations.is_empty() { "ok" } else { "FAILED" };
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, {} leases, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
-        report.moments.0,
-        report.moments.1,
+        report.moments.effects,
+        report.moments.events,
+        report.moments.leases,
         timeline.digest()
     );
 }

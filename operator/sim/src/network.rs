@@ -26,6 +26,8 @@ use crate::weather::Weather;
 
 /// The second byte of a datagram that refuses an older epoch or generation: 4.12 (RFC 7252 §3 and §5.9.2.8).
 const PRECONDITION_FAILED: u8 = (4 << 5) | 12;
+/// The second bytes of datagrams that tell a device to do something: POST and PUT (RFC 7252 §12.1.1).
+const COMMANDS: [u8; 2] = [2, 3];
 /// The API server's port.
 pub const API_PORT: u16 = 6443;
 /// The API server's name.
@@ -71,6 +73,9 @@ impl Port for Udp {
         Box::pin(async move {
             if bytes.get(1) == Some(&PRECONDITION_FAILED) {
                 self.network.weather.refuses(&self.network.host, peer);
+            }
+            if bytes.get(1).is_some_and(|code| COMMANDS.contains(code)) {
+                self.network.weather.effort();
             }
             self.network.exchanges.sent(&self.network.host, bytes, clock::elapsed());
             for _ in 0..self.network.weather.copies(&self.network.host) {

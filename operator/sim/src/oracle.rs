@@ -1,5 +1,7 @@
 //! What must be true: always, at the end, and of what devices went through.
 
+mod deeds;
+mod end;
 mod rollouts;
 
 use device_sim::durable::Durable;
@@ -8,6 +10,8 @@ use edge_api::{Desired, Device, DevicePhase};
 use edge_protocol::config_digest;
 use kube::ResourceExt as _;
 
+pub use self::deeds::deeds;
+pub use self::end::end;
 pub use self::rollouts::{have_rollouts_ended, may_fail};
 use crate::person::name;
 use crate::plan::{Plan, REPLICAS};
@@ -30,7 +34,20 @@ pub fn out_of_sync(world: &World, plan: &Plan) -> Option<Violation> {
         (phase != "Expired")
             .then(|| Rule::Expires.broken(format!("the profile is {phase}, and its time is over")))
     };
-    (0..plan.devices).find_map(differs).or_else(|| rollouts::unended(world, plan)).or_else(late)
+    (0..plan.devices)
+        .find_map(differs)
+        .or_else(|| rollouts::unended(world, plan))
+        .or_else(|| rollouts::miscounted(world, plan))
+        .or_else(late)
+}
+
+/// Does a device obey its object, and is it in sync by its status?
+pub fn obeys(world: &World, number: usize) -> bool {
+    let owner = world.states.get(&name(number)).and_then(|kept| kept.owner());
+    world.person.sees(number).zip(owner).is_some_and(|(device, owner)| {
+        let in_sync = device.status.is_some_and(|status| status.phase == DevicePhase::InSync);
+        in_sync && device.metadata.uid == Some(owner.uid)
+    })
 }
 
 /// What is left of a Device that was deleted when nothing was wrong.
@@ -77,11 +94,12 @@ fn differs(world: &World, plan: &Plan, number: usize) -> Option<Violation> {
     if let Some(owner) = kept.owner().filter(|owner| Some(&owner.uid) != device.metadata.uid.as_ref()) {
         return in_sync(format!("it obeys {owner:?}"));
     }
-    untrue(&kept, desired, &device).map(|why| Rule::TrueStatus.broken(why))
+    let boot = world.device(number).map(|device| device.view().boot_id.to_string());
+    untrue(&kept, desired, &device, boot.as_deref()).map(|why| Rule::TrueStatus.broken(why))
 }
 
 /// What a status says of a device in sync is what the device went through.
-fn untrue(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> {
+fn untrue(kept: &Durable, desired: &Desired, device: &Device, boot: Option<&str>) -> Option<String> {
     let running = &kept.running;
     let Some(reported) = device.status.as_ref().and_then(|status| status.reported.as_ref()) else {
         return Some("in sync without a report".to_owned());
@@ -91,6 +109,9 @@ fn untrue(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> 
         || reported.config_digest.as_ref() != Some(&digest)
     {
         return Some(format!("its status says {reported:?}, and it runs {running:?}"));
+    }
+    if Some(reported.boot_id.as_str()) != boot {
+        return Some(format!("its status says boot {:?}, and it is {boot:?}", reported.boot_id));
     }
     let generation = i64::try_from(running.generation).ok();
     (reported.generation != generation)
@@ -136,20 +157,6 @@ pub fn crowded(world: &World) -> Vec<Violation> {
             Rule::Bounds.broken(format!("{host} had {most} exchanges under way at {:.3} s", at.as_secs_f64()))
         })
         .collect()
-}
-
-/// How a run ended, for whoever compares runs: what each fleet came to, and what each device runs.
-pub fn end(world: &World, plan: &Plan) -> String {
-    let fleets = plan.fleets.iter().filter_map(|fleet| {
-        let status = world.person.sees_fleet(&fleet.name)?.status?;
-        let numbers = (status.revision, status.previous_revision, status.failed_revision);
-        Some(format!("{} {} {numbers:?} {:?}", fleet.name, status.phase.as_str(), status.counts))
-    });
-    let devices = (0..plan.devices).filter_map(|number| {
-        let running = world.states.get(&name(number))?.running;
-        Some(format!("{} {} {:?}", name(number), running.firmware, running.config))
-    });
-    fleets.chain(devices).collect::<Vec<_>>().join("; ")
 }
 
 /// What a device must never have gone through.

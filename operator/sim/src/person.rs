@@ -1,10 +1,12 @@
 //! What people do to the objects, straight into the store: their hands are not what is simulated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use edge_api::device::ADOPT;
 use edge_api::{Desired, Device, DeviceFleet};
 use kube::ResourceExt as _;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -94,17 +96,23 @@ impl Person {
         self.write("devices", Some(NAMESPACE), &name(device), &Write::Delete(json!({})));
     }
 
+    /// What the status of a device says that gives it to its object, if it says so.
+    fn advice(&self, device: usize) -> Option<String> {
+        let conditions = self.sees(device)?.status?.conditions;
+        let key = format!("{ADOPT}=");
+        let value = conditions.iter().find_map(|condition| condition.message.split_once(&key))?.1;
+        Some(value.split_whitespace().next()?.to_owned())
+    }
+
+    /// Does the status of a device say what gives it to its object?
+    pub fn is_advised(&self, device: usize) -> bool {
+        self.advice(device).is_some()
+    }
+
     /// Does what the status of a device says that gives it to its object, if it says so. Does it?
     pub fn adopts(&self, device: usize) -> bool {
-        let advised = |device: Device| {
-            let conditions = device.status?.conditions;
-            let key = format!("{ADOPT}=");
-            let value = conditions.iter().find_map(|condition| condition.message.split_once(&key))?.1;
-            Some(value.split_whitespace().next()?.to_owned())
-        };
-        let seen = self.sees(device);
-        let Some(value) = seen.clone().and_then(advised) else { return false };
-        if seen.is_some_and(|seen| seen.annotations().get(ADOPT) == Some(&value)) {
+        let Some(value) = self.advice(device) else { return false };
+        if self.sees(device).is_some_and(|seen| seen.annotations().get(ADOPT) == Some(&value)) {
             return false;
         }
         let patch = json!({ "metadata": { "annotations": { ADOPT: value } } });
@@ -173,12 +181,17 @@ impl Person {
     fn get<K: DeserializeOwned>(&self, plural: &str, namespace: &str, name: &str) -> Option<K> {
         let kind = self.server.kind(plural)?;
         let place = (resource(&kind), namespace.to_owned(), name.to_owned());
-        serde_json::from_value((*self.server.store.get(&place)?).clone()).ok()
+        K::deserialize(&*self.server.store.get(&place)?).ok()
+    }
+
+    /// The profile.
+    pub fn sees_the_profile_whole(&self) -> Option<Value> {
+        self.get("faultprofiles", NAMESPACE, "loss")
     }
 
     /// The profile's phase.
     pub fn sees_the_profile(&self) -> Option<String> {
-        let profile: Value = self.get("faultprofiles", NAMESPACE, "loss")?;
+        let profile = self.sees_the_profile_whole()?;
         Some(profile.pointer("/status/phase")?.as_str()?.to_owned())
     }
 
@@ -200,6 +213,16 @@ impl Person {
         all.iter().any(|event| event["reason"] == reason && event["regarding"]["name"] == name(device))
     }
 
+    /// What people were told, and of whom: `device-0 NotReleased`.
+    pub fn sees_events(&self) -> BTreeSet<String> {
+        let kind = self.server.kind("events");
+        let all = kind.map(|kind| self.server.store.all(&kind)).unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.iter()
+            .map(|one| format!("{} {}", text(&one["regarding"]["name"]), text(&one["reason"])))
+            .collect()
+    }
+
     /// A fleet, as it is now.
     pub fn sees_fleet(&self, fleet: &str) -> Option<DeviceFleet> {
         self.get("devicefleets", NAMESPACE, fleet)
@@ -214,7 +237,7 @@ impl Person {
             one["revision"] == number
                 && one.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str) == uid
         };
-        serde_json::from_value(all.iter().find(is_it)?["data"].clone()).ok()
+        Desired::deserialize(&all.iter().find(is_it)?["data"]).ok()
     }
 }
 

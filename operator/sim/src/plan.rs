@@ -171,8 +171,11 @@ pub const CALM_LATENCY: u64 = 10;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
     use crate::happening::FleetEdit;
+    use crate::weather::Bad;
 
     #[test]
     fn a_seed_stands_for_one_plan_and_every_fault_ends_before_the_calm() {
@@ -184,24 +187,75 @@ mod tests {
         }
     }
 
+    /// Which it is; what has two sides, has two kinds.
+    fn kinds(happening: &Happening) -> Vec<&'static str> {
+        let one = match happening {
+            Happening::Declare { .. } => "declare",
+            Happening::Pause { paused: true, .. } => "pause",
+            Happening::Pause { paused: false, .. } => "go on",
+            Happening::Operator { up: false, .. } => "an operator dies",
+            Happening::Operator { up: true, .. } => "an operator starts",
+            Happening::Terminate { .. } => "terminate",
+            Happening::ApiServer { up: false } => "the API server dies",
+            Happening::ApiServer { up: true } => "the API server starts",
+            Happening::Power { up: false } => "power fails",
+            Happening::Power { up: true } => "power is back",
+            Happening::Stalled { broken: true, .. } => "stalled",
+            Happening::Stalled { broken: false, .. } => "stalled no more",
+            Happening::Cut { broken: true, .. } => "cut",
+            Happening::Cut { broken: false, .. } => "cut no more",
+            Happening::Latency(_) => "latency",
+            Happening::Weather(bad) => return weathers(*bad),
+            Happening::Behave { behaviour, .. } if **behaviour == works() => "behave",
+            Happening::Behave { .. } => "misbehave",
+            Happening::Clocks(_) => "clocks",
+            Happening::DeleteLease => "delete the Lease",
+            Happening::Compact => "compact",
+            Happening::Stopped { stopped: true, .. } => "stopped",
+            Happening::Stopped { stopped: false, .. } => "stopped no more",
+            Happening::Fleet { edit: FleetEdit::Template { .. }, .. } => "template",
+            Happening::Fleet { edit: FleetEdit::Pause(true), .. } => "pause a fleet",
+            Happening::Fleet { edit: FleetEdit::Pause(false), .. } => "a fleet goes on",
+            Happening::Meet { meets: true, .. } => "fleets meet",
+            Happening::Meet { meets: false, .. } => "fleets part",
+            Happening::Life(Life::Delete(_)) => "delete",
+            Happening::Life(Life::Make(_)) => "make",
+            Happening::Life(Life::Adopt(_)) => "adopt",
+            Happening::Life(Life::BackUp) => "back up",
+            Happening::Life(Life::Restore) => "restore",
+        };
+        vec![one]
+    }
+
+    fn weathers(bad: Bad) -> Vec<&'static str> {
+        // Written out, so that whoever adds one adds it here.
+        let Bad { loss, twice, refused, unanswered, late, lag, stale } = bad;
+        let shares = [
+            (loss, "loss"),
+            (twice, "twice"),
+            (refused, "refused"),
+            (unanswered, "unanswered"),
+            (late, "late"),
+            (lag, "lag"),
+            (stale, "stale"),
+        ];
+        shares.into_iter().filter(|(share, _)| *share > 0).map(|(_, name)| name).collect()
+    }
+
     #[test]
     fn every_kind_of_trouble_comes_up_within_200_seeds() {
-        let all: Vec<_> = (0..200).flat_map(|seed| Plan::of(seed).happenings).collect();
-        let seen = |is: fn(&Happening) -> bool| all.iter().any(|(_, happening)| is(happening));
-        assert!(seen(|one| matches!(one, Happening::Operator { up: false, .. })));
-        assert!(seen(|one| matches!(one, Happening::Terminate { .. })));
-        assert!(seen(|one| matches!(one, Happening::ApiServer { up: false })));
-        assert!(seen(|one| matches!(one, Happening::Power { up: false })));
-        assert!(seen(|one| matches!(one, Happening::Stalled { broken: true, .. })));
-        assert!(seen(|one| matches!(one, Happening::Cut { broken: true, .. })));
-        assert!(seen(|one| matches!(one, Happening::Behave { .. })));
-        assert!(seen(|one| matches!(one, Happening::Clocks(_))));
-        assert!(seen(|one| matches!(one, Happening::DeleteLease)));
-        assert!(seen(|one| matches!(one, Happening::Compact)));
-        assert!(seen(|one| matches!(one, Happening::Stopped { stopped: true, .. })));
-        assert!(seen(|one| matches!(one, Happening::Meet { meets: true, .. })));
-        assert!(seen(|one| matches!(one, Happening::Fleet { edit: FleetEdit::Pause(true), .. })));
-        assert!(seen(|one| matches!(one, Happening::Life(Life::Delete(_)))));
-        assert!(seen(|one| matches!(one, Happening::Life(Life::Restore))));
+        // As many as `kinds` and `weathers` know.
+        const KINDS: usize = 39;
+        let mut seeds: BTreeMap<&str, usize> = BTreeMap::new();
+        for seed in 0..200 {
+            let plan = Plan::of(seed);
+            let seen: BTreeSet<_> =
+                plan.happenings.iter().flat_map(|(_, happening)| kinds(happening)).collect();
+            for kind in seen {
+                *seeds.entry(kind).or_default() += 1;
+            }
+        }
+        assert_eq!(seeds.len(), KINDS, "{seeds:?}");
+        assert!(seeds.values().all(|seeds| *seeds >= 5), "one comes up too seldom: {seeds:?}");
     }
 }

@@ -9,7 +9,7 @@ pub enum Rule {
     InSync,
     /// What status says of a device is what it went through.
     TrueStatus,
-    /// Then all stay in sync, and nothing is written.
+    /// Then all stay in sync, and nobody writes to the API server, not even in vain, or tells a device anything.
     Quiet,
     /// No device stores or applies a lower generation or epoch of the same owner.
     NeverLower,

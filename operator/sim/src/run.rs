@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use edge_api::DevicePhase;
+use edge_api::quantity::Share;
 use serde_json::json;
 
-use crate::clock;
+use crate::clock::{self, Machine, Wrong};
 use crate::happening::{FleetEdit, Happening, Life};
 use crate::network::API;
 use crate::oracle;
 use crate::person::name;
 use crate::plan::{CALM_LATENCY, Plan, REPLICAS};
+use crate::report::{Moments, Report};
 use crate::rule::{Rule, Violation};
 use crate::server::store::Backup;
 use crate::timeline::Timeline;
@@ -28,30 +30,13 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Then nothing may be written, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
+/// Then nothing may be written or commanded, not even in vain, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
 /// without a reason, as each minute.
 const QUIET: Duration = Duration::from_secs(65);
 /// An operator that dies at the moment of a sweep is dead for so long.
 const DEAD_FOR: Duration = Duration::from_secs(2);
 /// What is looked at all the time is looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// What came of a seed.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// What was broken; nothing, in a good run.
-    pub violations: Vec<Violation>,
-    /// From the end of the faults until everything was in sync.
-    pub converged_after: Option<Duration>,
-    /// Simulated time.
-    pub simulated: Duration,
-    /// Writes to the API server that changed something, but for those of the Lease.
-    pub writes: u64,
-    /// Effects of operators, and events told to them: the moments of a sweep.
-    pub moments: (u64, u64),
-    /// What each fleet came to, and what each device runs.
-    pub end: String,
-}
 
 /// Runs a plan.
 ///
@@ -64,13 +49,14 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
         now: Duration::ZERO,
         restarts: None,
         violations: Vec::new(),
+        calm_from: plan.calm_from,
         to_make: BTreeSet::new(),
         backup: None,
     };
     for (at, happening) in &plan.happenings {
         run.until(*at)?;
-        if plan.point.is_some() && matches!(happening, Happening::Fleet { .. }) {
-            run.lets_rollouts_end()?;
+        if plan.point.is_some() {
+            run.lets_it_end(Some(happening))?;
         }
         if plan.breaks == Some(Rule::ReservedFirst) {
             run.world.person.passes_for_a_fleet(0, 2, 1);
@@ -79,8 +65,9 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     }
     run.until(plan.calm_from)?;
     if plan.point.is_some() {
-        run.lets_rollouts_end()?;
+        run.lets_it_end(None)?;
     }
+    let leases = run.world.weather.sweep().leases;
     run.calm();
     let converged_after = run.converges()?;
     if converged_after.is_some() {
@@ -91,9 +78,11 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
     let writes = run.world.weather.writes();
     let sweep = run.world.weather.sweep().clone();
-    let moments = (sweep.effects, sweep.events);
-    let end = oracle::end(&run.world, plan);
-    Ok(Report { violations: run.violations, converged_after, simulated: run.now, writes, moments, end })
+    let moments = Moments { effects: sweep.effects, events: sweep.events, leases };
+    let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
+    let told = run.world.person.sees_events().into_iter().collect();
+    let (violations, simulated) = (run.violations, run.now);
+    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds, told })
 }
 
 struct Run<'a> {
@@ -103,24 +92,40 @@ struct Run<'a> {
     /// Who was struck at the moment of a sweep starts again then.
     restarts: Option<(Duration, String)>,
     violations: Vec<Violation>,
+    /// From then on all is calm: as planned, or later where a sweep waited.
+    calm_from: Duration,
     /// Devices that are made again as soon as they are gone.
     to_make: BTreeSet<usize>,
     backup: Option<Backup>,
 }
 
 impl Run<'_> {
-    /// A sweep compares ends, and a rollout that another one overtakes ends otherwise than one that has the time which it needs:
-    /// whoever has the next template waits for that, however long a leader was missing.
-    fn lets_rollouts_end(&mut self) -> anyhow::Result<()> {
+    /// A sweep compares ends, and what another thing overtakes ends otherwise than what has the time that it needs: a rollout, the end of
+    /// a deleted object, a conflict that a person is told of. Whoever does the next thing waits for that, however long a leader was missing.
+    fn lets_it_end(&mut self, next: Option<&Happening>) -> anyhow::Result<()> {
         let latest = self.now + BOUND;
-        while self.now < latest && !oracle::have_rollouts_ended(&self.world, self.plan) {
+        while self.now < latest && !self.has_ended(next) {
             self.step()?;
         }
         Ok(())
     }
 
+    fn has_ended(&self, next: Option<&Happening>) -> bool {
+        let what_that_needs = match next {
+            Some(Happening::Fleet { .. }) | None => oracle::have_rollouts_ended(&self.world, self.plan),
+            Some(Happening::Life(Life::Adopt(device))) => self.world.person.is_advised(*device),
+            // Who falls silent obeys its object by then.
+            Some(Happening::Behave { device, behaviour }) if behaviour.drop == Share::ALL => {
+                oracle::obeys(&self.world, *device)
+            }
+            Some(_) => true,
+        };
+        self.to_make.is_empty() && what_that_needs
+    }
+
     fn step(&mut self) -> anyhow::Result<()> {
         self.world.sim.step().map_err(|error| anyhow::anyhow!("a host ended: {error}"))?;
+        Machine::stops();
         self.now = self.world.sim.elapsed();
         clock::set(self.now);
         self.strike();
@@ -186,7 +191,7 @@ impl Run<'_> {
                     device.set_behaviour((**behaviour).clone());
                 }
             }
-            Happening::Clocks(seconds) => clock::jump(*seconds),
+            Happening::Clocks(wrong) => clock::jump(*wrong),
             Happening::DeleteLease => world.person.deletes_the_lease(),
             Happening::Stopped { replica, stopped } => self.stops(*replica, *stopped),
             Happening::Fleet { fleet, edit } => {
@@ -244,6 +249,7 @@ impl Run<'_> {
     /// All faults end, and a person does what statuses ask for.
     fn calm(&mut self) {
         self.world.timeline.note("world", "from now on all is calm");
+        self.calm_from = self.now;
         for host in [API, DEVICES] {
             self.world.switch(host, true);
         }
@@ -253,9 +259,11 @@ impl Run<'_> {
             self.happens(&Happening::Cut { replica, broken: false });
             self.happens(&Happening::Stopped { replica, stopped: false });
         }
-        for quiet in
-            [Happening::Latency(CALM_LATENCY), Happening::Weather(Bad::default()), Happening::Clocks(0)]
-        {
+        for quiet in [
+            Happening::Latency(CALM_LATENCY),
+            Happening::Weather(Bad::default()),
+            Happening::Clocks(Wrong::default()),
+        ] {
             self.happens(&quiet);
         }
         for device in 0..self.plan.devices {
@@ -311,16 +319,16 @@ impl Run<'_> {
 
     fn converges(&mut self) -> anyhow::Result<Option<Duration>> {
         let bound = if self.plan.fleets.is_empty() { BOUND } else { BOUND + ROLLOUT };
-        let deadline = self.plan.calm_from + bound;
+        let deadline = self.calm_from + bound;
         loop {
             self.until(self.now + LOOK)?;
             self.tend();
             let why_not = oracle::out_of_sync(&self.world, self.plan);
-            let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.plan.calm_from));
+            let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.calm_from));
             match why_not {
                 None if silent >= SETTLED => {
                     self.world.timeline.note("world", "all is in sync and settled");
-                    return Ok(Some(self.world.weather.last_write().saturating_sub(self.plan.calm_from)));
+                    return Ok(Some(self.world.weather.last_write().saturating_sub(self.calm_from)));
                 }
                 Some(why) if self.now >= deadline => {
                     let sentence = format!("{bound:?} after the last fault: {}", why.sentence);
@@ -339,9 +347,10 @@ impl Run<'_> {
     }
 
     fn stays_quiet(&mut self) -> anyhow::Result<()> {
-        let (before, end) = (self.world.weather.writes(), self.now + QUIET);
+        let (before, end) = (self.world.weather.efforts(), self.now + QUIET);
         if self.plan.breaks == Some(Rule::Quiet) {
-            self.world.person.forgets_the_status(0);
+            // Nobody's device: a fleet would count one less for a moment.
+            self.world.person.forgets_the_status(self.plan.devices - 1);
         }
         while self.now < end {
             self.until(self.now + LOOK)?;
@@ -350,9 +359,11 @@ impl Run<'_> {
                 return Ok(());
             }
         }
-        let more = self.world.weather.writes() - before;
+        let more = self.world.weather.efforts() - before;
         if more > 0 {
-            let sentence = format!("{more} writes within {QUIET:?} in which nothing happened");
+            let sentence = format!(
+                "{more} writes or commands, carried out or not, within {QUIET:?} in which nothing happened"
+            );
             self.breaks(vec![Rule::Quiet.broken(sentence)]);
         }
         Ok(())

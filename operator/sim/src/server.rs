@@ -54,6 +54,12 @@ pub trait Circumstances: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// By how many changes of its kind this list is behind. None may be that asks for what is there now; one that asks for any moment
+    /// (`resourceVersion=0`) is answered out of a cache that follows what is stored at its own pace.
+    fn behind(&self, _call: &Call) -> usize {
+        0
+    }
+
     /// Is this watch told of its next event? Else it ends, and can go on from nowhere: a list must follow.
     fn tells(&self, _call: &Call) -> bool {
         true
@@ -157,10 +163,12 @@ impl Server {
                 let object = object.ok_or_else(|| Refusal::not_found(&call.kind.named(&place.2)))?;
                 Ok(self.json(StatusCode::OK, &object))
             }
-            Verb::List { limit, token } => {
-                let namespace = call.namespace.as_deref();
-                let listed =
-                    self.store.pages(&call.kind, namespace, &call.selector, *limit, token.as_deref())?;
+            Verb::List { limit, token, of } => {
+                let (version, after) = match token {
+                    Some(token) => self.store.goes_on(token).map(|(version, key)| (version, Some(key)))?,
+                    None => (self.store.moment(&call.kind, *of, self.around.behind(call))?, None),
+                };
+                let listed = self.store.list(call, version, after, *limit);
                 Ok(self.json(StatusCode::OK, &list(&call.kind, &listed)))
             }
             Verb::Watch(watch) => {

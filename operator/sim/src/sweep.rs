@@ -18,6 +18,10 @@ pub enum Point {
     Lost(u64),
     /// As `Unanswered`, and until then the watches of the other operator are seconds behind.
     Stale(u64),
+    /// Whoever wrote the Lease for this time, counted from 1 over all operators, dies before the answer arrives.
+    LeaseUnanswered(u64),
+    /// It dies right after the answer arrived.
+    LeaseAfter(u64),
 }
 
 impl FromStr for Point {
@@ -31,7 +35,12 @@ impl FromStr for Point {
             "after" => Ok(Self::After(number)),
             "lost" => Ok(Self::Lost(number)),
             "stale" => Ok(Self::Stale(number)),
-            _ => Err("write unanswered, after, lost or stale before the colon".to_owned()),
+            "lease-unanswered" => Ok(Self::LeaseUnanswered(number)),
+            "lease-after" => Ok(Self::LeaseAfter(number)),
+            _ => {
+                Err("write unanswered, after, lost, stale, lease-unanswered or lease-after before the colon"
+                    .to_owned())
+            }
         }
     }
 }
@@ -49,6 +58,8 @@ pub struct Sweep {
     pub effects: u64,
     /// Events told to operators so far.
     pub events: u64,
+    /// Writes of the Lease so far.
+    pub leases: u64,
     writer: Option<String>,
     frozen: Option<String>,
     dies: Option<(Duration, String)>,
@@ -72,14 +83,32 @@ impl Sweep {
         let Some(writer) = self.writer.clone() else { return };
         match self.point {
             Some(Point::Unanswered(number) | Point::Stale(number)) if number == self.effects => {
-                self.frozen = Some(writer.clone());
-                self.dies = Some((Duration::ZERO, writer));
+                self.dies_unanswered(writer);
             }
-            Some(Point::After(number)) if number == self.effects => {
-                self.dies = Some((clock::elapsed() + ARRIVES, writer));
-            }
+            Some(Point::After(number)) if number == self.effects => self.dies_after(writer),
             _ => {}
         }
+    }
+
+    /// An operator wrote the Lease.
+    pub fn leased(&mut self, caller: &str) {
+        self.leases += 1;
+        match self.point {
+            Some(Point::LeaseUnanswered(number)) if number == self.leases => {
+                self.dies_unanswered(caller.to_owned());
+            }
+            Some(Point::LeaseAfter(number)) if number == self.leases => self.dies_after(caller.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn dies_unanswered(&mut self, host: String) {
+        self.frozen = Some(host.clone());
+        self.dies = Some((Duration::ZERO, host));
+    }
+
+    fn dies_after(&mut self, host: String) {
+        self.dies = Some((clock::elapsed() + ARRIVES, host));
     }
 
     /// Has what this operator does no effect any more?

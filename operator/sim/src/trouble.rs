@@ -6,6 +6,7 @@ use device_sim::Behaviour;
 use device_sim::random::Dice;
 use edge_api::quantity::Share;
 
+use crate::clock::Wrong;
 use crate::happening::Happening;
 use crate::plan::{CALM_FROM, CALM_LATENCY, below, one_of, some_replica, sometime, works};
 use crate::weather::Bad;
@@ -43,8 +44,9 @@ pub(crate) fn trouble(dice: &mut Dice, devices: usize, happenings: &mut Vec<(Dur
             )
         }
         11 => {
-            let wrong = i64::try_from(below(dice, 7200)).unwrap_or(0) - 3600;
-            (Happening::Clocks(wrong), Some(Happening::Clocks(0)))
+            let mut wrong = || i64::try_from(below(dice, 7200)).unwrap_or(0) - 3600;
+            let wrong = Wrong { operators: [wrong(), wrong()], devices: wrong() };
+            (Happening::Clocks(wrong), Some(Happening::Clocks(Wrong::default())))
         }
         12 => {
             let (from, to) = (from.min(LAST_STOP), Happening::Stopped { replica, stopped: false });
@@ -72,6 +74,7 @@ fn bad(dice: &mut Dice) -> Bad {
         unanswered: share(150),
         late: share(300),
         lag: share(8000),
+        stale: share(40),
     }
 }
 

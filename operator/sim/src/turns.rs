@@ -1,5 +1,6 @@
 //! Listens to what the operator logs: its lines go to the timeline, and from its log of turns follows whether any device
-//! was overtaken by the same other one more than twice. The ends of its exchanges go to those who count them.
+//! was overtaken by the same other one more than twice. The ends of its exchanges go to those who count them, and whose turn it is to the
+//! clocks.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write as _};
@@ -13,6 +14,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::clock::Machine;
 use crate::exchanges::Exchanges;
 use crate::timeline::Timeline;
 
@@ -119,7 +121,10 @@ impl Visit for Said {
 }
 
 /// The host of a span: turmoil runs each host's turn in a span `node`.
-struct Host(String);
+struct Host {
+    name: String,
+    machine: Machine,
+}
 
 impl<S> Layer<S> for Turns
 where
@@ -131,7 +136,15 @@ where
         {
             let mut said = Said::default();
             attributes.record(&mut said);
-            span.extensions_mut().insert(Host(said.name));
+            span.extensions_mut().insert(Host { machine: Machine::of(&said.name), name: said.name });
+        }
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(host) = span.extensions().get::<Host>()
+        {
+            host.machine.runs();
         }
     }
 
@@ -145,7 +158,7 @@ where
         event.record(&mut said);
         let host = context.lookup_current().and_then(|span| {
             let extensions = span.extensions();
-            extensions.get::<Host>().map(|host| host.0.clone())
+            extensions.get::<Host>().map(|host| host.name.clone())
         });
         let host = host.unwrap_or_default();
         if exchanges {

@@ -1,6 +1,7 @@
 //! What goes wrong just now with datagrams and with calls of the API server. Set by the run, drawn from its seed.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +31,12 @@ pub struct Bad {
     pub late: u64,
     /// Longest lag of a watch, in milliseconds.
     pub lag: u64,
+    /// The most changes of its kind that a list which fills a cache is behind.
+    pub stale: u64,
 }
 
+/// A leader renews its Lease for ever: that is no news.
+const LEASES: &str = "leases";
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -39,6 +44,7 @@ const NEVER: Duration = Duration::from_secs(86_400);
 pub struct Weather {
     now: Mutex<(Bad, Dice)>,
     written: Mutex<(u64, Duration)>,
+    efforts: AtomicU64,
     sweep: Mutex<Sweep>,
     timeline: Timeline,
 }
@@ -47,7 +53,8 @@ impl Weather {
     /// Good weather.
     pub fn new(seed: u64, point: Option<Point>, timeline: Timeline) -> Self {
         let now = Mutex::new((Bad::default(), Dice::new(seed, "weather", 0)));
-        Self { now, written: Mutex::default(), sweep: Mutex::new(Sweep::to(point)), timeline }
+        let sweep = Mutex::new(Sweep::to(point));
+        Self { now, written: Mutex::default(), efforts: AtomicU64::new(0), sweep, timeline }
     }
 
     fn now(&self) -> MutexGuard<'_, (Bad, Dice)> {
@@ -71,6 +78,16 @@ impl Weather {
     /// When the last of them was.
     pub fn last_write(&self) -> Duration {
         self.written().1
+    }
+
+    /// Calls so far that would change anything but the Lease, whatever came of them, and datagrams that tell a device to.
+    pub fn efforts(&self) -> u64 {
+        self.efforts.load(Ordering::Relaxed)
+    }
+
+    /// An operator calls for a change, or tells a device to.
+    pub fn effort(&self) {
+        self.efforts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The moment that a sweep has chosen.
@@ -125,6 +142,9 @@ impl Circumstances for Weather {
     }
 
     fn fate(&self, call: &Call) -> Fate {
+        if call.verb.is_write() && call.kind.plural != LEASES {
+            self.effort();
+        }
         if self.sweep().is_frozen(&call.caller) {
             return Fate { before: NEVER, ..Fate::default() };
         }
@@ -150,8 +170,20 @@ impl Circumstances for Weather {
         dice.between(Duration::ZERO, Duration::from_millis(bad.lag))
     }
 
+    /// Harsher than Kubernetes: the operator asks for what is there now also where it fills a cache. That no such cache harms is what lets
+    /// a server answer out of its own. Lists with a selector ask for what a decision rests on at once, and are owed the truth.
+    fn behind(&self, call: &Call) -> usize {
+        let (bad, dice) = &mut *self.now();
+        if bad.stale == 0 || !call.selector.takes_all() {
+            return 0;
+        }
+        let behind = dice.draw() % (bad.stale + 1);
+        self.timeline.note(&call.caller, format!("{}: up to {behind} changes behind", call.told()));
+        usize::try_from(behind).unwrap_or(0)
+    }
+
     fn tells(&self, call: &Call) -> bool {
-        call.kind.plural == "leases" || self.sweep().tells()
+        call.kind.plural == LEASES || self.sweep().tells()
     }
 
     fn done(&self, call: &Call, result: Result<Option<&Written>, &Refusal>) {
@@ -161,13 +193,16 @@ impl Circumstances for Weather {
                 let phase = object.pointer("/status/phase").and_then(|phase| phase.as_str());
                 let said =
                     phase.filter(|_| call.in_status).map(|phase| format!(" {phase}")).unwrap_or_default();
-                // A leader renews for ever; that is no news.
-                if call.kind.plural != "leases" {
+                let reserved = object.pointer("/status/reserved").filter(|_| call.in_status);
+                let said = said + &reserved.map(|names| format!(", reserved {names}")).unwrap_or_default();
+                if call.kind.plural != LEASES {
                     let mut written = self.written();
                     *written = (written.0 + 1, clock::elapsed());
                     drop(written);
                     self.sweep().wrote(who);
                     self.timeline.note(who, format!("{}: version {version}{said}", call.told()));
+                } else {
+                    self.sweep().leased(who);
                 }
             }
             Ok(Some(_)) => self.timeline.note(who, format!("{}: nothing changed", call.told())),

@@ -5,15 +5,19 @@
 
 mod conformance;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use conformance::Ground;
+use edge_api::Device;
+use edge_sim::server::request::Call;
 use edge_sim::server::store::Store;
 use edge_sim::server::{Circumstances, Server};
+use futures::StreamExt as _;
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::Client;
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, ListParams, ObjectMeta, PostParams, WatchEvent, WatchParams};
+use kube::{Client, ResourceExt};
 use serde::Deserialize as _;
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -41,7 +45,11 @@ fn client(server: Server) -> Client {
 }
 
 async fn in_memory(_story: &str) -> Ground {
-    let server = Server::new(Arc::new(Store::default()), Arc::new(Calm)).unwrap();
+    on(Server::new(Arc::new(Store::default()), Arc::new(Calm)).unwrap()).await
+}
+
+async fn on(server: Server) -> Ground {
+    let store = server.store.clone();
     let client = client(server);
     let namespace = "story".to_owned();
     let object = Namespace {
@@ -49,10 +57,48 @@ async fn in_memory(_story: &str) -> Ground {
         ..Namespace::default()
     };
     Api::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-    Ground { client, namespace }
+    let compact = Box::new(move || store.compact());
+    Ground { client, namespace, compact }
 }
 
-conformance::all_stories!(in_memory());
+conformance::all_stories!(in_memory in_memory ());
+
+/// A server whose lists are behind by one change.
+struct Behind;
+
+impl Circumstances for Behind {
+    fn now(&self) -> jiff::Timestamp {
+        Calm.now()
+    }
+
+    fn behind(&self, _call: &Call) -> usize {
+        1
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_behind_is_followed_by_what_it_lacks() {
+    let store = Arc::new(Store::default());
+    let ground = on(Server::new(store.clone(), Arc::new(Behind)).unwrap()).await;
+    let devices = ground.api::<Device>();
+    for name in ["pump-0", "pump-1"] {
+        ground.device(name).await;
+    }
+    let list = devices.list(&ListParams::default()).await.unwrap();
+    assert_eq!(list.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["pump-0"]);
+    let version = list.metadata.resource_version.unwrap();
+    let mut events = pin!(devices.watch(&WatchParams::default(), &version).await.unwrap());
+    let next = events.next().await.unwrap().unwrap();
+    assert!(matches!(&next, WatchEvent::Added(device) if device.name_any() == "pump-1"), "{next:?}");
+    // Who is behind what watches may still be told of, is told so.
+    ground.device("pump-2").await;
+    store.compact();
+    let list = devices.list(&ListParams::default()).await.unwrap();
+    let version = list.metadata.resource_version.unwrap();
+    let mut events = pin!(devices.watch(&WatchParams::default(), &version).await.unwrap());
+    let next = events.next().await.unwrap().unwrap();
+    assert!(matches!(&next, WatchEvent::Error(status) if status.code == 410), "{next:?}");
+}
 
 #[test]
 fn every_resource_of_the_operators_rights_is_served() {

@@ -1,6 +1,7 @@
 //! What a fleet's status shall be and which devices are changed next: pure, the clock is an argument. The order is the
 //! order of the rollout: what ended, what is exceeded, which batch it is, who is next.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,7 +179,7 @@ impl<'a> Draft<'a> {
         self.hold(REVISION_MISSING, &sentence);
     }
 
-    /// Releases the reserved ones that ended, or are no longer the fleet's, and counts.
+    /// Releases the reserved ones that ended, that are held and were told nothing of this, or are no longer the fleet's, and counts.
     fn take_stock(&mut self, target: &'a Desired) -> Field<'a> {
         let field = Field::new(self.seen.members, target, &self.next.reserved);
         let ended = |standing| matches!(standing, Standing::InSync | Standing::Failed);
@@ -192,6 +193,19 @@ impl<'a> Draft<'a> {
         if finished {
             self.next.progressed_at = Some(self.stamp());
         }
+        // Another one takes its place meanwhile, so that it waits for its turn when it is given back. Whatever somebody was about to tell
+        // it was decided before it was held, on an older version of it, and is refused.
+        let is_idle = |member: &Member<'_>, standing: Standing| {
+            let told = [Some(target), Some(self.seen.template)].contains(&member.desired);
+            standing == Standing::Held && !told && !member.sent
+        };
+        let idle: HashSet<&str> = field
+            .ours
+            .iter()
+            .filter(|(member, standing)| is_idle(member, *standing))
+            .map(|(member, _)| member.name)
+            .collect();
+        self.next.reserved.retain(|name| !idle.contains(name.as_str()));
         self.next.counts = field.counts(target);
         field
     }

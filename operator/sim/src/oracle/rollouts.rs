@@ -1,7 +1,7 @@
 //! How a rollout ends: complete, rolled back or paused, as its settings say; and what of its devices is no fault then.
 
 use edge_api::condition::{find_condition, types};
-use edge_api::{Device, DeviceFleet, DevicePhase, FleetPhase};
+use edge_api::{Desired, Device, DeviceFleet, DevicePhase, FleetCounts, FleetPhase};
 use kube::ResourceExt as _;
 
 use crate::plan::Plan;
@@ -15,6 +15,49 @@ pub(super) fn unended(world: &World, plan: &Plan) -> Option<Violation> {
         let why = unended_one(world, plan, fleet)?;
         Some(Rule::Ends.broken(format!("{}: {why}", fleet.name)))
     })
+}
+
+/// Which fleet's counts are not what its devices truly run, where its rollout has come to an end.
+pub(super) fn miscounted(world: &World, plan: &Plan) -> Option<Violation> {
+    plan.fleets.iter().find_map(|fleet| {
+        let object = world.person.sees_fleet(&fleet.name)?;
+        let status = object.status.as_ref()?;
+        let brought = match status.phase {
+            FleetPhase::Complete => Some(object.spec.template.clone()),
+            FleetPhase::RolledBack => {
+                status.previous_revision.and_then(|number| world.person.sees_revision(&object, number))
+            }
+            _ => None,
+        };
+        let (true_counts, said) = (count(world, &members(world, plan, fleet), &brought?), status.counts);
+        (said != true_counts).then(|| {
+            let sentence = format!("{} says {said:?}, and in truth it is {true_counts:?}", fleet.name);
+            Rule::TrueStatus.broken(sentence)
+        })
+    })
+}
+
+/// What the counts of a fleet that has ended must be: who runs what it brought is known by the devices alone.
+fn count(world: &World, members: &[Device], brought: &Desired) -> FleetCounts {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let (ours, others): (Vec<&Device>, Vec<&Device>) =
+        members.iter().partition(|device| device.spec.desired.is_none() || is_fleets(device));
+    let told: Vec<&&Device> =
+        ours.iter().filter(|device| device.spec.desired.as_ref() == Some(brought)).collect();
+    let runs = |device: &Device| {
+        let running = world.states.get(&device.name_any()).map(|kept| kept.running);
+        running.is_some_and(|it| (&it.firmware, &it.config) == (&brought.firmware, &brought.config))
+    };
+    let in_sync = told.iter().filter(|device| runs(device)).count();
+    let failed = told.len() - in_sync;
+    FleetCounts {
+        total: number(members.len()),
+        updated: number(told.len()),
+        in_sync: number(in_sync),
+        failed: number(failed),
+        unavailable: number(failed),
+        foreign: number(others.len()),
+    }
 }
 
 /// Has each rollout that people asked for come to an end, whichever?
@@ -122,7 +165,7 @@ fn is_failed(device: &Device) -> bool {
 }
 
 /// Which of its own devices does not have what it brought.
-fn behind(members: &[Device], desired: &edge_api::Desired) -> Option<String> {
+fn behind(members: &[Device], desired: &Desired) -> Option<String> {
     let is_behind = |device: &&Device| {
         let nobodys = device.spec.desired.is_none();
         (nobodys || is_fleets(device)) && device.spec.desired.as_ref() != Some(desired)

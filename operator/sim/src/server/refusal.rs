@@ -61,6 +61,12 @@ impl Refusal {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
+    /// 504, for a list of a version that is not yet.
+    pub fn too_large(asked: u64, latest: u64) -> Self {
+        let message = format!("Too large resource version: {asked}, current: {latest}");
+        Self { retry_after: Some(1), ..Self::new(504, "Timeout", message) }
+    }
+
     /// As it is sent.
     pub fn status(&self) -> Value {
         let mut details = json!({});

@@ -47,11 +47,24 @@ pub enum Verb {
         limit: Option<usize>,
         /// The next page.
         token: Option<String>,
+        /// As of when.
+        of: Moment,
     },
     /// What happens to many.
     Watch(Watch),
     /// A change of one.
     Write(How),
+}
+
+/// As of when a list is: `resourceVersion` and `resourceVersionMatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Now.
+    Now,
+    /// This version or any later one; 0: any that was once.
+    NotBefore(u64),
+    /// This version.
+    Exactly(u64),
 }
 
 /// From where and how long.
@@ -179,6 +192,7 @@ fn verb(
         ("GET", false) => Verb::List {
             limit: number("limit").and_then(|limit| usize::try_from(limit).ok()),
             token: query.get("continue").filter(|token| !token.is_empty()).cloned(),
+            of: moment(query)?,
         },
         ("POST", false) => Verb::Write(How::Create),
         ("PUT", true) => Verb::Write(How::Replace),
@@ -194,11 +208,45 @@ fn verb(
     })
 }
 
+/// The table "Semantics for get and list" of Kubernetes' API concepts.
+fn moment(query: &HashMap<String, String>) -> Result<Moment, Refusal> {
+    let version = query.get("resourceVersion").filter(|text| !text.is_empty());
+    let how = query.get("resourceVersionMatch").map(String::as_str);
+    let Some(version) = version else {
+        return match how {
+            None => Ok(Moment::Now),
+            Some(_) => Err(Refusal::invalid(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            )),
+        };
+    };
+    let version: u64 = version.parse().map_err(|_| {
+        Refusal::invalid(format!("resourceVersion: Invalid value: {version:?}: must be an unsigned integer"))
+    })?;
+    match (how, version) {
+        (None | Some("NotOlderThan"), version) => Ok(Moment::NotBefore(version)),
+        (Some("Exact"), 1..) => Ok(Moment::Exactly(version)),
+        (Some(how), _) => {
+            let message =
+                "resourceVersionMatch: Forbidden: it is not understood, or not with this resourceVersion";
+            Err(Refusal::invalid(format!("{message}: {how}")))
+        }
+    }
+}
+
 impl Call {
     /// Of the object that it names.
     pub fn place(&self) -> Place {
         let namespace = self.namespace.clone().unwrap_or_default();
         (resource(&self.kind), namespace, self.name.clone().unwrap_or_default())
+    }
+
+    /// Does it mean this object of its kind?
+    pub fn means(&self, object: &Value) -> bool {
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        (self.namespace.is_none() || self.namespace.as_deref() == namespace)
+            && self.name.as_deref().is_none_or(|name| object["metadata"]["name"] == name)
+            && self.selector.holds(object)
     }
 
     /// The change that it asks for.

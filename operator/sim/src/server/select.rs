@@ -34,6 +34,11 @@ impl Selector {
         }
     }
 
+    /// Is every object meant?
+    pub fn takes_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
     /// Is this object meant?
     pub fn holds(&self, object: &Value) -> bool {
         let label = |name: &str| object.pointer("/metadata/labels")?.get(name)?.as_str();

@@ -10,14 +10,12 @@ use tokio::sync::watch;
 use super::change::{Outcome, Target, Write};
 use super::kinds::Kind;
 use super::refusal::Refusal;
-use super::select::Selector;
+use super::request::{Call, Moment};
 
 /// Changes kept for watches; older ones are compacted.
 const LOG: usize = 4096;
 /// The first version. Below it everything was compacted.
 const BEGINNING: u64 = 1000;
-/// Lists that are being read in pages.
-const PAGED: usize = 16;
 
 /// An object's place: resource, namespace (empty without one), name.
 pub type Place = (String, String, String);
@@ -47,7 +45,6 @@ struct State {
     made: u64,
     objects: BTreeMap<Place, Arc<Value>>,
     log: VecDeque<Change>,
-    paged: VecDeque<(String, Vec<Arc<Value>>, u64)>,
     witness: Option<Witness>,
 }
 
@@ -101,7 +98,6 @@ impl Default for Store {
                 made: 0,
                 objects: BTreeMap::new(),
                 log: VecDeque::new(),
-                paged: VecDeque::new(),
                 witness: None,
             }),
             latest: watch::Sender::new(BEGINNING),
@@ -139,7 +135,6 @@ impl Store {
     pub fn restore(&self, backup: &Backup) {
         let mut state = self.state();
         state.log.clear();
-        state.paged.clear();
         (state.version, state.compacted) = (backup.version, backup.version);
         state.objects = backup.objects.clone();
         drop(state);
@@ -153,49 +148,72 @@ impl Store {
 
     /// Every object of a kind.
     pub fn all(&self, kind: &Kind) -> Vec<Arc<Value>> {
-        self.list(kind, None, &Selector::default(), None).items
+        let (state, resource) = (self.state(), resource(kind));
+        let ours = state.objects.iter().filter(|(place, _)| place.0 == resource);
+        ours.map(|(_, object)| object.clone()).collect()
     }
 
-    fn list(
-        &self,
-        kind: &Kind,
-        namespace: Option<&str>,
-        selector: &Selector,
-        limit: Option<usize>,
-    ) -> Listed {
-        let mut state = self.state();
-        let resource = resource(kind);
-        let meant = |(place, object): &(&Place, &Arc<Value>)| {
-            place.0 == resource
-                && namespace.is_none_or(|namespace| place.1 == namespace)
-                && selector.holds(object)
-        };
-        let items: Vec<Arc<Value>> =
-            state.objects.iter().filter(meant).map(|(_, object)| object.clone()).collect();
-        let version = state.version;
-        state.page(items, version, limit)
-    }
-
-    /// A list, or its next page.
+    /// The version that a list of a kind is of which asks for this moment, and is `behind` by so many changes of that kind.
     ///
     /// # Errors
-    /// When the token of the next page is none, or was forgotten.
-    pub fn pages(
-        &self,
-        kind: &Kind,
-        namespace: Option<&str>,
-        selector: &Selector,
-        limit: Option<usize>,
-        token: Option<&str>,
-    ) -> Result<Listed, Refusal> {
-        let Some(token) = token else { return Ok(self.list(kind, namespace, selector, limit)) };
-        let mut state = self.state();
-        let Some(index) = state.paged.iter().position(|(known, ..)| known == token) else {
+    /// When that moment is not known any more, or not yet.
+    pub fn moment(&self, kind: &Kind, of: Moment, behind: usize) -> Result<u64, Refusal> {
+        let state = self.state();
+        let resource = resource(kind);
+        let known = state.log.front().map_or(state.version, |oldest| oldest.version - 1);
+        match of {
+            Moment::NotBefore(asked) | Moment::Exactly(asked) if asked > state.version => {
+                Err(Refusal::too_large(asked, state.version))
+            }
+            Moment::Exactly(asked) if asked < state.compacted => {
+                Err(Refusal::expired(asked, state.compacted))
+            }
+            Moment::Exactly(asked) => Ok(asked),
+            Moment::Now | Moment::NotBefore(_) => {
+                let mut changes = state.log.iter().rev().filter(|change| change.place.0 == resource);
+                let missed = behind.checked_sub(1).map(|last| changes.nth(last));
+                let version =
+                    missed.map_or(state.version, |last| last.map_or(known, |last| last.version - 1));
+                let asked = if let Moment::NotBefore(asked) = of { asked } else { 0 };
+                Ok(version.max(asked))
+            }
+        }
+    }
+
+    /// A page of what `call` asks for, as of a version that [`Self::moment`] gave: of what comes after a key, at most `limit`. A key is
+    /// `namespace/name`, and orders as etcd does.
+    pub fn list(&self, call: &Call, version: u64, after: Option<&str>, limit: Option<usize>) -> Listed {
+        let state = self.state();
+        let resource = resource(&call.kind);
+        let meant = |(place, object): &(&Place, &Arc<Value>)| place.0 == resource && call.means(object);
+        let then = state.undone(version);
+        let unchanged = state.objects.iter().filter(|(place, _)| !then.contains_key(*place));
+        let changed = then.iter().filter_map(|(place, before)| Some((*place, (*before)?)));
+        let keyed = unchanged
+            .chain(changed)
+            .filter(meant)
+            .map(|(place, object)| (format!("{}/{}", place.1, place.2), object.clone()));
+        let mut items: BTreeMap<String, Arc<Value>> =
+            keyed.filter(|(key, _)| after.is_none_or(|after| key.as_str() > after)).collect();
+        let end = limit.filter(|limit| *limit > 0).and_then(|limit| items.keys().nth(limit).cloned());
+        let rest = end.map(|end| items.split_off(&end)).unwrap_or_default();
+        let last = items.keys().last().filter(|_| !rest.is_empty());
+        let next = last.map(|last| format!("{version}:{last}"));
+        Listed { items: items.into_values().collect(), version, next, remaining: rest.len() }
+    }
+
+    /// The version, and the key after which a page begins.
+    ///
+    /// # Errors
+    /// When its token is none, or what was at that version was forgotten.
+    pub fn goes_on<'t>(&self, token: &'t str) -> Result<(u64, &'t str), Refusal> {
+        let read = token.split_once(':').and_then(|(version, key)| Some((version.parse::<u64>().ok()?, key)));
+        let (version, key) = read.ok_or_else(|| Refusal::bad("continue key is not valid"))?;
+        if version < self.state().compacted {
             let message = "The provided continue parameter is too old to display a consistent list result.";
             return Err(Refusal::new(410, "Expired", message));
-        };
-        let (_, items, version) = state.paged.remove(index).unwrap_or_default();
-        Ok(state.page(items, version, limit))
+        }
+        Ok((version, key))
     }
 
     /// Writes.
@@ -251,11 +269,9 @@ impl Store {
         Ok((news.cloned().collect(), state.version))
     }
 
-    /// Forgets all changes so far, as etcd's compaction does.
+    /// Tells nobody of the changes so far any more, as after etcd's compaction. A cache may still be behind them.
     pub fn compact(&self) {
         let mut state = self.state();
-        state.log.clear();
-        state.paged.clear();
         state.compacted = state.version;
     }
 }
@@ -265,20 +281,11 @@ impl State {
         self.objects.contains_key(&("/namespaces".to_owned(), String::new(), name.to_owned()))
     }
 
-    fn page(&mut self, mut items: Vec<Arc<Value>>, version: u64, limit: Option<usize>) -> Listed {
-        let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        if items.len() <= limit {
-            return Listed { items, version, next: None, remaining: 0 };
-        }
-        let rest = items.split_off(limit);
-        let remaining = rest.len();
-        self.made += 1;
-        let token = format!("{version}-{}", self.made);
-        self.paged.push_back((token.clone(), rest, version));
-        if self.paged.len() > PAGED {
-            self.paged.pop_front();
-        }
-        Listed { items, version, next: Some(token), remaining }
+    /// What was at the places that were changed since a version, oldest change first.
+    fn undone(&self, version: u64) -> BTreeMap<&Place, Option<&Arc<Value>>> {
+        let since = self.log.partition_point(|change| change.version <= version);
+        let changes = self.log.range(since..).rev();
+        changes.map(|change| (&change.place, change.before.as_ref())).collect()
     }
 
     fn commit(&mut self, place: Place, before: Option<Arc<Value>>, after: Option<Value>) -> Written {

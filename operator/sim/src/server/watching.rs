@@ -16,8 +16,10 @@ use super::refusal::Refusal;
 use super::request::{Call, Watch};
 use super::store::{Change, Store};
 
-/// A quiet watch is told its version so often. Kubernetes does it once a minute.
+/// A watch is told its version so often, as Kubernetes does (`bookmarkFrequency` of its `cacher` package).
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// And so long before its time is over, so that the next one begins with the latest version (`nextBookmarkTime` there).
+const BEFORE_THE_END: Duration = Duration::from_secs(2);
 
 struct Watcher {
     store: Arc<Store>,
@@ -27,8 +29,8 @@ struct Watcher {
     /// Told up to here.
     position: u64,
     waiting: VecDeque<Value>,
-    bookmarks: bool,
-    bookmark_at: Instant,
+    /// When the next bookmark is due; none to who wants none, and behind the last one.
+    bookmark_at: Option<Instant>,
     ends: Instant,
     over: bool,
 }
@@ -41,12 +43,13 @@ pub fn events(
     watch: Watch,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + use<> {
     let now = Instant::now();
+    let ends = now + Duration::from_secs(watch.seconds);
     let latest = store.follow();
     let position = watch.after.unwrap_or_else(|| store.version());
     let mut waiting = VecDeque::new();
     if watch.after.is_none() {
         let present = store.all(&call.kind);
-        let meant = present.iter().filter(|object| is_meant(call, object));
+        let meant = present.iter().filter(|object| call.means(object));
         waiting.extend(meant.map(|object| event("ADDED", object)));
     }
     let watcher = Watcher {
@@ -56,9 +59,8 @@ pub fn events(
         latest,
         position,
         waiting,
-        bookmarks: watch.bookmarks,
-        bookmark_at: now + BOOKMARK_EVERY,
-        ends: now + Duration::from_secs(watch.seconds),
+        bookmark_at: watch.bookmarks.then(|| next_bookmark(now, ends)).flatten(),
+        ends,
         over: false,
     };
     stream::unfold(watcher, |mut watcher| async move {
@@ -108,8 +110,8 @@ impl Watcher {
                 self.over = changed.is_err();
                 sleep(self.around.lag(&self.call)).await;
             }
-            () = sleep_until(self.bookmark_at), if self.bookmarks => {
-                self.bookmark_at += BOOKMARK_EVERY;
+            () = sleep_until(self.bookmark_at.unwrap_or(self.ends)), if self.bookmark_at.is_some() => {
+                self.bookmark_at = next_bookmark(Instant::now(), self.ends);
                 let object = json!({
                     "kind": self.call.kind.kind,
                     "apiVersion": self.call.kind.api_version(),
@@ -121,17 +123,16 @@ impl Watcher {
     }
 }
 
-fn is_meant(call: &Call, object: &Value) -> bool {
-    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
-    (call.namespace.is_none() || call.namespace.as_deref() == namespace)
-        && call.name.as_deref().is_none_or(|name| object["metadata"]["name"] == name)
-        && call.selector.holds(object)
+fn next_bookmark(now: Instant, ends: Instant) -> Option<Instant> {
+    let last = ends.checked_sub(BEFORE_THE_END)?;
+    let next = (now + BOOKMARK_EVERY).min(last);
+    (next > now).then_some(next)
 }
 
 /// What this watch is told of a change: an object that is selected no longer is gone for it.
 fn told(call: &Call, change: &Change) -> Option<Value> {
-    let before = change.before.as_deref().filter(|object| is_meant(call, object));
-    let after = change.after.as_deref().filter(|object| is_meant(call, object));
+    let before = change.before.as_deref().filter(|object| call.means(object));
+    let after = change.after.as_deref().filter(|object| call.means(object));
     match (before, after) {
         (None, Some(after)) => Some(event("ADDED", after)),
         (Some(_), Some(after)) => Some(event("MODIFIED", after)),

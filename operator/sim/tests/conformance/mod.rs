@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use edge_api::{Device, FaultProfile};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -33,6 +34,8 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Ground {
     pub(crate) client: Client,
     pub(crate) namespace: String,
+    /// Makes the server forget soon what was before its latest version.
+    pub(crate) compact: Box<dyn Fn()>,
 }
 
 impl Ground {
@@ -41,6 +44,15 @@ impl Ground {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes one more namespace.
+    pub(crate) async fn another_namespace(&self) -> String {
+        let name = format!("{}-other", self.namespace);
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let object = Namespace { metadata, ..Namespace::default() };
+        Api::all(self.client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        name
     }
 
     pub(crate) async fn device(&self, name: &str) -> Device {
@@ -135,9 +147,12 @@ macro_rules! stories {
 }
 pub(crate) use stories;
 
-/// All stories.
+/// All stories. Those that need a server which forgets cannot share it with others: `$alone` gives them one.
 macro_rules! all_stories {
-    ($ground:ident $attributes:tt) => {
+    ($ground:ident $alone:ident $attributes:tt) => {
+        $crate::conformance::stories!($alone $attributes
+            a_page_and_a_list_of_what_was_forgotten_are_refused
+        );
         $crate::conformance::stories!($ground $attributes
             an_object_is_made_once_with_what_the_server_adds
             a_name_can_be_generated
@@ -166,6 +181,10 @@ macro_rules! all_stories {
             managers_are_told_with_what_they_did
             a_list_is_of_one_version_and_holds_what_is_selected
             a_list_in_pages_holds_everything_once
+            a_list_of_an_older_version_holds_what_was_then
+            a_list_of_any_version_is_of_one_that_was
+            a_page_can_be_read_twice_and_its_token_cannot_be_made_up
+            a_list_of_all_namespaces_holds_what_each_of_them_has
             a_watch_from_a_list_tells_all_that_comes_after_it
             a_watch_of_one_name_tells_of_no_other
             an_object_that_is_selected_no_longer_is_gone_for_a_watch
@@ -174,6 +193,9 @@ macro_rules! all_stories {
             a_watch_ends_when_its_time_is_over
             a_status_that_is_written_is_seen_by_a_watch_at_once
             an_end_of_a_finalizer_is_seen_as_a_deletion
+            before_its_time_is_over_a_watch_is_told_from_where_the_next_one_goes_on
+            who_asks_for_no_bookmarks_is_told_none
+            a_watch_of_all_namespaces_tells_of_each_in_the_order_of_the_versions
         );
     };
 }

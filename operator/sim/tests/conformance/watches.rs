@@ -4,12 +4,12 @@ use std::pin::pin;
 
 use edge_api::Device;
 use futures::{Stream, StreamExt as _};
-use kube::ResourceExt as _;
-use kube::api::{DeleteParams, ListParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{Ground, WITHIN, version};
+use super::{Ground, WITHIN, device, version};
 
 /// What comes next but bookmarks, as `ADDED pump-0`.
 async fn next(events: &mut (impl Stream<Item = kube::Result<WatchEvent<Device>>> + Unpin)) -> (String, u64) {
@@ -137,4 +137,73 @@ pub(crate) async fn an_end_of_a_finalizer_is_seen_as_a_deletion(ground: Ground) 
     let (told, gone) = next(&mut events).await;
     assert_eq!(told, "DELETED pump-0");
     assert!(gone > going);
+}
+
+pub(crate) async fn before_its_time_is_over_a_watch_is_told_from_where_the_next_one_goes_on(ground: Ground) {
+    let api = ground.api::<Device>();
+    ground.device("pump-0").await;
+    let from = now(&ground).await;
+    let short = WatchParams { timeout: Some(5), ..WatchParams::default() };
+    let mut events = pin!(api.watch(&short, &from).await.unwrap());
+    let edited = ground.edit("pump-0", json!({ "spec": { "paused": true } })).await;
+    let mut told = Vec::new();
+    let mut bookmark = None;
+    while let Some(event) = timeout(WITHIN, events.next()).await.expect("it ends in time") {
+        match event.unwrap() {
+            WatchEvent::Bookmark(one) => bookmark = Some(one.metadata.resource_version),
+            other => {
+                assert!(bookmark.is_none(), "a bookmark comes behind what it stands for: {other:?}");
+                told.push(other);
+            }
+        }
+    }
+    assert!(matches!(told.as_slice(), [WatchEvent::Modified(device)] if version(device) == version(&edited)));
+    let bookmark = bookmark.expect("a bookmark came");
+    assert!(bookmark.parse::<u64>().unwrap() >= version(&edited), "{bookmark}");
+    let last = ground.edit("pump-0", json!({ "spec": { "paused": false } })).await;
+    let mut events = pin!(api.watch(&WatchParams::default(), &bookmark).await.unwrap());
+    assert_eq!(next(&mut events).await, ("MODIFIED pump-0".to_owned(), version(&last)));
+}
+
+pub(crate) async fn who_asks_for_no_bookmarks_is_told_none(ground: Ground) {
+    let from = now(&ground).await;
+    let short = WatchParams { timeout: Some(4), bookmarks: false, ..WatchParams::default() };
+    let events = ground.api::<Device>().watch(&short, &from).await.unwrap();
+    assert_eq!(timeout(WITHIN, events.count()).await.expect("it ends in time"), 0);
+}
+
+pub(crate) async fn a_watch_of_all_namespaces_tells_of_each_in_the_order_of_the_versions(ground: Ground) {
+    let other = ground.another_namespace().await;
+    let here = ground.api::<Device>();
+    let there: Api<Device> = Api::namespaced(ground.client.clone(), &other);
+    let everywhere: Api<Device> = Api::all(ground.client.clone());
+    let from = everywhere.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    ground.device("pump-0").await;
+    there.create(&PostParams::default(), &device("pump-0")).await.unwrap();
+    ground.edit("pump-0", json!({ "spec": { "paused": true } })).await;
+    there.delete("pump-0", &DeleteParams::default()).await.unwrap();
+    here.delete("pump-0", &DeleteParams::default()).await.unwrap();
+    let mut events = pin!(everywhere.watch(&WatchParams::default(), &from).await.unwrap());
+    let (mut told, mut versions) = (Vec::new(), Vec::new());
+    while told.len() < 5 {
+        let event = timeout(WITHIN, events.next()).await.expect("an event comes in time");
+        let (type_, device) = match event.unwrap().unwrap() {
+            WatchEvent::Added(device) => ("ADDED", device),
+            WatchEvent::Modified(device) => ("MODIFIED", device),
+            WatchEvent::Deleted(device) => ("DELETED", device),
+            WatchEvent::Bookmark(_) => continue,
+            WatchEvent::Error(status) => panic!("{status:?}"),
+        };
+        versions.push(version(&device));
+        let namespace = device.namespace().unwrap();
+        // Other stories go on beside this one.
+        if [&ground.namespace, &other].contains(&&namespace) {
+            told.push((type_, namespace == other));
+        }
+    }
+    let (ours, others) = (false, true);
+    let expected =
+        [("ADDED", ours), ("ADDED", others), ("MODIFIED", ours), ("DELETED", others), ("DELETED", ours)];
+    assert_eq!(told, expected);
+    assert!(versions.is_sorted_by(|one, other| one < other), "{versions:?}");
 }

@@ -4,7 +4,7 @@
 use edge_api::FleetPhase;
 use serde_json::json;
 
-use super::story::{Fate, Story};
+use super::story::{Fate, Story, firmware};
 use super::*;
 
 const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
@@ -89,4 +89,22 @@ fn a_rollback_takes_back_what_a_paused_device_was_told_and_does_not_wait_for_it(
     story.withholds(first, Contact::Answering);
     story.runs_until_quiet();
     assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::RolledBack, 4));
+}
+
+#[test]
+fn who_is_paused_before_a_new_template_came_waits_for_its_turn_when_it_is_given_back() {
+    let rollout = json!({"maxInFlight": 1, "maxUnavailable": 1});
+    let mut story = Story::complete(3, rollout);
+    let first = story.ranked()[0];
+    story.wants("2").settles();
+    assert_eq!((story.told("2"), story.devices[first].desired.as_ref()), (1, Some(&firmware("2"))));
+    story.withholds(first, Contact::Withheld);
+    story.settles();
+    story.wants("3").settles();
+    assert_eq!((story.told("3"), story.status().reserved.len()), (1, 1), "another one took its place");
+    story.withholds(first, Contact::Answering);
+    story.settles();
+    assert_eq!((story.told("3"), story.status().reserved.len()), (1, 1), "there is room for one");
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 3));
 }
