@@ -106,7 +106,7 @@ async fn a_firmware_that_fails_is_rolled_back_and_not_tried_again_until_the_temp
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn a_fleet_that_pauses_at_its_failure_budget_keeps_what_failed_and_goes_on_with_the_next_template() {
-    let mut stage = Stage::set("fleet pause", 5, Duration::ZERO).await;
+    let stage = Stage::set("fleet pause", 5, Duration::ZERO).await;
     let mut careful = rollout(json!(["100%"]), 5);
     careful["maxUnavailable"] = json!(1);
     careful["failureBudget"] = json!({"percent": "0%", "minimumSample": 1});
