@@ -176,3 +176,26 @@ fn is_ours(program: &str) -> bool {
     use fault_abi::names::{EGRESS_DISPATCHERS, INGRESS_DISPATCHERS};
     INGRESS_DISPATCHERS.contains(&program) || EGRESS_DISPATCHERS.contains(&program)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name that a version no longer uses stays in this list: an agent of that version may have been killed.
+    #[test]
+    fn whatever_a_version_has_ever_left_is_known_as_ours_and_nothing_else_is() {
+        for program in [
+            "tc_ingress_dispatch",
+            "tc_egress_dispatch",
+            "tc_rest_dispatch",
+            "tc_ip_ingress_dispatch",
+            "tc_ip_egress_dispatch",
+        ] {
+            assert!(is_ours(program), "{program}");
+        }
+        for interface in ["edo-line", "edo-line-end", "edo-split", "edo-split-end"] {
+            assert!(behind::is_ours(interface), "{interface}");
+        }
+        assert!(!is_ours("cil_from_container") && !behind::is_ours("edo-other") && !behind::is_ours("eth0"));
+    }
+}
