@@ -115,6 +115,21 @@ pub struct Capacity {
 }
 
 impl Capacity {
+    /// As many of everything; of profiles on a target [`compile`](crate::compile::compile) takes no more than the programs do.
+    #[must_use]
+    pub const fn of_each(number: u32) -> Self {
+        Self {
+            targets: number,
+            rules: number,
+            flows: number,
+            profiles_per_target: number,
+            peers: number,
+            peer_namespaces: number,
+            protected: number,
+            node_addresses: number,
+        }
+    }
+
     /// Slots for rules: more than rules, so that each can be replaced.
     #[must_use]
     pub const fn rule_slots(self) -> u32 {

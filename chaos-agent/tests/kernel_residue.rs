@@ -18,16 +18,7 @@ use fault_abi::{ABI_VERSION, names};
 use nix::sched::{CloneFlags, unshare};
 use tokio::task::JoinSet;
 
-const CAPACITY: Capacity = Capacity {
-    targets: 16,
-    rules: 16,
-    flows: 16,
-    peers: 16,
-    protected: 16,
-    node_addresses: 16,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+const CAPACITY: Capacity = Capacity::of_each(16);
 
 /// Runs `story` on a thread in a network namespace of its own, which ends with it.
 fn in_own_namespace(story: fn()) {

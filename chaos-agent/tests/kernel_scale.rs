@@ -54,16 +54,7 @@ fn profile(percent: &str) -> Profile {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn a_thousand_targets_come_change_and_go_in_one_round_each() {
-    let capacity = Capacity {
-        targets: 65_536,
-        rules: 512,
-        flows: 1024,
-        peers: 64,
-        protected: 64,
-        node_addresses: 64,
-        profiles_per_target: 8,
-        peer_namespaces: 64,
-    };
+    let capacity = Capacity { targets: 65_536, rules: 512, flows: 1024, ..Capacity::of_each(64) };
     let settings = Settings { capacity, xdp: XdpMode::Off, has_tcx: true };
     let kernel = AyaKernel::load(object::built_in().unwrap(), capacity, false).unwrap();
     let mut enforcer = Enforcer::new(kernel, settings);

@@ -12,16 +12,7 @@ use fault_abi::key::{Direction, PROTOCOL_UDP};
 
 /// More than go into one call.
 const TARGETS: u32 = 1_500;
-const CAPACITY: Capacity = Capacity {
-    targets: TARGETS,
-    rules: 8,
-    flows: 8,
-    peers: 8,
-    protected: 8,
-    node_addresses: 8,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+const CAPACITY: Capacity = Capacity { targets: TARGETS, ..Capacity::of_each(8) };
 
 fn kernel(capacity: Capacity) -> AyaKernel {
     AyaKernel::load(object::built_in().unwrap(), capacity, false).unwrap()

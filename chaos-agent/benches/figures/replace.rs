@@ -61,16 +61,7 @@ pub(crate) fn measure(targets: u32, rounds: u32) -> Report {
     let under_fire = [0, targets / 2, targets - 1].map(address);
     let addresses = under_fire.map(|ip| format!("addr add {ip}/32 dev lo\n"));
     stage.device.ip(&addresses.concat());
-    let capacity = Capacity {
-        targets,
-        rules: 512,
-        flows: 4096,
-        peers: 64,
-        protected: 64,
-        node_addresses: 64,
-        profiles_per_target: 8,
-        peer_namespaces: 64,
-    };
+    let capacity = Capacity { targets, rules: 512, flows: 4096, ..Capacity::of_each(64) };
     let start = Start { capacity, ..Hooks::Tcx.into() };
     let mut agent = Agent::start(&stage.node, start);
     agent.world.devices = (0..targets).map(|number| (named(number), device(number))).collect();

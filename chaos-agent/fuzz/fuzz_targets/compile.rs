@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 /// Small, so that limits are met.
 const CAPACITY: Capacity =
-    Capacity { targets: 12, rules: 6, flows: 16, peers: 8, protected: 4, node_addresses: 2, profiles_per_target: 8, peer_namespaces: 64, };
+    Capacity { targets: 12, rules: 6, flows: 16, protected: 4, node_addresses: 2, ..Capacity::of_each(8) };
 
 #[derive(Arbitrary, Debug)]
 struct Scene {

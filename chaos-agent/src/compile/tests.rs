@@ -12,16 +12,7 @@ use crate::peers::tests::{pod, service};
 use crate::profile::tests::object;
 use crate::world::{DeviceTarget, PodTarget};
 
-const CAPACITY: Capacity = Capacity {
-    targets: 100,
-    rules: 100,
-    flows: 100,
-    peers: 100,
-    protected: 100,
-    node_addresses: 3,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+const CAPACITY: Capacity = Capacity { node_addresses: 3, ..Capacity::of_each(100) };
 const DEADLINE: u64 = 1_000;
 
 fn ip(text: &str) -> IpAddr {

@@ -14,16 +14,7 @@ use crate::kernel::Kernel as _;
 use crate::kernel::fake::FakeKernel;
 use crate::table::{Prefix, TargetName, Uid};
 
-const CAPACITY: Capacity = Capacity {
-    targets: 64,
-    rules: 8,
-    flows: 8,
-    peers: 8,
-    protected: 8,
-    node_addresses: 8,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+const CAPACITY: Capacity = Capacity { targets: 64, ..Capacity::of_each(8) };
 const PORTS: [u16; 2] = [5683, 5684];
 
 /// A kernel with its ledger, and a clock.

@@ -15,20 +15,7 @@ use crate::table::Place;
 const BOOT: u64 = 5_000_000_000;
 
 fn settings() -> Settings {
-    Settings {
-        capacity: Capacity {
-            targets: 16,
-            rules: 4,
-            flows: 16,
-            peers: 16,
-            protected: 16,
-            node_addresses: 16,
-            profiles_per_target: 8,
-            peer_namespaces: 64,
-        },
-        xdp: XdpMode::Off,
-        has_tcx: true,
-    }
+    Settings { capacity: Capacity { rules: 4, ..Capacity::of_each(16) }, xdp: XdpMode::Off, has_tcx: true }
 }
 
 fn world(percent: &str) -> World {

@@ -17,16 +17,7 @@ const BOOT: u64 = 5_000_000_000;
 
 /// Runs the enforcer until it is so, but less than until the next beat; returns how long that took.
 fn within_a_beat(kernel: FakeKernel, index: Index, mut is_so: impl FnMut(&Shared) -> bool) -> Duration {
-    let capacity = Capacity {
-        targets: 8,
-        rules: 8,
-        flows: 8,
-        peers: 8,
-        protected: 8,
-        node_addresses: 8,
-        profiles_per_target: 8,
-        peer_namespaces: 64,
-    };
+    let capacity = Capacity::of_each(8);
     let enforcer = Enforcer::new(kernel, Settings { capacity, xdp: XdpMode::Off, has_tcx: true });
     let shared = Shared::new(index, enforcer.counters(), Arc::default(), 64);
     shared.take_clock(false);

@@ -17,16 +17,7 @@ use crate::status::{self, Facts, Seen};
 use crate::world::World;
 
 const BOOT: u64 = 5_000_000_000;
-const ROOM: Capacity = Capacity {
-    targets: 16,
-    rules: 64,
-    flows: 16,
-    peers: 16,
-    protected: 16,
-    node_addresses: 16,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+const ROOM: Capacity = Capacity { rules: 64, ..Capacity::of_each(16) };
 
 fn server() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()

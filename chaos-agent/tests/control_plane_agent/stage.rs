@@ -261,16 +261,7 @@ fn micro(at: Timestamp) -> String {
 
 fn settings() -> Settings {
     Settings {
-        capacity: Capacity {
-            targets: 256,
-            rules: 32,
-            flows: 256,
-            peers: 64,
-            protected: 64,
-            node_addresses: 64,
-            profiles_per_target: 8,
-            peer_namespaces: 64,
-        },
+        capacity: Capacity { targets: 256, rules: 32, flows: 256, ..Capacity::of_each(64) },
         xdp: XdpMode::Off,
         has_tcx: true,
     }

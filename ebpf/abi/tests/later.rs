@@ -10,13 +10,16 @@ use fault_abi::delay::innovation;
 use fault_abi::draw::{Draw, Kind, Position};
 use fault_abi::key::{Address, Direction, PROTOCOL_UDP};
 use fault_abi::later::{self, COPY_CORRUPT, COPY_DROPPED, Copy, MAX_COPIES, Plan};
-use fault_abi::pass::{Channel, Sequence, Stage, Track, World, bind, run};
+use fault_abi::pass::{Sequence, Stage, Track, World, bind, run};
 use fault_abi::rule::{
     ALWAYS, Binding, MAX_DELAY_NS, PHASE_PARETO, PHASE_PARTITION, PHASE_UNIFORM, Phase, RULE_FROM_DEVICE,
     Rule, WHOLE,
 };
 use fault_abi::verdict::{Effect, Verdict};
 use proptest::prelude::*;
+use word::Word;
+
+mod word;
 
 const KEY: [u64; 2] = [3, 4];
 /// When packets come, in nanoseconds: long after the buckets were full.
@@ -35,23 +38,6 @@ struct Model<'r> {
     effects: BTreeMap<(u32, Effect), u64>,
     delay_ns: BTreeMap<u32, u64>,
     globals: Vec<Global>,
-}
-
-/// A channel that nobody else changes.
-struct Word(Rc<Cell<u64>>);
-
-impl Channel for Word {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn add(&self, n: u64) -> u64 {
-        self.0.replace(self.0.get() + n)
-    }
-
-    fn replace(&self, old: u64, new: u64) -> bool {
-        self.0.replace(new) == old
-    }
 }
 
 impl<'r> World<'r> for Model<'r> {

@@ -10,8 +10,7 @@ use fault_abi::decide::{Packet, applies, segments};
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::packet;
 use fault_abi::pass::{
-    Channel, Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run,
-    wants_splitter,
+    Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run, wants_splitter,
 };
 use fault_abi::rule::{
     ALWAYS, Binding, Entry, PEER_IS_NODE, PHASE_BURSTS, PHASE_PARTITION, PHASE_REJECT, PROTECTED_NODE,
@@ -19,6 +18,9 @@ use fault_abi::rule::{
 };
 use fault_abi::verdict::Verdict;
 use proptest::prelude::*;
+use word::Word;
+
+mod word;
 
 /// The maps, as collections.
 #[derive(Default)]
@@ -33,23 +35,6 @@ struct Model<'r> {
     effects: BTreeMap<u32, u32>,
     globals: Vec<Global>,
     node_misses: u32,
-}
-
-/// A channel that nobody else changes.
-struct Word(Rc<Cell<u64>>);
-
-impl Channel for Word {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn add(&self, n: u64) -> u64 {
-        self.0.replace(self.0.get() + n)
-    }
-
-    fn replace(&self, old: u64, new: u64) -> bool {
-        self.0.replace(new) == old
-    }
 }
 
 impl<'r> World<'r> for Model<'r> {

@@ -91,16 +91,8 @@ impl Holds {
 }
 
 /// Slots for many rules: stories replace them faster than they rest.
-pub(crate) const CAPACITY: Capacity = Capacity {
-    targets: 256,
-    rules: 512,
-    flows: 4096,
-    peers: 512,
-    protected: 64,
-    node_addresses: 64,
-    profiles_per_target: 8,
-    peer_namespaces: 64,
-};
+pub(crate) const CAPACITY: Capacity =
+    Capacity { targets: 256, rules: 512, flows: 4096, peers: 512, ..Capacity::of_each(64) };
 
 /// More than any story holds back.
 pub(crate) const LINE_LIMITS: LineLimits =
