@@ -198,7 +198,7 @@ async fn fill(
         let nodes = watches.watch(Api::<Node>::all(client.clone()), tasks, resolve::prune_node);
         let services = watches.watch(Api::<ServiceCIDR>::all(client.clone()), tasks, |_| {});
         tokio::join!(nodes.ready(), services.ready());
-        reach.set_ranges(Ranges::of(&nodes.store().state(), &services.store().state()));
+        reach.set_ranges(ranges(&nodes, &services));
         tasks.spawn(follow_ranges(nodes, services, reach.clone(), shutdown.clone()));
     }
     tokio::join!(devices.ready(), pods.ready());
@@ -249,6 +249,11 @@ async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: Cancellation
     Ok(())
 }
 
+fn ranges(nodes: &Cache<Node>, services: &Cache<ServiceCIDR>) -> Ranges {
+    let known = Ranges::of(&nodes.store().state(), &services.store().state());
+    known.cut(nodes.leaves_out() || services.leaves_out())
+}
+
 async fn follow_ranges(
     nodes: Cache<Node>,
     services: Cache<ServiceCIDR>,
@@ -258,7 +263,7 @@ async fn follow_ranges(
     let changes = futures::stream::select(nodes.subscribe().map(|_| ()), services.subscribe().map(|_| ()));
     let mut changes = std::pin::pin!(changes.ready_chunks(256).take_until(shutdown.cancelled_owned()));
     while changes.next().await.is_some() {
-        reach.set_ranges(Ranges::of(&nodes.store().state(), &services.store().state()));
+        reach.set_ranges(ranges(&nodes, &services));
     }
     Ok(())
 }
