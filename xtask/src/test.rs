@@ -62,8 +62,8 @@ pub struct Args {
     /// In the rung `sim`: how many seeds are run
     #[arg(long, env = "EDGE_SIM_SEEDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub seeds: u32,
-    /// Run only tests whose names contain this
-    pub filter: Option<String>,
+    /// Run only tests whose names contain one of these
+    pub filters: Vec<String>,
 }
 
 /// How long a seed of the simulation may take on a busy machine; in calm it is two seconds.
@@ -100,17 +100,15 @@ pub fn run(args: &Args) -> Result<()> {
         let front = run_all(front, Way::InFront);
         (front, beside.join())
     });
-    let beside = beside.map_err(|_| anyhow!("what runs beside the other rungs broke off: that is a bug of xtask"))?;
+    let beside =
+        beside.map_err(|_| anyhow!("what runs beside the other rungs broke off: that is a bug of xtask"))?;
     let totals = front?.and(&beside?);
     println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
     if totals.failed > 0 {
         bail!("{} tests failed", totals.failed);
     }
     if totals.passed == 0 && totals.skipped == 0 {
-        bail!(
-            "no test was run: does a test's name contain {:?}?",
-            args.filter.as_deref().unwrap_or_default()
-        );
+        bail!("no test was run: does a test's name contain {}?", args.filters.join(" or "));
     }
     Ok(())
 }
@@ -141,7 +139,7 @@ fn run_rung(rung: Rung, way: Way, args: &Args, programs: &[Program]) -> Result<O
         }));
     }
     if rung == Rung::Pure {
-        sum.add(doc_tests(args.filter.as_deref())?);
+        sum.add(doc_tests(&args.filters)?);
     }
     Ok(sum)
 }
@@ -150,7 +148,7 @@ fn run_rung(rung: Rung, way: Way, args: &Args, programs: &[Program]) -> Result<O
 fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<Outcome> {
     let stage = Stage::enter(rung, program)?;
     let mut arguments = rung.arguments().to_vec();
-    arguments.extend(args.filter.as_deref());
+    arguments.extend(args.filters.iter().map(String::as_str));
     let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
     let is_asked = matches!(rung, Rung::Kernel | Rung::Node);
     let tests = if is_asked { program.tests(&arguments)? } else { Vec::new() };
@@ -163,6 +161,7 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
         skipped.extend(at_length::skipped(&tests));
         arguments.extend(["--skip", at_length::MODULE]);
     }
+    arguments.extend(rung.order(program));
     let step = Step::start(format!("{rung}: {program}"));
     let mut environment = stage.environment().to_vec();
     let mut limit = rung.limit();
@@ -182,9 +181,9 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
 }
 
 /// The examples in the documentation, which are no programs of their own.
-fn doc_tests(filter: Option<&str>) -> Result<Outcome> {
+fn doc_tests(filters: &[String]) -> Result<Outcome> {
     let step = Step::start("pure: examples in the documentation");
-    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filters);
     let outcome =
         outcome::of_process(&cargo.dir(paths::root()), "the documentation", Duration::from_secs(1200))?;
     step.done(&outcome.to_string());
@@ -238,7 +237,7 @@ impl Totals {
     }
 
     fn skip(&mut self, rung: Rung, args: &Args, programs: &[Program], reason: &str) -> Result<()> {
-        let mut tests = if rung == Rung::Fuzz { fuzz::chosen(args.filter.as_deref())?.len() } else { 0 };
+        let mut tests = if rung == Rung::Fuzz { fuzz::chosen(&args.filters)?.len() } else { 0 };
         for program in programs.iter().filter(|program| rung.has(program)) {
             tests += program.tests(rung.arguments())?.len();
         }

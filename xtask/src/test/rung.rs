@@ -7,6 +7,9 @@ use clap::ValueEnum;
 
 use super::program::Program;
 
+/// The program that runs the kernel programs by test run.
+const ON_RIGS: &str = "kernel_test_run";
+
 /// A set of tests with the same needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rung {
@@ -69,15 +72,24 @@ impl Rung {
         Self::ALL.iter().any(|rung| *rung != Self::Pure && rung.has(program))
     }
 
-    /// Arguments of the test program.
+    /// Arguments of the test program: which of its tests are the rung's.
     pub(super) const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Pure | Self::Fuzz => &[],
-            Self::ControlPlane => &["--ignored"],
-            // One at a time: each of them uses all processors. What they found is of interest also when it is as it shall be.
-            Self::Sim => &["--ignored", "--test-threads=1", "--show-output"],
-            // One at a time: they measure, and they share a machine's network or a cluster.
-            Self::Kernel | Self::Kernels | Self::Node => &["--ignored", "--test-threads=1"],
+            // What they found is of interest also when it is as it shall be.
+            Self::Sim => &["--ignored", "--show-output"],
+            Self::ControlPlane | Self::Kernel | Self::Kernels | Self::Node => &["--ignored"],
+        }
+    }
+
+    /// Arguments of the test program: whether its tests run one at a time.
+    pub(super) fn order(self, program: &Program) -> &'static [&'static str] {
+        match self {
+            Self::Pure | Self::ControlPlane | Self::Fuzz => &[],
+            // Each story has maps and programs of its own, and no packet leaves them.
+            Self::Kernel if program.target == ON_RIGS => &[],
+            // Each of them uses all processors; or they measure, and share a machine's network or a cluster.
+            Self::Sim | Self::Kernel | Self::Kernels | Self::Node => &["--test-threads=1"],
         }
     }
 
