@@ -146,8 +146,8 @@ fn a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted() {
     let story = a_stopped_agent_is_no_partition_packets_pass_undelayed_and_are_counted;
     let mut agent = AgentProcess::with(story, &stage.node, Hooks::Tcx, Holds::Userspace);
     let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-    let minute = json!({"delay": {"time": "20s"}});
-    agent.set(&[Fault::new("hold", minute).on(&[Family::V4.host(1, 2)])]);
+    let long = json!({"delay": {"time": "20s"}});
+    agent.set(&[Fault::new("hold", long).on(&[Family::V4.host(1, 2)])]);
     agent.stop();
     let (mut came, mut number, mut beat) = (BTreeSet::new(), 0, Beat::new(Duration::from_millis(2)));
     let stopped_ns = boot_ns();
