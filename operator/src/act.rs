@@ -175,7 +175,7 @@ async fn under_way(controls: &Controls, key: &Key, uid: &str, generation: Option
         Question::Report => Answer::to_report(end),
         Question::Command(_) | Question::Own(_) => Answer::to_command(end),
     };
-    controls.metrics.ended(key, answer.category());
+    controls.metrics.ended(key, &answer);
     answer
 }
 

@@ -25,6 +25,7 @@ pub mod question;
 pub mod release;
 pub mod silence;
 pub mod status;
+pub mod tally;
 pub mod validate;
 
 use std::sync::Arc;

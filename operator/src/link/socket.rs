@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_protocol::network::{Network, Port, System};
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -73,15 +74,26 @@ impl Datagrams for Arc<Sockets> {
     }
 }
 
-/// Counters of one device; they count while an exchange is under way, not at its end.
+/// The transmissions to one device; they are counted while an exchange is under way, not at its end.
+#[derive(Debug, Default)]
+pub struct Transmissions {
+    answered: AtomicU64,
+    unanswered: AtomicU64,
+    again: AtomicU64,
+}
+
+impl Transmissions {
+    /// Those that were answered before the next one was due, those that were not, and those after the first of an exchange.
+    pub fn all(&self) -> [u64; 3] {
+        [&self.answered, &self.unanswered, &self.again].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// What is counted of an exchange.
 #[derive(Clone)]
 pub struct Counters {
-    /// Transmissions that were answered before the next one was due.
-    pub answered: IntCounter,
-    /// Transmissions that were not.
-    pub unanswered: IntCounter,
-    /// Transmissions after the first of an exchange.
-    pub retransmissions: IntCounter,
+    /// Of its device.
+    pub transmissions: Arc<Transmissions>,
     /// Seconds from the first transmission to the response.
     pub round_trip: Histogram,
 }
@@ -209,14 +221,14 @@ impl<D: Datagrams> Link<D> {
                     self.acknowledge(peer, &message).await;
                     let step = exchange.on_message(message, Instant::now());
                     if was_unanswered && (step != Step::Wait || !exchange.is_unanswered()) {
-                        counters.answered.inc();
+                        counters.transmissions.answered.fetch_add(1, Ordering::Relaxed);
                     }
                     step
                 }
                 () = tokio::time::sleep_until(exchange.deadline()) => {
                     let step = exchange.on_deadline(Instant::now());
                     if was_unanswered && step != Step::Wait {
-                        counters.unanswered.inc();
+                        counters.transmissions.unanswered.fetch_add(1, Ordering::Relaxed);
                     }
                     step
                 }
@@ -224,7 +236,7 @@ impl<D: Datagrams> Link<D> {
             match step {
                 Step::Wait => {}
                 Step::Transmit => {
-                    counters.retransmissions.inc();
+                    counters.transmissions.again.fetch_add(1, Ordering::Relaxed);
                     self.transmit(peer, &bytes).await;
                 }
                 Step::Done(end) => {

@@ -90,11 +90,8 @@ fn answers(fate: Fate, peer: SocketAddr, request: &Packet) -> Vec<(Duration, Soc
 }
 
 fn counters() -> Counters {
-    let counter = |name| IntCounter::new(name, "sends").unwrap();
     Counters {
-        answered: counter("answered"),
-        unanswered: counter("unanswered"),
-        retransmissions: counter("retransmissions"),
+        transmissions: Arc::default(),
         round_trip: Histogram::with_opts(HistogramOpts::new("round_trip", "seconds")).unwrap(),
     }
 }
@@ -157,7 +154,8 @@ async fn play(script: &[Fate]) -> Played {
 
 impl Played {
     fn sends(&self) -> (u64, u64) {
-        (self.counters.answered.get(), self.counters.unanswered.get())
+        let [answered, unanswered, _] = self.counters.transmissions.all();
+        (answered, unanswered)
     }
 
     fn came(&self, result: &str) -> u64 {
@@ -190,7 +188,7 @@ async fn lost_requests_are_sent_again_and_counted_as_unanswered() {
     let played = play(&[Fate::Lost, Fate::Lost, Fate::Answered(SOON)]).await;
     assert_eq!((played.end.clone(), played.requests), (content(), 3));
     assert_eq!(played.took, Duration::from_secs(6) + SOON);
-    assert_eq!((played.sends(), played.counters.retransmissions.get()), ((1, 2), 2));
+    assert_eq!((played.sends(), played.counters.transmissions.all()[2]), ((1, 2), 2));
 }
 
 #[tokio::test(start_paused = true)]
