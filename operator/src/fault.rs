@@ -304,4 +304,4 @@ fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
