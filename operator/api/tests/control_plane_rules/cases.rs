@@ -321,7 +321,7 @@ fn matches_and_faults() -> Vec<Case> {
                 Some(json!([{"for": "1s", "faults": {"partition": {}}}])),
                 "timeline: write faults or a timeline, not both",
             ),
-            ("a fraction for a percentage", percent, Some(json!(0.2)), "percent"),
+            ("a fraction for a percentage", percent, Some(json!(0.2)), PERCENT),
             ("a bare number for a loss", percent, Some(json!(20)), PERCENT),
             ("a loss without its sign", percent, Some(json!("20")), PERCENT),
             ("a negative loss", percent, Some(json!("-1%")), PERCENT),
