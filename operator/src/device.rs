@@ -25,6 +25,7 @@ pub mod question;
 pub mod release;
 pub mod silence;
 pub mod status;
+mod table;
 pub mod tally;
 pub mod validate;
 
@@ -161,6 +162,11 @@ async fn has_its_turn(
         controls.metrics.note(&key.namespace, &decision.notes);
         decision
     });
+    let Some(decision) = decision else {
+        // It is gone, or another one of its name has come: that was told.
+        permit.finish("success");
+        return Ok(Action::await_change());
+    };
     let writes = act::begin(controls, &key, &device, decision.actions);
     let written = if writes.is_empty() {
         Ok(true)

@@ -38,7 +38,7 @@ use self::decide::Decision;
 pub(crate) use self::member::keep_owners;
 use self::memory::Memory;
 use self::metrics::{Census, FleetMetrics};
-use self::observe::{Sight, take_over};
+use self::observe::{Sight, lacks, take_over};
 use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
@@ -187,8 +187,11 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
     }
     let ours =
         fleet.status.as_ref().and_then(|status| status.epoch) == Some(controls.shared.leadership.epoch());
+    let lacks = lacks(controls);
     let revisions = match controls.memory.revisions(fleet) {
-        None if ours => match take_over(controls, fleet).await? {
+        // A cache that leaves out devices never catches up. Such a fleet is refused, which needs no revision; it is taken over
+        // when all find room.
+        None if ours && lacks.is_none() => match take_over(controls, fleet).await? {
             Some(revisions) => {
                 controls.memory.set_revisions(fleet, Some(revisions.clone()));
                 revisions
@@ -197,7 +200,7 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
         },
         known => known.unwrap_or_default(),
     };
-    let decision = Sight::of(controls, fleet, revisions).decide(fleet);
+    let decision = Sight::of(controls, fleet, lacks, revisions).decide(fleet);
     match decision {
         Decision::StandBack { epoch } => {
             tracing::warn!(

@@ -27,8 +27,8 @@ struct Args {
     /// Which run: a number stands for one course of events
     #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
-    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N, stale:N,
-    /// lease-unanswered:N or lease-after:N; `0` is no moment
+    /// Not a seed but the sweeps' scenario, with something at the Nth moment of it, from 1: unanswered:N, after:N, lost:N,
+    /// stale:N, lease-unanswered:N or lease-after:N; with 0 for N nothing happens
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
     /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find

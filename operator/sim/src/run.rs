@@ -214,8 +214,7 @@ impl Run<'_> {
                 world.sim.release(name.as_str(), other);
             }
         }
-        // Its pod's name, then a space: a former life of the same pod is another holder.
-        let leads = world.person.sees_the_leader().is_some_and(|holder| holder.starts_with(&name));
+        let leads = world.person.sees_the_leader().is_some_and(|holder| is_of(&holder, replica));
         if stopped && leads {
             world.person.empties_the_lease();
         }
@@ -367,5 +366,21 @@ impl Run<'_> {
             self.breaks(vec![Rule::Quiet.broken(sentence)]);
         }
         Ok(())
+    }
+}
+
+/// Is the Lease's holder a life of this replica's pod? It is named after its pod, and a number for each life comes after that.
+fn is_of(holder: &str, replica: usize) -> bool {
+    holder.strip_prefix(operator(replica).as_str()).is_some_and(|life| life.starts_with('_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of;
+
+    #[test]
+    fn a_holder_is_a_life_of_its_own_pod_and_of_no_other_one_whose_name_begins_so() {
+        assert!(is_of("operator-1_00c0ffee", 1));
+        assert!(!is_of("operator-10_00c0ffee", 1) && !is_of("operator-1", 1) && !is_of("", 1));
     }
 }

@@ -8,7 +8,8 @@ use clap::Args as ClapArgs;
 #[derive(ClapArgs, Clone, Debug)]
 #[command(next_help_heading = "Bounds")]
 pub struct BoundArgs {
-    /// Devices that this process keeps in memory; more are not managed, and an Event says so
+    /// Devices that this process keeps in memory; more are not managed, and an Event says so. A hundredth more (one at least) are
+    /// kept while they are deleted and their devices released
     #[arg(long, env = "MAX_DEVICES", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_devices: u32,
     /// Objects of each kind that this process keeps in memory; more are left out, and what must be decided from all of them is not

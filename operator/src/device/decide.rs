@@ -218,7 +218,7 @@ fn next_question(
         decision.hold = true;
     } else if let Some(command) = adoption {
         match permission(memory, budget, seen.now, &mut decision.notes) {
-            Ok(()) => return own(command, seen.policy.backoff.cap),
+            Ok(()) => return own(seen, command),
             Err(wait) => until_command = wait,
         }
     } else if let Some(target) = target {

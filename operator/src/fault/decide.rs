@@ -28,6 +28,9 @@ const ACTED: &str = "ActedOnPackets";
 /// … and its message when none says so any more: its agent was started again, say.
 const ACTED_BEFORE: &str = "kernel counters showed since the start that the rules acted on packets";
 
+/// Message of Installed while nothing is, as its owner wants it.
+const PAUSED: &str = "spec.paused lifts the faults; the clock goes on";
+
 /// A profile and everything that its status depends on.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
@@ -39,6 +42,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) status: Option<&'a FaultProfileStatus>,
     /// What it asks for, or why it may not.
     pub(crate) plan: Result<&'a Plan, &'a Refusal>,
+    /// Why not all of its targets, or of the agents, are known; none: they are.
+    pub(crate) lacks: Option<&'a Refusal>,
     /// What its selector finds; empty when there is no plan.
     pub(crate) found: &'a Found,
     /// What the agents say.
@@ -130,6 +135,9 @@ impl<'a> Draft<'a> {
             Ok(plan) => plan,
             Err(refusal) => return self.reject(&refusal),
         };
+        if let Some(lacks) = self.observed.lacks {
+            return self.freeze(plan, lacks);
+        }
         let found: &'a Found = self.observed.found;
         self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted(found));
         self.choose(plan);
@@ -145,6 +153,9 @@ impl<'a> Draft<'a> {
     /// before the start one out of reach is said aloud, later on it is just no target.
     fn acceptance(&self) -> Result<&'a Plan, Refusal> {
         let plan = self.observed.plan.map_err(Clone::clone)?;
+        if let Some(lacks) = self.observed.lacks.filter(|_| self.next.started_at.is_none()) {
+            return Err(lacks.clone());
+        }
         match self.observed.found.others.get(&NoTarget::NotAllowed) {
             Some((count, first)) if self.next.started_at.is_none() => Err(Refusal {
                 reason: ENDPOINT_NOT_ALLOWED,
@@ -166,6 +177,31 @@ impl<'a> Draft<'a> {
         self.set(types::ACCEPTED, ConditionStatus::False, refusal.reason, &refusal.message);
         self.hit_nobody("Rejected", "the profile is rejected, see Accepted");
         self.wake_at_end();
+    }
+
+    /// It has started, and who its targets are is not known any more, or what agents say of them. A choice among some would be
+    /// another choice, and to lift the faults would be one, too: agents go on with the cutoff that they have.
+    fn freeze(&mut self, plan: &Plan, lacks: &Refusal) {
+        let before = find_condition(&self.old.conditions, types::ACCEPTED).filter(|it| it.status == "True");
+        let accepted = before.map_or_else(|| accepted(&Found::default()), |it| it.message.clone());
+        self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted);
+        self.wake_at_end();
+        if plan.paused {
+            self.next.phase = FaultPhase::Paused;
+            return self.hit_nobody("Paused", PAUSED);
+        }
+        self.next.phase = FaultPhase::Degraded;
+        let message = format!(
+            "{}; until then agents go on with those that were chosen before, and the counts stay as they were",
+            lacks.message
+        );
+        self.set(types::INSTALLED, ConditionStatus::Unknown, lacks.reason, &message);
+        let roll = self.roll_up(&Chosen::default(), Some(self.observed.generation));
+        if roll.effective || self.was_effective() {
+            self.report_effective(&roll);
+        } else {
+            self.set(types::EFFECTIVE, ConditionStatus::Unknown, lacks.reason, "not every agent is heard");
+        }
     }
 
     fn wake_at_end(&mut self) {
@@ -207,7 +243,7 @@ impl<'a> Draft<'a> {
             self.report_nobody();
         } else if plan.paused {
             self.next.phase = FaultPhase::Paused;
-            self.hit_nobody("Paused", "spec.paused lifts the faults; the clock goes on");
+            self.hit_nobody("Paused", PAUSED);
         } else {
             self.report_installed(&roll);
             self.report_effective(&roll);
