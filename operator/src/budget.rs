@@ -45,14 +45,21 @@ impl Bucket {
     /// # Errors
     /// The wait, when there is none now.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let wait = self.wait(now);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// How long until there is a token; zero when there is one, which stays.
+    pub fn wait(&mut self, now: Instant) -> Duration {
         let elapsed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
         self.tokens = (self.tokens + elapsed.as_secs_f64() * self.rate).min(self.burst);
         self.filled = Some(now);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
-        Err(Duration::try_from_secs_f64((1.0 - self.tokens) / self.rate).unwrap_or(Duration::MAX))
+        let missing = (1.0 - self.tokens).max(0.0);
+        Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX)
     }
 
     /// Gives back a token that was not used.

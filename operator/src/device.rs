@@ -19,6 +19,7 @@ pub mod key;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
+mod pause;
 pub mod policy;
 pub mod progress;
 pub mod question;

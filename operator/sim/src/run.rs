@@ -312,6 +312,7 @@ impl Run<'_> {
             let Some(seen) = self.world.person.sees(device) else { continue };
             let failed = seen.status.as_ref().is_some_and(|status| status.phase == DevicePhase::Failed);
             if failed && !oracle::may_fail(self.plan, &seen) {
+                self.breaks(oracle::is_wrongly_failed(&self.world, device).into_iter().collect());
                 self.happens(&Happening::Declare { device, firmware: 9, interval: 9 });
             }
         }

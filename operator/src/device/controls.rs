@@ -28,7 +28,7 @@ use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
-use crate::link::observe::{Notification, Subject};
+use crate::link::observe::{Heed, Notification, Subject};
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
@@ -124,11 +124,12 @@ impl Controls {
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
         let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
         let bounds = &args.bounds;
+        let heed = Heed { burst: bounds.notification_burst, rate: bounds.notification_rate };
         shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
         shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
         let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
             .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
-            .observing(observed, news, metrics.observations.clone());
+            .observing((observed, heed), news, metrics.observations.clone());
         let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
         show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
@@ -239,7 +240,7 @@ impl Controls {
 
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, draw(), rand::random(), self.policy.bucket());
+        let memory = Memory::new(device, now, wall, draw(), rand::random(), &self.policy);
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 
@@ -263,6 +264,7 @@ impl Controls {
     /// Remembers a write until the cache has it.
     pub fn wrote(&self, key: &Key, written: Written) {
         if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.memory.status_is_written(Instant::now());
             entry.written = Some(Box::new(written));
         }
     }
@@ -316,6 +318,8 @@ fn show_bounds(
     metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
     metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
     metrics.limit.with_label_values(&["progress_per_second"]).set(args.bounds.progress_rate);
+    metrics.limit.with_label_values(&["device_notifications_per_second"]).set(args.bounds.notification_rate);
+    metrics.limit.with_label_values(&["device_statuses_per_second"]).set(args.bounds.device_status_rate);
     metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
     metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
     let entries = table.clone();

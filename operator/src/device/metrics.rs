@@ -89,7 +89,7 @@ impl DeviceMetrics {
             )?,
             put_off: count(
                 "edge_device_statuses_put_off_total",
-                "Looks at a new device whose Pending or Syncing lasts and was not written, since too many are.",
+                "Looks at a device whose status was not written yet: a new one, of which too many are, or one that changes too often.",
                 &["namespace"],
             )?,
             transitions: count(
