@@ -46,7 +46,10 @@ pub async fn write(
     sight: &Sight,
     writes: Vec<Action>,
 ) -> Result<bool, ApiError> {
+    controls.metrics.waiting_writes.inc();
+    let waiting = scopeguard(|| controls.metrics.waiting_writes.dec());
     let _slot = controls.writers.acquire(false, Cause::Routine).await;
+    drop(waiting);
     for action in writes {
         if controls.shared.shutdown.is_cancelled() {
             return Ok(false);

@@ -214,6 +214,7 @@ fn flags(replica: usize, in_flight: u32) -> Args {
         "--backoff-cap=10s",
         "--release-deadline=10s",
         "--workers=2",
+        "--outcome-queue=1",
     ];
     let more = [
         format!("--namespace={SYSTEM}"),

@@ -130,7 +130,8 @@ impl Controls {
         let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
             .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
             .observing((observed, heed), news, metrics.observations.clone());
-        let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
+        let (link, dns) =
+            (Arc::new(link), Dns::new(usize::from(args.work.max_lookups), metrics.waiting_lookups.clone()));
         show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
         let writers = Slots::new(usize::from(args.work.device_writers));

@@ -38,6 +38,10 @@ pub struct DeviceMetrics {
     pub in_flight: IntGauge,
     /// Exchanges that wait for a slot.
     pub waiting: IntGauge,
+    /// Writes of devices that wait for a writer; one a device at most.
+    pub waiting_writes: IntGauge,
+    /// Lookups that wait for a resolver; one a device at most.
+    pub waiting_lookups: IntGauge,
     /// Devices that are observed.
     pub observations: IntGauge,
     per_device: IntGauge,
@@ -84,7 +88,7 @@ impl DeviceMetrics {
             retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
             exhausted: count(
                 "edge_device_budget_exhausted_total",
-                "Looks at a command that was due again and found no token, by whose budget had none.",
+                "Looks at a command that was due again and found no token, and reconciles that failed and wait for one, by whose budget had none.",
                 &["namespace", "budget"],
             )?,
             put_off: count(
@@ -120,6 +124,11 @@ impl DeviceMetrics {
                 )?,
             )?,
             in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
+            waiting_writes: gauge(
+                "edge_waiting_writes",
+                "Devices whose status or finalizer waits to be written.",
+            )?,
+            waiting_lookups: gauge("edge_waiting_lookups", "Names of devices that wait to be looked up.")?,
             waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,
             observations: gauge("edge_observed_devices", "Devices that were asked to tell of changes.")?,
             per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,

@@ -362,6 +362,8 @@ fn is_urgent(old: &DeviceFleetStatus, new: &DeviceFleetStatus) -> bool {
 #[cfg(test)]
 mod held;
 #[cfg(test)]
+mod most;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod story;
