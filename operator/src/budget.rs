@@ -62,6 +62,17 @@ impl Bucket {
         Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX)
     }
 
+    /// Takes the next token that nobody else waits for, and says how long until there is that one; `longest` and none, when it would be
+    /// longer. Who comes by [`Self::take`] meanwhile waits, too.
+    pub fn reserve(&mut self, now: Instant, longest: Duration) -> Duration {
+        let wait = self.wait(now);
+        if wait >= longest {
+            return longest;
+        }
+        self.tokens -= 1.0;
+        wait
+    }
+
     /// Gives back a token that was not used.
     pub fn give_back(&mut self) {
         self.tokens = (self.tokens + 1.0).min(self.burst);
@@ -73,6 +84,8 @@ impl Bucket {
 pub struct Budgets {
     /// Retries of commands.
     pub retries: Bucket,
+    /// Reconciles that failed twice and more.
+    pub reconciles: Bucket,
     /// Statuses of phases that lead somewhere.
     pub progress: Bucket,
 }
@@ -106,6 +119,16 @@ mod tests {
         let later = start + Duration::from_secs(1);
         let taken = (0..10).filter(|_| bucket.take(later).is_ok()).count();
         assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn who_reserves_waits_behind_those_that_did_before() {
+        let start = Instant::now();
+        let (mut bucket, longest) = (Bucket::new(2, 2.0), Duration::from_secs(2));
+        let waits: Vec<u128> = (0..8).map(|_| bucket.reserve(start, longest).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 500, 1000, 1500, 2000, 2000, 2000]);
+        assert_eq!(bucket.take(start + Duration::from_secs(1)), Err(Duration::from_secs(1)));
+        assert!(bucket.take(start + Duration::from_secs(2)).is_ok());
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod progress;
 pub mod question;
 pub mod release;
+mod retry;
 pub mod silence;
 pub mod status;
 pub mod validate;
@@ -43,16 +44,14 @@ use self::controls::Controls;
 use self::decide::decide;
 use self::key::Key;
 use self::observe::observe;
+use self::retry::Failure;
 use crate::act;
 use crate::args::bounds::size;
 use crate::error::ApiError;
 use crate::leader::part::Part;
 use crate::queue::Permit;
-use crate::shared::{Shared, draw};
+use crate::shared::Shared;
 use crate::slots::{Cause, Passes};
-
-/// Delay after a write that met a newer object: the news is under way.
-const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How soon it is looked again whether there is room for a device.
 const FULL: Duration = Duration::from_secs(10);
@@ -154,7 +153,7 @@ async fn has_its_turn(
     controls.with_entry(&key, &device, |entry| entry.passes = passes);
     let Some(sight) = observe(controls, &key, &device).await? else {
         permit.finish("requeue");
-        return Ok(Action::requeue(CATCH_UP));
+        return Ok(Action::requeue(controls.blame(&key, Failure::Outdated)));
     };
     let decision = controls.with_memory(&key, &device, |memory, budgets| {
         let decision = decide(&sight.observed(&device, controls.policy()), memory, budgets);
@@ -180,7 +179,7 @@ async fn has_its_turn(
         }
         Err(error) if error.is_conflict() => {
             permit.finish("requeue");
-            Ok(Action::requeue(CATCH_UP))
+            Ok(Action::requeue(controls.blame(&key, Failure::Outdated)))
         }
         Err(error) if error.is_not_found() => {
             permit.finish("success");
@@ -192,7 +191,7 @@ async fn has_its_turn(
 
 fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Action {
     let name = ObjectRef::from_obj(device.as_ref());
-    let failures = controls.blame(&Key::of(&name));
-    tracing::warn!(device = %name, %error, failures, "device: to be tried again");
-    Action::requeue(controls.policy().backoff.delay(failures, draw()).max(CATCH_UP))
+    let delay = controls.blame(&Key::of(&name), Failure::Broken);
+    tracing::warn!(device = %name, %error, ?delay, "device: to be tried again");
+    Action::requeue(delay)
 }

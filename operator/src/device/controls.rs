@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DevicePhase, DeviceStatus};
@@ -22,6 +23,7 @@ use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::release::is_held;
+use super::retry::{self, Failure};
 use super::status;
 use crate::args::bounds::size;
 use crate::budget::{Bucket, Budgets};
@@ -151,6 +153,7 @@ impl Controls {
             table,
             budgets: Mutex::new(Budgets {
                 retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
+                reconciles: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
                 progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
             }),
             shared,
@@ -285,13 +288,20 @@ impl Controls {
         self.metrics.forget(key);
     }
 
-    /// Counts a failed reconcile of a device; gives how many there were in a row.
-    pub fn blame(&self, key: &Key) -> u32 {
+    /// Counts a failed reconcile of a device; gives how long until it is tried again.
+    pub(super) fn blame(&self, key: &Key, failure: Failure) -> Duration {
         self.controller.retries.inc();
-        let mut table = lock(&self.table);
-        let Some(entry) = table.get_mut(key) else { return 1 };
-        entry.failures = entry.failures.saturating_add(1);
-        entry.failures
+        let failures = lock(&self.table).get_mut(key).map_or(1, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.failures
+        });
+        let tokens = &mut lock(&self.budgets).reconciles;
+        let (delay, for_token) =
+            retry::wait((failures, failure), self.policy.backoff, tokens, Instant::now(), draw());
+        if for_token {
+            self.metrics.note(&key.namespace, &[Note::BudgetExhausted("reconciles")]);
+        }
+        delay
     }
 
     /// A reconcile went well.
@@ -365,12 +375,12 @@ mod tests {
         let sockets = Arc::new(Sockets::bind().await.unwrap());
         let outlet = WhileLeading { sockets, leadership: leadership.clone() };
         assert!(outlet.send(peer, b"before").await.is_err());
-        leadership.grant(7, Instant::now() + std::time::Duration::from_secs(60));
+        leadership.grant(7, Instant::now() + Duration::from_secs(60));
         outlet.send(peer, b"leading").await.unwrap();
         leadership.end();
         assert!(outlet.send(peer, b"after").await.is_err());
         let mut buffer = [0; 16];
-        let patience = std::time::Duration::from_secs(5);
+        let patience = Duration::from_secs(5);
         let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
         assert_eq!(&buffer[..length], b"leading");
         assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");
