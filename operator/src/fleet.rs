@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use edge_api::fleet::MAX_RESERVED;
 use edge_api::{Device, DeviceFleet};
 use futures::{Stream, StreamExt as _, stream};
 use kube::ResourceExt as _;
@@ -90,6 +91,9 @@ pub async fn run(Filled { shared, fleets }: Filled, part: Part) -> Result<()> {
     registry.register(Box::new(census)).context("metrics of the fleets")?;
     let (all, work) = (fleets.store().clone(), &shared.args.work);
     shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
+    let all = fleets.store().clone();
+    let most = u32::try_from(MAX_RESERVED).unwrap_or(u32::MAX);
+    shared.metrics.bound("fleet_reserved", f64::from(most), move || metrics::most_reserved(&all));
     let writers = Arc::new(Semaphore::new(usize::from(work.fleet_writers)));
     let (free, most) = (writers.clone(), usize::from(work.fleet_writers));
     let writing = move || most.saturating_sub(free.available_permits());

@@ -89,6 +89,17 @@ async fn devices_that_lose_requests_and_answers_are_retried_and_carry_out_each_c
 
 #[tokio::test]
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn an_operator_that_is_killed_leaves_no_exchange_under_way() {
+    let mut stage = Stage::set_with("killed", 1, &["--ack-timeout=1h"]).await;
+    stage.device(0).set_behaviour(Behaviour { drop: share("100%").unwrap(), ..Behaviour::default() });
+    stage.declare(0, Some("2.0.0")).await;
+    stage.operator.until_metric("edge_inflight_exchanges", |exchanges| exchanges > 0.5).await;
+    stage.operator.is_killed().await;
+    stage.operator.until_metric("edge_inflight_exchanges", |exchanges| exchanges < 0.5).await;
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn a_reboot_is_noticed_counted_and_shown() {
     let stage = Stage::set("reboot", 1).await;
     stage.declare(0, Some("2.0.0")).await;

@@ -131,9 +131,10 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, {} leases, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
+        report.waits,
         report.moments.effects,
         report.moments.events,
         report.moments.leases,

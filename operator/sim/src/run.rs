@@ -76,13 +76,13 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(oracle::history(&run.world, plan));
     run.violations.extend(oracle::crowded(&run.world));
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
-    let writes = run.world.weather.writes();
+    let (writes, waits) = (run.world.weather.writes(), turns.waits());
     let sweep = run.world.weather.sweep().clone();
     let moments = Moments { effects: sweep.effects, events: sweep.events, leases };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);
-    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds, told })
+    Ok(Report { violations, converged_after, simulated, writes, waits, moments, end, deeds, told })
 }
 
 struct Run<'a> {
@@ -311,6 +311,7 @@ impl Run<'_> {
             let Some(seen) = self.world.person.sees(device) else { continue };
             let failed = seen.status.as_ref().is_some_and(|status| status.phase == DevicePhase::Failed);
             if failed && !oracle::may_fail(self.plan, &seen) {
+                self.breaks(oracle::is_wrongly_failed(&self.world, device).into_iter().collect());
                 self.happens(&Happening::Declare { device, firmware: 9, interval: 9 });
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DevicePhase, DeviceStatus};
@@ -22,6 +23,7 @@ use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::release::is_held;
+use super::retry::{self, Failure};
 use super::status;
 use super::table::Table;
 use crate::args::bounds::size;
@@ -29,7 +31,7 @@ use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
-use crate::link::observe::{Notification, Subject};
+use crate::link::observe::{Heed, Notification, Subject};
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
@@ -124,12 +126,14 @@ impl Controls {
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
         let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
         let bounds = &args.bounds;
+        let heed = Heed { burst: bounds.notification_burst, rate: bounds.notification_rate };
         shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
         shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
         let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
             .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
-            .observing(observed, news, metrics.observations.clone());
-        let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
+            .observing((observed, heed), news, metrics.observations.clone());
+        let (link, dns) =
+            (Arc::new(link), Dns::new(usize::from(args.work.max_lookups), metrics.waiting_lookups.clone()));
         show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
         let writers = Slots::new(usize::from(args.work.device_writers));
@@ -149,6 +153,7 @@ impl Controls {
             table,
             budgets: Mutex::new(Budgets {
                 retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
+                reconciles: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
                 progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
             }),
             shared,
@@ -267,7 +272,7 @@ impl Controls {
 
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, draw(), rand::random(), self.policy.bucket());
+        let memory = Memory::new(device, now, wall, draw(), rand::random(), &self.policy);
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 
@@ -291,6 +296,7 @@ impl Controls {
     /// Remembers a write until the cache has it.
     pub fn wrote(&self, key: &Key, written: Written) {
         if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.memory.status_is_written(Instant::now());
             entry.written = Some(Box::new(written));
         }
     }
@@ -308,13 +314,20 @@ impl Controls {
         self.metrics.forget(key);
     }
 
-    /// Counts a failed reconcile of a device; gives how many there were in a row.
-    pub fn blame(&self, key: &Key) -> u32 {
+    /// Counts a failed reconcile of a device; gives how long until it is tried again.
+    pub(super) fn blame(&self, key: &Key, failure: Failure) -> Duration {
         self.controller.retries.inc();
-        let mut table = lock(&self.table);
-        let Some(entry) = table.get_mut(key) else { return 1 };
-        entry.failures = entry.failures.saturating_add(1);
-        entry.failures
+        let failures = lock(&self.table).get_mut(key).map_or(1, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.failures
+        });
+        let tokens = &mut lock(&self.budgets).reconciles;
+        let (delay, for_token) =
+            retry::wait((failures, failure), self.policy.backoff, tokens, Instant::now(), draw());
+        if for_token {
+            self.metrics.note(&key.namespace, &[Note::BudgetExhausted("reconciles")]);
+        }
+        delay
     }
 
     /// A reconcile went well.
@@ -337,6 +350,8 @@ fn show_bounds(shared: &Shared, link: &Arc<Link<WhileLeading>>, dns: &Dns, table
     metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
     metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
     metrics.limit.with_label_values(&["progress_per_second"]).set(args.bounds.progress_rate);
+    metrics.limit.with_label_values(&["device_notifications_per_second"]).set(args.bounds.notification_rate);
+    metrics.limit.with_label_values(&["device_statuses_per_second"]).set(args.bounds.device_status_rate);
     metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
     metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
     show_table(metrics, args.bounds.max_devices, table);
@@ -434,12 +449,12 @@ mod tests {
         let sockets = Arc::new(Sockets::bind().await.unwrap());
         let outlet = WhileLeading { sockets, leadership: leadership.clone() };
         assert!(outlet.send(peer, b"before").await.is_err());
-        leadership.grant(7, Instant::now() + std::time::Duration::from_secs(60));
+        leadership.grant(7, Instant::now() + Duration::from_secs(60));
         outlet.send(peer, b"leading").await.unwrap();
         leadership.end();
         assert!(outlet.send(peer, b"after").await.is_err());
         let mut buffer = [0; 16];
-        let patience = std::time::Duration::from_secs(5);
+        let patience = Duration::from_secs(5);
         let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
         assert_eq!(&buffer[..length], b"leading");
         assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");

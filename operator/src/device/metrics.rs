@@ -38,6 +38,10 @@ pub struct DeviceMetrics {
     pub in_flight: IntGauge,
     /// Exchanges that wait for a slot.
     pub waiting: IntGauge,
+    /// Writes of devices that wait for a writer; one a device at most.
+    pub waiting_writes: IntGauge,
+    /// Lookups that wait for a resolver; one a device at most.
+    pub waiting_lookups: IntGauge,
     /// Devices that are observed.
     pub observations: IntGauge,
     per_device: IntGauge,
@@ -75,12 +79,12 @@ impl DeviceMetrics {
             retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
             exhausted: count(
                 "edge_device_budget_exhausted_total",
-                "Looks at a command that was due again and found no token, by whose budget had none.",
+                "Looks at a command that was due again and found no token, and reconciles that failed and wait for one, by whose budget had none.",
                 &["namespace", "budget"],
             )?,
             put_off: count(
                 "edge_device_statuses_put_off_total",
-                "Looks at a new device whose Pending or Syncing lasts and was not written, since too many are.",
+                "Looks at a device whose status was not written yet: a new one, of which too many are, or one that changes too often.",
                 &["namespace"],
             )?,
             transitions: count(
@@ -111,6 +115,11 @@ impl DeviceMetrics {
                 )?,
             )?,
             in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
+            waiting_writes: gauge(
+                "edge_waiting_writes",
+                "Devices whose status or finalizer waits to be written.",
+            )?,
+            waiting_lookups: gauge("edge_waiting_lookups", "Names of devices that wait to be looked up.")?,
             waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,
             observations: gauge("edge_observed_devices", "Devices that were asked to tell of changes.")?,
             per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,

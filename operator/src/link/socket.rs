@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::EXCHANGES;
 use super::exchange::{End, Exchange, Step, Timing};
-use super::observe::{Notification, Observations, Sight, Subject};
+use super::observe::{Heed, Notification, Observations, Sight, Subject};
 use super::window::{Route, Window};
 use super::wire::{self, Kind, MAX_DATAGRAM, Message, Method, Token};
 use crate::lock::lock;
@@ -158,11 +158,16 @@ impl<D: Datagrams> Link<D> {
         self.observations(|observations| observations.len()).unwrap_or(0)
     }
 
-    /// Observes at most `limit` devices. Notifications go to `news`; what comes while that is full is dropped and
-    /// counted, and the next probe finds it. `usage` shows how many are observed.
+    /// Observes at most `limit` devices, and heeds so much of what each tells. Notifications go to `news`; what comes while that
+    /// is full, and what is not heeded, is dropped and counted, and the next probe finds it. `usage` shows how many are observed.
     #[must_use]
-    pub fn observing(mut self, limit: usize, news: mpsc::Sender<Notification>, usage: IntGauge) -> Self {
-        let observations = Mutex::new(Observations::new(limit));
+    pub fn observing(
+        mut self,
+        (limit, heed): (usize, Heed),
+        news: mpsc::Sender<Notification>,
+        usage: IntGauge,
+    ) -> Self {
+        let observations = Mutex::new(Observations::new(limit, heed));
         self.observing = Some(Observing { observations, news, usage });
         self
     }
@@ -311,6 +316,8 @@ impl<D: Datagrams> Link<D> {
             self.observations(|observations| match observations.notified(peer, token, sequence, now) {
                 Sight::Newer(subject) => Ok(subject.clone()),
                 Sight::Older => Err(("reordered", acknowledge)),
+                // It is acknowledged, or it would come again.
+                Sight::TooMuch => Err(("unheeded", acknowledge)),
                 Sight::Unasked => Err(("noise", Some(Kind::Reset))),
             })?;
         match sight {

@@ -112,6 +112,24 @@ async fn addresses_that_come_go_or_change_hands_are_told_and_no_others() {
     }
 }
 
+#[tokio::test]
+async fn a_reader_that_falls_behind_is_told_that_it_may_be_any_and_then_of_the_last_moves() {
+    const RING: usize = 4;
+    let reach = Reach::new(None, RING);
+    let mut moves = std::pin::pin!(reach.moves());
+    for last in 0..100 {
+        reach.set_pods(&[pod("edge-demo", &format!("10.244.1.{last}"), false, "Running")]);
+        assert!(reach.untold() <= RING);
+    }
+    assert_eq!(reach.untold(), RING);
+    assert_eq!(moves.next().await, Some(None), "some were missed");
+    for last in 96..100 {
+        let moved = moves.next().await.flatten().unwrap();
+        assert!(moved.contains(&IpAddr::from([10, 244, 1, last])), "{moved:?}");
+    }
+    assert_eq!(reach.untold(), 0);
+}
+
 #[test]
 fn loopback_and_link_local_need_the_explicit_list() {
     for special in
