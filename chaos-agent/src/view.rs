@@ -94,6 +94,12 @@ impl ProfileView {
         asks(&self.rule, Phase::delays)
     }
 
+    /// All that it lacks is outside, where other nodes may hold it; some of that is held here.
+    #[must_use]
+    pub const fn holds_what_it_can(&self) -> bool {
+        self.local.1 == self.local.0 && self.external.1 > 0
+    }
+
     /// The kernel holds the rules of all that counts as enforced, and there is something.
     #[must_use]
     pub const fn is_installed(&self) -> bool {

@@ -4,6 +4,7 @@ use chaos_agent::args::EngineChoice;
 use chaos_agent::kernel::LineLimits;
 use chaos_agent::table::Capacity;
 use edge_api::fault_node::ProfileOnNode;
+use fault_abi::counter::Global;
 use fault_abi::key::Direction;
 use fault_abi::verdict::{Effect, Verdict};
 use nix::libc;
@@ -143,7 +144,8 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     eventually(full, || "the line is not full".to_owned());
     assert_eq!(told(&mut agent, "held", "--line-packets"), (Some("LineFull".to_owned()), true, 1));
     agent.set(&[]);
-    agent.set(&[Fault::loss("50%").on(std::slice::from_ref(&target))]);
+    let beside = Fault::new("beside", json!({"loss": {"every": 1_000_000}}));
+    agent.set(&[Fault::loss("50%"), beside].map(|fault| fault.on(std::slice::from_ref(&target))));
     for _ in 0..COUNT {
         let other = End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), 0));
         other.send(&device, 0).unwrap();
@@ -155,4 +157,8 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     let lost = eventually(all, || "not all flows are seen".to_owned());
     assert!(lost > 0 && lost < u64::from(COUNT), "those that are not told apart draw, too: {lost}");
     assert_eq!(told(&mut agent, "loss", "--max-flows"), (Some("FlowsUntracked".to_owned()), true, 1));
+    assert_eq!(told(&mut agent, "beside", ""), (None, true, 1), "it counts all packets of its target as one sequence");
+    let [loss, beside] = ["loss", "beside"].map(|name| agent.counter(name, &target, Direction::ToDevice).untracked);
+    assert_eq!((loss, beside), (agent.global(Global::Untracked), 0));
+    assert!(loss >= u64::from(COUNT) - 16, "{loss} packets of flows that found no room");
 }

@@ -76,7 +76,7 @@ impl World<'static> for Maps {
         if let Some(track) = of_flow(key, sequence, way) {
             return Some(track);
         }
-        self.count_global(Global::Untracked);
+        self.count_untracked(binding, packet);
         // SAFETY: as above.
         let channel = Word(unsafe {
             let words = match sequence {
@@ -211,6 +211,19 @@ impl World<'static> for Maps {
             let at = &raw mut (*scratch).forgotten;
             at.write_volatile(number);
             at.read_volatile()
+        }
+    }
+}
+
+impl Maps {
+    /// Counts a draw from what all flows of a target share that are not tracked.
+    #[inline(always)]
+    fn count_untracked(&mut self, binding: &Binding, packet: &Packet) {
+        self.count_global(Global::Untracked);
+        let key = CounterKey { state: binding.state, direction: packet.direction as u32 };
+        if let Some(counter) = COUNTERS.get_ptr_mut(key) {
+            // SAFETY: as in `count`.
+            unsafe { (*counter).untracked += 1 };
         }
     }
 }

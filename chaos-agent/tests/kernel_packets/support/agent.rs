@@ -15,7 +15,7 @@ use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
-use chaos_agent::status::{self, Facts, Seen};
+use chaos_agent::status::{self, Facts, Moment, Seen};
 use chaos_agent::table::Capacity;
 use chaos_agent::view::Lacks;
 use chaos_agent::world::World;
@@ -202,7 +202,7 @@ impl Agent {
     /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
     pub(crate) fn follow(&mut self, interfaces: &[&str]) {
         let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -213,7 +213,7 @@ impl Agent {
 
     /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
     pub(crate) fn follow_line(&mut self, runs: bool) {
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while self.line.is_running(boot_ns()) != runs {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -258,7 +258,8 @@ impl Agent {
     /// The same of all of them.
     pub(crate) fn entries(&mut self) -> Vec<ProfileOnNode> {
         let view = self.enforcer.view();
-        self.seen.look(&view, &*self.enforcer.counters()).unwrap();
+        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.line.dropped() };
+        self.seen.look(&view, &*self.enforcer.counters(), moment).unwrap();
         let now = boot_ns();
         let facts = Facts {
             kernel: preflight::kernel_release(),
