@@ -103,6 +103,15 @@ pub struct Flow {
     pub channel: [u64; 2],
     /// As `channel`, of those packets that met later faults than loss.
     pub later: [u64; 2],
+    /// The [`tick`] of its last packet.
+    pub seen: u64,
+}
+
+/// The time as flows remember it: CLOCK_BOOTTIME in units of 2³⁰ ns, so that a busy flow is written to about once a second.
+#[inline(always)]
+#[must_use]
+pub const fn tick(now_ns: u64) -> u64 {
+    now_ns >> 30
 }
 
 /// Index into the per-CPU array `GLOBAL`.

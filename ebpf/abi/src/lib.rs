@@ -51,7 +51,7 @@ pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 #[cfg(test)]
 mod tests {

@@ -64,7 +64,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_7")]
+#[map(name = "CONFIG_8")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
@@ -141,7 +141,7 @@ pub struct Scratch {
     pub forgotten: u64,
     /// The key of its flow; what is always zero in it is never written.
     pub flow_key: FlowKey,
-    /// The flow that begins with it. Its channels are never written, and so are zero.
+    /// The flow that begins with it. Its channels are never written here, and so are zero.
     pub flow: Flow,
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
-use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket};
+use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket, tick};
 use fault_abi::decide::Packet;
 use fault_abi::draw::{OF_TARGET, UNTRACKED};
 use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
@@ -56,7 +56,7 @@ impl World<'static> for Maps {
         }
         let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: this CPU's own memory; see `Scratch` for what is not written.
-        let (key, flow) = unsafe {
+        let (key, flow, now) = unsafe {
             let key = &raw mut (*scratch).flow_key;
             for (i, word) in packet.peer.words.into_iter().enumerate() {
                 // Volatile: as one, the words would be a call of `memmove`.
@@ -66,14 +66,15 @@ impl World<'static> for Maps {
             (*key).target_port = packet.target_port;
             (*key).peer_port = packet.peer_port;
             (*key).protocol = packet.protocol;
-            (&*key, &mut (*scratch).flow)
+            (&*key, &mut (*scratch).flow, tick((*scratch).now_ns))
         };
-        if let Some(track) = of_flow(key, sequence, way) {
+        if let Some(track) = of_flow(key, sequence, way, now) {
             return Some(track);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
+        flow.seen = now;
         begin_flow(key, flow, state);
-        if let Some(track) = of_flow(key, sequence, way) {
+        if let Some(track) = of_flow(key, sequence, way, now) {
             return Some(track);
         }
         self.count_untracked(binding, packet);
@@ -273,11 +274,15 @@ fn begin_flow(key: &FlowKey, flow: &mut Flow, state: *mut TargetState) {
 }
 
 #[inline(always)]
-fn of_flow(key: &FlowKey, sequence: Sequence, way: usize) -> Option<Track<Word>> {
+fn of_flow(key: &FlowKey, sequence: Sequence, way: usize, now: u64) -> Option<Track<Word>> {
     let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: a live map value; concurrent writers change channels atomically. An ordinal changes at most once,
-    // when two flows begin at the same moment.
+    // when two flows begin at the same moment. When it was seen is a word that all write alike.
     unsafe {
+        let seen = &raw mut (*flow).seen;
+        if seen.read_volatile() != now {
+            seen.write_volatile(now);
+        }
         let words = match sequence {
             Sequence::Loss => &raw mut (*flow).channel,
             Sequence::Later => &raw mut (*flow).later,

@@ -1,6 +1,7 @@
 //! The agent's kernel layer on a node: netlink, compile, diff, kernel; without an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
@@ -108,6 +109,8 @@ pub(crate) struct Start {
     pub(crate) limits: LineLimits,
     /// Its programs write lines.
     pub(crate) lines: bool,
+    /// Flows that were silent for longer are forgotten where room is short.
+    pub(crate) flow_idle: Duration,
     /// The node may lack the line or the splitter, which the story is about.
     pub(crate) may_lack: bool,
 }
@@ -120,6 +123,7 @@ impl From<Hooks> for Start {
             engine: EngineChoice::Auto,
             limits: LINE_LIMITS,
             lines: false,
+            flow_idle: Wanted::default().flow_idle,
             may_lack: false,
         }
     }
@@ -152,13 +156,13 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
-        let Start { hooks, capacity, engine, limits, lines, may_lack } = how.into();
+        let Start { hooks, capacity, engine, limits, lines, flow_idle, may_lack } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings(capacity);
-        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, ..Wanted::default() };
+        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, flow_idle, ..Wanted::default() };
         let mut kernel = AyaKernel::load_with(built_in().unwrap(), capacity, wanted).unwrap();
         let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
@@ -305,6 +309,12 @@ impl Agent {
             }
         });
         names
+    }
+
+    /// Forgets flows, as the agent does every ten seconds; returns how many are left.
+    pub(crate) fn forget_flows(&self) -> u64 {
+        let (flows, kept) = self.enforcer.flows();
+        flows.sweep(&kept)
     }
 
     /// A counter of the node.
