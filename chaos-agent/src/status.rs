@@ -161,11 +161,8 @@ impl Seen {
 
     fn strain(&self, uid: &Uid) -> Option<Strain> {
         let now = self.at?;
-        let all = [
-            (&self.drops, Strain::Drops),
-            (&self.full, Strain::Full),
-            (&self.untracked, Strain::Untracked),
-        ];
+        let all =
+            [(&self.drops, Strain::Drops), (&self.full, Strain::Full), (&self.untracked, Strain::Untracked)];
         all.into_iter().find(|(rising, _)| rising.lasts(uid, now)).map(|(_, strain)| strain)
     }
 
@@ -262,7 +259,9 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
     let strain = evidence.strain.filter(|_| view.is_acting).map(Strain::told);
     let told = match (strain, trouble) {
         // What this node has no way to may well be another one's work.
-        (Some((reason, line)), Some((Some("NoRoute"), besides))) if !is_stalled && view.holds_what_it_can() => {
+        (Some((reason, line)), Some((Some("NoRoute"), besides)))
+            if !is_stalled && view.holds_what_it_can() =>
+        {
             Some((Some(reason), format!("{line}; besides, {besides}")))
         }
         (_, trouble) => is_stalled.then(stalled).or(trouble).or_else(masqueraded),

@@ -134,7 +134,8 @@ impl Publisher {
     async fn look(&self, view: Arc<View>) -> Result<()> {
         let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
         let moment = Moment { now: std::time::Instant::now(), line_dropped: self.shared.line.dropped() };
-        let look = move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters, moment);
+        let look =
+            move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters, moment);
         if let Err(error) = tokio::task::spawn_blocking(look).await.context("counters")? {
             tracing::warn!(%error, "counters");
         }

@@ -71,7 +71,8 @@ fn two() -> View {
 /// The reasons of both, as a status has them after a look at this moment.
 fn told_of_both(view: &View, seen: &mut Seen, kernel: &FakeKernel, moment: Moment) -> [Option<String>; 2] {
     seen.look(view, &*kernel.counters(), moment).unwrap();
-    let facts = Facts { engine: EngineStatus { state: EngineState::Running, ..EngineStatus::default() }, ..facts() };
+    let facts =
+        Facts { engine: EngineStatus { state: EngineState::Running, ..EngineStatus::default() }, ..facts() };
     let told = make(view, seen, &facts).profiles;
     [told[0].reason.clone(), told[1].reason.clone()]
 }

@@ -161,8 +161,13 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     let lost = eventually(all, || "not all flows are seen".to_owned());
     assert!(lost > 0 && lost < u64::from(COUNT), "those that are not told apart draw, too: {lost}");
     assert_eq!(told(&mut agent, "loss", "--max-flows"), (Some("FlowsUntracked".to_owned()), true, 1));
-    assert_eq!(told(&mut agent, "beside", ""), (None, true, 1), "it counts all packets of its target as one sequence");
-    let [loss, beside] = ["loss", "beside"].map(|name| agent.counter(name, &target, Direction::ToDevice).untracked);
+    assert_eq!(
+        told(&mut agent, "beside", ""),
+        (None, true, 1),
+        "it counts all packets of its target as one sequence"
+    );
+    let [loss, beside] =
+        ["loss", "beside"].map(|name| agent.counter(name, &target, Direction::ToDevice).untracked);
     assert_eq!((loss, beside), (agent.global(Global::Untracked), 0));
     assert!(loss >= u64::from(COUNT) - 16, "{loss} packets of flows that found no room");
 }
@@ -209,5 +214,9 @@ fn flows_that_are_over_make_room_for_new_ones_and_one_that_is_alive_keeps_its_fa
     let before = counter().untracked;
     other();
     (0..20).for_each(|_| is_as_ever());
-    assert_eq!(counter().untracked, before, "the new one has found room, and the one that is alive is still there");
+    assert_eq!(
+        counter().untracked,
+        before,
+        "the new one has found room, and the one that is alive is still there"
+    );
 }

@@ -174,12 +174,13 @@ pub fn is_entry_of(entry: &Entry, address: &Address) -> bool {
     }
 }
 
-/// Takes a packet through `count` bindings, in their order; where one drops it, the later ones do not see it. `bind` is
+/// Takes a packet through what a stage decides of `count` bindings, in their order; where one drops it, the later ones do not see it. `bind` is
 /// [`bind`] for the binding of a number.
 #[inline(always)]
 pub fn run<'r, W: World<'r>>(
     world: &mut W,
     count: u16,
+    stage: Stage,
     mut bind: impl FnMut(&mut W, usize) -> Option<Verdict>,
 ) -> Verdict {
     let mut is_spared = false;
@@ -195,7 +196,8 @@ pub fn run<'r, W: World<'r>>(
         }
         i += 1;
     }
-    if is_spared {
+    // Behind XDP it has been counted there.
+    if is_spared && !matches!(stage, Stage::Rest) {
         world.count_global(Global::Protected);
     }
     Verdict::Pass

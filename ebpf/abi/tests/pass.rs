@@ -113,7 +113,7 @@ fn rule() -> Rule {
 
 /// Takes a packet through the rules in the first `count` slots.
 fn through(model: &mut Model<'_>, count: u16, packet: &Packet, protection: u32, now_ns: u64) -> Verdict {
-    run(model, count, |model, i| {
+    run(model, count, Stage::Whole, |model, i| {
         let slot = u32::try_from(i).unwrap_or(u32::MAX);
         bind(
             model,

@@ -93,7 +93,8 @@ mod tests {
         let ticks = [50, 10, 40, 99, 20, 30];
         let flows = || ticks.into_iter().zip(0..).map(|(seen, port)| (seen, flow(port))).collect::<Vec<_>>();
         let gone = |before, most| {
-            let mut gone: Vec<u64> = idlest(flows(), before, most).into_iter().map(|(seen, _)| seen).collect();
+            let mut gone: Vec<u64> =
+                idlest(flows(), before, most).into_iter().map(|(seen, _)| seen).collect();
             gone.sort_unstable();
             gone
         };

@@ -232,11 +232,15 @@ impl Host {
     /// What `fault_ebpf::hook` does with a packet that comes at this time, and what it counts.
     pub(super) fn fate(&mut self, frame: &[u8], way: &Way, now_ns: u64) -> Fate {
         let Some(look) = self.look(frame, way) else { return Fate::Passes };
-        if look.is_malformed {
+        // Behind XDP and the splitter it has been counted there.
+        let is_first = way.stage != Stage::Rest;
+        if look.is_malformed && is_first && !way.is_split {
             self.count_global(Global::Malformed);
         }
         if look.is_spared {
-            self.count_global(Global::Protected);
+            if is_first && !way.is_split {
+                self.count_global(Global::Protected);
+            }
             return Fate::Passes;
         }
         if self.splits(frame, way, now_ns) {
@@ -248,7 +252,7 @@ impl Host {
         let bind = |host: &mut Self, i: usize| {
             pass::bind(host, &bindings[i], &packet, protection, way.stage, now_ns)
         };
-        match pass::run(self, count, bind) {
+        match pass::run(self, count, way.stage, bind) {
             Verdict::Loss => return Fate::Lost,
             Verdict::Partition => return Fate::Partitioned,
             Verdict::Reject if way.stage != Stage::Early => return Fate::Rejected,
