@@ -126,6 +126,8 @@ pub enum Problem {
     Table,
     /// More profiles than there are rules for.
     Rules,
+    /// More networks in the profiles' `match.peers` than there is room for.
+    PeerNetworks,
     /// Another target of the profile has the same address and port.
     SameAddress,
     /// The profile names peers, and none of them has an address.
@@ -232,7 +234,7 @@ fn place(
     own: &mut BTreeMap<Place, Vec<Bound>>,
     room: &mut select::Room,
 ) {
-    let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).then_some(peers).ok_or(Problem::Rules);
+    let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).map(|()| peers);
     // A node that would cut itself off does nothing to anybody.
     let is_safe = (plan.unprotected == 0).then_some(()).ok_or(Problem::Protected);
     let peers = match is_safe.and(peers).and_then(fits) {

@@ -306,6 +306,13 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
                 "no room for a rule for {name}: end other profiles, or start the agent with more --max-rules"
             ),
         ),
+        Problem::PeerNetworks => (
+            "Limit",
+            format!(
+                "no room for all peers of the profile on {name}: name fewer networks, Services and pods in match.peers, end other profiles that \
+                 name some, or start the agent with more --max-peers"
+            ),
+        ),
         Problem::SameAddress => {
             ("SameAddress", format!("{name} has the same address and port as another target of this profile"))
         }
@@ -318,13 +325,13 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
         Problem::Protected => (
             "Limit",
             format!(
-                "no room to protect all conversations of this node's own, so nothing is done to {name}: give it fewer pods with probes, or run it with fewer DNS servers and addresses"
+                "no room to protect all conversations of this node's own, so nothing is done to {name}: give it fewer pods with probes, DNS servers, addresses and networks to --protect, or start the agent with more --max-protected (far ends, and networks) and --max-node-addresses"
             ),
         ),
         Problem::Namespaces => (
             "Limit",
             format!(
-                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces"
+                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces, or start the agent with more --max-peer-namespaces"
             ),
         ),
     }
