@@ -205,7 +205,9 @@ fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
     ends.sort_by_key(|(_, class)| *class);
     plan.unprotected += ends.len().saturating_sub(size(capacity.protected));
     plan.protected = ends.into_iter().take(size(capacity.protected)).collect();
-    plan.protected_cidrs = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+    let networks: BTreeSet<Prefix> = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+    plan.unprotected += networks.len().saturating_sub(size(capacity.protected));
+    plan.protected_cidrs = networks.into_iter().take(size(capacity.protected)).collect();
 }
 
 /// A number of the tables as one of collections.

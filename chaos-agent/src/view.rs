@@ -354,6 +354,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("peers", capacity.peers, peers),
         ("peerNamespaces", capacity.peer_namespaces, usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
+        ("protectedNetworks", capacity.protected, ledger.protected_cidrs.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),
         ("profiles", MAX_PROFILES, profiles),

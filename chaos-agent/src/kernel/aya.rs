@@ -136,6 +136,7 @@ impl AyaKernel {
             .map_max_entries(names::TICKETS, wanted.queued.saturating_add(SPARE_TICKETS))
             .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
             .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
+            .map_max_entries(names::PROTECTED_CIDRS, Capacity::with_replacements(capacity.protected))
             .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
             .load(object)
             .map_err(|error| KernelError::Load(chain(&error)))?;

@@ -215,11 +215,14 @@ fn where_the_nodes_own_conversations_have_no_room_nothing_is_done_and_says_so() 
 }
 
 #[test]
-fn more_far_ends_than_can_be_protected_are_told_with_the_flag_that_gives_more() {
+fn more_far_ends_or_networks_than_can_be_protected_are_told_with_the_flag_that_gives_more() {
     let mut of_ends = world([("loss", json!({"loss": {"percent": "1%"}}), ONE)]);
     of_ends.control_plane =
         (1..=3).map(|port| (std::net::Ipv4Addr::new(10, 96, 0, 1).into(), 6, port)).collect();
-    for world in [of_ends] {
+    let mut of_networks = world([("loss", json!({"loss": {"percent": "1%"}}), ONE)]);
+    of_networks.protect =
+        ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"].map(|text| text.parse().unwrap()).into();
+    for world in [of_ends, of_networks] {
         let protected = |protected| Capacity { protected, ..ROOM };
         let told = entries(&world, Lacks::default(), protected(2), LinkKind::Plain);
         assert_told(&told["loss"], Some("Limit"), "--max-protected", 0);
