@@ -45,6 +45,7 @@ pub mod names;
 pub mod packet;
 pub mod pass;
 pub mod quantile;
+pub mod remake;
 pub mod rule;
 pub mod ticket;
 pub mod verdict;

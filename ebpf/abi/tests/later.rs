@@ -82,6 +82,14 @@ impl<'r> World<'r> for Model<'r> {
         !self.is_unsplit
     }
 
+    fn is_flippable(&self, _: &Packet) -> bool {
+        !self.is_unsplit
+    }
+
+    fn is_answerable(&self, _: &Packet) -> bool {
+        true
+    }
+
     fn holds_super_packets(&self) -> bool {
         true
     }

@@ -30,6 +30,7 @@ struct Model<'r> {
     channel: Rc<Cell<u64>>,
     departure: Rc<Cell<u64>>,
     is_stalled: bool,
+    is_unanswerable: bool,
     holds_super_packets: bool,
     counts: BTreeMap<(u32, Verdict), u64>,
     effects: BTreeMap<u32, u32>,
@@ -75,6 +76,14 @@ impl<'r> World<'r> for Model<'r> {
 
     fn is_whole(&self) -> bool {
         true
+    }
+
+    fn is_flippable(&self, _: &Packet) -> bool {
+        true
+    }
+
+    fn is_answerable(&self, _: &Packet) -> bool {
+        !self.is_unanswerable
     }
 
     fn holds_super_packets(&self) -> bool {

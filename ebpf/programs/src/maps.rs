@@ -131,7 +131,9 @@ pub struct Scratch {
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`MALFORMED`].
+    /// Where it ends, as IP says.
+    pub end: u32,
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`RESET`], [`MALFORMED`].
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
     pub splitter: u32,
@@ -147,6 +149,8 @@ pub struct Scratch {
 
 /// [`Scratch::notes`]: the packet is a fragment but not the first one.
 pub const LATER_FRAGMENT: u32 = 1 << 8;
+/// [`Scratch::notes`]: the packet is a reset of TCP.
+pub const RESET: u32 = 1 << 9;
 /// [`Scratch::splitter`]: there is one that it has not passed yet.
 pub const SPLITTER_AHEAD: u32 = 1;
 /// [`Scratch::splitter`]: it has passed it.

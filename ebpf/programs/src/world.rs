@@ -8,12 +8,14 @@ use fault_abi::draw::{OF_TARGET, UNTRACKED};
 use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
 use fault_abi::line::{LINE_IS_FQ, is_alive};
 use fault_abi::pass::{Channel, Sequence, Track, World};
+use fault_abi::remake::{self, Anatomy};
 use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
 use crate::maps::{
-    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, SPLITTER_BEHIND, STATE,
+    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LATER_FRAGMENT, LINE, PEERS, RESET, RULES, SCRATCH, SPLITTER_BEHIND,
+    STATE,
 };
 
 /// The kernel's maps.
@@ -163,6 +165,20 @@ impl World<'static> for Maps {
         unsafe { (*scratch).splitter == SPLITTER_BEHIND }
     }
 
+    #[inline(always)]
+    fn is_flippable(&self, packet: &Packet) -> bool {
+        let Some(anatomy) = anatomy() else { return false };
+        let whole = packet.bytes as u32;
+        let end = if anatomy.end < whole { anatomy.end } else { whole };
+        self.is_whole() && remake::flippable(packet.protocol, anatomy.payload, end).is_some()
+    }
+
+    #[inline(always)]
+    fn is_answerable(&self, packet: &Packet) -> bool {
+        let Some(anatomy) = anatomy() else { return false };
+        self.is_whole() && remake::is_answerable(packet, &packet.receiver(), &anatomy)
+    }
+
     /// A TAP has no room for what is said about segments beside the frame.
     #[inline(always)]
     fn holds_super_packets(&self) -> bool {
@@ -214,6 +230,23 @@ impl World<'static> for Maps {
             at.read_volatile()
         }
     }
+}
+
+/// Where the parts of the packet in `SCRATCH` are.
+#[inline(always)]
+fn anatomy() -> Option<Anatomy> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own memory.
+    let (network, payload, end, notes) =
+        unsafe { ((*scratch).network, (*scratch).payload, (*scratch).end, (*scratch).notes) };
+    Some(Anatomy {
+        network,
+        payload,
+        end,
+        icmp_type: notes as u8,
+        is_reset: notes & RESET != 0,
+        is_later_fragment: notes & LATER_FRAGMENT != 0,
+    })
 }
 
 impl Maps {
