@@ -229,8 +229,6 @@ pub struct HookStatus {
 pub enum HookKind {
     /// XDP in the driver.
     XdpNative,
-    /// XDP in the stack.
-    XdpGeneric,
     /// TCX, what comes in (Linux 6.6).
     TcxIngress,
     /// TCX, what goes out (Linux 6.6).
@@ -246,7 +244,6 @@ impl HookKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::XdpNative => "XdpNative",
-            Self::XdpGeneric => "XdpGeneric",
             Self::TcxIngress => "TcxIngress",
             Self::TcxEgress => "TcxEgress",
             Self::ClsactIngress => "ClsactIngress",
