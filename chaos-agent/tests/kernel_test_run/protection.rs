@@ -2,6 +2,7 @@
 
 use fault_abi::counter::Global;
 use fault_abi::key::{IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::names::{TC_REST_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{Config, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
 use fault_rig::frame::Spec;
 
@@ -94,4 +95,26 @@ fn neighbour_discovery_and_dhcp_pass_and_other_icmp_does_not() {
         let packet = Spec { source_port: device, destination_port: peer, ..from_device6() };
         assert_fate(&rig, &packet, drops, "DHCPv6");
     }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn what_xdp_has_counted_as_protected_or_malformed_tc_does_not_count_again() {
+    let mut rig = rig_with(&[loss(0)]);
+    rig.node_address(address(PEER)).unwrap();
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 6443), PROTECTED_NODE).unwrap();
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 8081), PROTECTED_PROBE).unwrap();
+    let dhcp = Spec { source_port: 68, destination_port: 67, ..from_device() };
+    let mut counted = |frame: &[u8], what, story: &str| {
+        let before = global(&mut rig, what);
+        for (hook, passes) in [(XDP_DISPATCH, XDP_PASS), (TC_REST_DISPATCH, NEXT)] {
+            assert_eq!(rig.run(hook, frame, 1).unwrap().code, passes, "{story}");
+        }
+        assert_eq!(global(&mut rig, what) - before, 1, "{story}");
+    };
+    counted(&tcp(6443, 50_000).bytes(), Global::Protected, "the node's conversation");
+    counted(&tcp(8081, 50_000).bytes(), Global::Protected, "a probe");
+    counted(&dhcp.bytes(), Global::Protected, "DHCP");
+    let cut = from_device().bytes();
+    counted(&cut[..14 + 20 + 2], Global::Malformed, "half a port");
 }

@@ -16,6 +16,9 @@ use super::population::NoTarget;
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
 use super::validate::Plan;
 use crate::refusal::Refusal;
+use words::{accepted, nobody};
+
+mod words;
 
 /// For so long agents may be silent about a new generation or target before that is a problem.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -276,11 +279,16 @@ impl<'a> Draft<'a> {
     fn report_installed(&mut self, roll: &RollUp) {
         let counts = self.next.targets;
         let of = format!("{} of {} targets have their rules in a kernel", counts.enforced, counts.selected);
-        if roll.missing == 0 {
-            self.next.phase = FaultPhase::Active;
-            return self.set(types::INSTALLED, ConditionStatus::True, "Installed", &of);
-        }
         let message = format!("{of}; {}", roll.summary());
+        if roll.missing == 0 {
+            // Rules that are held, and yet packets meet what nobody asked for.
+            let (phase, reason, message) = match &roll.strained {
+                Some(problem) => (FaultPhase::Degraded, problem.state.as_str(), &message),
+                None => (FaultPhase::Active, "Installed", &of),
+            };
+            self.next.phase = phase;
+            return self.set(types::INSTALLED, ConditionStatus::True, reason, message);
+        }
         if let Some(problem) = &roll.refused {
             self.next.phase = FaultPhase::Degraded;
             return self.set(types::INSTALLED, ConditionStatus::False, &problem.state, &message);
@@ -288,6 +296,11 @@ impl<'a> Draft<'a> {
         if roll.lost {
             self.next.phase = FaultPhase::Degraded;
             return self.set(types::INSTALLED, ConditionStatus::Unknown, AGENT_LOST, &message);
+        }
+        // A node under a strain says that first, and beside it what it has no way to.
+        if let (Some(problem), true) = (&roll.strained, roll.waiting.is_empty()) {
+            self.next.phase = FaultPhase::Degraded;
+            return self.set(types::INSTALLED, ConditionStatus::False, &problem.state, &message);
         }
         let patience = self.patience();
         if patience.is_zero() {
@@ -397,40 +410,11 @@ fn bound(status: &mut FaultProfileStatus) {
     }
 }
 
-fn accepted(found: &Found) -> String {
-    let mut message = "everything that it asks for is within its reach".to_owned();
-    if let Some((count, first)) = found.others.get(&NoTarget::HostNetwork) {
-        message += &format!(
-            "; {count} matching pods, {first} among them, are on the host network and are no targets"
-        );
-    }
-    message
-}
-
-/// Why nobody is hit.
-fn nobody(found: &Found) -> (&'static str, String) {
-    if found.len() > 0 {
-        return ("NoTargets", format!("{} targets match, and none of them is chosen", found.len()));
-    }
-    let (reason, why) = match found.others.iter().next_back() {
-        None => return ("NoTargets", "nothing in this namespace matches the selector".to_owned()),
-        Some((NoTarget::NoAddress, found)) => ("NoAddress", (found, "has no address yet")),
-        Some((NoTarget::HostNetwork, found)) => (
-            "HostNetwork",
-            (
-                found,
-                "is on the host network, where its packets are its node's: select pods with a network of their own",
-            ),
-        ),
-        Some((NoTarget::NotAllowed, it)) => (ENDPOINT_NOT_ALLOWED, (it, "has an endpoint out of reach")),
-    };
-    let ((count, first), what) = why;
-    (reason, format!("{count} match and none is a target: {first} {what}"))
-}
-
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod strains;
 #[cfg(test)]
 mod tests;

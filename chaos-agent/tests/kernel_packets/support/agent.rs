@@ -1,6 +1,7 @@
 //! The agent's kernel layer on a node: netlink, compile, diff, kernel; without an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
@@ -15,7 +16,7 @@ use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
-use chaos_agent::status::{self, Facts, Seen};
+use chaos_agent::status::{self, Facts, Moment, Seen};
 use chaos_agent::table::Capacity;
 use chaos_agent::view::Lacks;
 use chaos_agent::world::World;
@@ -108,6 +109,8 @@ pub(crate) struct Start {
     pub(crate) limits: LineLimits,
     /// Its programs write lines.
     pub(crate) lines: bool,
+    /// Flows that were silent for longer are forgotten where room is short.
+    pub(crate) flow_idle: Duration,
     /// The node may lack the line or the splitter, which the story is about.
     pub(crate) may_lack: bool,
 }
@@ -120,6 +123,7 @@ impl From<Hooks> for Start {
             engine: EngineChoice::Auto,
             limits: LINE_LIMITS,
             lines: false,
+            flow_idle: Wanted::default().flow_idle,
             may_lack: false,
         }
     }
@@ -152,13 +156,13 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
-        let Start { hooks, capacity, engine, limits, lines, may_lack } = how.into();
+        let Start { hooks, capacity, engine, limits, lines, flow_idle, may_lack } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings(capacity);
-        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, ..Wanted::default() };
+        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, flow_idle, ..Wanted::default() };
         let mut kernel = AyaKernel::load_with(built_in().unwrap(), capacity, wanted).unwrap();
         let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
@@ -202,7 +206,7 @@ impl Agent {
     /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
     pub(crate) fn follow(&mut self, interfaces: &[&str]) {
         let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -213,7 +217,7 @@ impl Agent {
 
     /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
     pub(crate) fn follow_line(&mut self, runs: bool) {
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while self.line.is_running(boot_ns()) != runs {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -258,7 +262,8 @@ impl Agent {
     /// The same of all of them.
     pub(crate) fn entries(&mut self) -> Vec<ProfileOnNode> {
         let view = self.enforcer.view();
-        self.seen.look(&view, &*self.enforcer.counters()).unwrap();
+        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.line.dropped() };
+        self.seen.look(&view, &*self.enforcer.counters(), moment).unwrap();
         let now = boot_ns();
         let facts = Facts {
             kernel: preflight::kernel_release(),
@@ -304,6 +309,12 @@ impl Agent {
             }
         });
         names
+    }
+
+    /// Forgets flows, as the agent does every ten seconds; returns how many are left.
+    pub(crate) fn forget_flows(&self) -> u64 {
+        let (flows, kept) = self.enforcer.flows();
+        flows.sweep(&kept)
     }
 
     /// A counter of the node.
