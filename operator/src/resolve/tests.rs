@@ -118,7 +118,7 @@ async fn a_reader_that_falls_behind_is_told_that_it_may_be_any_and_then_of_the_l
     let reach = Reach::new(None, RING);
     let mut moves = std::pin::pin!(reach.moves());
     for last in 0..100 {
-        reach.set_pods(&[pod("edge-demo", &format!("10.244.1.{last}"), false, "Running")]);
+        reach.set_pods(&[pod("edge-demo", &format!("10.244.1.{last}"), false, "Running")], false);
         assert!(reach.untold() <= RING);
     }
     assert_eq!(reach.untold(), RING);
