@@ -137,7 +137,10 @@ fn failed_in_truth(kept: &Durable, desired: &Desired, device: &Device) -> Option
     let says_refused = conditions.into_iter().any(|condition| condition.reason == "Refused");
     let what = if says_refused { What::Refused } else { What::InstallFailed };
     let happened = kept.history.of(what).any(|entry| entry.firmware == desired.firmware);
-    (runs || !happened).then(|| format!("its status is Failed by {what:?}, and it runs {running:?}"))
+    // What it refuses it can run since before: then it refused to be told so again.
+    let runs_it_all_the_same = runs && what == What::InstallFailed;
+    (runs_it_all_the_same || !happened)
+        .then(|| format!("its status is Failed by {what:?}, and it runs {running:?}"))
 }
 
 /// Who used more retries than it may, by its own count.

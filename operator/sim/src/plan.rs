@@ -207,7 +207,7 @@ mod tests {
             Happening::Latency(_) => "latency",
             Happening::Weather(bad) => return weathers(*bad),
             Happening::Behave { behaviour, .. } if **behaviour == works() => "behave",
-            Happening::Behave { .. } => "misbehave",
+            Happening::Behave { behaviour, .. } => return misbehaviours(behaviour),
             Happening::Clocks(_) => "clocks",
             Happening::DeleteLease => "delete the Lease",
             Happening::Compact => "compact",
@@ -227,6 +227,15 @@ mod tests {
         vec![one]
     }
 
+    fn misbehaviours(behaviour: &Behaviour) -> Vec<&'static str> {
+        let more = [
+            (behaviour.flood.is_some(), "flood"),
+            (behaviour.refuse_firmware.is_some(), "refuse a firmware"),
+        ];
+        let more = more.into_iter().filter(|(is_so, _)| *is_so).map(|(_, name)| name);
+        std::iter::once("misbehave").chain(more).collect()
+    }
+
     fn weathers(bad: Bad) -> Vec<&'static str> {
         // Written out, so that whoever adds one adds it here.
         let Bad { loss, twice, refused, unanswered, late, lag, stale } = bad;
@@ -244,8 +253,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_trouble_comes_up_within_200_seeds() {
-        // As many as `kinds` and `weathers` know.
-        const KINDS: usize = 39;
+        // As many as `kinds`, `misbehaviours` and `weathers` know.
+        const KINDS: usize = 41;
         let mut seeds: BTreeMap<&str, usize> = BTreeMap::new();
         for seed in 0..200 {
             let plan = Plan::of(seed);
