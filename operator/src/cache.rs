@@ -154,7 +154,7 @@ impl<K: Cached> Filling<K> {
             let list_at = self.room.wants_a_list(self.cache.store.len(), Instant::now());
             let event = tokio::select! {
                 biased;
-                () = reached(list_at) => return,
+                () = reached(list_at) => return self.room.is_listed_anew(),
                 event = events.next() => event,
             };
             match event {
@@ -349,6 +349,12 @@ mod tests {
         let began = Instant::now();
         filling.follow(stream::iter(events).chain(stream::pending())).await;
         assert_eq!(began.elapsed().as_secs(), 60);
+        assert!(filling.cache.leaves_out());
+        // Then comes the list.
+        let objects = (0..21).map(|number| Event::InitApply(pod(&number.to_string())));
+        let list = [Event::Init].into_iter().chain(objects).chain([Event::InitDone]);
+        filling.follow(stream::iter(list.map(Ok))).await;
+        assert!(!filling.cache.leaves_out());
     }
 
     #[tokio::test]

@@ -44,7 +44,5 @@ pub use fleet::{
 };
 pub use quantity::{BitRate, ByteSize, Cidr, CountOrPercent, DurationString, Percent, PortRange};
 
-/// API group of all resources.
-pub const GROUP: &str = "edge-operator.dev";
 /// The one served version.
 pub const VERSION: &str = "v1alpha1";

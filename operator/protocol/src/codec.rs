@@ -56,18 +56,6 @@ pub enum EncodeError {
     Encoder(String),
 }
 
-impl EncodeError {
-    /// A short name for metrics and events.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::Limit(_) => "limit",
-            Self::TooLong { .. } => "too_long",
-            Self::Encoder(_) => "encoder",
-        }
-    }
-}
-
 /// Why bytes are not a message. The sender is broken, hostile or newer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecodeError {
@@ -92,21 +80,6 @@ pub enum DecodeError {
     /// A field is out of bounds.
     #[error(transparent)]
     Limit(#[from] LimitError),
-}
-
-impl DecodeError {
-    /// A short name for metrics and events.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::TooLong { .. } => "too_long",
-            Self::Syntax(_) => "syntax",
-            Self::Shape(_) => "shape",
-            Self::Version(_) => "version",
-            Self::Trailing(_) => "trailing",
-            Self::Limit(_) => "limit",
-        }
-    }
 }
 
 /// The bytes to put into a CoAP message.

@@ -157,7 +157,6 @@ fn a_command_that_is_too_long_as_a_whole_says_how_long_it_is() {
     let command = DesiredCommand { config: the_longest_config(), name: "n".repeat(253), ..a_command() };
     let error = encode(&command).unwrap_err();
     assert!(matches!(error, EncodeError::TooLong { actual: 1025.. }), "{error}");
-    assert_eq!(error.category(), "too_long");
 }
 
 #[test]
@@ -210,26 +209,26 @@ fn an_unknown_key_of_a_newer_peer_is_ignored() {
 }
 
 #[test]
-fn what_is_no_message_is_refused_with_its_category() {
+fn what_is_no_message_is_refused_with_what_is_wrong_with_it() {
     let good = encode(&a_command()).unwrap();
     let trailing = [good.as_slice(), &[0]].concat();
     let report_instead = enveloped(&ciborium::Value::Map(vec![]));
     let mut too_long_name = ciborium::Value::serialized(&a_command()).unwrap();
     too_long_name.as_map_mut().unwrap()[1].1 = ciborium::Value::from("n".repeat(300));
     let cases: [(&str, &[u8]); 9] = [
-        ("syntax", &[]),
-        ("shape", &[0xff]),
-        ("syntax", &[0x82, 0x01, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), // 2^64−1 bytes to come
-        ("shape", &[0x01]),
-        ("shape", &[0x81; 500]), // arrays in arrays
-        ("version", &[0x82, 0x02, 0x40]),
-        ("trailing", &trailing),
-        ("shape", &report_instead),
-        ("limit", &enveloped(&too_long_name)),
+        ("Syntax", &[]),
+        ("Shape", &[0xff]),
+        ("Syntax", &[0x82, 0x01, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), // 2^64−1 bytes to come
+        ("Shape", &[0x01]),
+        ("Shape", &[0x81; 500]), // arrays in arrays
+        ("Version", &[0x82, 0x02, 0x40]),
+        ("Trailing", &trailing),
+        ("Shape", &report_instead),
+        ("Limit", &enveloped(&too_long_name)),
     ];
-    for (category, bytes) in cases {
+    for (kind, bytes) in cases {
         let error = decode::<DesiredCommand>(bytes).unwrap_err();
-        assert_eq!(error.category(), category, "{bytes:02x?}: {error}");
+        assert!(format!("{error:?}").starts_with(kind), "{bytes:02x?}: {error:?} is no {kind}");
     }
     let error = decode::<Report>(&vec![0; MAX_PAYLOAD + 1]).unwrap_err();
     assert_eq!(error, DecodeError::TooLong { actual: MAX_PAYLOAD + 1 });

@@ -96,6 +96,11 @@ impl Room {
         Some(self.listed_at.map_or(now, |at| (at + LIST_PAUSE).max(now)))
     }
 
+    /// A list is asked for: what was deleted until now is no reason for another one.
+    pub(super) fn is_listed_anew(&mut self) {
+        self.deleted = false;
+    }
+
     fn set<K: Cached>(&self, leaves_out: bool) {
         let did = self.leaves_out.swap(leaves_out, Ordering::Relaxed);
         let (kind, most) = (K::kind(&()), self.bound.objects);

@@ -12,8 +12,6 @@ use crate::refusal::{self, Refusal, invalid, malformed};
 /// What a fleet asks for, valid.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
-    /// Which devices.
-    pub(crate) selector: Selector,
     /// Ends of the batches, in order; the last one is everybody.
     pub(crate) batches: Vec<Amount>,
     /// Devices that are changed and still trying, at most.
@@ -40,7 +38,6 @@ pub(crate) const TOO_MANY: &str = "TooManyDevices";
 /// Parses a spec.
 pub(crate) fn plan(spec: &DeviceFleetSpec) -> Result<Plan, Refusal> {
     let rollout = &spec.rollout;
-    let selector = selector(spec)?;
     let batches: Vec<Amount> =
         rollout.batches.iter().map(|batch| batch.parse()).collect::<Result<_, _>>().map_err(invalid)?;
     if batches.last() != Some(&Amount::Share(Share::ALL)) {
@@ -48,7 +45,6 @@ pub(crate) fn plan(spec: &DeviceFleetSpec) -> Result<Plan, Refusal> {
     }
     let deadline = rollout.progress_deadline.parse().map_err(invalid)?;
     Ok(Plan {
-        selector,
         batches,
         max_in_flight: number(rollout.max_in_flight),
         max_unavailable: rollout.max_unavailable.parse().map_err(invalid)?,

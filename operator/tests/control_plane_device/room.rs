@@ -5,6 +5,7 @@ use std::time::Duration;
 use control_plane::wait::WITHIN;
 use edge_api::condition::{find_condition, is_true, types};
 use edge_api::{Device, DeviceFleet, DevicePhase, FaultProfile};
+use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -19,7 +20,9 @@ async fn what_finds_no_room_is_left_out_and_nothing_is_chosen_among_the_rest_unt
     let flags = ["--controllers=device,fleet,fault", "--max-objects=3"];
     let mut stage = Stage::set_with("room", 5, &flags).await;
     for number in 0..5 {
-        stage.declare(number, Some("2.0.0")).await;
+        let name = stage.declare(number, Some("2.0.0")).await.name_any();
+        let labels = Patch::Merge(json!({"metadata": {"labels": {"model": "px4"}}}));
+        stage.space.api::<Device>().patch(&name, &PatchParams::default(), &labels).await.unwrap();
     }
     let fleet: DeviceFleet = serde_json::from_value(json!({
         "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet", "metadata": {"name": "px4"},

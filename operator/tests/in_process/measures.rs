@@ -10,7 +10,7 @@ use crate::in_process::Operator;
 /// A sample's value, if it is one of these.
 fn value(line: &str, wanted: &str) -> Option<f64> {
     let (sample, value) = line.rsplit_once(' ')?;
-    let parts = |series: &'_ str| {
+    let parts = |series: &str| {
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
         (name.to_owned(), labels.map(str::to_owned).collect::<Vec<_>>())
