@@ -168,7 +168,7 @@ impl World<'static> for Host {
 
     fn is_flippable(&self, packet: &Packet) -> bool {
         let Anatomy { payload, end, .. } = self.anatomy;
-        self.is_whole && remake::flippable(packet.protocol, payload, end.min(packet.bytes as u32)).is_some()
+        self.is_whole && remake::flippable(packet.protocol, payload, end.min(number(packet.bytes))).is_some()
     }
 
     fn is_answerable(&self, packet: &Packet) -> bool {
@@ -214,14 +214,14 @@ impl Host {
         let transport = packet::transport(frame, link);
         let (target_port, peer_port) = transport.ports(direction);
         let network = match link {
-            Link::Ipv4(offset) | Link::Ipv6(offset) => offset as u32,
+            Link::Ipv4(offset) | Link::Ipv6(offset) => number(offset),
             Link::Other => 0,
         };
         let bytes = frame.len() as u64;
         let is_one = way.gso_size == 0 || !passes_whole(bytes, network);
         let headers =
-            packet::headers_of_tcp(frame, &transport).filter(|_| !is_one).unwrap_or_default() as u32;
-        let packets = if headers == 0 { 1 } else { decide::segments(bytes as u32, headers, way.gso_size) };
+            number(packet::headers_of_tcp(frame, &transport).filter(|_| !is_one).unwrap_or_default());
+        let packets = if headers == 0 { 1 } else { decide::segments(number(bytes), headers, way.gso_size) };
         let packet = Packet {
             direction,
             target,
@@ -245,8 +245,8 @@ impl Host {
         }
         let anatomy = Anatomy {
             network,
-            payload: transport.payload as u32,
-            end: transport.end as u32,
+            payload: number(transport.payload),
+            end: number(transport.end),
             icmp_type: transport.icmp_type,
             is_reset: transport.is_reset,
             is_later_fragment: transport.is_later_fragment,
@@ -322,4 +322,9 @@ fn link(frame: &[u8], way: &Way) -> Link {
             None => Link::Other,
         },
     }
+}
+
+/// A length or an offset, as the programs keep it.
+fn number<T: TryInto<u32, Error: std::fmt::Debug>>(of: T) -> u32 {
+    of.try_into().unwrap()
 }
