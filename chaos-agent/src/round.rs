@@ -131,8 +131,7 @@ impl<K: Kernel> Turns<K> {
         self.has_changed |= self.is_unhooked;
         self.is_unhooked = self.enforcer.attach_next();
         if self.is_held && !self.is_unhooked && shared.installed_at().is_none() {
-            let wall = clock::read().context("CLOCK_BOOTTIME")?.wall;
-            let at = shared.offset().server_time(wall);
+            let at = shared.offset().server_time(clock::read().context("CLOCK_BOOTTIME")?);
             shared.installed(at);
         }
         // What a round has used up is made anew when nothing else is to be done.
@@ -238,7 +237,7 @@ impl Sweep {
 
 fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now) -> Outcome {
     let started = Instant::now();
-    let server = shared.offset().server_time(now.wall);
+    let server = shared.offset().server_time(now);
     shared.index().with_world(|world| enforcer.plan(world, server, now.boot_ns));
     // The watches go on meanwhile: the kernel may make a round wait.
     let outcome = enforcer.carry_out(|| clock::read().map_or(now.boot_ns, |now| now.boot_ns));

@@ -173,3 +173,22 @@ fn what_cannot_be_cleared_is_tried_again_as_rarely_as_a_refused_round() {
     again.clear = next_try(Outcome::Refused, now);
     assert!(!again.may_clear(now) && again.may_clear(now + RETRY));
 }
+
+#[test]
+fn a_wall_clock_that_is_set_between_rounds_moves_no_deadline_in_the_kernel() {
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut enforcer = Enforcer::new(FakeKernel::default(), settings);
+    let shared = Shared::new(complete([profile("p", &[])]), enforcer.counters(), Arc::default(), 64);
+    let wall = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+    let at = |ahead: i64| clock::Now { wall: wall(ahead), boot_ns: BOOT };
+    shared.offset().observe(wall(0), at(0), at(0));
+    let mut deadline = |ahead| {
+        assert_eq!(round(&mut enforcer, &shared, at(ahead)), Outcome::Done);
+        let deadlines: Vec<u64> = enforcer.kernel().rules.values().map(|rule| rule.deadline_ns).collect();
+        deadlines
+    };
+    let before = deadline(0);
+    assert_eq!(before.len(), 1);
+    // The API server is not reached meanwhile.
+    assert_eq!([-3_600, 3_600].map(&mut deadline), [before.clone(), before]);
+}

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gap::Predecessor;
 use super::{Facts, Seen, differs, make};
-use crate::clock;
+use crate::clock::{self, Now};
 use crate::shared::Shared;
 use crate::view::View;
 
@@ -56,6 +56,13 @@ pub struct Publisher {
     pub seen: Arc<Mutex<Seen>>,
 }
 
+/// What was said once, and is not said again while it lasts.
+#[derive(Debug, Default)]
+struct Warned {
+    /// The wall clock is far off.
+    of_clock: bool,
+}
+
 impl Publisher {
     /// Runs until `shutdown`.
     ///
@@ -73,7 +80,8 @@ impl Publisher {
     async fn work(&self) -> Result<()> {
         let heartbeat = Duration::from_secs(RENEW_EVERY_SECONDS);
         let mut written = None::<FaultNodeStatus>;
-        self.compare_clocks().await;
+        let mut warned = Warned::default();
+        self.compare_clocks(&mut warned).await;
         let (mut next_beat, mut look_every, mut not_before) = (Instant::now(), LOOK_EVERY, Instant::now());
         loop {
             let wait_until = not_before.max(next_beat.min(Instant::now() + look_every));
@@ -92,7 +100,7 @@ impl Publisher {
             }
             let is_beat = Instant::now() >= next_beat;
             if is_beat {
-                self.compare_clocks().await;
+                self.compare_clocks(&mut warned).await;
             }
             let started = Instant::now();
             let view = self.shared.view();
@@ -145,8 +153,8 @@ impl Publisher {
         let offset = *self.shared.offset();
         Ok(Facts {
             kernel: self.kernel.clone(),
-            server_time: offset.server_time(now.wall),
-            clock_offset: offset.status(),
+            server_time: offset.server_time(now),
+            clock_offset: offset.status(now),
             installed_at: self.shared.installed_at(),
             gap: self.shared.gap(),
             engine: self.shared.line.status(now.boot_ns),
@@ -201,20 +209,20 @@ impl Publisher {
     }
 
     /// Reads the API server's clock off the `Date` of an answer.
-    async fn compare_clocks(&self) {
-        let before = self.shared.offset().correction();
-        self.measure_offset().await;
-        self.shared.take_clock(self.shared.offset().correction() != before);
+    async fn compare_clocks(&self, warned: &mut Warned) {
+        let before = self.shared.offset().ahead();
+        self.measure_offset(warned).await;
+        self.shared.take_clock(self.shared.offset().ahead() != before);
     }
 
-    async fn measure_offset(&self) {
+    async fn measure_offset(&self, warned: &mut Warned) {
         match self.server_date().await {
             Ok(Some((date, sent, received))) => {
                 let mut offset = self.shared.offset();
-                let was_large = offset.is_large();
                 offset.observe(date, sent, received);
-                if offset.is_large() && !was_large {
-                    let milliseconds = offset.status().map(|status| status.milliseconds);
+                let is_large = offset.is_large(received);
+                if !std::mem::replace(&mut warned.of_clock, is_large) && is_large {
+                    let milliseconds = offset.status(received).map(|status| status.milliseconds);
                     tracing::warn!(
                         milliseconds,
                         "this node's clock differs from the API server's, and is corrected for: check NTP"
@@ -226,11 +234,11 @@ impl Publisher {
         }
     }
 
-    async fn server_date(&self) -> Result<Option<(Timestamp, Timestamp, Timestamp)>> {
+    async fn server_date(&self) -> Result<Option<(Timestamp, Now, Now)>> {
         let request = http::Request::get("/version").body(Body::empty())?;
-        let sent = clock::read()?.wall;
+        let sent = clock::read()?;
         let answer = tokio::time::timeout(DEADLINE, self.client.send(request)).await??;
-        let received = clock::read()?.wall;
+        let received = clock::read()?;
         let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
         Ok(date.map(|date| (date, sent, received)))
