@@ -120,6 +120,7 @@ impl<K: Kernel> Turns<K> {
         self.has_changed |= wake.topology.is_some();
         if let Some(topology) = wake.topology {
             self.enforcer.set_topology(topology);
+            self.enforcer.set_lacks(shared.line.lacks());
         }
         let is_round = self.is_round(wake.world, now) && is_ready(shared);
         if is_round {

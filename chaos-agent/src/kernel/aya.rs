@@ -24,7 +24,6 @@ use edge_api::fault_node::HookKind;
 use fault_abi::counter::Flow;
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey};
-use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
@@ -68,7 +67,7 @@ pub struct AyaKernel {
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
     filter: Array<MapData, Filter>,
-    line: Array<MapData, Line>,
+    line: MapData,
     sign: MapData,
     /// For the engine, until it starts.
     counts: Option<Counts>,
@@ -161,6 +160,9 @@ impl AyaKernel {
         let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
+        let Map::Array(line) = take(&mut programs, names::LINE)? else {
+            return Err(KernelError::Missing(names::LINE));
+        };
         let held = take(&mut programs, names::HELD)?;
         let counts = Counts::new(&held, &states)?;
         let reader = Arc::new(Reader::new(&counters, held, &mut programs)?);
@@ -181,7 +183,7 @@ impl AyaKernel {
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
             filter: typed(&mut programs, names::FILTER)?,
-            line: typed(&mut programs, names::LINE)?,
+            line,
             sign,
             counts: Some(counts),
             engine: None,

@@ -20,6 +20,7 @@ mod bare;
 mod beside;
 mod deadline;
 mod death;
+mod down;
 mod follow;
 mod fragments;
 mod frames;

@@ -17,7 +17,6 @@ use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
 use chaos_agent::status::{self, Facts, Seen};
 use chaos_agent::table::Capacity;
-use chaos_agent::view::Lacks;
 use chaos_agent::world::World;
 use edge_api::fault_node::{HookKind, ProfileOnNode};
 use edge_api::fault_profile::FaultProfile;
@@ -166,7 +165,7 @@ impl Agent {
         assert!(may_lack || (&behind.no_line, &behind.no_splitter) == (&None, &None), "{behind:?}");
         let line = kernel.connect(behind, limits).unwrap();
         let mut enforcer = Enforcer::new(kernel, settings);
-        enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
+        enforcer.set_lacks(line.lacks());
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent = Self {
             enforcer,
@@ -189,6 +188,7 @@ impl Agent {
     fn locate(&mut self) {
         let topology = self.runtime.block_on(read(&self.netlink.handle())).unwrap();
         self.line.look(&topology);
+        self.enforcer.set_lacks(self.line.lacks());
         self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
         let view = self.enforcer.view();
@@ -213,11 +213,25 @@ impl Agent {
 
     /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
     pub(crate) fn follow_line(&mut self, runs: bool) {
+        self.follow_until(&format!("the line runs: {runs}"), |agent| {
+            agent.line.is_running(boot_ns()) == runs
+        });
+    }
+
+    /// The same until packets can go through the splitter, or cannot.
+    pub(crate) fn follow_splitter(&mut self, runs: bool) {
+        self.follow_until(&format!("the splitter runs: {runs}"), |agent| {
+            agent.line.lacks().splitter.is_none() == runs
+        });
+    }
+
+    /// Takes in what netlink tells until it is so.
+    pub(crate) fn follow_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let wait = std::time::Duration::from_nanos(patience());
-        while self.line.is_running(boot_ns()) != runs {
+        while !is_so(self) {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            told.unwrap_or_else(|_| panic!("netlink was silent; the line runs: {}", !runs)).unwrap();
+            told.unwrap_or_else(|_| panic!("netlink was silent before {what}")).unwrap();
             self.locate();
         }
     }
