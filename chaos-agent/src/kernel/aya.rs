@@ -2,6 +2,7 @@
 
 mod attach;
 mod change;
+mod filters;
 mod line;
 mod load;
 pub mod log;
@@ -17,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray};
-use aya::programs::tc::SchedClassifierLink;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
@@ -30,8 +30,8 @@ use fault_abi::rule::{Config, Entry, Rule};
 use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Refusal};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op};
-use attach::Link;
 pub use attach::detach_filters;
+use attach::{Link, Placed};
 use line::Counts;
 use load::{fill_arrays, take, typed};
 use portion::Portion;
@@ -74,7 +74,7 @@ pub struct AyaKernel {
     /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
-    ends: Vec<SchedClassifierLink>,
+    ends: Vec<Placed>,
     added_qdiscs: BTreeSet<u32>,
     /// How long this round still waits for the kernel's memory.
     patience: Duration,
@@ -240,6 +240,10 @@ impl Kernel for AyaKernel {
         })?;
         self.links.entry(interface.index).or_default().push(link);
         Ok(())
+    }
+
+    fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError> {
+        self.forget_lost(interface).map_err(|reason| KernelError::Read { map: "hooks", reason })
     }
 
     fn detach(&mut self, index: u32) {

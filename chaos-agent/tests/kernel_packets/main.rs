@@ -40,4 +40,5 @@ mod replace;
 mod selection;
 mod statistics;
 mod stream;
+mod taken;
 mod timeline;

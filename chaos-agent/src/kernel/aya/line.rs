@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::tc::SchedClassifierLink;
 use edge_api::fault_node::Scheduling;
 use fault_abi::counter::TargetState;
 use fault_abi::line::{Held, LINE_IS_FQ, Line};
 use fault_abi::names;
 
+use super::attach::Placed;
 use super::load::convert;
 use super::{AyaKernel, chain};
 use crate::behind::{Behind, LineDevice, LineView, Queue};
@@ -77,7 +77,7 @@ impl AyaKernel {
     }
 
     /// Attaches the programs at the ends of line and splitter. Returns those that are to outlive this.
-    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<SchedClassifierLink>, KernelError> {
+    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<Placed>, KernelError> {
         let refused = |end: &Interface| {
             let interface = end.name.clone();
             |reason| KernelError::Line { interface, reason }

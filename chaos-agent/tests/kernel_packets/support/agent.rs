@@ -11,7 +11,7 @@ use chaos_agent::kernel::aya::{AyaKernel, Wanted};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::kernel::{Layer, LineLimits};
-use chaos_agent::locate::netlink::{Netlink, read};
+use chaos_agent::locate::netlink::{Netlink, Told, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
@@ -145,6 +145,8 @@ pub(crate) struct Agent {
     /// What it knows, but for profiles.
     pub(crate) world: World,
     seen: Seen,
+    /// Interfaces that were gone once.
+    pub(crate) gone: BTreeSet<u32>,
     _inside: Inside,
 }
 
@@ -177,6 +179,7 @@ impl Agent {
             hooks,
             world,
             seen: Seen::default(),
+            gone: BTreeSet::new(),
             _inside: inside,
         };
         agent.locate();
@@ -206,8 +209,10 @@ impl Agent {
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            told.unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked())).unwrap();
-            self.locate();
+            let told = told
+                .unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked()))
+                .unwrap();
+            self.take(&told);
         }
     }
 
@@ -231,9 +236,29 @@ impl Agent {
         while !is_so(self) {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            told.unwrap_or_else(|_| panic!("netlink was silent before {what}")).unwrap();
-            self.locate();
+            let told = told.unwrap_or_else(|_| panic!("netlink was silent before {what}")).unwrap();
+            self.take(&told);
         }
+    }
+
+    /// Looks whether all hooks are still there, as the agent does once in a while. Returns how many interfaces had lost one.
+    pub(crate) fn look_at_all_hooks(&mut self) -> usize {
+        self.enforcer.retry_hooks();
+        let mut lost = 0;
+        while let Some(has_lost) = self.enforcer.look_next() {
+            lost += usize::from(has_lost);
+        }
+        self.locate();
+        lost
+    }
+
+    /// Takes in what netlink tells, as the agent's parts do together.
+    fn take(&mut self, told: &Told) {
+        self.gone.extend(told.gone());
+        self.enforcer.forget(&told.gone());
+        self.enforcer.doubt(&told.filters);
+        while self.enforcer.look_next().is_some() {}
+        self.locate();
     }
 
     /// Interfaces with hooks, by name, with their indexes.
