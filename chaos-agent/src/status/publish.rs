@@ -61,6 +61,14 @@ pub struct Publisher {
 struct Warned {
     /// The wall clock is far off.
     of_clock: bool,
+    /// Counters cannot be read.
+    of_counters: bool,
+}
+
+/// Whether it is so and was not before; takes that in.
+const fn has_begun(before: &mut bool, is_so: bool) -> bool {
+    let had = std::mem::replace(before, is_so);
+    is_so && !had
 }
 
 impl Publisher {
@@ -104,7 +112,7 @@ impl Publisher {
             }
             let started = Instant::now();
             let view = self.shared.view();
-            self.look(Arc::clone(&view)).await?;
+            self.look(Arc::clone(&view), &mut warned).await?;
             look_every = LOOK_EVERY.max(started.elapsed() * 20);
             let status = make(&view, &self.seen(), &self.facts()?);
             let is_news = written.as_ref().is_none_or(|old| differs(old, &status));
@@ -139,11 +147,18 @@ impl Publisher {
     }
 
     /// Looks at the counters, on a thread that nobody waits for.
-    async fn look(&self, view: Arc<View>) -> Result<()> {
+    async fn look(&self, view: Arc<View>, warned: &mut Warned) -> Result<()> {
         let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
         let look = move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters);
-        if let Err(error) = tokio::task::spawn_blocking(look).await.context("counters")? {
-            tracing::warn!(%error, "counters");
+        let failure = tokio::task::spawn_blocking(look).await.context("counters")?.err();
+        if has_begun(&mut warned.of_counters, failure.is_some())
+            && let Some(error) = failure
+        {
+            tracing::warn!(
+                %error,
+                "what the kernel counts cannot be read, so profiles do not become Effective here; it is tried again, and if /metrics fails, \
+                 too, start the agent again"
+            );
         }
         Ok(())
     }
@@ -221,7 +236,7 @@ impl Publisher {
                 let mut offset = self.shared.offset();
                 offset.observe(date, sent, received);
                 let is_large = offset.is_large(received);
-                if !std::mem::replace(&mut warned.of_clock, is_large) && is_large {
+                if has_begun(&mut warned.of_clock, is_large) {
                     let milliseconds = offset.status(received).map(|status| status.milliseconds);
                     tracing::warn!(
                         milliseconds,
@@ -251,4 +266,16 @@ fn params() -> PatchParams {
 
 async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     Ok(tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Timeout)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lasts_is_said_once_and_again_when_it_comes_back() {
+        let mut before = false;
+        let said = [true, true, true, false, true].map(|is_so| has_begun(&mut before, is_so));
+        assert_eq!(said, [true, false, false, false, true]);
+    }
 }
