@@ -155,7 +155,11 @@ pub fn dns_ends(resolv_conf: &str) -> BTreeSet<(IpAddr, u8, u16)> {
     const DNS: u16 = 53;
     resolv_conf
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter_map(|line| {
+            let address = line.trim().strip_prefix("nameserver")?.trim();
+            // A link-local one names its interface behind it (RFC 4007 §11).
+            address.split('%').next()?.parse::<IpAddr>().ok()
+        })
         .flat_map(|ip| [(ip, PROTOCOL_UDP, DNS), (ip, PROTOCOL_TCP, DNS)])
         .collect()
 }
@@ -238,5 +242,7 @@ mod tests {
     fn dns_servers_are_read_off_resolv_conf() {
         let ends = dns_ends("# made by\nnameserver 10.0.0.10\nsearch a b\nnameserver fd00::a\n");
         assert_eq!(ends.len(), 4);
+        let ends = dns_ends("nameserver fe80::1%eth0\n");
+        assert_eq!(ends.first().unwrap().0, "fe80::1".parse::<IpAddr>().unwrap(), "without its interface");
     }
 }
