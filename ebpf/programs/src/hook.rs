@@ -125,7 +125,7 @@ pub extern "C" fn meets_bindings() -> u32 {
         Maps.count_global(Global::Protected);
         return 0;
     }
-    *protection = protected(packet, config);
+    *protection = protected(packet, *notes, config);
     if pass::is_untouchable(*protection) {
         Maps.count_global(Global::Protected);
         return 0;

@@ -131,7 +131,8 @@ pub struct Scratch {
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`MALFORMED`].
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`TOO_BIG`],
+    /// [`MALFORMED`].
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
     pub splitter: u32,
@@ -151,6 +152,8 @@ pub const LATER_FRAGMENT: u32 = 1 << 8;
 pub const SPLITTER_AHEAD: u32 = 1;
 /// [`Scratch::splitter`]: it has passed it.
 pub const SPLITTER_BEHIND: u32 = 2;
+/// [`Scratch::notes`]: it says that a packet was too large for its way.
+pub const TOO_BIG: u32 = 1 << 9;
 /// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
 pub const MALFORMED: u32 = 1 << 10;
 
