@@ -72,7 +72,8 @@ pub struct KernelArgs {
     /// Namespaces at most in which peers are looked up
     #[arg(long, env = "MAX_PEER_NAMESPACES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_peer_namespaces: u32,
-    /// Far ends at most of this node's own conversations, which no fault reaches; where they do not fit nothing is done to anybody
+    /// Far ends at most of this node's own conversations, which no fault reaches, and so many networks of --protect; where they do not fit
+    /// nothing is done to anybody
     #[arg(long, env = "MAX_PROTECTED", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_protected: u32,
     /// Addresses at most of this node; IPVS adds one for each Service

@@ -126,6 +126,8 @@ pub enum Problem {
     Table,
     /// More profiles than there are rules for.
     Rules,
+    /// More networks in the profiles' `match.peers` than there is room for.
+    PeerNetworks,
     /// Another target of the profile has the same address and port.
     SameAddress,
     /// The profile names peers, and none of them has an address.
@@ -203,7 +205,9 @@ fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
     ends.sort_by_key(|(_, class)| *class);
     plan.unprotected += ends.len().saturating_sub(size(capacity.protected));
     plan.protected = ends.into_iter().take(size(capacity.protected)).collect();
-    plan.protected_cidrs = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+    let networks: BTreeSet<Prefix> = world.protect.iter().map(|network| Prefix::from(*network)).collect();
+    plan.unprotected += networks.len().saturating_sub(size(capacity.protected));
+    plan.protected_cidrs = networks.into_iter().take(size(capacity.protected)).collect();
 }
 
 /// A number of the tables as one of collections.
@@ -232,7 +236,7 @@ fn place(
     own: &mut BTreeMap<Place, Vec<Bound>>,
     room: &mut select::Room,
 ) {
-    let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).then_some(peers).ok_or(Problem::Rules);
+    let fits = |peers: BTreeSet<Network>| room.take_rule(peers.len()).map(|()| peers);
     // A node that would cut itself off does nothing to anybody.
     let is_safe = (plan.unprotected == 0).then_some(()).ok_or(Problem::Protected);
     let peers = match is_safe.and(peers).and_then(fits) {

@@ -235,7 +235,8 @@ pub enum Ahead {
 
 /// Flows, which the programs fill in.
 pub trait Flows: Send + Sync {
-    /// Removes the flows of all other states; returns how many are left. Looks at each flow: up to seconds.
+    /// Removes the flows of all other states, and where there is hardly any room left those that were silent for longest; returns how many
+    /// are left. Looks at each flow: up to seconds.
     fn sweep(&self, kept: &Kept) -> u64;
 }
 

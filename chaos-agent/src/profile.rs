@@ -78,12 +78,10 @@ pub enum Targets {
 pub enum Life {
     /// Not accepted, not started, or paused: nothing in the kernel.
     Idle,
-    /// It acts until then (the API server's clock) on targets up to the cutoff.
+    /// It acts until then (the API server's clock) on targets up to [`Profile::cutoff`].
     Acting {
         /// `status.expiresAt`.
         until: Timestamp,
-        /// `status.cutoff`.
-        cutoff: u64,
     },
     /// The operator has seen its end: nothing in the kernel, whatever this node's clock says.
     Ended {
@@ -142,12 +140,6 @@ impl Profile {
         })
     }
 
-    /// Whether it shall act in this direction.
-    #[must_use]
-    pub const fn acts(&self, direction: fault_abi::key::Direction) -> bool {
-        self.rule.acts(direction)
-    }
-
     /// The flags that depend on this node: a peer that is one address of this node lifts the protection of its
     /// probes, for pods only.
     #[must_use]
@@ -178,7 +170,7 @@ fn life(object: &FaultProfile) -> Life {
         return Life::Ended { until: until.0 };
     }
     match (until, status.and_then(|status| status.cutoff)) {
-        (Some(until), Some(cutoff)) => Life::Acting { until: until.0, cutoff },
+        (Some(until), Some(_)) => Life::Acting { until: until.0 },
         _ => Life::Idle,
     }
 }

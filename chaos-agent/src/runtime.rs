@@ -151,7 +151,8 @@ fn take_kernel(
         tracing::warn!("{GENERIC}");
     }
     let queued = if matches!(behind.line, Some(LineDevice::Fq(_))) { line_limits.packets } else { 0 };
-    let wanted = Wanted { xdp: xdp == XdpMode::Native, queued, lines: kernel_log == KernelLog::Packets };
+    let lines = kernel_log == KernelLog::Packets;
+    let wanted = Wanted { xdp: xdp == XdpMode::Native, queued, lines, ..Wanted::default() };
     let mut kernel = AyaKernel::load_with(object::built_in()?, capacity, wanted)?;
     let lines = kernel.lines()?;
     let line = kernel.connect(behind, line_limits)?;

@@ -2,8 +2,10 @@
 
 pub mod gap;
 pub mod publish;
+pub mod strain;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use edge_api::fault_node::{
     ClockOffset, EnforcementGap, Engine, EngineState, EngineStatus, FaultNodeStatus, LimitStatus,
@@ -18,7 +20,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use crate::kernel::hooks;
 use crate::kernel::{Counters, KernelError};
 use crate::table::Uid;
-use crate::view::{MAX_PROFILES, ProfileView, View};
+use crate::view::{MAX_PROFILES, ProfileView, StateView, View};
+use strain::{Rising, Strain};
 
 /// What the kernel's counters show of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,10 +30,8 @@ pub struct Evidence {
     pub is_effective: bool,
     /// Super-packets were among the packets.
     pub has_super_packets: bool,
-    /// Packets were lost since the delay line had no room for them.
-    pub has_overflowed: bool,
-    /// There were more flows on this node than are told apart.
-    pub has_untracked: bool,
+    /// What it meets that nobody asked for.
+    pub strain: Option<Strain>,
     /// Packets of its targets outside the cluster pass, and their other end is this node by its own address, and never a peer
     /// that it names.
     pub meets_node_alone: bool,
@@ -41,8 +42,6 @@ pub struct Evidence {
 pub struct Seen {
     effective: BTreeSet<Uid>,
     super_packets: BTreeSet<Uid>,
-    /// Those with packets for which the delay line had no room.
-    overflowed: BTreeSet<Uid>,
     /// Those whose targets outside met a peer that they name.
     met_peers: BTreeSet<Uid>,
     /// Those whose targets outside met this node where they name others.
@@ -51,10 +50,27 @@ pub struct Seen {
     acting: BTreeSet<Uid>,
     /// Super-packets of the whole node at the last look.
     node_super_packets: u64,
-    /// Packets of the whole node for which the line had no room.
-    node_overflows: u64,
-    /// Packets of flows that the node does not tell apart.
-    node_untracked: u64,
+    /// Packets of the whole node for which the line had no room, and draws of those that it does not tell apart.
+    node_strained: (u64, u64),
+    /// Packets that the line's device has lost, by the first look at it.
+    line_dropped: Option<u64>,
+    /// By profile: packets for which the line had no room.
+    full: Rising,
+    /// By profile: draws of flows that are not told apart.
+    untracked: Rising,
+    /// By profile that delays: packets that the line's device has lost, whosever they were.
+    drops: Rising,
+    /// When the last look was.
+    at: Option<Instant>,
+}
+
+/// When a look is taken, and what it takes in beside the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The time.
+    pub now: Instant,
+    /// Packets that the delay line's device has lost since it is there.
+    pub line_dropped: u64,
 }
 
 impl Seen {
@@ -68,61 +84,93 @@ impl Seen {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn look(&mut self, view: &View, counters: &dyn Counters) -> Result<(), KernelError> {
+    pub fn look(&mut self, view: &View, counters: &dyn Counters, moment: Moment) -> Result<(), KernelError> {
         let told = view.profiles.iter().map(|profile| &profile.uid);
         let exist: BTreeSet<&Uid> = told.chain(view.states.iter().map(|state| &state.uid)).collect();
-        self.effective.retain(|uid| exist.contains(uid));
-        for seen in [&mut self.super_packets, &mut self.overflowed, &mut self.met_peers, &mut self.met_node] {
+        for seen in [&mut self.effective, &mut self.super_packets, &mut self.met_peers, &mut self.met_node] {
             seen.retain(|uid| exist.contains(uid));
         }
         let acting: BTreeSet<Uid> =
             view.profiles.iter().filter(|one| one.is_acting).map(|one| one.uid.clone()).collect();
         let node_super_packets = counters.global(Global::GsoFrames)?;
         let has_moved = node_super_packets != self.node_super_packets;
-        let node_overflows = counters.global(Global::LineFull)?;
-        let has_overflowed = node_overflows != self.node_overflows;
+        let node_strained = (counters.global(Global::LineFull)?, counters.global(Global::Untracked)?);
+        let is_strained = node_strained != self.node_strained;
+        let mut strained: BTreeMap<&Uid, (u64, u64)> = BTreeMap::new();
         for state in &view.states {
             let is_awaited = |seen: &BTreeSet<Uid>| !seen.contains(&state.uid);
             let has_acted = acting.contains(&state.uid) || self.acting.contains(&state.uid);
             let is_by_peers = view.peers_outside.contains(&state.state);
             let asks = is_awaited(&self.effective)
                 || has_moved && is_awaited(&self.super_packets)
-                || has_overflowed && is_awaited(&self.overflowed)
+                || is_strained
                 || is_by_peers && is_awaited(&self.met_peers);
             if !has_acted || !asks {
                 continue;
             }
             for direction in Direction::ALL {
                 let counter = counters.counter(state.state, direction)?.unwrap_or_default();
-                if acted_on(&counter) > 0 {
-                    self.effective.insert(state.uid.clone());
-                }
-                if counter.gso_frames > 0 {
-                    self.super_packets.insert(state.uid.clone());
-                }
-                if counter.effects[Effect::LineFull as usize] > 0 {
-                    self.overflowed.insert(state.uid.clone());
-                }
-                if is_by_peers && counter.seen() > 0 {
-                    self.met_peers.insert(state.uid.clone());
-                }
-                if is_by_peers && counter.node_misses > 0 {
-                    self.met_node.insert(state.uid.clone());
-                }
+                self.take(state, &counter, is_by_peers);
+                let (full, untracked) = strained.entry(&state.uid).or_default();
+                *full += counter.effects[Effect::LineFull as usize];
+                *untracked += counter.untracked;
             }
         }
-        (self.acting, self.node_super_packets, self.node_overflows) =
-            (acting, node_super_packets, node_overflows);
-        self.node_untracked = counters.global(Global::Untracked)?;
+        for (uid, (full, untracked)) in strained.into_iter().filter(|_| is_strained) {
+            self.full.take(uid, full, moment.now);
+            self.untracked.take(uid, untracked, moment.now);
+        }
+        self.look_at_line(view, moment);
+        for rising in [&mut self.full, &mut self.untracked] {
+            rising.retain(&exist);
+        }
+        (self.acting, self.node_super_packets, self.node_strained) =
+            (acting, node_super_packets, node_strained);
         Ok(())
+    }
+
+    /// Takes in what a profile's counter on a target shows.
+    fn take(&mut self, state: &StateView, counter: &Counter, is_by_peers: bool) {
+        if acted_on(counter) > 0 {
+            self.effective.insert(state.uid.clone());
+        }
+        if counter.gso_frames > 0 {
+            self.super_packets.insert(state.uid.clone());
+        }
+        if is_by_peers && counter.seen() > 0 {
+            self.met_peers.insert(state.uid.clone());
+        }
+        if is_by_peers && counter.node_misses > 0 {
+            self.met_node.insert(state.uid.clone());
+        }
+    }
+
+    /// The line's device does not say whose packets it loses: all that delay now may have lost them, and none that began later.
+    fn look_at_line(&mut self, view: &View, moment: Moment) {
+        let before = self.line_dropped.unwrap_or(moment.line_dropped);
+        let delaying: BTreeSet<&Uid> =
+            view.profiles.iter().filter(|one| one.is_acting && one.delays()).map(|one| &one.uid).collect();
+        self.drops.retain(&delaying);
+        for uid in delaying {
+            self.drops.begin(uid, before);
+            self.drops.take(uid, moment.line_dropped, moment.now);
+        }
+        self.line_dropped = Some(moment.line_dropped);
+        self.at = Some(moment.now);
+    }
+
+    fn strain(&self, uid: &Uid) -> Option<Strain> {
+        let now = self.at?;
+        let all =
+            [(&self.drops, Strain::Drops), (&self.full, Strain::Full), (&self.untracked, Strain::Untracked)];
+        all.into_iter().find(|(rising, _)| rising.lasts(uid, now)).map(|(_, strain)| strain)
     }
 
     fn of(&self, uid: &Uid) -> Evidence {
         Evidence {
             is_effective: self.effective.contains(uid),
             has_super_packets: self.super_packets.contains(uid),
-            has_overflowed: self.overflowed.contains(uid),
-            has_untracked: self.acting.contains(uid) && self.node_untracked > 0,
+            strain: self.strain(uid),
             meets_node_alone: self.met_node.contains(uid) && !self.met_peers.contains(uid),
         }
     }
@@ -189,25 +237,7 @@ fn told(view: &View) -> impl Iterator<Item = &ProfileView> {
 }
 
 /// What to know of a profile that is well.
-fn note(evidence: Evidence, delays: bool, engine: &EngineStatus) -> Option<(Option<&'static str>, String)> {
-    if delays && engine.dropped > 0 {
-        let line = format!("the delay line has lost {} packets, which no profile asked for", engine.dropped);
-        return Some((Some("LineDrops"), line));
-    }
-    if evidence.has_overflowed {
-        return Some((Some("LineFull"), FULL.to_owned()));
-    }
-    if evidence.has_untracked {
-        return Some((Some("FlowsUntracked"), UNTRACKED.to_owned()));
-    }
-    let once = "super-packets (GSO) of TCP count once, with one fate for all their segments";
-    evidence.has_super_packets.then(|| (None, once.to_owned()))
-}
-
-/// What reaching a limit of the line does.
-const FULL: &str = "packets were lost since the delay line had no room for them, which no profile asked for: delay or send less, or start the agent with more --line-packets, --line-bytes or their --line-target-… counterparts";
-/// What reaching the limit of flows does.
-const UNTRACKED: &str = "there were more flows on this node than are told apart: those beyond draw their fates together, and may get others when all is run again; start the agent with more --max-flows";
+const SUPER_PACKETS: &str = "super-packets (GSO) of TCP count once, with one fate for all their segments";
 /// What the counters show, and the two reasons that there are for it.
 const MASQUERADED: &str = "packets pass between targets outside the cluster and this node's own address, and none with a peer that match.peers names: where this node masquerades what pods send out, name its address as a peer, too; else it is that only the node itself has talked to them so far";
 
@@ -228,8 +258,19 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
     let trouble = view.trouble.clone().map(|(reason, sentence)| (Some(reason), sentence));
     let is_masqueraded = view.is_acting && evidence.meets_node_alone;
     let masqueraded = || is_masqueraded.then(|| (Some("PeersMasqueraded"), MASQUERADED.to_owned()));
-    let told = is_stalled.then(stalled).or(trouble).or_else(masqueraded);
-    let (reason, message) = told.or_else(|| note(evidence, delays, engine)).unzip();
+    let strain = evidence.strain.filter(|_| view.is_acting).map(Strain::told);
+    let told = match (strain, trouble) {
+        // What this node has no way to may well be another one's work.
+        (Some((reason, line)), Some((Some("NoRoute"), besides)))
+            if !is_stalled && view.holds_what_it_can() =>
+        {
+            Some((Some(reason), format!("{line}; besides, {besides}")))
+        }
+        (_, trouble) => is_stalled.then(stalled).or(trouble).or_else(masqueraded),
+    };
+    let strain = || strain.map(|(reason, line)| (Some(reason), line.to_owned()));
+    let remark = || evidence.has_super_packets.then(|| (None, SUPER_PACKETS.to_owned()));
+    let (reason, message) = told.or_else(strain).or_else(remark).unzip();
     let enforced = |count: u32| if is_stalled { 0 } else { count };
     ProfileOnNode {
         namespace: view.name.namespace.clone(),

@@ -94,6 +94,12 @@ impl ProfileView {
         asks(&self.rule, Phase::delays)
     }
 
+    /// All that it lacks is outside, where other nodes may hold it; some of that is held here.
+    #[must_use]
+    pub const fn holds_what_it_can(&self) -> bool {
+        self.local.1 == self.local.0 && self.external.1 > 0
+    }
+
     /// The kernel holds the rules of all that counts as enforced, and there is something.
     #[must_use]
     pub const fn is_installed(&self) -> bool {
@@ -300,6 +306,13 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
                 "no room for a rule for {name}: end other profiles, or start the agent with more --max-rules"
             ),
         ),
+        Problem::PeerNetworks => (
+            "Limit",
+            format!(
+                "no room for all peers of the profile on {name}: name fewer networks, Services and pods in match.peers, end other profiles that \
+                 name some, or start the agent with more --max-peers"
+            ),
+        ),
         Problem::SameAddress => {
             ("SameAddress", format!("{name} has the same address and port as another target of this profile"))
         }
@@ -312,13 +325,13 @@ fn sentence(problem: Problem, name: &str) -> (&'static str, String) {
         Problem::Protected => (
             "Limit",
             format!(
-                "no room to protect all conversations of this node's own, so nothing is done to {name}: give it fewer pods with probes, or run it with fewer DNS servers and addresses"
+                "no room to protect all conversations of this node's own, so nothing is done to {name}: give it fewer pods with probes, DNS servers, addresses and networks to --protect, or start the agent with more --max-protected (far ends, and networks) and --max-node-addresses"
             ),
         ),
         Problem::Namespaces => (
             "Limit",
             format!(
-                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces"
+                "no room to look up peers for {name}: end profiles that name Services or pods in other namespaces, or start the agent with more --max-peer-namespaces"
             ),
         ),
     }
@@ -341,6 +354,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("peers", capacity.peers, peers),
         ("peerNamespaces", capacity.peer_namespaces, usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
+        ("protectedNetworks", capacity.protected, ledger.protected_cidrs.len()),
         ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),
         ("profiles", MAX_PROFILES, profiles),

@@ -35,6 +35,11 @@ async fn a_profile_is_held_told_and_lifted() {
     stage.packets.count(state, Direction::ToDevice, lose);
     stage.until_entry("cut", |entry| entry.effective).await;
 
+    stage.packets.count(state, Direction::ToDevice, |counter| counter.untracked += 1);
+    let entry = stage.until_entry("cut", |entry| entry.reason.is_some()).await;
+    assert_eq!(entry.reason.as_deref(), Some("FlowsUntracked"));
+    assert!(entry.installed && entry.enforced + entry.external_enforced == 2, "{entry:?}");
+
     stage.pause("cut", true).await;
     let entry = stage.until_entry("cut", |entry| !entry.installed).await;
     assert_eq!((entry.targets, entry.enforced), (1, 0), "paused: {entry:?}");

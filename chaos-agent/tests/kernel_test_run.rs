@@ -18,5 +18,7 @@ mod parsing;
 mod protection;
 #[path = "kernel_test_run/rate.rs"]
 mod rate;
+#[path = "kernel_test_run/remake.rs"]
+mod remake;
 #[path = "kernel_test_run/stage.rs"]
 mod stage;

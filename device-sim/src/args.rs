@@ -101,6 +101,9 @@ pub struct BehaviourArgs {
     /// Share of installs in the middle of which a device reboots
     #[arg(long, env = "REBOOT_IN_INSTALL", default_value = "0%", value_parser = share)]
     pub reboot_in_install: Share,
+    /// Mean time between a device's changes that are none: it says that it installs, and that it does not; never if not given
+    #[arg(long, env = "FLOOD", value_parser = duration)]
+    pub flood: Option<Duration>,
     /// How long a boot takes
     #[arg(long, env = "BOOT_TIME", default_value = "100ms..500ms")]
     pub boot_time: Span,
@@ -221,6 +224,7 @@ impl BehaviourArgs {
             forget,
             reboot_every,
             reboot_in_install,
+            flood,
             boot_time,
             install_time,
             install_fail,
@@ -239,6 +243,7 @@ impl BehaviourArgs {
             forget: *forget,
             reboot_every: *reboot_every,
             reboot_in_install: *reboot_in_install,
+            flood: *flood,
             boot_time: *boot_time,
             install_time: *install_time,
             install_fail: *install_fail,

@@ -50,6 +50,10 @@ pub struct Behaviour {
     /// Share of the installs in the middle of which the device reboots.
     #[serde(with = "share_text")]
     pub reboot_in_install: Share,
+    /// Time after which the device says of itself that it installs, or that it does not any more, though nothing of that is so; drawn from
+    /// half of it to one and a half. Whoever observes it is told each time. None: never.
+    #[serde(with = "duration_text")]
+    pub flood: Option<Duration>,
     /// How long a boot takes; requests meanwhile are lost.
     #[serde(with = "text")]
     pub boot_time: Span,
@@ -82,6 +86,7 @@ impl Default for Behaviour {
             forget: Share::default(),
             reboot_every: None,
             reboot_in_install: Share::default(),
+            flood: None,
             boot_time: Span::default(),
             install_time: Span::default(),
             install_fail: Share::default(),
@@ -137,6 +142,12 @@ impl Behaviour {
     /// When the next spontaneous reboot comes, counted from now.
     pub fn next_reboot(&self, dice: &mut Dice) -> Option<Duration> {
         let every = self.reboot_every?;
+        Some(dice.between(every / 2, every + every / 2))
+    }
+
+    /// When it says something else of itself next, counted from now.
+    pub fn next_flood(&self, dice: &mut Dice) -> Option<Duration> {
+        let every = self.flood?;
         Some(dice.between(every / 2, every + every / 2))
     }
 

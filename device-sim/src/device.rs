@@ -101,6 +101,7 @@ pub struct Face {
     running: Running,
     last_error: Option<String>,
     installing: bool,
+    pretends: bool,
 }
 
 /// What a power cut loses.
@@ -111,6 +112,10 @@ struct Volatile {
     sequence: u64,
     install: Option<Ongoing>,
     next_reboot: Option<Duration>,
+    /// When it says something else of itself, without a reason ([`Behaviour::flood`]).
+    next_flood: Option<Duration>,
+    /// It says that it installs, and does not.
+    pretends: bool,
     /// By how many millionths its clock is too fast.
     clock_error: i64,
     /// Reports of earlier; they are not lost with the power ([`crate::lies`]).
@@ -152,6 +157,8 @@ impl Device {
             sequence: 0,
             install: None,
             next_reboot: None,
+            next_flood: None,
+            pretends: false,
             clock_error: 0,
             earlier: Earlier::default(),
         };
@@ -187,6 +194,7 @@ impl Device {
             running: running.clone(),
             last_error: last_error.clone(),
             installing: self.is_installing(),
+            pretends: self.volatile.pretends,
         }
     }
 
@@ -205,7 +213,7 @@ impl Device {
         };
         let install = self.volatile.install.map(|install| install.ends);
         let cut = self.volatile.install.and_then(|install| install.reboots);
-        [boot, install, cut, self.volatile.next_reboot].into_iter().flatten().min()
+        [boot, install, cut, self.volatile.next_reboot, self.volatile.next_flood].into_iter().flatten().min()
     }
 
     /// What shall be, after this.

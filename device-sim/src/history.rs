@@ -21,6 +21,8 @@ pub enum What {
     Applied,
     /// An install failed; what ran goes on running.
     InstallFailed,
+    /// A command was refused, as what it brings is not for this device; it is not held.
+    Refused,
     /// The object that it obeyed was deleted and gave it up; what ran goes on running, as nobody's command.
     Released,
     /// It was given to another object, or to the same one from a lower epoch on.

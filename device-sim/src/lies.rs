@@ -18,6 +18,8 @@ pub enum Lie {
     Stale,
     /// It contradicted itself, or what was acknowledged.
     Contradiction,
+    /// It told of an install that is none.
+    Pretence,
 }
 
 /// The latest reports of a device, oldest first. They outlive a reboot, as the cache of a gateway would.

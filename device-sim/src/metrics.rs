@@ -20,7 +20,7 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Answers, by `fate`: sent, lost, late, repeated, held, overtaken, old, discarded, failed.
     pub answers: IntCounterVec,
-    /// Reports that were not true, by `kind`: stale, contradiction.
+    /// Reports that were not true, by `kind`: stale, contradiction, pretence.
     pub lies: IntCounterVec,
     /// Times that a device lost what is volatile without a reboot.
     pub forgotten: IntCounter,
@@ -115,7 +115,7 @@ impl Metrics {
                 &self.answers,
                 &["sent", "lost", "late", "repeated", "held", "overtaken", "old", "discarded", "failed"],
             ),
-            (&self.lies, &["stale", "contradiction"]),
+            (&self.lies, &["stale", "contradiction", "pretence"]),
             (&self.installs, &["started", "failed", "interrupted", "applied"]),
             (&self.durable_write_errors, &["io", "content"]),
         ] {
@@ -130,6 +130,7 @@ impl Metrics {
         let event = match notice {
             Notice::Lied(Lie::Stale) => return self.lies.with_label_values(&["stale"]).inc(),
             Notice::Lied(Lie::Contradiction) => return self.lies.with_label_values(&["contradiction"]).inc(),
+            Notice::Lied(Lie::Pretence) => return self.lies.with_label_values(&["pretence"]).inc(),
             Notice::Reboot => return self.reboots.with_label_values::<&str>(&[]).inc(),
             Notice::InstallStarted => "started",
             Notice::InstallFailed => "failed",

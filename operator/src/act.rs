@@ -46,8 +46,10 @@ pub async fn write(
     sight: &Sight,
     writes: Vec<Action>,
 ) -> Result<bool, ApiError> {
-    // There are slots as long as there is this; if there were none, going on unlimited would be the lesser evil.
+    controls.metrics.waiting_writes.inc();
+    let waiting = scopeguard(|| controls.metrics.waiting_writes.dec());
     let _slot = controls.writers.acquire(false, Cause::Routine).await;
+    drop(waiting);
     for action in writes {
         if controls.shared.shutdown.is_cancelled() {
             return Ok(false);
@@ -135,7 +137,7 @@ fn begin_exchange(controls: &Arc<Controls>, key: &Key, device: &Device, ask: Ask
 async fn exchange(controls: &Controls, key: &Key, uid: &str, generation: Option<i64>, ask: Ask) -> Answer {
     controls.metrics.waiting.inc();
     let waiting = scopeguard(|| controls.metrics.waiting.dec());
-    let Some(_slot) = controls.slots.acquire(ask.doubtful, ask.cause).await else { return Answer::Abandoned };
+    let _slot = controls.slots.acquire(ask.doubtful, ask.cause).await;
     drop(waiting);
     // In a place of its own: all devices of a cluster may wait at once, and few are under way.
     Box::pin(under_way(controls, key, uid, generation, ask)).await
@@ -175,7 +177,7 @@ async fn under_way(controls: &Controls, key: &Key, uid: &str, generation: Option
         Question::Report => Answer::to_report(end),
         Question::Command(_) | Question::Own(_) => Answer::to_command(end),
     };
-    controls.metrics.ended(key, answer.category());
+    controls.metrics.ended(key, &answer);
     answer
 }
 

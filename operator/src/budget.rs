@@ -45,14 +45,32 @@ impl Bucket {
     /// # Errors
     /// The wait, when there is none now.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let wait = self.wait(now);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// How long until there is a token; zero when there is one, which stays.
+    pub fn wait(&mut self, now: Instant) -> Duration {
         let elapsed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
         self.tokens = (self.tokens + elapsed.as_secs_f64() * self.rate).min(self.burst);
         self.filled = Some(now);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
+        let missing = (1.0 - self.tokens).max(0.0);
+        Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX)
+    }
+
+    /// Takes the next token that nobody else waits for, and says how long until there is that one; `longest` and none, when it would be
+    /// longer. Who comes by [`Self::take`] meanwhile waits, too.
+    pub fn reserve(&mut self, now: Instant, longest: Duration) -> Duration {
+        let wait = self.wait(now);
+        if wait >= longest {
+            return longest;
         }
-        Err(Duration::try_from_secs_f64((1.0 - self.tokens) / self.rate).unwrap_or(Duration::MAX))
+        self.tokens -= 1.0;
+        wait
     }
 
     /// Gives back a token that was not used.
@@ -66,6 +84,8 @@ impl Bucket {
 pub struct Budgets {
     /// Retries of commands.
     pub retries: Bucket,
+    /// Reconciles that failed twice and more.
+    pub reconciles: Bucket,
     /// Statuses of phases that lead somewhere.
     pub progress: Bucket,
 }
@@ -99,6 +119,16 @@ mod tests {
         let later = start + Duration::from_secs(1);
         let taken = (0..10).filter(|_| bucket.take(later).is_ok()).count();
         assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn who_reserves_waits_behind_those_that_did_before() {
+        let start = Instant::now();
+        let (mut bucket, longest) = (Bucket::new(2, 2.0), Duration::from_secs(2));
+        let waits: Vec<u128> = (0..8).map(|_| bucket.reserve(start, longest).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 500, 1000, 1500, 2000, 2000, 2000]);
+        assert_eq!(bucket.take(start + Duration::from_secs(1)), Err(Duration::from_secs(1)));
+        assert!(bucket.take(start + Duration::from_secs(2)).is_ok());
     }
 
     #[test]

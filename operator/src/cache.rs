@@ -15,6 +15,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use watch_backoff::WatchBackoff;
 
@@ -110,7 +111,7 @@ where
     }
 
     /// Every object that exists now, then each that is changed, made or deleted, for ever. A name may come
-    /// twice, and its object may be gone when it comes: look it up.
+    /// twice, and its object may be gone when it comes, or have found no room: look it up.
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<K>> + Send + use<K> {
         self.subscribe_from(|_| true)
     }
@@ -149,28 +150,39 @@ impl<K: Cached> Filling<K> {
     /// Follows a watch, until a new list is worth its price.
     async fn follow(&mut self, events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send) {
         let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            let event = match event {
-                Ok(event) => event,
-                // The watcher tries again by itself, with backoff.
-                Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
-                    continue;
-                }
+        loop {
+            let list_at = self.room.wants_a_list(self.cache.store.len(), Instant::now());
+            let event = tokio::select! {
+                biased;
+                () = reached(list_at) => return,
+                event = events.next() => event,
             };
-            self.take(&event);
-            let is_gone = matches!(event, watcher::Event::Delete(_));
-            if is_gone && self.room.asks_for_a_list(self.cache.store.len()) {
-                return;
+            match event {
+                Some(Ok(event)) => self.take(&event),
+                // The watcher tries again by itself, with backoff.
+                Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
+                None => return,
             }
         }
     }
 
     fn take(&mut self, event: &watcher::Event<K>) {
-        if !self.room.refuses(event, &self.cache.store) {
+        let left_out = self.cache.leaves_out();
+        if !self.room.refuses(event, &self.cache.store, Instant::now()) {
             self.writer.apply_watcher_event(event);
+            self.room.has_taken(event);
+            announce(event, &mut self.before, &self.cache.store, &self.cache.changes);
+        } else if !left_out && self.cache.leaves_out() {
+            // Whoever decides from all objects is to notice that it cannot do so any more.
             announce(event, &mut self.before, &self.cache.store, &self.cache.changes);
         }
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -321,6 +333,37 @@ mod tests {
             at_once += 1;
             assert!(at_once <= BREATH && all.insert(name.unwrap().name));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_is_followed_until_a_deletion_was_a_minute_after_the_list_that_left_something_out() {
+        let (store, writer) = reflector::store();
+        let cache = Cache { store, changes: broadcast::channel(64).0, leaves_out: Arc::default() };
+        let refused = prometheus::IntCounter::new("refused", "those").unwrap();
+        let room = Room::new(Bound { objects: 21, refused }, cache.leaves_out.clone());
+        let mut filling = Filling { room, writer, cache, before: Vec::new() };
+        let objects = (0..22).map(|number| Event::InitApply(pod(&number.to_string())));
+        let events = [Event::Init].into_iter().chain(objects);
+        // The one that was left out is no longer there.
+        let events = events.chain([Event::InitDone, Event::Delete(pod("21"))]).map(Ok);
+        let began = Instant::now();
+        filling.follow(stream::iter(events).chain(stream::pending())).await;
+        assert_eq!(began.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test]
+    async fn the_first_object_that_finds_no_room_is_told_of_and_those_after_it_are_not() {
+        let (store, writer) = reflector::store();
+        let (changes, mut told) = broadcast::channel(64);
+        let cache = Cache { store, changes, leaves_out: Arc::default() };
+        let refused = prometheus::IntCounter::new("refused", "those").unwrap();
+        let room = Room::new(Bound { objects: 1, refused }, cache.leaves_out.clone());
+        let mut filling = Filling { room, writer, cache, before: Vec::new() };
+        let list = [Event::Init, Event::InitApply(pod("a")), Event::InitDone];
+        let events = list.into_iter().chain(["b", "c"].map(|name| Event::Apply(pod(name))));
+        filling.follow(stream::iter(events.map(Ok))).await;
+        let names: Vec<String> = std::iter::from_fn(|| told.try_recv().ok()).map(|name| name.name).collect();
+        assert_eq!(names, ["a", "b"]);
     }
 
     #[test]

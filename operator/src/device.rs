@@ -19,12 +19,16 @@ pub mod key;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
+mod pause;
 pub mod policy;
 pub mod progress;
 pub mod question;
 pub mod release;
+mod retry;
 pub mod silence;
 pub mod status;
+mod table;
+pub mod tally;
 pub mod validate;
 
 use std::sync::Arc;
@@ -42,20 +46,20 @@ use self::controls::Controls;
 use self::decide::decide;
 use self::key::Key;
 use self::observe::observe;
+use self::retry::Failure;
 use crate::act;
 use crate::args::bounds::size;
 use crate::error::ApiError;
 use crate::leader::part::Part;
+use crate::lock::lock;
 use crate::queue::Permit;
-use crate::shared::{Shared, draw};
+use crate::shared::Shared;
 use crate::slots::{Cause, Passes};
-
-/// Delay after a write that met a newer object: the news is under way.
-const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How soon it is looked again whether there is room for a device.
 const FULL: Duration = Duration::from_secs(10);
-/// Target of the log of turns: a device waits for one, and has one. Off unless asked for.
+/// Target of the log of turns: a device waits for one, from whatever makes it look at on, and has one; it ends, and the device is gone. Off
+/// unless asked for.
 pub const TURNS: &str = "edge_operator::turns";
 
 /// Runs until `shared.shutdown`, which ends its `part`.
@@ -69,12 +73,20 @@ pub async fn run(shared: Arc<Shared>, part: Part) -> Result<()> {
     let (news, notifications) = mpsc::channel(size(bounds.notification_queue));
     let controls = Controls::new(shared.clone(), outcomes, news).await.context("device controller")?;
     let controls = Arc::new(controls);
+    let _ends_all = EndsAll(controls.clone());
     tasks.spawn(controls.clone().receive());
     tasks.spawn(controls.clone().heed(notifications));
     let store = shared.devices.store().clone();
     let changed = changes(controls.clone());
+    let triggers = stream::select(changed, stream::select(named(triggers), moved(controls.clone())));
+    let known = store.clone();
+    let triggers = triggers.inspect(move |name| {
+        if tracing::enabled!(target: TURNS, tracing::Level::TRACE) && known.get(name).is_some() {
+            tracing::trace!(target: TURNS, device = %name, "waits");
+        }
+    });
     Controller::for_shared_stream(stream::pending(), store)
-        .reconcile_on(stream::select(changed, stream::select(named(triggers), moved(controls.clone()))))
+        .reconcile_on(triggers)
         .graceful_shutdown_on(shared.shutdown.clone().cancelled_owned())
         // Boxed: the table of those that run never gets smaller.
         .run(|device, controls| reconcile(device, controls).boxed(), retry, controls.clone())
@@ -91,6 +103,15 @@ pub async fn run(shared: Arc<Shared>, part: Part) -> Result<()> {
     Ok(())
 }
 
+/// Whatever ends the controller ends its exchanges and lookups, each of which holds what they all share.
+struct EndsAll(Arc<Controls>);
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        lock(&self.0.tasks).abort_all();
+    }
+}
+
 /// Devices that changed, those first that shall; those that are gone are forgotten.
 fn changes(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + Send + 'static {
     let known = controls.clone();
@@ -99,6 +120,7 @@ fn changes(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<Device>> + S
     controls.shared.devices.subscribe_from(shall_change).filter_map(move |name| {
         let exists = controls.shared.devices.store().get(&name).is_some();
         if !exists {
+            tracing::trace!(target: TURNS, device = %name, "gone");
             controls.forget(&Key::of(&name));
         }
         std::future::ready(exists.then_some(name))
@@ -126,7 +148,9 @@ async fn reconcile(device: Arc<Device>, controls: Arc<Controls>) -> Result<Actio
     let permit = controls.permits.acquire_for(cause, &mut passes).await;
     tracing::trace!(target: TURNS, device = %name, "begins");
     // In a place of its own: all devices of a cluster may wait at once, and few have their turn.
-    Box::pin(has_its_turn(&name, &controls, permit, passes)).await
+    let outcome = Box::pin(has_its_turn(&name, &controls, permit, passes)).await;
+    tracing::trace!(target: TURNS, device = %name, "ends");
+    outcome
 }
 
 async fn has_its_turn(
@@ -153,13 +177,18 @@ async fn has_its_turn(
     controls.with_entry(&key, &device, |entry| entry.passes = passes);
     let Some(sight) = observe(controls, &key, &device).await? else {
         permit.finish("requeue");
-        return Ok(Action::requeue(CATCH_UP));
+        return Ok(Action::requeue(controls.blame(&key, Failure::Outdated)));
     };
     let decision = controls.with_memory(&key, &device, |memory, budgets| {
         let decision = decide(&sight.observed(&device, controls.policy()), memory, budgets);
         controls.metrics.note(&key.namespace, &decision.notes);
         decision
     });
+    let Some(decision) = decision else {
+        // It is gone, or another one of its name has come: that was told.
+        permit.finish("success");
+        return Ok(Action::await_change());
+    };
     let writes = act::begin(controls, &key, &device, decision.actions);
     let written = if writes.is_empty() {
         Ok(true)
@@ -179,7 +208,7 @@ async fn has_its_turn(
         }
         Err(error) if error.is_conflict() => {
             permit.finish("requeue");
-            Ok(Action::requeue(CATCH_UP))
+            Ok(Action::requeue(controls.blame(&key, Failure::Outdated)))
         }
         Err(error) if error.is_not_found() => {
             permit.finish("success");
@@ -191,7 +220,7 @@ async fn has_its_turn(
 
 fn retry(device: Arc<Device>, error: &ApiError, controls: Arc<Controls>) -> Action {
     let name = ObjectRef::from_obj(device.as_ref());
-    let failures = controls.blame(&Key::of(&name));
-    tracing::warn!(device = %name, %error, failures, "device: to be tried again");
-    Action::requeue(controls.policy().backoff.delay(failures, draw()).max(CATCH_UP))
+    let delay = controls.blame(&Key::of(&name), Failure::Broken);
+    tracing::warn!(device = %name, %error, ?delay, "device: to be tried again");
+    Action::requeue(delay)
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 
@@ -19,12 +20,13 @@ const MAX_ADDRESSES: usize = 8;
 pub struct Dns {
     slots: Arc<Semaphore>,
     limit: usize,
+    waiting: IntGauge,
 }
 
 impl Dns {
-    /// At most `limit` lookups at once.
-    pub fn new(limit: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(limit)), limit }
+    /// At most `limit` lookups at once; `waiting` shows how many wait.
+    pub fn new(limit: usize, waiting: IntGauge) -> Self {
+        Self { slots: Arc::new(Semaphore::new(limit)), limit, waiting }
     }
 
     /// Lookups under way.
@@ -47,9 +49,11 @@ impl Dns {
         &self,
         blocking: impl FnOnce() -> io::Result<Vec<IpAddr>> + Send + 'static,
     ) -> Result<Vec<IpAddr>, String> {
+        let waiting = Waiting::new(&self.waiting);
         let Ok(slot) = self.slots.clone().acquire_owned().await else {
             return Err("shutting down".to_owned());
         };
+        drop(waiting);
         let found = tokio::task::spawn_blocking(move || {
             let _until_it_ends = slot;
             blocking()
@@ -59,6 +63,22 @@ impl Dns {
                 .await
                 .map_err(|_| format!("no answer within {DEADLINE:?}"))?,
         )
+    }
+}
+
+/// One that waits, also until it gives up.
+struct Waiting<'a>(&'a IntGauge);
+
+impl<'a> Waiting<'a> {
+    fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -80,10 +100,40 @@ mod tests {
 
     use super::*;
 
+    fn dns(limit: usize) -> Dns {
+        Dns::new(limit, IntGauge::new("waiting", "waiting").unwrap())
+    }
+
+    #[tokio::test]
+    async fn above_the_limit_lookups_wait_and_are_counted_until_they_begin_or_are_given_up() {
+        tokio::time::pause();
+        let dns = dns(2);
+        let (end, ended) = sync_channel::<()>(0);
+        let ended = Arc::new(std::sync::Mutex::new(ended));
+        let mut lookups: Vec<_> = (0..5)
+            .map(|last| {
+                let ended = ended.clone();
+                Box::pin(dns.look_up_with(move || {
+                    let _closed = ended.lock().map(|ended| ended.recv());
+                    Ok(vec![IpAddr::from([10, 20, 0, last])])
+                }))
+            })
+            .collect();
+        assert!(lookups.iter_mut().all(|lookup| lookup.as_mut().now_or_never().is_none()));
+        assert_eq!((dns.usage()(), dns.waiting.get()), (2, 3));
+        drop(lookups.pop());
+        assert_eq!((dns.usage()(), dns.waiting.get()), (2, 2));
+        drop(end);
+        for (last, lookup) in (0..).zip(lookups) {
+            assert_eq!(lookup.await, Ok(vec![IpAddr::from([10, 20, 0, last])]));
+        }
+        assert_eq!(dns.waiting.get(), 0);
+    }
+
     #[tokio::test]
     async fn a_lookup_that_is_given_up_keeps_its_slot_until_the_resolver_has_ended() {
         tokio::time::pause();
-        let dns = Dns::new(1);
+        let dns = dns(1);
         let (end, ended) = sync_channel::<()>(0);
         let stuck = dns.look_up_with(move || {
             let _closed = ended.recv();

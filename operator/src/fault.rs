@@ -20,11 +20,12 @@ mod rollup;
 mod validate;
 mod world;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_api::fault_profile::Targets;
+use edge_api::quantity::Network;
 use edge_api::{FaultNode, FaultProfile};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
@@ -43,10 +44,12 @@ use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
 use crate::leader::part::Part;
+use crate::lock::lock;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
 use crate::record::apply_status;
 use crate::refusal::{Refusal, too_many};
+use crate::resolve::NotAllowed;
 use crate::shared::Shared;
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
@@ -61,9 +64,36 @@ struct Controls {
     profiles: Cache<FaultProfile>,
     nodes: Cache<FaultNode>,
     world: World,
+    /// Which caches left something out at the last decision.
+    cut: Mutex<Cut>,
     memory: Memory,
     permits: Permits,
     metrics: Arc<ControllerMetrics>,
+}
+
+/// Which caches leave something out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cut {
+    devices: bool,
+    pods: bool,
+    agents: bool,
+}
+
+impl Cut {
+    /// Why it is not known whom these targets are, or what agents say of them: there are more than `most` of a kind.
+    fn lacks(self, targets: &Targets, most: u32) -> Option<Refusal> {
+        let caches = [
+            ("devices", targets.devices.is_some() && self.devices),
+            ("pods", targets.pods.is_some() && self.pods),
+            ("agents", self.agents),
+        ];
+        let cut = caches.into_iter().find(|(_, is_cut)| *is_cut);
+        cut.map(|(kinds, _)| too_many(kinds, most))
+    }
+}
+
+fn has_started(profile: &FaultProfile) -> bool {
+    profile.status.as_ref().is_some_and(|status| status.started_at.is_some())
 }
 
 /// A fault controller whose caches are filled.
@@ -80,6 +110,7 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
         permits: Permits::new(shared.args.work.workers, metrics.clone()),
         metrics,
         world: World::default(),
+        cut: Mutex::default(),
         memory: Memory::default(),
         profiles,
         nodes,
@@ -158,23 +189,33 @@ impl Controls {
         concerned
     }
 
-    /// Why it is not known whom these targets are: a choice among some of them would be another choice.
-    fn lacks(&self, targets: &Targets) -> Option<Refusal> {
-        let shared = &self.shared;
-        let caches = [
-            ("devices", targets.devices.is_some() && shared.devices.leaves_out()),
-            ("pods", targets.pods.is_some() && shared.pods.leaves_out()),
-            ("agents", self.nodes.leaves_out()),
-        ];
-        let cut = caches.into_iter().find(|(_, is_cut)| *is_cut);
-        cut.map(|(kinds, _)| too_many(kinds, shared.args.bounds.max_objects))
+    /// Which caches leave something out. When none does any more, what decisions are made on is taken anew out of them first: a
+    /// choice among those that were there before would be another choice.
+    fn cut(&self) -> Cut {
+        let devices = self.shared.devices.leaves_out();
+        let cut = Cut { devices, pods: self.shared.pods.leaves_out(), agents: self.nodes.leaves_out() };
+        let mut last = lock(&self.cut);
+        if *last != cut {
+            if *last != Cut::default() {
+                self.refill();
+            }
+            *last = cut;
+        }
+        cut
+    }
+
+    /// May this profile reach that network? What began stays within reach while it is not known what is not.
+    fn may_reach(&self, profile: &FaultProfile, network: Network) -> Result<(), String> {
+        match self.shared.reach.network(network) {
+            Err(NotAllowed::RangesUnknown(_)) if has_started(profile) => Ok(()),
+            judged => judged.map_err(|refused| refused.to_string()),
+        }
     }
 
     /// What shall become of this profile's status.
     fn decide(&self, profile: &FaultProfile) -> Decision {
-        let reach = |network| self.shared.reach.network(network).map_err(|refused| refused.to_string());
-        let plan =
-            self.lacks(&profile.spec.targets).map_or_else(|| validate::plan(&profile.spec, &reach), Err);
+        let lacks = self.cut().lacks(&profile.spec.targets, self.shared.args.bounds.max_objects);
+        let plan = validate::plan(&profile.spec, &|network| self.may_reach(profile, network));
         let world = self.world.read();
         let found = match &plan {
             Ok(plan) => find(plan, &profile.namespace().unwrap_or_default(), &world.population),
@@ -186,6 +227,7 @@ impl Controls {
             generation: profile.metadata.generation.unwrap_or_default(),
             status: profile.status.as_ref(),
             plan: plan.as_ref(),
+            lacks: lacks.as_ref(),
             found: &found,
             agents: &world.agents,
             epoch: self.shared.leadership.epoch(),
@@ -262,4 +304,4 @@ fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use edge_api::fleet::MAX_RESERVED;
 use edge_api::{Device, DeviceFleet};
 use futures::{Stream, StreamExt as _, stream};
 use kube::ResourceExt as _;
@@ -38,7 +39,7 @@ use self::decide::Decision;
 pub(crate) use self::member::keep_owners;
 use self::memory::Memory;
 use self::metrics::{Census, FleetMetrics};
-use self::observe::{Sight, take_over};
+use self::observe::{Sight, lacks, take_over};
 use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
@@ -90,6 +91,9 @@ pub async fn run(Filled { shared, fleets }: Filled, part: Part) -> Result<()> {
     registry.register(Box::new(census)).context("metrics of the fleets")?;
     let (all, work) = (fleets.store().clone(), &shared.args.work);
     shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
+    let all = fleets.store().clone();
+    let most = u32::try_from(MAX_RESERVED).unwrap_or(u32::MAX);
+    shared.metrics.bound("fleet_reserved", f64::from(most), move || metrics::most_reserved(&all));
     let writers = Arc::new(Semaphore::new(usize::from(work.fleet_writers)));
     let (free, most) = (writers.clone(), usize::from(work.fleet_writers));
     let writing = move || most.saturating_sub(free.available_permits());
@@ -187,8 +191,11 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
     }
     let ours =
         fleet.status.as_ref().and_then(|status| status.epoch) == Some(controls.shared.leadership.epoch());
+    let lacks = lacks(controls);
     let revisions = match controls.memory.revisions(fleet) {
-        None if ours => match take_over(controls, fleet).await? {
+        // A cache that leaves out devices never catches up. Such a fleet is refused, which needs no revision; it is taken over
+        // when all find room.
+        None if ours && lacks.is_none() => match take_over(controls, fleet).await? {
             Some(revisions) => {
                 controls.memory.set_revisions(fleet, Some(revisions.clone()));
                 revisions
@@ -197,7 +204,7 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
         },
         known => known.unwrap_or_default(),
     };
-    let decision = Sight::of(controls, fleet, revisions).decide(fleet);
+    let decision = Sight::of(controls, fleet, lacks, revisions).decide(fleet);
     match decision {
         Decision::StandBack { epoch } => {
             tracing::warn!(

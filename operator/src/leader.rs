@@ -164,7 +164,7 @@ impl<L: Leases> Campaign<L> {
                 self.watch_from = Some(version);
             }
             Err(error) => {
-                tracing::warn!(%error, "the operator's ServiceAccount needs list, watch, patch and create on its Lease");
+                tracing::warn!(%error, "{}", error.advice());
                 self.elector.doubt(sent, draw());
             }
         }

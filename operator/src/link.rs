@@ -17,5 +17,5 @@ pub mod wire;
 pub const EXCHANGES: &str = "edge_operator::exchanges";
 
 pub use exchange::{End, Timing};
-pub use socket::{Counters, Link, Request};
+pub use socket::{Counters, Link, Request, Transmissions};
 pub use wire::{Code, Method};

@@ -19,6 +19,7 @@ pub struct Permits {
 
 /// The right to reconcile; given back when dropped.
 pub struct Permit {
+    /// None once it has given way.
     slot: Option<Slot>,
     metrics: Arc<ControllerMetrics>,
     since: Instant,
@@ -41,13 +42,12 @@ impl Permits {
     /// As [`Self::acquire`], where what is new passes the rest.
     pub async fn acquire_for(&self, cause: Cause, passes: &mut Passes) -> Permit {
         let waiter = Waiter::new(&self.metrics);
-        // There are slots as long as there is this; if there were none, going on unlimited would be the lesser evil.
-        let permit = self.permits.acquire_fairly(cause, passes).await;
+        let slot = self.permits.acquire_fairly(cause, passes).await;
         drop(waiter);
         self.metrics.active.inc();
         let since = Instant::now();
         let number = self.metrics.running.begin(since);
-        Permit { slot: permit, metrics: self.metrics.clone(), since, number, result: "error" }
+        Permit { slot: Some(slot), metrics: self.metrics.clone(), since, number, result: "error" }
     }
 }
 

@@ -27,9 +27,10 @@ pub enum NotAllowed {
          --allow-cidrs names them"
     )]
     OwnRange(String, &'static str, Network),
-    /// Not all of the cluster's own ranges found room here.
+    /// Not all of the cluster's own ranges, or not all of its pods, found room here.
     #[error(
-        "{0}: there are more Nodes or ServiceCIDRs than --max-objects; raise it, or name {0} in --allow-cidrs"
+        "{0}: there are more Nodes, ServiceCIDRs or pods than --max-objects, so that it may be one of the cluster; raise it, or name \
+         {0} in --allow-cidrs"
     )]
     RangesUnknown(String),
     /// Loopback, link-local, multicast or unspecified.
@@ -95,7 +96,7 @@ pub fn check_network(
     allowed: Option<&[Network]>,
     ranges: &Ranges,
 ) -> Result<(), NotAllowed> {
-    let name = if network.is_host() { network.address().to_string() } else { network.to_string() };
+    let name = name(network);
     if let Some(allowed) = allowed {
         if allowed.iter().any(|listed| listed.covers(network)) {
             return Ok(());
@@ -115,6 +116,10 @@ pub fn check_network(
     }
 }
 
+fn name(network: Network) -> String {
+    if network.is_host() { network.address().to_string() } else { network.to_string() }
+}
+
 fn special(network: Network) -> Option<&'static str> {
     const SPECIAL: [(&str, &str); 8] = [
         ("127.0.0.0/8", "a loopback address"),
@@ -130,11 +135,19 @@ fn special(network: Network) -> Option<&'static str> {
     SPECIAL.iter().find(|(text, _)| overlaps(text)).map(|(_, kind)| *kind)
 }
 
+/// The pods that are known.
+#[derive(Default)]
+struct Pods {
+    places: HashMap<IpAddr, PodPlace>,
+    /// Some are left out.
+    are_cut: bool,
+}
+
 /// What is reachable now, as the last watch events say. Shared by all controllers.
 pub struct Reach {
     allowed: Option<Vec<Network>>,
     ranges: RwLock<Arc<Ranges>>,
-    pods: RwLock<HashMap<IpAddr, PodPlace>>,
+    pods: RwLock<Pods>,
     moved: broadcast::Sender<Arc<HashSet<IpAddr>>>,
 }
 
@@ -160,13 +173,14 @@ impl Reach {
         *self.ranges.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ranges);
     }
 
-    /// Replaces what is known of pods.
-    pub fn set_pods(&self, pods: &[Arc<Pod>]) {
+    /// Replaces what is known of pods. `are_cut`: there are more, so that any other address may be a pod's.
+    pub fn set_pods(&self, pods: &[Arc<Pod>], are_cut: bool) {
         let next: HashMap<_, _> = pods.iter().flat_map(|pod| places(pod)).collect();
         let mut known = self.pods.write().unwrap_or_else(PoisonError::into_inner);
-        let either = known.keys().chain(next.keys());
-        let moved: HashSet<IpAddr> = either.filter(|ip| known.get(*ip) != next.get(*ip)).copied().collect();
-        *known = next;
+        let before = &known.places;
+        let either = before.keys().chain(next.keys());
+        let moved: HashSet<IpAddr> = either.filter(|ip| before.get(*ip) != next.get(*ip)).copied().collect();
+        *known = Pods { places: next, are_cut };
         drop(known);
         if !moved.is_empty() {
             // A send fails only when nobody listens.
@@ -189,7 +203,7 @@ impl Reach {
 
     /// The pod that has this address now. Pods on the host network have none of their own.
     pub fn pod(&self, address: IpAddr) -> Option<PodPlace> {
-        self.pods.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).places.get(&address).cloned()
     }
 
     /// May anybody reach this network? A pod range never is, unless `--allow-cidrs` names it.
@@ -198,7 +212,12 @@ impl Reach {
     /// When it may not, with the sentence for the user.
     pub fn network(&self, network: Network) -> Result<(), NotAllowed> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner).clone();
-        check_network(network, self.allowed.as_deref(), &ranges)
+        check_network(network, self.allowed.as_deref(), &ranges)?;
+        let pods_are_cut = self.pods.read().unwrap_or_else(PoisonError::into_inner).are_cut;
+        if self.allowed.is_none() && pods_are_cut {
+            return Err(NotAllowed::RangesUnknown(name(network)));
+        }
+        Ok(())
     }
 
     /// May an object of `namespace` reach this address? Gives the node, when it is a pod of that namespace.

@@ -202,7 +202,7 @@ async fn fill(
         tasks.spawn(follow_ranges(nodes, services, reach.clone(), shutdown.clone()));
     }
     tokio::join!(devices.ready(), pods.ready());
-    reach.set_pods(&pods.store().state());
+    reach.set_pods(&pods.store().state(), pods.leaves_out());
     tasks.spawn(follow_pods(pods.clone(), reach.clone(), shutdown.clone()));
     let (events, waiting) = Events::new(&metrics, &args.bounds).context("metrics of Events")?;
     let instance = args.cluster.identity.clone();
@@ -244,7 +244,7 @@ async fn follow_pods(pods: Cache<Pod>, reach: Arc<Reach>, shutdown: Cancellation
     let mut changes =
         std::pin::pin!(pods.subscribe().ready_chunks(256).take_until(shutdown.cancelled_owned()));
     while changes.next().await.is_some() {
-        reach.set_pods(&pods.store().state());
+        reach.set_pods(&pods.store().state(), pods.leaves_out());
     }
     Ok(())
 }

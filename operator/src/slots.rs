@@ -49,6 +49,8 @@ struct All {
     free_for_doubtful: usize,
     changes: Queue,
     routine: Queue,
+    /// Those who passed somebody twice: none of these goes before whom it passed.
+    last: Line,
     /// Slots given to changes since one was given to a routine question, while one could have had them.
     passed: u32,
     /// How many waited so far: the number of the next.
@@ -72,6 +74,8 @@ struct Line {
 #[derive(Debug)]
 struct Waiter {
     arrival: u64,
+    /// In the last line: not before those who came earlier than this.
+    after: u64,
     turn: oneshot::Sender<Slot>,
 }
 
@@ -82,6 +86,12 @@ impl Line {
             self.sweep_at = 2 * self.waiting.len();
         }
         self.waiting.push_back(next);
+    }
+
+    /// The first that still waits has its turn.
+    fn pop(&mut self) -> Option<oneshot::Sender<Slot>> {
+        self.arrival()?;
+        Some(self.waiting.pop_front()?.turn)
     }
 
     /// When the first came that still waits.
@@ -107,9 +117,10 @@ impl Queue {
         }
     }
 
-    /// When the first came of all that wait.
-    fn arrival(&mut self) -> Option<u64> {
-        self.certain.arrival().into_iter().chain(self.doubtful.arrival()).min()
+    /// When the first came of all that wait, or of those that may go.
+    fn arrival(&mut self, doubtful_may_go: bool) -> Option<u64> {
+        let doubtful = self.doubtful.arrival().filter(|_| doubtful_may_go);
+        self.certain.arrival().into_iter().chain(doubtful).min()
     }
 
     fn is_empty(&self) -> bool {
@@ -123,12 +134,18 @@ impl All {
         let doubtful_may_go = self.free_for_doubtful > 0;
         let change = self.changes.next_line(doubtful_may_go);
         let routine = self.routine.next_line(doubtful_may_go);
-        let (queue, doubtful) = match (change, routine) {
-            (Some(_), Some(line)) if self.passed + 1 >= ROUTINE_SHARE => (&mut self.routine, line),
-            (Some(line), _) => (&mut self.changes, line),
-            (None, line) => (&mut self.routine, line?),
+        let (cause, doubtful) = match (change, routine) {
+            (Some(_), Some(line)) if self.passed + 1 >= ROUTINE_SHARE => (Cause::Routine, line),
+            (Some(line), _) => (Cause::Change, line),
+            (None, Some(line)) => (Cause::Routine, line),
+            (None, None) => return Some((false, self.last.pop()?)),
         };
-        let turn = queue.line(doubtful).waiting.pop_front()?.turn;
+        let came = self.queue(cause).line(doubtful).arrival()?;
+        if self.last_goes_before(came, doubtful_may_go) {
+            // It is of no cause now, and changes nothing about whose share is next.
+            return Some((false, self.last.pop()?));
+        }
+        let turn = self.queue(cause).line(doubtful).pop()?;
         self.passed = match (change, routine) {
             (Some(_), Some(_)) => (self.passed + 1) % ROUTINE_SHARE,
             // Those that wait may not go now: their turn is not forgotten.
@@ -136,6 +153,40 @@ impl All {
             _ => 0,
         };
         Some((doubtful, turn))
+    }
+
+    fn queue(&mut self, cause: Cause) -> &mut Queue {
+        match cause {
+            Cause::Change => &mut self.changes,
+            Cause::Routine => &mut self.routine,
+        }
+    }
+
+    /// One more waits.
+    fn arrives(&mut self, after: u64) -> (Waiter, oneshot::Receiver<Slot>) {
+        let (turn, brings) = oneshot::channel();
+        let waiter = Waiter { arrival: self.arrivals, after, turn };
+        self.arrivals += 1;
+        (waiter, brings)
+    }
+
+    /// Has the first of the last line waited longer than who came then, and has everybody had a turn whom it passed twice?
+    fn last_goes_before(&mut self, came: u64, doubtful_may_go: bool) -> bool {
+        let queues = [&mut self.changes, &mut self.routine];
+        let oldest = queues.into_iter().filter_map(|queue| queue.arrival(doubtful_may_go)).min();
+        let arrival = self.last.arrival();
+        let first = self.last.waiting.front().filter(|_| arrival.is_some_and(|arrival| arrival < came));
+        first.is_some_and(|first| oldest.is_none_or(|oldest| first.after <= oldest))
+    }
+
+    /// Does somebody wait who came before this, and would be passed by who waits for this cause?
+    fn would_be_passed(&mut self, cause: Cause, since: u64) -> bool {
+        let others = match cause {
+            Cause::Change => &mut self.routine,
+            Cause::Routine => &mut self.changes,
+        };
+        let oldest = others.arrival(true).into_iter().chain(self.last.arrival()).min();
+        oldest.is_some_and(|oldest| oldest < since)
     }
 
     fn take(&mut self, doubtful: bool) {
@@ -167,6 +218,7 @@ impl Slots {
             free_for_doubtful: (limit / 2).max(1),
             changes: Queue::default(),
             routine: Queue::default(),
+            last: Line::default(),
             passed: 0,
             arrivals: 0,
         };
@@ -180,214 +232,69 @@ impl Slots {
     }
 
     /// Waits for a slot, first come, first served among those of one cause that may have it. `doubtful`: the device's last exchange
-    /// ended in silence. None when all ends.
-    pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Option<Slot> {
+    /// ended in silence.
+    pub async fn acquire(&self, doubtful: bool, cause: Cause) -> Slot {
         let turn = self.take(&mut lock(&self.all), doubtful, cause);
-        match turn {
-            Ok(slot) => Some(slot),
-            Err(turn) => turn.await.ok(),
-        }
+        comes(turn).await
     }
 
     /// As [`Self::acquire`], for one of many objects that come again and again: it passes nobody more than twice who waits all the
     /// while, whatever its cause.
-    pub async fn acquire_fairly(&self, cause: Cause, passes: &mut Passes) -> Option<Slot> {
-        let turn = {
-            let mut all = lock(&self.all);
-            let [before_last, _] = passes.0;
-            let passed_twice = all.routine.arrival().is_some_and(|oldest| before_last > oldest);
-            self.take(&mut all, false, if passed_twice { Cause::Routine } else { cause })
-        };
-        let slot = match turn {
-            Ok(slot) => slot,
-            Err(turn) => turn.await.ok()?,
-        };
+    pub async fn acquire_fairly(&self, cause: Cause, passes: &mut Passes) -> Slot {
+        let [before_last, _] = passes.0;
+        let turn = self.take_fairly(&mut lock(&self.all), cause, before_last);
+        let slot = comes(turn).await;
         passes.0 = [passes.0[1], lock(&self.all).arrivals];
-        Some(slot)
+        slot
     }
 
     /// A slot that is free, or what brings one.
     fn take(&self, all: &mut All, doubtful: bool, cause: Cause) -> Result<Slot, oneshot::Receiver<Slot>> {
-        // Nobody waits for what is free and may be had.
-        if all.free > 0 && (!doubtful || all.free_for_doubtful > 0) {
-            all.take(doubtful);
-            return Ok(Slot { all: self.all.clone(), doubtful });
+        self.free(all, doubtful).ok_or_else(|| {
+            let (waiter, brings) = all.arrives(0);
+            all.queue(cause).line(doubtful).push(waiter);
+            brings
+        })
+    }
+
+    /// As [`Self::take`], for one who had its turn twice since `before_last`.
+    fn take_fairly(
+        &self,
+        all: &mut All,
+        cause: Cause,
+        before_last: u64,
+    ) -> Result<Slot, oneshot::Receiver<Slot>> {
+        if !all.would_be_passed(cause, before_last) {
+            return self.take(all, false, cause);
         }
-        let (turn, brings) = oneshot::channel();
-        let waiter = Waiter { arrival: all.arrivals, turn };
-        all.arrivals += 1;
-        let queue = match cause {
-            Cause::Change => &mut all.changes,
-            Cause::Routine => &mut all.routine,
-        };
-        queue.line(doubtful).push(waiter);
-        Err(brings)
+        self.free(all, false).ok_or_else(|| {
+            let (waiter, brings) = all.arrives(before_last);
+            all.last.push(waiter);
+            brings
+        })
+    }
+
+    /// Nobody waits for what is free and may be had.
+    fn free(&self, all: &mut All, doubtful: bool) -> Option<Slot> {
+        if all.free == 0 || (doubtful && all.free_for_doubtful == 0) {
+            return None;
+        }
+        all.take(doubtful);
+        Some(Slot { all: self.all.clone(), doubtful })
+    }
+}
+
+/// The slot that is there, or the one that is brought.
+async fn comes(turn: Result<Slot, oneshot::Receiver<Slot>>) -> Slot {
+    match turn {
+        Ok(slot) => slot,
+        Err(turn) => match turn.await {
+            Ok(slot) => slot,
+            // Who brings it is taken out of a line to bring it, or once nobody waits: this wait has ended then.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-
-    use super::Cause::{Change, Routine};
-    use super::*;
-
-    #[tokio::test]
-    async fn devices_that_do_not_answer_hold_half_of_the_slots_at_most() {
-        let slots = Slots::new(4);
-        let held = [slots.acquire(true, Change).await.unwrap(), slots.acquire(true, Change).await.unwrap()];
-        let mut third = Box::pin(slots.acquire(true, Change));
-        assert!(third.as_mut().now_or_never().is_none());
-        let healthy =
-            [slots.acquire(false, Routine).now_or_never(), slots.acquire(false, Routine).now_or_never()];
-        assert!(
-            healthy.iter().all(Option::is_some),
-            "slots are free, and those before them wait in another queue"
-        );
-        drop(held);
-        assert!(third.await.is_some());
-    }
-
-    #[tokio::test]
-    async fn what_is_new_passes_routine_questions_and_every_fourth_slot_is_theirs() {
-        let slots = Slots::new(1);
-        let mut held = slots.acquire(false, Routine).await;
-        let routine: Vec<_> = (0..3).map(|number| (Routine, number)).collect();
-        let changes: Vec<_> = (0..8).map(|number| (Change, number)).collect();
-        let mut waiting: Vec<_> = [routine, changes]
-            .concat()
-            .into_iter()
-            .map(|(cause, number)| ((cause, number), Box::pin(slots.acquire(false, cause))))
-            .collect();
-        assert!(waiting.iter_mut().all(|(_, turn)| turn.as_mut().now_or_never().is_none()));
-        let mut order = Vec::new();
-        while !waiting.is_empty() {
-            drop(held.take());
-            let turns = waiting.iter_mut().map(|(_, turn)| turn.as_mut().now_or_never());
-            let (at, slot) = turns.enumerate().find_map(|(at, slot)| Some((at, slot?))).expect("one is next");
-            held = slot;
-            order.push(waiting.remove(at).0);
-        }
-        let expected = [
-            (Change, 0),
-            (Change, 1),
-            (Change, 2),
-            (Routine, 0),
-            (Change, 3),
-            (Change, 4),
-            (Change, 5),
-            (Routine, 1),
-            (Change, 6),
-            (Change, 7),
-            (Routine, 2),
-        ];
-        assert_eq!(order, expected);
-    }
-
-    #[tokio::test]
-    async fn whoever_comes_again_and_again_passes_nobody_a_third_time() {
-        let slots = Slots::new(1);
-        let mut held = slots.acquire(false, Routine).await;
-        // Some wait before the one who hurries comes, and some come while it does.
-        let mut patient: Vec<_> = (0..8).map(|_| Box::pin(slots.acquire(false, Routine))).collect();
-        assert!(patient.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
-        let (mut passes, mut passed, mut more) = (Passes::default(), vec![0; patient.len()], 40);
-        while !passed.is_empty() {
-            let mut hurries = Box::pin(slots.acquire_fairly(Change, &mut passes));
-            assert!(hurries.as_mut().now_or_never().is_none());
-            loop {
-                drop(held.take());
-                if let Some(slot) = hurries.as_mut().now_or_never() {
-                    held = slot;
-                    passed.iter_mut().for_each(|times| *times += 1);
-                    break;
-                }
-                let mut turns = patient.iter_mut().map(|turn| turn.as_mut().now_or_never()).enumerate();
-                let (at, slot) = turns.find_map(|(at, slot)| Some((at, slot?))).expect("one is next");
-                drop(turns);
-                held = slot;
-                drop(patient.remove(at));
-                let times = passed.remove(at);
-                assert!(times <= 2, "one was passed {times} times");
-                if more > 0 {
-                    more -= 1;
-                    patient.push(Box::pin(slots.acquire(false, Routine)));
-                    assert!(patient.last_mut().unwrap().as_mut().now_or_never().is_none());
-                    passed.push(0);
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_silent_device_that_shall_change_waits_for_no_routine_question_of_another_one() {
-        let slots = Slots::new(4);
-        let mut held: Vec<_> =
-            (0..4).map(|_| slots.acquire(false, Change).now_or_never().flatten().unwrap()).collect();
-        let mut routine: Vec<_> = (0..10).map(|_| Box::pin(slots.acquire(true, Routine))).collect();
-        assert!(routine.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
-        let mut change = Box::pin(slots.acquire(true, Change));
-        assert!(change.as_mut().now_or_never().is_none());
-        held.pop();
-        assert!(change.as_mut().now_or_never().is_some(), "others wait before it, who hold nothing");
-    }
-
-    #[tokio::test]
-    async fn where_silent_devices_alone_wait_every_fourth_of_their_slots_is_for_a_routine_question() {
-        let slots = Slots::new(4);
-        let [mut half, mut answering]: [VecDeque<_>; 2] = [true, false].map(|doubtful| {
-            let held = (0..2).map(|_| slots.acquire(doubtful, Change).now_or_never().flatten().unwrap());
-            held.collect()
-        });
-        let mut causes: Vec<_> = [Routine, Routine, Change, Change, Change, Change, Change]
-            .into_iter()
-            .map(|cause| (cause, Box::pin(slots.acquire(true, cause))))
-            .collect();
-        assert!(causes.iter_mut().all(|(_, turn)| turn.as_mut().now_or_never().is_none()));
-        let mut order = Vec::new();
-        while !causes.is_empty() {
-            // What is given meanwhile to those that answer takes nothing from anybody's turn.
-            for _ in 0..3 {
-                let mut turn = Box::pin(slots.acquire(false, Change));
-                assert!(turn.as_mut().now_or_never().is_none());
-                answering.pop_front();
-                answering.extend(turn.as_mut().now_or_never().flatten());
-            }
-            half.pop_front();
-            let turns = causes.iter_mut().map(|(_, turn)| turn.as_mut().now_or_never().flatten());
-            let (at, slot) = turns.enumerate().find_map(|(at, slot)| Some((at, slot?))).expect("one is next");
-            half.push_back(slot);
-            order.push(causes.remove(at).0);
-        }
-        assert_eq!(order, [Change, Change, Change, Routine, Change, Change, Routine]);
-    }
-
-    #[tokio::test]
-    async fn a_slot_that_nobody_waits_for_any_more_goes_to_the_next_and_is_never_lost() {
-        let slots = Slots::new(1);
-        let held = slots.acquire(false, Change).await;
-        let mut gives_up = Box::pin(slots.acquire(false, Change));
-        let mut too_late = Box::pin(slots.acquire(false, Change));
-        let mut patient = Box::pin(slots.acquire(false, Routine));
-        for turn in [&mut gives_up, &mut too_late, &mut patient] {
-            assert!(turn.as_mut().now_or_never().is_none());
-        }
-        drop(gives_up);
-        drop(held);
-        assert!(patient.as_mut().now_or_never().is_none());
-        // It was given the slot, and ends before it looks.
-        drop(too_late);
-        drop(patient.as_mut().now_or_never().expect("it is next"));
-        assert_eq!(lock(&slots.all).free, 1);
-    }
-
-    #[tokio::test]
-    async fn who_gave_up_takes_no_room() {
-        let slots = Slots::new(1);
-        let _held = slots.acquire(false, Change).await;
-        for _ in 0..10 * SWEEP {
-            assert!(slots.acquire(false, Change).now_or_never().is_none());
-        }
-        assert!(lock(&slots.all).changes.certain.waiting.len() <= SWEEP);
-    }
-}
+mod tests;

@@ -42,8 +42,15 @@ async fn a_profile_lives_from_pending_to_expired_and_says_so() {
     stage.agent("n1", FRESH, &[("cut", holds)]).await;
     let status = stage.until_phase("cut", FaultPhase::Active).await;
     assert_eq!(condition(&status.conditions, "Effective"), "Effective=False/NoPacketYet");
+    let full =
+        json!({"targets": 1, "enforced": 1, "installed": true, "reason": "LineFull", "message": "no room"});
+    stage.agent("n1", FRESH, &[("cut", full)]).await;
+    let status = stage.until_phase("cut", FaultPhase::Degraded).await;
+    assert_eq!(condition(&status.conditions, "Installed"), "Installed=True/LineFull");
+    assert_eq!((status.targets.enforced, status.nodes[0].state.as_str()), (1, "LineFull"));
     let acts = json!({"targets": 1, "enforced": 1, "installed": true, "effective": true});
     stage.agent("n1", FRESH, &[("cut", acts)]).await;
+    stage.until_phase("cut", FaultPhase::Active).await;
     let effective = |status: &FaultProfileStatus| {
         condition(&status.conditions, "Effective").starts_with("Effective=True")
     };
@@ -55,7 +62,10 @@ async fn a_profile_lives_from_pending_to_expired_and_says_so() {
     assert!(expired.as_second() >= end.as_second(), "it expired at {expired}, before {end}");
     assert_eq!(condition(&status.conditions, "Installed"), "Installed=False/Expired");
     assert_eq!(condition(&status.conditions, "Effective"), "Effective=True/Expired");
-    assert_eq!(stage.events_up_to("cut", "Expired").await, ["Accepted", "Started", "Expired"]);
+    assert_eq!(
+        stage.events_up_to("cut", "Expired").await,
+        ["Accepted", "Started", "Degraded", "Recovered", "Expired"]
+    );
 }
 
 #[tokio::test]

@@ -53,8 +53,11 @@ async fn a_rollout_goes_batch_by_batch_within_its_budgets_and_then_nothing_is_wr
     assert_eq!((seen.told_before(1), seen.told_before(4)), (1, 4), "{seen:?}");
     assert!(seen.most_in_flight <= 3, "{seen:?}");
     stage.is_silent().await;
-    assert!(stage.operator.metric("edge_fleet_phase{fleet=\"px4\"") > 0.5);
-    assert!(stage.operator.metric("edge_fleet_changes_total{result=\"set\"}") > 7.5);
+    for (phase, is_in) in [("Complete", 1.0), ("Progressing", 0.0)] {
+        let series = format!("edge_fleet_phase{{fleet=\"px4\",phase=\"{phase}\"}}");
+        assert_eq!(stage.operator.metric(&series).round(), is_in, "{series}");
+    }
+    assert_eq!(stage.operator.metric("edge_fleet_changes_total{result=\"set\"}").round(), 8.0);
 
     // The same device is the first one again.
     let first = seen.told[0].clone();

@@ -5,15 +5,13 @@
 //!  cases.rs      what is measured by default: a program and a frame each
 //!  rigs.rs       the rigs with targets that they run on
 //!  report.rs     its ratios and aims
-//!  figures.rs    chaos-agent's program `figures`: packets' paths, replaced rules, and an API server
+//!  figures.rs    chaos-agent's program `figures`: packets' paths, replaced rules, the delay line's engine, and an API server
 //!  machine.rs    the same program in a machine in qemu, where instructions are counted
-//!  line.rs       the delay line's engine: a program of its own
 //!  scale.rs      the operator with thousands of devices: its program `scale`
 //! ```
 
 mod cases;
 mod figures;
-mod line;
 mod machine;
 mod report;
 mod rigs;
@@ -47,12 +45,6 @@ pub struct Args {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub longer: Longer,
-    /// Measure the delay line's userspace engine instead; builds the agent optimised, which takes minutes the first time
-    #[arg(long, conflicts_with = "longer")]
-    pub line: bool,
-    /// With --line: threads that do nothing but take CPU time meanwhile, as a busy node has
-    #[arg(long, requires = "line", default_value_t = 0)]
-    pub busy: u32,
 }
 
 /// What takes longer than the kernel programs, and is measured instead of them. All of it wants the agent optimised, which takes
@@ -67,6 +59,9 @@ pub struct Longer {
     /// Measure how long it takes to replace the rules of 65,536 targets, and whether a packet escapes meanwhile (a minute)
     #[arg(long)]
     pub replace: bool,
+    /// Measure the delay line's userspace engine by itself: packets a second, and how late they leave it (a minute)
+    #[arg(long)]
+    pub line: bool,
     /// Measure the time from a write to an API server to the first packet that is hit, with 1,000 targets; builds etcd and
     /// kube-apiserver once (three minutes without that)
     #[arg(long)]
@@ -77,7 +72,7 @@ pub struct Longer {
     pub vm: bool,
     /// Measure the operator with 10,000 devices on bad lines beside a real API server: a cold start, what a device costs it, and
     /// how soon the next leader commands; builds etcd and kube-apiserver once (fifteen minutes without that)
-    #[arg(long, conflicts_with_all = ["paths", "replace", "cluster", "vm"])]
+    #[arg(long, conflicts_with_all = ["paths", "replace", "line", "cluster", "vm"])]
     pub scale: bool,
     /// With --scale: so many devices; the aims are those of 10,000
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
@@ -85,6 +80,9 @@ pub struct Longer {
     /// With --scale: how often the leader is killed, and how often it ends
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     pub changes: u32,
+    /// With --line: threads that do nothing but take CPU time meanwhile, as a busy node has
+    #[arg(long, default_value_t = 0, value_name = "THREADS")]
+    pub busy: u32,
     /// With --paths or --vm: the delay line's engine, as chaos-agent's --engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: String,
@@ -101,7 +99,7 @@ pub struct Longer {
 
 impl Longer {
     const fn is_any(&self) -> bool {
-        self.paths || self.replace || self.cluster || self.vm || self.scale
+        self.paths || self.replace || self.line || self.cluster || self.vm || self.scale
     }
 }
 
@@ -116,9 +114,6 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     interrupt::install()?;
-    if args.line {
-        return line::run(args);
-    }
     // Also for --scale: all benchmarks are built with the whole workspace.
     build_ebpf::run(&build_ebpf::Args::default())?;
     let reports = if args.longer.is_any() { longer(&args.longer)? } else { vec![programs(args)?] };
@@ -131,13 +126,13 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What the flags ask for, in the order of the help.
 fn longer(args: &Longer) -> Result<Vec<Report>> {
-    let Longer { paths, replace, cluster, vm, scale, devices, changes, engine, vm_rounds, profiles, program } =
-        args;
+    let Longer { paths, replace, line, cluster, vm, scale, engine, program, .. } = args;
+    let (devices, changes) = (args.devices, args.changes);
     if *scale {
-        return scale::run(program.as_deref(), *devices, *changes).map(|report| vec![report]);
+        return scale::run(program.as_deref(), devices, changes).map(|report| vec![report]);
     }
     let program = program.clone().map_or_else(|| figures::build(figures::NAME), Ok)?;
-    let count = profiles.to_string();
+    let [profiles, busy] = [args.profiles, args.busy].map(|count| count.to_string());
     let mut reports = Vec::new();
     let mut show = |report: Report| {
         print!("{}{}", if reports.is_empty() { "" } else { "\n" }, report.table());
@@ -149,17 +144,20 @@ fn longer(args: &Longer) -> Result<Vec<Report>> {
     if *replace {
         show(figures::run(&program, "replacing rules", &["replace"], &[])?);
     }
+    if *line {
+        show(figures::run(&program, "the delay line's engine", &["line", "--busy", &busy], &[])?);
+    }
     if *cluster {
         let assets = crate::test::control_plane()?;
         show(figures::run(
             &program,
             "from the API server to packets",
-            &["apply", "--profiles", &count],
+            &["apply", "--profiles", &profiles],
             &assets,
         )?);
     }
     if *vm {
-        show(machine::run(&program, engine, *vm_rounds)?);
+        show(machine::run(&program, engine, args.vm_rounds)?);
     }
     Ok(reports)
 }

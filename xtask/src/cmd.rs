@@ -72,6 +72,17 @@ impl Cmd {
         self
     }
 
+    /// Gives it only the processor time that nobody else wants; without the program `chrt` it is one among the others.
+    #[must_use]
+    pub fn in_idle_time(self) -> Self {
+        if !Self::new("chrt").arg("--version").succeeds() {
+            return self;
+        }
+        let own = std::iter::once(self.program).chain(self.args).collect();
+        let args = [vec!["--idle".into(), "0".into()], own].concat();
+        Self { program: "chrt".into(), args, ..self }
+    }
+
     /// Shows progress under this name; each line that the program prints becomes the note beside it.
     #[must_use]
     pub fn step(mut self, name: impl Into<String>) -> Self {
@@ -250,6 +261,19 @@ mod tests {
     fn a_missing_folder_is_named_and_the_program_is_not_blamed() {
         let failed = Cmd::new("sh").dir("/no/such/folder").run().unwrap_err();
         assert!(format!("{failed:#}").contains("the folder /no/such/folder is not there"), "{failed:#}");
+    }
+
+    #[test]
+    fn a_program_in_idle_time_is_scheduled_behind_all_others_and_is_otherwise_the_same() {
+        // proc_pid_stat(5): the policy is field 41, and the name, which ends with a bracket, is field 2; SCHED_IDLE is 5.
+        let script = "cat /proc/self/stat; echo $0 $EDGE_SAID";
+        let cmd = Cmd::new("sh").args(["-c", script, "an argument"]).env("EDGE_SAID", "yes").in_idle_time();
+        let said = cmd.read().unwrap();
+        let (stat, words) = said.split_once('\n').unwrap();
+        assert_eq!(words, "an argument yes");
+        let policy = stat.rsplit(") ").next().unwrap().split(' ').nth(38);
+        let has_chrt = Cmd::new("chrt").arg("--version").succeeds();
+        assert_eq!(policy, Some(if has_chrt { "5" } else { "0" }), "{stat}");
     }
 
     #[test]

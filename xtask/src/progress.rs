@@ -2,9 +2,13 @@
 //! Everything goes to stderr, so that stdout stays usable in a pipe.
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// The bars on the terminal, of which several can be under way.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Where there is no terminal: a line at most this often for a step that goes on.
 const LINE_EVERY: Duration = Duration::from_secs(15);
@@ -79,8 +83,9 @@ impl Step {
     fn end(&mut self, text: &str) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+            BARS.remove(&bar);
         }
-        eprintln!("{text}");
+        beside(|| eprintln!("{text}"));
     }
 }
 
@@ -92,13 +97,22 @@ impl Drop for Step {
     }
 }
 
+/// Prints, whatever bars are on the terminal.
+pub fn beside(print: impl FnOnce()) {
+    BARS.suspend(print);
+}
+
 fn draw(name: &str, total: Option<u64>) -> ProgressBar {
     let template = match total {
         Some(_) => "{spinner} {prefix} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}",
         None => "{spinner} {prefix} {wide_msg} {elapsed}",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style);
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::new_spinner(),
+    };
+    let bar = BARS.add(bar).with_style(style);
     bar.set_prefix(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(120));
     bar

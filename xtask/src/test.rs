@@ -26,8 +26,9 @@ mod rung;
 mod stage;
 
 use std::time::Duration;
+use std::{fmt, thread};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use self::outcome::Outcome;
 use self::program::Program;
@@ -36,7 +37,7 @@ pub(crate) use self::stage::control_plane;
 use self::stage::{Ability, Stage};
 use crate::cmd::Cmd;
 use crate::progress::Step;
-use crate::{cleanup, interrupt, paths};
+use crate::{cleanup, interrupt, paths, progress};
 
 /// What `cargo xtask test` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -61,8 +62,8 @@ pub struct Args {
     /// In the rung `sim`: how many seeds are run
     #[arg(long, env = "EDGE_SIM_SEEDS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub seeds: u32,
-    /// Run only tests whose names contain this
-    pub filter: Option<String>,
+    /// Run only tests whose names contain one of these
+    pub filters: Vec<String>,
 }
 
 /// How long a seed of the simulation may take on a busy machine; in calm it is two seconds.
@@ -87,34 +88,41 @@ pub fn run(args: &Args) -> Result<()> {
     let able: Vec<_> = rungs.iter().map(|rung| (*rung, stage::prepare(*rung))).collect();
     interrupt::check()?;
     let programs = program::build(&rungs)?;
-    let mut totals = Totals::default();
-    for (rung, ability) in able {
-        interrupt::check()?;
-        match ability {
-            Ability::Able => totals.add(rung, &run_rung(rung, args, &programs)?),
-            Ability::Lacks(reason) if args.rungs.is_empty() || args.or_skip => {
-                totals.skip(rung, args, &programs, &format!("{reason:#}"))?;
-            }
-            Ability::Lacks(reason) | Ability::Broken(reason) => {
-                println!("{rung}: FAILED before its tests: {reason:#}");
-                totals.failed += 1;
-            }
-        }
-    }
+    let (beside, front): (Vec<_>, Vec<_>) = able.into_iter().partition(|(rung, _)| rung.is_beside());
+    let run_all = |able: Vec<(Rung, Ability)>, way| {
+        let mut totals = Totals::default();
+        able.into_iter().try_for_each(|(rung, ability)| totals.run(rung, ability, way, args, &programs))?;
+        anyhow::Ok(totals)
+    };
+    let way = if front.is_empty() { Way::InFront } else { Way::Beside };
+    let (front, beside) = thread::scope(|scope| {
+        let beside = scope.spawn(|| run_all(beside, way));
+        let front = run_all(front, Way::InFront);
+        (front, beside.join())
+    });
+    let beside =
+        beside.map_err(|_| anyhow!("what runs beside the other rungs broke off: that is a bug of xtask"))?;
+    let totals = front?.and(&beside?);
     println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
     if totals.failed > 0 {
         bail!("{} tests failed", totals.failed);
     }
     if totals.passed == 0 && totals.skipped == 0 {
-        bail!(
-            "no test was run: does a test's name contain {:?}?",
-            args.filter.as_deref().unwrap_or_default()
-        );
+        bail!("no test was run: does a test's name contain {}?", args.filters.join(" or "));
     }
     Ok(())
 }
 
-fn run_rung(rung: Rung, args: &Args, programs: &[Program]) -> Result<Outcome> {
+/// How a rung runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// With all the time that it wants.
+    InFront,
+    /// With the time that another one leaves.
+    Beside,
+}
+
+fn run_rung(rung: Rung, way: Way, args: &Args, programs: &[Program]) -> Result<Outcome> {
     match rung {
         Rung::Kernels => return kernels::run(args, programs),
         Rung::Fuzz => return fuzz::run(args),
@@ -122,25 +130,25 @@ fn run_rung(rung: Rung, args: &Args, programs: &[Program]) -> Result<Outcome> {
     }
     let mut sum = Outcome::default();
     for program in programs.iter().filter(|program| rung.has(program)) {
-        let ran = run_program(rung, args, program);
+        let ran = run_program(rung, way, args, program);
         // Ctrl-C is no failure of the program.
         interrupt::check()?;
         sum.add(ran.unwrap_or_else(|error| {
-            println!("{rung}: {program}: FAILED before its tests: {error:#}");
+            say(format_args!("{rung}: {program}: FAILED before its tests: {error:#}"));
             Outcome { failed: 1, ..Outcome::default() }
         }));
     }
     if rung == Rung::Pure {
-        sum.add(doc_tests(args.filter.as_deref())?);
+        sum.add(doc_tests(&args.filters)?);
     }
     Ok(sum)
 }
 
 /// Sets up what the program's tests find, runs it, and removes that again.
-fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
+fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<Outcome> {
     let stage = Stage::enter(rung, program)?;
     let mut arguments = rung.arguments().to_vec();
-    arguments.extend(args.filter.as_deref());
+    arguments.extend(args.filters.iter().map(String::as_str));
     let lacking = if rung == Rung::Kernel { foreign::lacking(program) } else { Vec::new() };
     let is_asked = matches!(rung, Rung::Kernel | Rung::Node);
     let tests = if is_asked { program.tests(&arguments)? } else { Vec::new() };
@@ -153,6 +161,7 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
         skipped.extend(at_length::skipped(&tests));
         arguments.extend(["--skip", at_length::MODULE]);
     }
+    arguments.extend(rung.order(program));
     let step = Step::start(format!("{rung}: {program}"));
     let mut environment = stage.environment().to_vec();
     let mut limit = rung.limit();
@@ -160,7 +169,7 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
         environment.push(("EDGE_SIM_SEEDS".to_owned(), args.seeds.to_string().into()));
         limit = limit.max(PER_SEED * args.seeds);
     }
-    let ran = program.run(&arguments, &environment, limit);
+    let ran = program.run(&arguments, &environment, limit, way == Way::Beside);
     let left = stage.leave();
     let mut outcome = match ran {
         Ok(outcome) => left.map(|()| outcome)?.seen_in(rung, program),
@@ -172,20 +181,55 @@ fn run_program(rung: Rung, args: &Args, program: &Program) -> Result<Outcome> {
 }
 
 /// The examples in the documentation, which are no programs of their own.
-fn doc_tests(filter: Option<&str>) -> Result<Outcome> {
+fn doc_tests(filters: &[String]) -> Result<Outcome> {
     let step = Step::start("pure: examples in the documentation");
-    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filter);
+    let cargo = Cmd::cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filters);
     let outcome =
         outcome::of_process(&cargo.dir(paths::root()), "the documentation", Duration::from_secs(1200))?;
     step.done(&outcome.to_string());
     Ok(outcome)
 }
 
+/// A line of the result.
+fn say(line: fmt::Arguments<'_>) {
+    progress::beside(|| println!("{line}"));
+}
+
 impl Totals {
+    fn run(
+        &mut self,
+        rung: Rung,
+        ability: Ability,
+        way: Way,
+        args: &Args,
+        programs: &[Program],
+    ) -> Result<()> {
+        interrupt::check()?;
+        match ability {
+            Ability::Able => self.add(rung, &run_rung(rung, way, args, programs)?),
+            Ability::Lacks(reason) if args.rungs.is_empty() || args.or_skip => {
+                self.skip(rung, args, programs, &format!("{reason:#}"))?;
+            }
+            Ability::Lacks(reason) | Ability::Broken(reason) => {
+                say(format_args!("{rung}: FAILED before its tests: {reason:#}"));
+                self.failed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    const fn and(&self, other: &Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
     fn add(&mut self, rung: Rung, outcome: &Outcome) {
-        println!("{rung}: {outcome}");
+        say(format_args!("{rung}: {outcome}"));
         for (test, reason) in &outcome.ignored {
-            println!("{rung}: skipped {test}: {reason}");
+            say(format_args!("{rung}: skipped {test}: {reason}"));
         }
         self.passed += outcome.passed;
         self.failed += outcome.failed;
@@ -193,11 +237,11 @@ impl Totals {
     }
 
     fn skip(&mut self, rung: Rung, args: &Args, programs: &[Program], reason: &str) -> Result<()> {
-        let mut tests = if rung == Rung::Fuzz { fuzz::chosen(args.filter.as_deref())?.len() } else { 0 };
+        let mut tests = if rung == Rung::Fuzz { fuzz::chosen(&args.filters)?.len() } else { 0 };
         for program in programs.iter().filter(|program| rung.has(program)) {
             tests += program.tests(rung.arguments())?.len();
         }
-        println!("{rung}: {tests} skipped: {reason}");
+        say(format_args!("{rung}: {tests} skipped: {reason}"));
         self.skipped += tests;
         Ok(())
     }

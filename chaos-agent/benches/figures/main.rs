@@ -1,10 +1,11 @@
 //! What packets pay on their way, how fast rules come and go, and how that compares with others: `cargo xtask bench` with `--paths`,
-//! `--replace`, `--cluster` or `--vm`, which builds and runs this. Each part makes network namespaces of its own and is bounded in
+//! `--replace`, `--line`, `--cluster` or `--vm`, which builds and runs this. Each part makes network namespaces of its own and is bounded in
 //! time; what is compared is measured in turn, since other work on the machine comes and goes.
 //!
 //! ```text
 //!  paths.rs     real packets between namespaces: bare, hooks, splitter, delay line
 //!  replace.rs   the rules of 65,536 targets are replaced under traffic
+//!  line.rs      the delay line's userspace engine by itself: packets a second, and how late they leave it
 //!  apply.rs     from a write to a real API server to the first packet that is hit
 //!  machine.rs   in an emulated machine: instructions, and how exact a delay is, beside bare interfaces and tc netem
 //!  speed.rs     there, too: how fast TCP is under a delay, beside tc netem
@@ -20,6 +21,7 @@
 )]
 
 mod apply;
+mod line;
 mod machine;
 mod measure;
 mod paths;
@@ -66,6 +68,15 @@ enum Part {
         #[arg(long, default_value_t = 11)]
         rounds: u32,
     },
+    /// The delay line's userspace engine by itself
+    Line {
+        /// Seconds for each load
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Threads that do nothing but take CPU time meanwhile
+        #[arg(long, default_value_t = 0)]
+        busy: u32,
+    },
     /// From a write to an API server to the first packet that is hit; wants KUBEBUILDER_ASSETS
     Apply {
         /// Targets
@@ -91,6 +102,7 @@ fn main() {
     let report = match part {
         Part::Paths { engine, rounds } => paths::measure(&paths::Plan { engine, rounds, ..paths::WHOLE }),
         Part::Replace { targets, rounds } => replace::measure(targets, rounds),
+        Part::Line { seconds, busy } => line::measure(seconds, busy),
         Part::Apply { targets, profiles } => apply::measure(targets, profiles),
         Part::Machine { engine, rounds } => {
             machine::measure(&machine::Plan { engine, rounds, ..machine::WHOLE })

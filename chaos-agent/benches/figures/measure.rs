@@ -91,12 +91,13 @@ impl Datagrams {
     }
 
     /// Sends so many as fast as they are counted somewhere on the way, and takes none: they need not arrive. As `counted` costs something,
-    /// it is asked only when nothing else is to be done.
+    /// it is asked only when nothing else is to be done. It may count somebody else's few as well, such as the end of an earlier
+    /// connection.
     pub(crate) fn flow_until_counted(&self, count: u32, counted: impl Fn() -> u64) {
         let (begin, mut sent, mut done) = (counted(), 0, 0);
         let end = now_ns() + 20_000_000_000;
         while done < count {
-            let burst = BURST.min(count - sent).min(WINDOW.saturating_sub(sent - done));
+            let burst = BURST.min(count - sent).min(WINDOW.saturating_sub(sent.saturating_sub(done)));
             (0..burst).for_each(|_| self.send());
             sent += burst;
             if burst == 0 {

@@ -7,7 +7,7 @@ use edge_api::quantity::Network;
 use fault_abi::key::PROTOCOL_UDP;
 use kube::core::{Selector, SelectorExt as _};
 
-use super::{Scope, TargetReport, size};
+use super::{Problem, Scope, TargetReport, size};
 use crate::profile::{Profile, Targets};
 use crate::table::{Capacity, Place};
 use crate::world::World;
@@ -24,13 +24,15 @@ impl Room {
         Self { rules: size(capacity.rules), peers: size(capacity.peers), targets: size(capacity.targets) }
     }
 
-    /// Takes a rule with so many peers; `false`: there is no room.
-    pub(super) fn take_rule(&mut self, peers: usize) -> bool {
-        let (Some(rules), Some(left)) = (self.rules.checked_sub(1), self.peers.checked_sub(peers)) else {
-            return false;
-        };
+    /// Takes a rule with so many peers.
+    ///
+    /// # Errors
+    /// Which of the two there is no room for.
+    pub(super) fn take_rule(&mut self, peers: usize) -> Result<(), Problem> {
+        let rules = self.rules.checked_sub(1).ok_or(Problem::Rules)?;
+        let left = self.peers.checked_sub(peers).ok_or(Problem::PeerNetworks)?;
         (self.rules, self.peers) = (rules, left);
-        true
+        Ok(())
     }
 
     /// Takes a target with its counters; `false`: there is no room.

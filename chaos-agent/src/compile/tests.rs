@@ -240,7 +240,7 @@ fn a_paused_or_ended_profile_has_nothing_in_the_kernel_and_keeps_its_counters() 
 fn an_ended_profile_is_told_for_a_while_and_then_left_out() {
     let mut world = world().profile("p", &cidrs(&["10.20.0.1/32"]), &json!({}));
     let profile = world.profiles.get_mut(&named("p")).unwrap();
-    let Life::Acting { until, .. } = profile.life else { panic!("it acts") };
+    let Life::Acting { until } = profile.life else { panic!("it acts") };
     profile.life = Life::Ended { until };
     let reports = |now_ns| {
         let plan = compile(&world, CAPACITY, now_ns, |_| DEADLINE);

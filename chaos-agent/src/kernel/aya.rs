@@ -3,6 +3,7 @@
 mod attach;
 mod change;
 mod filters;
+mod flows;
 mod line;
 mod load;
 pub mod log;
@@ -14,24 +15,24 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
-use fault_abi::counter::Flow;
 use fault_abi::filter::Filter;
-use fault_abi::key::{Address, CounterKey, Direction, FlowKey, NetworkKey, PortKey};
+use fault_abi::key::{Address, CounterKey, Direction, NetworkKey, PortKey};
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Refusal};
+use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op};
 pub use attach::detach_filters;
 use attach::{Link, Placed};
+use flows::FlowTable;
 use line::Counts;
 use load::{fill_arrays, take, typed};
 use portion::Portion;
@@ -83,22 +84,6 @@ pub struct AyaKernel {
     has_lines: bool,
 }
 
-/// The flows, with a lock of their own: only sweeps take it.
-struct FlowTable(Mutex<HashMap<MapData, FlowKey, Flow>>);
-
-impl Flows for FlowTable {
-    fn sweep(&self, kept: &Kept) -> u64 {
-        let mut flows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: Vec<FlowKey> = flows.keys().filter_map(Result::ok).collect();
-        let (stay, go): (Vec<_>, Vec<_>) = all.into_iter().partition(|key| kept.has(key.state));
-        for key in &go {
-            // It is not used any more; a failure leaves it for the next sweep.
-            let _ = flows.remove(key);
-        }
-        stay.len() as u64
-    }
-}
-
 /// What of the programs is wanted, beside hooks on TC.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
@@ -108,11 +93,13 @@ pub struct Wanted {
     pub queued: u32,
     /// A line for each packet of a target, see [`AyaKernel::lines`].
     pub lines: bool,
+    /// Where the table of flows has hardly any room left, those are forgotten that were silent for longer.
+    pub flow_idle: Duration,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { xdp: false, queued: 16_384, lines: false }
+        Self { xdp: false, queued: 16_384, lines: false, flow_idle: flows::IDLE }
     }
 }
 
@@ -148,6 +135,7 @@ impl AyaKernel {
             .map_max_entries(names::TICKETS, wanted.queued.saturating_add(SPARE_TICKETS))
             .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
             .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
+            .map_max_entries(names::PROTECTED_CIDRS, Capacity::with_replacements(capacity.protected))
             .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
             .load(object)
             .map_err(|error| KernelError::Load(chain(&error)))?;
@@ -177,7 +165,11 @@ impl AyaKernel {
             handles: typed(&mut programs, names::HANDLES)?,
             peers: typed(&mut programs, names::PEERS)?,
             states: States::new(counters, states, cpus, state_room)?,
-            flows: Arc::new(FlowTable(Mutex::new(typed(&mut programs, names::FLOWS)?))),
+            flows: Arc::new(FlowTable::new(
+                typed(&mut programs, names::FLOWS)?,
+                capacity.flows,
+                wanted.flow_idle,
+            )),
             node_addresses: typed(&mut programs, names::NODE_ADDRESSES)?,
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,

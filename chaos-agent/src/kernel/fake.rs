@@ -1,7 +1,7 @@
 //! An in-memory kernel for tests: the same tables, looked up as the programs do, and hooks that can be refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_api::fault_node::HookKind;
@@ -50,8 +50,6 @@ pub struct FakeKernel {
     pub refuse_from: Option<(&'static str, usize)>,
     /// So often counters are refused for want of memory.
     pub short: Arc<AtomicUsize>,
-    /// Packets of flows beyond those that are told apart.
-    pub untracked: Arc<AtomicU64>,
     /// Room for states, those in quarantine included; none: for any number.
     pub room: Option<usize>,
     /// Operations performed so far.
@@ -221,7 +219,7 @@ impl Kernel for FakeKernel {
     }
 
     fn counters(&self) -> Arc<dyn Counters> {
-        Arc::new(FakeCounters { table: Arc::clone(&self.counters), untracked: Arc::clone(&self.untracked) })
+        Arc::new(FakeCounters { table: Arc::clone(&self.counters) })
     }
 }
 
@@ -249,7 +247,6 @@ impl FakePackets {
 
 struct FakeCounters {
     table: CounterTable,
-    untracked: Arc<AtomicU64>,
 }
 
 impl Counters for FakeCounters {
@@ -264,7 +261,7 @@ impl Counters for FakeCounters {
         Ok(match what {
             Global::GsoFrames => sum(|counter| counter.gso_frames),
             Global::LineFull => sum(|counter| counter.effects[Effect::LineFull as usize]),
-            Global::Untracked => self.untracked.load(Ordering::Relaxed),
+            Global::Untracked => sum(|counter| counter.untracked),
             _ => 0,
         })
     }

@@ -153,7 +153,7 @@ fn what_is_watched_is_what_living_profiles_name() {
     assert_eq!(wanted(std::iter::once(&both), 1), kinds.map(source).into());
     let network = profile(&json!([{"cidr": "192.0.2.0/24"}]));
     assert!(wanted(std::iter::once(&network), 1).is_empty());
-    let Life::Acting { until, .. } = both.life else { panic!("it acts") };
+    let Life::Acting { until } = both.life else { panic!("it acts") };
     let ended = Profile { life: Life::Ended { until }, ..both };
     assert!(wanted(std::iter::once(&ended), 1).is_empty());
 }

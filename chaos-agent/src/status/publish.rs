@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::gap::Predecessor;
-use super::{Facts, Seen, differs, make};
+use super::{Facts, Moment, Seen, differs, make};
 use crate::clock::{self, Now};
 use crate::shared::Shared;
 use crate::view::View;
@@ -149,7 +149,9 @@ impl Publisher {
     /// Looks at the counters, on a thread that nobody waits for.
     async fn look(&self, view: Arc<View>, warned: &mut Warned) -> Result<()> {
         let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
-        let look = move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters);
+        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.shared.line.dropped() };
+        let look =
+            move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters, moment);
         let failure = tokio::task::spawn_blocking(look).await.context("counters")?.err();
         if has_begun(&mut warned.of_counters, failure.is_some())
             && let Some(error) = failure

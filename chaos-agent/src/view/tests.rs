@@ -209,6 +209,58 @@ fn where_the_nodes_own_conversations_have_no_room_nothing_is_done_and_says_so() 
     let room = Capacity { node_addresses: 2, ..ROOM };
     let told = entries(&world, Lacks::default(), room, LinkKind::Plain);
     assert_told(&told["loss"], Some("Limit"), "no room to protect", 0);
+    assert_told(&told["loss"], Some("Limit"), "--max-node-addresses", 0);
     let told = entries(&world, Lacks::default(), ROOM, LinkKind::Plain);
     assert_told(&told["loss"], None, "", 1);
+}
+
+#[test]
+fn more_far_ends_or_networks_than_can_be_protected_are_told_with_the_flag_that_gives_more() {
+    let mut of_ends = world([("loss", json!({"loss": {"percent": "1%"}}), ONE)]);
+    of_ends.control_plane =
+        (1..=3).map(|port| (std::net::Ipv4Addr::new(10, 96, 0, 1).into(), 6, port)).collect();
+    let mut of_networks = world([("loss", json!({"loss": {"percent": "1%"}}), ONE)]);
+    of_networks.protect =
+        ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"].map(|text| text.parse().unwrap()).into();
+    for world in [of_ends, of_networks] {
+        let protected = |protected| Capacity { protected, ..ROOM };
+        let told = entries(&world, Lacks::default(), protected(2), LinkKind::Plain);
+        assert_told(&told["loss"], Some("Limit"), "--max-protected", 0);
+        let told = entries(&world, Lacks::default(), protected(16), LinkKind::Plain);
+        assert_told(&told["loss"], None, "", 1);
+    }
+}
+
+/// Profiles on one network, each with these peers.
+fn world_of_peers(profiles: &[(&str, Value)]) -> World {
+    let parse = |(name, peers): &(&str, Value)| {
+        let spec = json!({
+            "targets": {"cidrs": ONE}, "match": {"peers": peers}, "faults": {"partition": {}}, "duration": "10m",
+        });
+        let profile = Profile::parse(&object(name, &spec)).unwrap();
+        (profile.name.clone(), profile)
+    };
+    World { profiles: profiles.iter().map(parse).collect(), ..world([]) }
+}
+
+#[test]
+fn more_peers_than_there_is_room_for_are_told_with_the_flag_that_gives_more_and_take_no_rule() {
+    let three = json!([{"cidr": "10.1.0.0/16"}, {"cidr": "10.2.0.0/16"}, {"cidr": "10.3.0.0/16"}]);
+    let world = world_of_peers(&[("a", three), ("b", json!([{"cidr": "10.4.0.0/16"}]))]);
+    let room = Capacity { peers: 2, rules: 1, ..ROOM };
+    let told = entries(&world, Lacks::default(), room, LinkKind::Plain);
+    assert_told(&told["a"], Some("Limit"), "--max-peers", 0);
+    assert_told(&told["b"], None, "", 1);
+    let told = entries(&world, Lacks::default(), Capacity { peers: 4, ..ROOM }, LinkKind::Plain);
+    told.values().for_each(|entry| assert_told(entry, None, "", 1));
+}
+
+#[test]
+fn peers_of_more_namespaces_than_are_looked_at_are_told_with_the_flag_that_gives_more() {
+    let world = world_of_peers(&[("a", json!([{"service": "broker"}]))]);
+    let told = entries(&world, Lacks::default(), Capacity { peer_namespaces: 0, ..ROOM }, LinkKind::Plain);
+    assert_told(&told["a"], Some("Limit"), "--max-peer-namespaces", 0);
+    let told = entries(&world, Lacks::default(), ROOM, LinkKind::Plain);
+    assert_told(&told["a"], None, "", 0);
+    assert!(!told["a"].installed, "its peers are not known yet");
 }

@@ -203,18 +203,6 @@ fn agrees(faults: &Value, more: impl Fn(&Way, &str)) {
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn captures_agree_with_the_counters_under_each_model_of_loss() {
-    for model in [
-        json!({"percent": "20%"}),
-        json!({"gilbertElliott": {"enterBurst": "5%", "leaveBurst": "25%"}}),
-        json!({"every": 10}),
-    ] {
-        agrees(&json!({"loss": model}), |way, what| assert!(way.dropped() > 0, "{what}"));
-    }
-}
-
-#[test]
-#[ignore = "kernel rung: needs root and the eBPF object"]
 fn captures_agree_with_the_counters_under_a_partition_silent_or_answered() {
     for (mode, answers) in [("Drop", 0), ("Reject", COUNT)] {
         agrees(&json!({"partition": {"mode": mode}}), |way, what| {

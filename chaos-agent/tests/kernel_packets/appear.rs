@@ -32,7 +32,7 @@ use crate::support::agent::{Agent, CAPACITY, Hooks};
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{ETH, Family, Stage, TO_DEVICE, TO_PEER};
-use crate::support::time::{Beat, boot_ns, eventually, is_emulated};
+use crate::support::time::{Beat, boot_ns, eventually, is_emulated, ms};
 
 /// When what happened first to each interface, CLOCK_BOOTTIME in nanoseconds.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +174,10 @@ fn tell(hooks: Hooks, what: &str, sorted_ns: &[u64]) {
     );
 }
 
+/// Half of the interfaces that appear one by one have their hooks within this time, on a busy machine, too. (A quarter of it is what they
+/// take: two grace periods of RCU.)
+const GUARANTEE_NS: u64 = ms(100);
+
 /// Interfaces are read once a minute also without an event: who waits for that is not here in time.
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
@@ -190,6 +194,9 @@ fn interfaces_get_their_hooks_when_they_appear_one_after_the_other_and_a_hundred
         }
         one_by_one.sort_unstable();
         tell(hooks, &format!("{single} interfaces one after the other"), &one_by_one);
+        // Where a grace period of RCU is as long as the host is busy, times say nothing.
+        let median = one_by_one[single / 2];
+        assert!(is_emulated() || median <= GUARANTEE_NS, "{hooks:?}: half of them took {median} ns or more");
         let many = names("many", together);
         node.ip(&many.iter().map(|name| pod(name, &pods)).collect::<String>());
         tell(hooks, &format!("{together} interfaces at once"), &hooking.took_ns(&many));

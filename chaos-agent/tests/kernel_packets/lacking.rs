@@ -1,15 +1,20 @@
 //! Nodes that lack something: what cannot be done then is told with its reason, packets pass, and all else is done as ever.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use chaos_agent::args::EngineChoice;
 use chaos_agent::kernel::LineLimits;
 use chaos_agent::table::Capacity;
 use edge_api::fault_node::ProfileOnNode;
+use fault_abi::counter::Global;
 use fault_abi::key::Direction;
+use fault_abi::rule::ALWAYS;
 use fault_abi::verdict::{Effect, Verdict};
 use nix::libc;
 use serde_json::json;
 
-use crate::support::agent::{Agent, CAPACITY, Hooks, LINE_LIMITS, Start};
+use crate::support::agent::{Agent, CAPACITY, Hooks, LINE_LIMITS, Start, is_lost};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage, TO_DEVICE};
 use crate::support::time::{eventually, ms_here};
@@ -143,7 +148,8 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     eventually(full, || "the line is not full".to_owned());
     assert_eq!(told(&mut agent, "held", "--line-packets"), (Some("LineFull".to_owned()), true, 1));
     agent.set(&[]);
-    agent.set(&[Fault::loss("50%").on(std::slice::from_ref(&target))]);
+    let beside = Fault::new("beside", json!({"loss": {"every": 1_000_000}}));
+    agent.set(&[Fault::loss("50%"), beside].map(|fault| fault.on(std::slice::from_ref(&target))));
     for _ in 0..COUNT {
         let other = End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), 0));
         other.send(&device, 0).unwrap();
@@ -155,4 +161,62 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     let lost = eventually(all, || "not all flows are seen".to_owned());
     assert!(lost > 0 && lost < u64::from(COUNT), "those that are not told apart draw, too: {lost}");
     assert_eq!(told(&mut agent, "loss", "--max-flows"), (Some("FlowsUntracked".to_owned()), true, 1));
+    assert_eq!(
+        told(&mut agent, "beside", ""),
+        (None, true, 1),
+        "it counts all packets of its target as one sequence"
+    );
+    let [loss, beside] =
+        ["loss", "beside"].map(|name| agent.counter(name, &target, Direction::ToDevice).untracked);
+    assert_eq!((loss, beside), (agent.global(Global::Untracked), 0));
+    assert!(loss >= u64::from(COUNT) - 16, "{loss} packets of flows that found no room");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn flows_that_are_over_make_room_for_new_ones_and_one_that_is_alive_keeps_its_fates() {
+    const ROOM: u32 = 16;
+    let stage = Stage::new();
+    let capacity = Capacity { flows: ROOM, ..CAPACITY };
+    let flow_idle = Duration::from_secs(3);
+    let mut agent = Agent::start(&stage.node, Start { capacity, flow_idle, ..Hooks::Tcx.into() });
+    let target = Family::V4.host(1, 2);
+    agent.set(&[Fault::loss("50%").on(std::slice::from_ref(&target))]);
+    let (alive, device) = (stage.peer_end(Family::V4), stage.device_end(Family::V4));
+    let counter = || agent.counter("loss", &target, Direction::ToDevice);
+    let sent = Cell::new(0);
+    let send = |end: &End| {
+        end.send(&device, 0).unwrap();
+        sent.set(sent.get() + 1);
+        eventually(|| (counter().seen() == sent.get()).then_some(()), || format!("{:?}", counter()));
+    };
+    let other = || send(&End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), 0)));
+    let index = Cell::new(0);
+    let is_as_ever = || {
+        let lost = || counter().packets[Verdict::Loss as usize];
+        let before = lost();
+        send(&alive);
+        let port = device.address.port();
+        let is_lost = is_lost(7, &target, Direction::ToDevice, port, index.get(), ALWAYS / 2);
+        assert_eq!(lost() - before, u64::from(is_lost), "packet {} of the flow that is alive", index.get());
+        index.set(index.get() + 1);
+    };
+    is_as_ever();
+    (0..2 * ROOM).for_each(|_| other());
+    let untracked = counter().untracked;
+    assert!(untracked >= u64::from(ROOM), "{untracked}");
+    assert!(agent.forget_flows() >= u64::from(ROOM) * 9 / 10, "none is forgotten that may be alive");
+    let has_room = || {
+        is_as_ever();
+        (agent.forget_flows() <= u64::from(ROOM) * 8 / 10 + 1).then_some(())
+    };
+    eventually(has_room, || format!("{} flows are left", agent.forget_flows()));
+    let before = counter().untracked;
+    other();
+    (0..20).for_each(|_| is_as_ever());
+    assert_eq!(
+        counter().untracked,
+        before,
+        "the new one has found room, and the one that is alive is still there"
+    );
 }

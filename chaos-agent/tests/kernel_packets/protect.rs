@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use chaos_agent::profile::ObjectName;
+use chaos_agent::table::Capacity;
 use chaos_agent::world::PodTarget;
 use fault_abi::counter::Global;
 use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use serde_json::json;
 
-use crate::support::agent::{Agent, Hooks};
+use crate::support::agent::{Agent, CAPACITY, Hooks, Start};
 use crate::support::conversation::{Conversation, Server};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
@@ -145,4 +146,26 @@ fn a_peer_that_names_the_node_lifts_the_protection_of_probes_and_of_nothing_else
     servers.api.converse(&stage.node);
     servers.kubelet.converse(&stage.peer);
     servers.probed.converse(&stage.peer);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn as_many_networks_can_be_protected_as_the_limit_says_and_with_more_nothing_is_done() {
+    const MANY: u16 = 1_500;
+    let stage = Stage::new();
+    let capacity = Capacity { protected: u32::from(MANY), ..CAPACITY };
+    let mut agent = Agent::start(&stage.node, Start { capacity, ..Hooks::Tcx.into() });
+    let network = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        format!("100.64.{high}.{low}/32").parse().unwrap()
+    };
+    let faults = [Fault::partition().on(&[Family::V4.host(1, 2)])];
+    agent.world.protect = (0..MANY).map(network).collect();
+    agent.set(&faults);
+    assert_eq!(agent.enforced(), (1, 1));
+    agent.world.protect.push(network(MANY));
+    agent.set(&faults);
+    let entry = agent.entry().unwrap();
+    assert_eq!((entry.reason.as_deref(), entry.external_enforced), (Some("Limit"), 0), "{entry:?}");
+    assert!(entry.message.unwrap().contains("--max-protected"));
 }

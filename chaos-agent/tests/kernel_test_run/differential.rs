@@ -58,6 +58,8 @@ struct Met {
     /// Packets of a timeline, by what its phase does.
     phases: [u32; PHASES.len()],
     bare: u32,
+    /// Super-packets that were decided on as a whole, and went on or were dropped, of several packets on the wire each.
+    whole: u32,
 }
 
 fn compare(packets: u32, has_network: bool) {
@@ -75,6 +77,7 @@ fn compare(packets: u32, has_network: bool) {
         assert_eq!(ran.code, way.code(fate), "{} was to be {fate:?}", story());
         *met.fates.entry(fate).or_default() += 1;
         *met.ways.entry((way.hook, way.is_split)).or_default() += 1;
+        met.whole += u32::from(fate != Fate::Split && host.parts(&frame, &way) > 1);
         met.bare += u32::from(way.layer == Layer::Ip && host.target(&frame, &way).is_some());
         if is_timed {
             met.phases[host.rules[TIMELINE].phase_at(now_ns) % PHASES.len()] += 1;
@@ -100,11 +103,19 @@ fn any_packet(dice: &mut StdRng, host: &Host) -> (Vec<u8>, Way) {
         way = ETHERNET[1];
     }
     way.is_split = way.hook != ETHERNET[0].hook && dice.random_bool(0.4);
+    // XDP has no super-packets, and the splitter lets none out.
+    if way.hook != ETHERNET[0].hook && !way.is_split && dice.random_bool(0.3) {
+        way.gso_size = dice.random_range(1..=60);
+    }
     (frame, way)
 }
 
 fn run(rig: &Rig, frame: &[u8], way: &Way) -> Outcome {
-    let ran = if way.is_split { rig.run_split(way.hook, frame, MAGIC) } else { rig.run(way.hook, frame, 1) };
+    let ran = match way {
+        Way { is_split: true, .. } => rig.run_split(way.hook, frame, MAGIC),
+        Way { gso_size: 1.., .. } => rig.run_gso(way.hook, frame, way.gso_size),
+        _ => rig.run(way.hook, frame, 1),
+    };
     ran.map_err(|error| format!("{frame:02x?} through {way:?}: {error}")).unwrap()
 }
 
@@ -188,5 +199,6 @@ fn all_came_up(met: &Met, packets: u32, host: &Host) {
     }
     assert_eq!(met.ways.len(), 1 + 2 * (ETHERNET.len() - 1 + BARE.len()), "{:?}", met.ways);
     assert!(met.phases.iter().all(|count| *count > 0), "{PHASES:?}: {:?}", met.phases);
+    assert!(met.whole > packets / 20_000, "too few of several segments with one fate: {}", met.whole);
     assert!(met.bare > packets / 100, "too few of a target without an Ethernet header: {}", met.bare);
 }

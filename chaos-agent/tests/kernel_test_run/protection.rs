@@ -4,6 +4,7 @@ use fault_abi::counter::Global;
 use fault_abi::key::{
     Direction, IPV4_PREFIX, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey,
 };
+use fault_abi::names::{TC_REST_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{Config, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
 use fault_rig::frame::Spec;
 
@@ -142,4 +143,26 @@ fn that_a_packet_of_the_nodes_was_too_large_for_its_way_is_told_the_node() {
     for (icmp_type, drops) in [(2, false), (1, true), (3, true), (129, true)] {
         told(&v6(icmp_type), drops);
     }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn what_xdp_has_counted_as_protected_or_malformed_tc_does_not_count_again() {
+    let mut rig = rig_with(&[loss(0)]);
+    rig.node_address(address(PEER)).unwrap();
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 6443), PROTECTED_NODE).unwrap();
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_TCP, 8081), PROTECTED_PROBE).unwrap();
+    let dhcp = Spec { source_port: 68, destination_port: 67, ..from_device() };
+    let mut counted = |frame: &[u8], what, story: &str| {
+        let before = global(&mut rig, what);
+        for (hook, passes) in [(XDP_DISPATCH, XDP_PASS), (TC_REST_DISPATCH, NEXT)] {
+            assert_eq!(rig.run(hook, frame, 1).unwrap().code, passes, "{story}");
+        }
+        assert_eq!(global(&mut rig, what) - before, 1, "{story}");
+    };
+    counted(&tcp(6443, 50_000).bytes(), Global::Protected, "the node's conversation");
+    counted(&tcp(8081, 50_000).bytes(), Global::Protected, "a probe");
+    counted(&dhcp.bytes(), Global::Protected, "DHCP");
+    let cut = from_device().bytes();
+    counted(&cut[..14 + 20 + 2], Global::Malformed, "half a port");
 }

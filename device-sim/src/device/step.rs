@@ -9,6 +9,7 @@ use super::{Device, Identity, Input, Notice, Now, Ongoing, Plan, Power, Reply, V
 use crate::behaviour::Behaviour;
 use crate::durable::{Durable, Progress, Running};
 use crate::history::{Entry, What};
+use crate::lies::Lie;
 use crate::random::Dice;
 
 /// One decision while it is being made.
@@ -52,6 +53,9 @@ impl<'a> Step<'a> {
 
     fn put(&mut self, command: &DesiredCommand) {
         if let Some(reason) = self.reason_to_refuse(command) {
+            if reason == RefusalReason::Unsupported {
+                self.record(What::Refused, command.clone());
+            }
             let refusal = self.refusal(reason, Some(&command.firmware));
             self.plan.reply = Some(Reply::Refused(refusal));
             return;
@@ -102,6 +106,7 @@ impl<'a> Step<'a> {
     fn tick(&mut self) {
         let now = self.now.elapsed;
         self.heed_reboots();
+        self.heed_floods();
         let cut = self.plan.volatile.install.and_then(|install| install.reboots);
         if [self.plan.volatile.next_reboot, cut].into_iter().flatten().any(|at| at <= now) {
             return self.power_cycle();
@@ -127,6 +132,17 @@ impl<'a> Step<'a> {
             (Some(next), Some(_)) => Some(next),
             _ => self.behaviour.next_reboot(self.dice).map(|after| now + after),
         };
+    }
+
+    /// What it says of itself changes now and then, without a reason, until the misbehaviour ends.
+    fn heed_floods(&mut self) {
+        let (now, next) = (self.now.elapsed, self.plan.volatile.next_flood);
+        if self.behaviour.flood.is_none() {
+            (self.plan.volatile.next_flood, self.plan.volatile.pretends) = (None, false);
+        } else if next.is_none_or(|next| next <= now) {
+            self.plan.volatile.pretends ^= next.is_some();
+            self.plan.volatile.next_flood = self.behaviour.next_flood(self.dice).map(|after| now + after);
+        }
     }
 
     /// The progress of an install is volatile: it begins again. Who forgets the rest is who keeps it.
@@ -159,8 +175,17 @@ impl<'a> Step<'a> {
         let clock_error = self.behaviour.clock_error(self.dice);
         let power = Power::Booting { until };
         let earlier = std::mem::take(&mut self.plan.volatile.earlier);
-        self.plan.volatile =
-            Volatile { power, boot_id, sequence: 0, install: None, next_reboot, clock_error, earlier };
+        self.plan.volatile = Volatile {
+            power,
+            boot_id,
+            sequence: 0,
+            install: None,
+            next_reboot,
+            next_flood: None,
+            pretends: false,
+            clock_error,
+            earlier,
+        };
         self.plan.notices.push(Notice::Reboot);
     }
 
@@ -265,6 +290,9 @@ impl<'a> Step<'a> {
             install: self.install(),
             last_error: durable.last_error.clone(),
         };
+        if self.pretends() {
+            self.plan.notices.push(Notice::Lied(Lie::Pretence));
+        }
         let (told, lie) = self.plan.volatile.earlier.tell(report, self.behaviour, self.dice);
         self.plan.notices.extend(lie.map(Notice::Lied));
         self.plan.reply = Some(Reply::State(told));
@@ -310,11 +338,19 @@ impl<'a> Step<'a> {
         Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
+    /// Does it say that it installs, and does not?
+    fn pretends(&self) -> bool {
+        self.plan.volatile.pretends && self.plan.volatile.install.is_none()
+    }
+
     fn install(&self) -> Install {
         if let Some(Ongoing { started, ends, .. }) = self.plan.volatile.install {
             let whole = (ends - started).as_micros().max(1);
             let done = self.now.elapsed.saturating_sub(started).as_micros().min(whole);
             return Install::Running { percent: u8::try_from(done * 100 / whole).unwrap_or(100) };
+        }
+        if self.pretends() {
+            return Install::Running { percent: 0 };
         }
         match self.durable().progress {
             Progress { gave_up: true, failures } => Install::Failed { attempts: failures },

@@ -125,6 +125,9 @@ async fn a_firmware_that_is_not_for_this_device_is_refused() {
     let refusal: Refusal = decode(&answer.payload).unwrap();
     assert_eq!((answer.code.as_str(), refusal.reason), ("4.22", RefusalReason::Unsupported));
     assert_eq!(refusal.held_generation, 0, "a refused command is not held");
+    let history = world.sim.devices()[0].history();
+    let refused: Vec<&str> = history.of(What::Refused).map(|entry| entry.firmware.as_str()).collect();
+    assert_eq!((refused, history.of(What::Stored).count()), (vec!["9.9.9"], 0), "and its history has it");
 }
 
 #[tokio::test]

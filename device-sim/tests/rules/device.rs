@@ -315,7 +315,7 @@ proptest! {
                     applied = entry.generation;
                 }
                 What::InstallFailed => prop_assert!(stored.contains(&(entry.generation, entry.command_id))),
-                What::Booted | What::Released | What::Adopted => (),
+                What::Booted | What::Refused | What::Released | What::Adopted => (),
             }
         }
         prop_assert_eq!(durable.running.generation, applied);

@@ -133,6 +133,36 @@ fn spontaneous_reboots_begin_and_end_when_the_behaviour_changes_and_not_at_the_n
 }
 
 #[test]
+fn who_floods_says_in_turn_that_it_installs_and_that_it_does_not_until_the_misbehaviour_ends() {
+    let mut world = World::new(Behaviour::default());
+    world.put(&command(1, 1, "2.0.0"));
+    world.wait(secs(1));
+    let durable = world.device.durable().clone();
+    world.behaviour.flood = Some(Duration::from_millis(100));
+    world.step(Input::Tick);
+    let (mut face, mut changes, mut last) = (world.device.face(), 0, world.report());
+    for _ in 0..1_000 {
+        world.wait(Duration::from_millis(10));
+        if world.device.face() == face {
+            continue;
+        }
+        let told = world.report();
+        assert_ne!(
+            told.install, last.install,
+            "what observers are told differs from what they were told last"
+        );
+        assert!(told.sequence > last.sequence);
+        (face, changes, last) = (world.device.face(), changes + 1, told);
+    }
+    assert!((70..140).contains(&changes), "{changes} changes in ten seconds");
+    assert!(world.notices.contains(&Notice::Lied(Lie::Pretence)));
+    assert_eq!(*world.device.durable(), durable, "nothing of it is so");
+    world.behaviour.flood = None;
+    world.step(Input::Tick);
+    assert_eq!((world.report().install, world.device.wake_at()), (Install::Idle, None));
+}
+
+#[test]
 fn the_same_seed_misbehaves_in_the_same_way() {
     let wild = Behaviour {
         stale: share("30%").unwrap(),
@@ -141,6 +171,7 @@ fn the_same_seed_misbehaves_in_the_same_way() {
         install_fail: share("30%").unwrap(),
         clock_skew: share("5%").unwrap(),
         reboot_every: Some(secs(30)),
+        flood: Some(secs(3)),
         ..installs_in(10)
     };
     let told = |seed| {

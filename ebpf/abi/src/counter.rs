@@ -36,6 +36,9 @@ pub struct Counter {
     /// Packets that the rule leaves alone for their peer only, which is an address of this node. (Its probes of a pod are
     /// none of them.) They are not among `packets`.
     pub node_misses: u64,
+    /// Draws of packets whose flow is not tracked, since `FLOWS` was full: one where a packet drew for loss, one where it did for
+    /// later faults.
+    pub untracked: u64,
 }
 
 impl Counter {
@@ -57,6 +60,7 @@ impl Counter {
         }
         self.delay_ns = self.delay_ns.wrapping_add(other.delay_ns);
         self.node_misses = self.node_misses.wrapping_add(other.node_misses);
+        self.untracked = self.untracked.wrapping_add(other.untracked);
     }
 
     /// Packets seen, whatever became of them.
@@ -99,6 +103,15 @@ pub struct Flow {
     pub channel: [u64; 2],
     /// As `channel`, of those packets that met later faults than loss.
     pub later: [u64; 2],
+    /// The [`tick`] of its last packet.
+    pub seen: u64,
+}
+
+/// The time as flows remember it: CLOCK_BOOTTIME in units of 2³⁰ ns, so that a busy flow is written to about once a second.
+#[inline(always)]
+#[must_use]
+pub const fn tick(now_ns: u64) -> u64 {
+    now_ns >> 30
 }
 
 /// Index into the per-CPU array `GLOBAL`.
@@ -107,7 +120,7 @@ pub struct Flow {
 pub enum Global {
     /// Packets of a target that passed since their conversation is protected.
     Protected = 0,
-    /// Packets of a target that drew from the target's own counter, since `FLOWS` was full.
+    /// What [`Counter::untracked`] counts, over all profiles and targets.
     Untracked = 1,
     /// Bindings skipped since their counter or state was missing: a fault of the agent, must stay 0.
     Orphaned = 2,

@@ -37,6 +37,16 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Where it goes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn receiver(&self) -> Address {
+        match self.direction {
+            Direction::FromDevice => self.peer,
+            Direction::ToDevice => self.target,
+        }
+    }
+
     /// Bytes on the wire.
     #[inline(always)]
     #[must_use]

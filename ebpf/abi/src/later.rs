@@ -162,7 +162,10 @@ pub fn shape<'r, W: World<'r>>(
     }
     let mut effects = 0_u64;
     if !is_new {
-        if phase.corrupt != 0 && world.is_whole() && draw.happens(binding.key, Kind::Corrupt, phase.corrupt) {
+        if phase.corrupt != 0
+            && world.is_flippable(packet)
+            && draw.happens(binding.key, Kind::Corrupt, phase.corrupt)
+        {
             effects |= u64::from(Effect::Corrupt.bit());
             copy.flags |= COPY_CORRUPT;
             copy.bit = (draw.bits(binding.key, Kind::Bit) >> 32) as u32;

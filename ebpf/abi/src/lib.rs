@@ -45,13 +45,14 @@ pub mod names;
 pub mod packet;
 pub mod pass;
 pub mod quantile;
+pub mod remake;
 pub mod rule;
 pub mod ticket;
 pub mod verdict;
 
 /// The version of everything in this crate: it changes with every change of a layout, a flag, a verdict or a draw.
 /// The object tells its own by the name of its map [`names::CONFIG`], and the agent refuses any other.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 8;
 
 #[cfg(test)]
 mod tests {

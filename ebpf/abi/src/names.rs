@@ -28,7 +28,7 @@ pub const PROTECTED: &str = "PROTECTED";
 pub const PROTECTED_CIDRS: &str = "PROTECTED_CIDRS";
 /// Array of one: [`Config`](crate::rule::Config). Its name ends in [`ABI_VERSION`](crate::ABI_VERSION), so that an
 /// object of another version has no map of this name.
-pub const CONFIG: &str = "CONFIG_6";
+pub const CONFIG: &str = "CONFIG_8";
 /// Array of one: [`Filter`](crate::filter::Filter). The loader makes it of the section of this name, all of which is one variable of
 /// the programs; they read that without a lookup.
 pub const FILTER: &str = ".bss";

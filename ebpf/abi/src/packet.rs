@@ -33,6 +33,9 @@ const UNREACHABLE: u8 = 3;
 const FRAGMENTATION_NEEDED: u8 = 4;
 /// Type of ICMPv6 (RFC 4443 §3.2).
 const PACKET_TOO_BIG: u8 = 2;
+/// Where TCP has its flags, and that of a reset (RFC 9293 §3.1).
+const TCP_FLAGS: usize = 13;
+const RESET: u8 = 4;
 
 /// The bytes of a frame, as far as they are at hand. Words come as they are in memory (network order).
 pub trait Frame {
@@ -184,6 +187,10 @@ pub struct Transport {
     /// Where in the frame that begins which stands behind IP and its extension headers, at most [`MAX_OFFSET`]; 0 if
     /// malformed.
     pub payload: usize,
+    /// Where the packet ends, as IP says; 0 if malformed.
+    pub end: usize,
+    /// A reset of TCP.
+    pub is_reset: bool,
     /// A fragment but not the first one.
     pub is_later_fragment: bool,
     /// Too short for what it says to be, or too many extension headers. Such a packet is one without ports.
@@ -199,6 +206,8 @@ impl Transport {
         icmp_type: 0,
         is_too_big: false,
         payload: 0,
+        end: 0,
+        is_reset: false,
         is_later_fragment: false,
         malformed: true,
     };
@@ -223,17 +232,26 @@ pub fn transport<F: Frame + ?Sized>(frame: &F, link: Link) -> Transport {
         Link::Ipv6(offset) => behind_ipv6(frame, offset),
     };
     match found {
-        Some((protocol, offset, false)) => ports(frame, protocol, offset),
-        Some((protocol, offset, true)) => {
-            Transport { protocol, payload: offset, is_later_fragment: true, ..Transport::default() }
+        Some(Behind { protocol, at, end, is_later: false }) => ports(frame, protocol, (at, end)),
+        Some(Behind { protocol, at, end, is_later: true }) => {
+            Transport { protocol, payload: at, end, is_later_fragment: true, ..Transport::default() }
         }
         None => Transport::MALFORMED,
     }
 }
 
-/// Protocol, where it starts, and whether this is a later fragment.
+/// What stands behind IP.
+struct Behind {
+    protocol: u8,
+    /// Where it begins.
+    at: usize,
+    /// Where the packet ends, as IP says.
+    end: usize,
+    is_later: bool,
+}
+
 #[inline(always)]
-fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize, bool)> {
+fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Behind> {
     let first = frame.byte(offset)?;
     let length = (first & 0xf) as usize * 4;
     if first >> 4 != 4 || length < 20 {
@@ -241,16 +259,18 @@ fn behind_ipv4<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize
     }
     let fragment = u16::from_be(frame.word16(offset + 6)?) & 0x1fff;
     let protocol = frame.byte(offset + 9)?;
-    Some((protocol, offset + length, fragment != 0))
+    let end = offset + u16::from_be(frame.word16(offset + 2)?) as usize;
+    Some(Behind { protocol, at: offset + length, end, is_later: fragment != 0 })
 }
 
 /// As [`behind_ipv4`]; walks the extension headers (RFC 8200 §4).
 #[inline(always)]
-fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize, bool)> {
+fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Behind> {
     if frame.byte(offset)? >> 4 != 6 {
         return None;
     }
     let mut next = frame.byte(offset + 6)?;
+    let end = offset + 40 + u16::from_be(frame.word16(offset + 4)?) as usize;
     let mut at = offset + 40;
     let mut i = 0;
     while i < MAX_EXTENSIONS {
@@ -261,7 +281,7 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize
                 next = frame.byte(at)?;
                 at += 8;
                 if later {
-                    return Some((next, at, true));
+                    return Some(Behind { protocol: next, at, end, is_later: true });
                 }
             }
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
@@ -272,13 +292,13 @@ fn behind_ipv6<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u8, usize
                 next = frame.byte(at)?;
                 at += (frame.byte(at + 1)? as usize + 2) * 4;
             }
-            _ => return Some((next, at, false)),
+            _ => return Some(Behind { protocol: next, at, end, is_later: false }),
         }
         i += 1;
     }
     match next {
         FRAGMENT | HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => None,
-        _ => Some((next, at, false)),
+        _ => Some(Behind { protocol: next, at, end, is_later: false }),
     }
 }
 
@@ -293,13 +313,15 @@ pub fn headers_of_tcp<F: Frame + ?Sized>(frame: &F, transport: &Transport) -> Op
 }
 
 #[inline(always)]
-fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, offset: usize) -> Transport {
-    let plain = Transport { protocol, payload: offset, ..Transport::default() };
+fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, (offset, end): (usize, usize)) -> Transport {
+    let plain = Transport { protocol, payload: offset, end, ..Transport::default() };
     let malformed = Transport { protocol, ..Transport::MALFORMED };
     match protocol {
         PROTOCOL_TCP | PROTOCOL_UDP => match (frame.word16(offset), frame.word16(offset + 2)) {
             (Some(source), Some(destination)) => Transport {
                 has_ports: true,
+                is_reset: protocol == PROTOCOL_TCP
+                    && frame.byte(offset + TCP_FLAGS).is_some_and(|flags| flags & RESET != 0),
                 source_port: u16::from_be(source),
                 destination_port: u16::from_be(destination),
                 ..plain

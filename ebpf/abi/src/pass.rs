@@ -99,6 +99,10 @@ pub trait World<'r> {
     fn is_line_alive(&self, now_ns: u64) -> bool;
     /// Whether the packet has passed the splitter, so that its checksum is in it and a flipped bit shows.
     fn is_whole(&self) -> bool;
+    /// Whether a bit of the packet can be flipped so that it shows: it [is whole](World::is_whole), and has one.
+    fn is_flippable(&self, packet: &Packet) -> bool;
+    /// Whether the packet can be answered in its target's stead: it [is whole](World::is_whole), and of a kind that is answered.
+    fn is_answerable(&self, packet: &Packet) -> bool;
     /// Whether the delay line takes super-packets as they are.
     fn holds_super_packets(&self) -> bool;
     /// Counts a packet into the line; `false`: it is full, and nothing was counted.
@@ -190,12 +194,13 @@ pub fn is_entry_of(entry: &Entry, address: &Address) -> bool {
     }
 }
 
-/// Takes a packet through `count` bindings, in their order; where one drops it, the later ones do not see it. `bind` is
+/// Takes a packet through what a stage decides of `count` bindings, in their order; where one drops it, the later ones do not see it. `bind` is
 /// [`bind`] for the binding of a number.
 #[inline(always)]
 pub fn run<'r, W: World<'r>>(
     world: &mut W,
     count: u16,
+    stage: Stage,
     mut bind: impl FnMut(&mut W, usize) -> Option<Verdict>,
 ) -> Verdict {
     let mut is_spared = false;
@@ -211,7 +216,8 @@ pub fn run<'r, W: World<'r>>(
         }
         i += 1;
     }
-    if is_spared {
+    // Behind XDP it has been counted there.
+    if is_spared && !matches!(stage, Stage::Rest) {
         world.count_global(Global::Protected);
     }
     Verdict::Pass
@@ -314,6 +320,9 @@ pub fn bind<'r, W: World<'r>>(
     } else {
         decide::decide(phase, binding.key, &draw_of(packet, Position::default(), 0), false).0
     };
+    // What nobody is told of is dropped in silence, and counts as that.
+    let is_silent = matches!(verdict, Verdict::Reject) && !world.is_answerable(packet);
+    let verdict = if is_silent { Verdict::Partition } else { verdict };
     if !world.count(binding, packet, verdict, now_ns) {
         // What is not counted must not happen.
         world.count_global(Global::Orphaned);

@@ -13,7 +13,7 @@ pub enum Verdict {
     Pass = 0,
     /// Dropped by `faults.loss`.
     Loss = 1,
-    /// Dropped by `faults.partition`.
+    /// Dropped by `faults.partition`, in silence: also with the mode Reject where nothing may or can answer the packet.
     Partition = 2,
     /// Dropped by `faults.partition` with the mode Reject; its sender is told.
     Reject = 3,

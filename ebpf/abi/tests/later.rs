@@ -82,6 +82,14 @@ impl<'r> World<'r> for Model<'r> {
         !self.is_unsplit
     }
 
+    fn is_flippable(&self, _: &Packet) -> bool {
+        !self.is_unsplit
+    }
+
+    fn is_answerable(&self, _: &Packet) -> bool {
+        true
+    }
+
     fn holds_super_packets(&self) -> bool {
         true
     }
@@ -108,7 +116,9 @@ impl<'r> Model<'r> {
     fn plan(&mut self, packet: &Packet, now_ns: u64) -> Option<Plan> {
         let bindings = self.bindings();
         let count = u16::try_from(bindings.len()).unwrap_or(u16::MAX);
-        let verdict = run(self, count, |model, i| bind(model, &bindings[i], packet, 0, Stage::Whole, now_ns));
+        let verdict = run(self, count, Stage::Whole, |model, i| {
+            bind(model, &bindings[i], packet, 0, Stage::Whole, now_ns)
+        });
         (!verdict.drops()).then(|| later::run(self, &bindings, packet, 0, now_ns))
     }
 

@@ -61,16 +61,16 @@ fn entries_and_rules_have_their_layout_and_no_padding() {
 
 #[test]
 fn counters_and_states_have_their_layout_and_no_padding() {
-    layout!(Counter, 544, {
+    layout!(Counter, 552, {
         last_seen_ns: u64 = 0, gso_frames: u64 = 8, packets: [u64; 8] = 16, bytes: [u64; 8] = 80,
         effects: [u64; 16] = 144, delays: [u64; 32] = 272, delay_ns: u64 = 528,
-        node_misses: u64 = 536,
+        node_misses: u64 = 536, untracked: u64 = 544,
     });
     layout!(TargetState, 104, {
         next_ordinal: u64 = 0, untracked: [u64; 2] = 8, all: [u64; 2] = 24, untracked_later: [u64; 2] = 40,
         all_later: [u64; 2] = 56, departure: [u64; 2] = 72, line_packets: u64 = 88, line_bytes: u64 = 96,
     });
-    layout!(Flow, 40, { ordinal: u64 = 0, channel: [u64; 2] = 8, later: [u64; 2] = 24 });
+    layout!(Flow, 48, { ordinal: u64 = 0, channel: [u64; 2] = 8, later: [u64; 2] = 24, seen: u64 = 40 });
     layout!(Line, 56, {
         magic: u64 = 0, entry: u32 = 8, splitter: u32 = 12, packets: u64 = 16, bytes: u64 = 24,
         target_packets: u64 = 32, target_bytes: u64 = 40, flags: u64 = 48,

@@ -31,6 +31,7 @@ struct Model<'r> {
     channel: Rc<Cell<u64>>,
     departure: Rc<Cell<u64>>,
     is_stalled: bool,
+    is_unanswerable: bool,
     holds_super_packets: bool,
     counts: BTreeMap<(u32, Verdict), u64>,
     effects: BTreeMap<u32, u32>,
@@ -78,6 +79,14 @@ impl<'r> World<'r> for Model<'r> {
         true
     }
 
+    fn is_flippable(&self, _: &Packet) -> bool {
+        true
+    }
+
+    fn is_answerable(&self, _: &Packet) -> bool {
+        !self.is_unanswerable
+    }
+
     fn holds_super_packets(&self) -> bool {
         self.holds_super_packets
     }
@@ -114,7 +123,7 @@ fn rule() -> Rule {
 
 /// Takes a packet through the rules in the first `count` slots.
 fn through(model: &mut Model<'_>, count: u16, packet: &Packet, protection: u32, now_ns: u64) -> Verdict {
-    run(model, count, |model, i| {
+    run(model, count, Stage::Whole, |model, i| {
         let slot = u32::try_from(i).unwrap_or(u32::MAX);
         bind(
             model,

@@ -4,11 +4,12 @@ use aya_ebpf::bindings::{BPF_CSUM_LEVEL_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CS
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_csum_level, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use fault_abi::counter::Global;
-use fault_abi::key::{Direction, PROTOCOL_TCP, PROTOCOL_UDP};
+use fault_abi::key::Direction;
 use fault_abi::later::{COPY_CORRUPT, COPY_DROPPED, Copy, MAX_COPIES};
 use fault_abi::line::bytes_before;
 use fault_abi::packet::MAX_OFFSET;
 use fault_abi::pass::World as _;
+use fault_abi::remake;
 
 use crate::bare;
 use crate::errand;
@@ -18,16 +19,13 @@ use crate::maps::{SCRATCH, Scratch};
 use crate::tc::{NEXT, drop};
 use crate::world::{Maps, leave_line};
 
-/// Bytes of an IPv6 header, which its payload length does not count.
-const IPV6: u32 = 40;
-
 /// A packet's plan, and what is needed for it. On the stack: a duplicate that goes out may meet another hook on this CPU,
 /// which uses `SCRATCH` for itself.
 struct Work {
     count: u32,
     network: u32,
     payload: u32,
-    is_ipv4: bool,
+    end: u32,
     protocol: u8,
     now_ns: u64,
     copies: [Copy; MAX_COPIES],
@@ -42,7 +40,7 @@ impl Work {
                 count: (&raw const (*scratch).plan.count).read_volatile(),
                 network: (&raw const (*scratch).network).read_volatile(),
                 payload: (&raw const (*scratch).payload).read_volatile(),
-                is_ipv4: (*scratch).packet.target.is_ipv4(),
+                end: (&raw const (*scratch).end).read_volatile(),
                 protocol: (&raw const (*scratch).packet.protocol).read_volatile(),
                 now_ns: (&raw const (*scratch).now_ns).read_volatile(),
                 copies: (&raw const (*scratch).plan.copies).read_volatile(),
@@ -121,17 +119,10 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
 #[inline(always)]
 fn flip(ctx: &TcContext, work: &Work, random: u32) {
     let skb = ctx.skb.skb;
-    // The checksum, or what stands behind it: RFC 768, RFC 9293 §3.1; of ICMP all but type, code and checksum.
-    let begin = work.payload
-        + match work.protocol {
-            PROTOCOL_TCP => 16,
-            PROTOCOL_UDP => 6,
-            _ => 4,
-        };
-    let end = end(ctx, work);
-    if begin >= end {
-        return;
-    }
+    let whole = ctx.len();
+    let end = if work.end < whole { work.end } else { whole };
+    // One without such a bit is not planned to be flipped.
+    let Some(begin) = remake::flippable(work.protocol, work.payload, end) else { return };
     let bit = ((u64::from(random) * u64::from((end - begin) * 8)) >> 32) as u32;
     let at = within::<{ MAX_OFFSET as u64 }>(u64::from(begin + bit / 8)) as u32;
     let mut byte = 0_u8;
@@ -140,6 +131,7 @@ fn flip(ctx: &TcContext, work: &Work, random: u32) {
     unsafe {
         bpf_csum_level(skb, u64::from(BPF_CSUM_LEVEL_RESET));
         if bpf_skb_load_bytes(skb.cast(), at, (&raw mut byte).cast(), 1) != 0 {
+            Maps.count_global(Global::Stray);
             return;
         }
         byte ^= 1 << (bit % 8);
@@ -147,17 +139,4 @@ fn flip(ctx: &TcContext, work: &Work, random: u32) {
             Maps.count_global(Global::Stray);
         }
     }
-}
-
-/// Where the packet ends, as IP says: what is behind it in a short frame is padding, in which nobody would miss a bit.
-#[inline(always)]
-fn end(ctx: &TcContext, work: &Work) -> u32 {
-    let (at, header) = if work.is_ipv4 { (2, 0) } else { (4, IPV6) };
-    let mut length = [0_u8; 2];
-    // SAFETY: the helper checks where it reads.
-    let failed =
-        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), work.network + at, length.as_mut_ptr().cast(), 2) };
-    let whole = ctx.len();
-    let end = work.network + header + u32::from(u16::from_be_bytes(length));
-    if failed == 0 && end < whole { end } else { whole }
 }

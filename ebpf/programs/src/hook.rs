@@ -117,17 +117,23 @@ pub extern "C" fn meets_bindings() -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     let Some(config) = CONFIG.get(0) else { return 0 };
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let Scratch { packet, bindings, notes, protection, .. } = unsafe { &mut *scratch };
+    let Scratch { packet, bindings, notes, protection, stage, splitter, .. } = unsafe { &mut *scratch };
+    // Behind XDP and the splitter it has been counted there. What is protected never goes to the splitter.
+    let count = |what| {
+        if *stage != Stage::Rest as u32 && *splitter != SPLITTER_BEHIND {
+            Maps.count_global(what);
+        }
+    };
     if *notes & MALFORMED != 0 {
-        Maps.count_global(Global::Malformed);
+        count(Global::Malformed);
     }
     if pass::is_link_upkeep(packet, *notes as u8) {
-        Maps.count_global(Global::Protected);
+        count(Global::Protected);
         return 0;
     }
     *protection = protected(packet, *notes, config);
     if pass::is_untouchable(*protection) {
-        Maps.count_global(Global::Protected);
+        count(Global::Protected);
         return 0;
     }
     let Some(entry) = find(&packet.target, config) else { return 0 };
@@ -158,7 +164,7 @@ fn find_rules(bindings: &mut Bindings) {
 /// Partition and loss of the packet in `SCRATCH` by its first `count` bindings.
 #[inline(always)]
 fn met_loss(count: u32, stage: u32) -> Verdict {
-    pass::run(&mut Maps, count as u16, |_, i| match bind(i as u32, stage) {
+    pass::run(&mut Maps, count as u16, Stage::of(stage), |_, i| match bind(i as u32, stage) {
         SPARED => None,
         number => Some(Verdict::of(number).unwrap_or(Verdict::Pass)),
     })

@@ -64,7 +64,7 @@ pub static PROTECTED: HashMap<PortKey, u32> = HashMap::with_max_entries(65_536, 
 pub static PROTECTED_CIDRS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// The configuration. The name is `fault_abi::names::CONFIG`, and tells the version of the ABI.
-#[map(name = "CONFIG_6")]
+#[map(name = "CONFIG_8")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 /// Counters of the node.
@@ -131,7 +131,9 @@ pub struct Scratch {
     pub network: u32,
     /// Where that begins which stands behind IP.
     pub payload: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`TOO_BIG`],
+    /// Where it ends, as IP says.
+    pub end: u32,
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`RESET`], [`TOO_BIG`],
     /// [`MALFORMED`].
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
@@ -142,20 +144,22 @@ pub struct Scratch {
     pub forgotten: u64,
     /// The key of its flow; what is always zero in it is never written.
     pub flow_key: FlowKey,
-    /// The flow that begins with it. Its channels are never written, and so are zero.
+    /// The flow that begins with it. Its channels are never written here, and so are zero.
     pub flow: Flow,
 }
 
 /// [`Scratch::notes`]: the packet is a fragment but not the first one.
 pub const LATER_FRAGMENT: u32 = 1 << 8;
+/// [`Scratch::notes`]: the packet is a reset of TCP.
+pub const RESET: u32 = 1 << 9;
+/// [`Scratch::notes`]: it says that a packet was too large for its way.
+pub const TOO_BIG: u32 = 1 << 10;
+/// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
+pub const MALFORMED: u32 = 1 << 11;
 /// [`Scratch::splitter`]: there is one that it has not passed yet.
 pub const SPLITTER_AHEAD: u32 = 1;
 /// [`Scratch::splitter`]: it has passed it.
 pub const SPLITTER_BEHIND: u32 = 2;
-/// [`Scratch::notes`]: it says that a packet was too large for its way.
-pub const TOO_BIG: u32 = 1 << 9;
-/// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
-pub const MALFORMED: u32 = 1 << 10;
 
 /// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.
 #[map]

@@ -5,21 +5,25 @@
 
 use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use fault_abi::counter::Global;
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP};
+use fault_abi::pass::World as _;
+use fault_abi::remake;
 
 use crate::errand;
 use crate::line::redirect;
-use crate::maps::{LATER_FRAGMENT, LINE, SCRATCH};
+use crate::maps::SCRATCH;
 use crate::tc::drop;
+use crate::world::Maps;
 
 /// Bytes of an IPv4 header, of an IPv6 header, of a TCP header, all without options, and of the head of an ICMP error.
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: usize = 20;
 const ICMP: usize = 8;
-/// What an error quotes: the IP header and 8 bytes behind it (RFC 792; RFC 4443 §2.4 allows more).
-const QUOTED: usize = 8;
+/// What an error quotes behind the IP header.
+const QUOTED: usize = remake::QUOTED as usize;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -28,8 +32,6 @@ const ACK: u8 = 16;
 
 /// Hops that an answer may take (RFC 1700).
 const HOPS: u8 = 64;
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REQUEST_V6: u8 = 128;
 
 /// What an answer is made from.
 struct Question {
@@ -40,7 +42,7 @@ struct Question {
     to: Address,
 }
 
-/// Answers the packet in `SCRATCH`, or drops it where an answer would break a rule.
+/// Answers the packet in `SCRATCH`, which is one that can be answered.
 #[inline(always)]
 pub fn reject(ctx: &TcContext, direction: Direction) -> i32 {
     match answer(ctx, direction) {
@@ -49,51 +51,34 @@ pub fn reject(ctx: &TcContext, direction: Direction) -> i32 {
             // SAFETY: the context that the kernel gave.
             redirect(unsafe { (*ctx.skb.skb).ifindex }, matches!(direction, Direction::ToDevice))
         }
-        None => drop(direction),
+        // The kernel had no memory for it.
+        None => {
+            Maps.count_global(Global::Stray);
+            drop(direction)
+        }
     }
 }
 
 #[inline(always)]
 fn answer(ctx: &TcContext, direction: Direction) -> Option<()> {
-    if LINE.get(0)?.splitter == 0 {
-        return None;
-    }
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's own memory, which nobody else writes to while a program holds a packet.
-    let (packet, network, payload, notes): (&Packet, u32, u32, u32) =
-        unsafe { (&(*scratch).packet, (*scratch).network, (*scratch).payload, (*scratch).notes) };
+    let (packet, network, payload): (&Packet, u32, u32) =
+        unsafe { (&(*scratch).packet, (*scratch).network, (*scratch).payload) };
     let (from, to) = match direction {
         Direction::FromDevice => (packet.target, packet.peer),
         Direction::ToDevice => (packet.peer, packet.target),
     };
-    // No error answers an error, a later fragment, or what was not sent to one receiver (RFC 1122 §3.2.2).
-    if notes & LATER_FRAGMENT != 0 || is_of_many(&to) {
-        return None;
-    }
     let question = Question { network, payload, from, to };
     let is_ipv4 = question.to.is_ipv4();
     match packet.protocol {
         PROTOCOL_TCP if is_ipv4 => reset::<IPV4, { IPV4 + TCP }>(ctx, &question)?,
         PROTOCOL_TCP => reset::<IPV6, { IPV6 + TCP }>(ctx, &question)?,
-        PROTOCOL_ICMP if notes as u8 != ECHO_REQUEST => return None,
-        PROTOCOL_ICMPV6 if notes as u8 != ECHO_REQUEST_V6 => return None,
-        // Options would stand between the header and what is quoted.
-        _ if is_ipv4 && payload != network + IPV4 as u32 => return None,
         _ if is_ipv4 => forbid::<IPV4, { IPV4 + ICMP + IPV4 + QUOTED }>(ctx, &question)?,
         _ => forbid::<IPV6, { IPV6 + ICMP + IPV6 + QUOTED }>(ctx, &question)?,
     }
     // In front of IP there is an Ethernet header, or nothing.
     if network == 0 { Some(()) } else { turn_around(ctx) }
-}
-
-/// Multicast, or IPv4's broadcast.
-#[inline(always)]
-fn is_of_many(address: &Address) -> bool {
-    if address.is_ipv4() {
-        u32::from_be(address.words[3]) >= 0xe000_0000
-    } else {
-        u32::from_be(address.words[0]) >> 24 == 0xff
-    }
 }
 
 /// A reset that the sender takes: RFC 9293 §3.10.7.1, what a closed port answers.
@@ -102,9 +87,6 @@ fn reset<const IP: usize, const LENGTH: usize>(ctx: &TcContext, question: &Quest
     let mut asked = [0_u8; TCP];
     load(ctx, question.payload, &mut asked)?;
     let flags = asked[13];
-    if flags & RST != 0 {
-        return None;
-    }
     let words = |at: usize| [asked[at], asked[at + 1], asked[at + 2], asked[at + 3]];
     let (sequence, acknowledged) = (words(4), words(8));
     let mut answer = [0_u8; LENGTH];

@@ -2,18 +2,20 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::maps::lpm_trie::Key;
-use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket};
+use fault_abi::counter::{DELAY_BUCKETS, Flow, Global, TargetState, delay_bucket, tick};
 use fault_abi::decide::Packet;
 use fault_abi::draw::{OF_TARGET, UNTRACKED};
 use fault_abi::key::{Address, CounterKey, Direction, FULL_PREFIX, FlowKey, NetworkKey, SPACE_BITS};
 use fault_abi::line::{LINE_IS_FQ, is_alive};
 use fault_abi::pass::{Channel, Sequence, Track, World};
+use fault_abi::remake::{self, Anatomy};
 use fault_abi::rule::{Binding, MAX_PHASES, Rule};
 use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
 use crate::maps::{
-    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LINE, PEERS, RULES, SCRATCH, SPLITTER_BEHIND, STATE,
+    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LATER_FRAGMENT, LINE, PEERS, RESET, RULES, SCRATCH, SPLITTER_BEHIND,
+    STATE,
 };
 
 /// The kernel's maps.
@@ -56,7 +58,7 @@ impl World<'static> for Maps {
         }
         let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: this CPU's own memory; see `Scratch` for what is not written.
-        let (key, flow) = unsafe {
+        let (key, flow, now) = unsafe {
             let key = &raw mut (*scratch).flow_key;
             for (i, word) in packet.peer.words.into_iter().enumerate() {
                 // Volatile: as one, the words would be a call of `memmove`.
@@ -66,17 +68,18 @@ impl World<'static> for Maps {
             (*key).target_port = packet.target_port;
             (*key).peer_port = packet.peer_port;
             (*key).protocol = packet.protocol;
-            (&*key, &mut (*scratch).flow)
+            (&*key, &mut (*scratch).flow, tick((*scratch).now_ns))
         };
-        if let Some(track) = of_flow(key, sequence, way) {
+        if let Some(track) = of_flow(key, sequence, way, now) {
             return Some(track);
         }
         let state = STATE.get_ptr_mut(binding.state)?;
+        flow.seen = now;
         begin_flow(key, flow, state);
-        if let Some(track) = of_flow(key, sequence, way) {
+        if let Some(track) = of_flow(key, sequence, way, now) {
             return Some(track);
         }
-        self.count_global(Global::Untracked);
+        self.count_untracked(binding, packet);
         // SAFETY: as above.
         let channel = Word(unsafe {
             let words = match sequence {
@@ -162,6 +165,20 @@ impl World<'static> for Maps {
         unsafe { (*scratch).splitter == SPLITTER_BEHIND }
     }
 
+    #[inline(always)]
+    fn is_flippable(&self, packet: &Packet) -> bool {
+        let Some(anatomy) = anatomy() else { return false };
+        let whole = packet.bytes as u32;
+        let end = if anatomy.end < whole { anatomy.end } else { whole };
+        self.is_whole() && remake::flippable(packet.protocol, anatomy.payload, end).is_some()
+    }
+
+    #[inline(always)]
+    fn is_answerable(&self, packet: &Packet) -> bool {
+        let Some(anatomy) = anatomy() else { return false };
+        self.is_whole() && remake::is_answerable(packet, &packet.receiver(), &anatomy)
+    }
+
     /// A TAP has no room for what is said about segments beside the frame.
     #[inline(always)]
     fn holds_super_packets(&self) -> bool {
@@ -215,6 +232,36 @@ impl World<'static> for Maps {
     }
 }
 
+/// Where the parts of the packet in `SCRATCH` are.
+#[inline(always)]
+fn anatomy() -> Option<Anatomy> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own memory.
+    let (network, payload, end, notes) =
+        unsafe { ((*scratch).network, (*scratch).payload, (*scratch).end, (*scratch).notes) };
+    Some(Anatomy {
+        network,
+        payload,
+        end,
+        icmp_type: notes as u8,
+        is_reset: notes & RESET != 0,
+        is_later_fragment: notes & LATER_FRAGMENT != 0,
+    })
+}
+
+impl Maps {
+    /// Counts a draw from what all flows of a target share that are not tracked.
+    #[inline(always)]
+    fn count_untracked(&mut self, binding: &Binding, packet: &Packet) {
+        self.count_global(Global::Untracked);
+        let key = CounterKey { state: binding.state, direction: packet.direction as u32 };
+        if let Some(counter) = COUNTERS.get_ptr_mut(key) {
+            // SAFETY: as in `count`.
+            unsafe { (*counter).untracked += 1 };
+        }
+    }
+}
+
 /// Counts a packet out of the line. The target's state is gone when its profile is.
 #[inline(always)]
 pub fn leave_line(state: u32, bytes: u64) {
@@ -260,11 +307,15 @@ fn begin_flow(key: &FlowKey, flow: &mut Flow, state: *mut TargetState) {
 }
 
 #[inline(always)]
-fn of_flow(key: &FlowKey, sequence: Sequence, way: usize) -> Option<Track<Word>> {
+fn of_flow(key: &FlowKey, sequence: Sequence, way: usize, now: u64) -> Option<Track<Word>> {
     let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: a live map value; concurrent writers change channels atomically. An ordinal changes at most once,
-    // when two flows begin at the same moment.
+    // when two flows begin at the same moment. When it was seen is a word that all write alike.
     unsafe {
+        let seen = &raw mut (*flow).seen;
+        if seen.read_volatile() != now {
+            seen.write_volatile(now);
+        }
         let words = match sequence {
             Sequence::Loss => &raw mut (*flow).channel,
             Sequence::Later => &raw mut (*flow).later,

@@ -45,6 +45,14 @@ pub mod reasons {
     pub const DOUBTED: [&str; 2] = [SILENT, LOST];
     /// Device, Reachable: it will be known in a while.
     pub const UNDECIDED: [&str; 2] = [RESOLVING, NOT_CONTACTED];
+    /// FaultProfile, Installed, and a FaultNode's profile: packets were lost since the delay line had no room for them.
+    pub const LINE_FULL: &str = "LineFull";
+    /// As `LineFull`: the delay line's device has lost packets.
+    pub const LINE_DROPS: &str = "LineDrops";
+    /// As `LineFull`: more flows than are told apart draw their fates together.
+    pub const FLOWS_UNTRACKED: &str = "FlowsUntracked";
+    /// FaultProfile: its rules are held, and its packets meet what it does not ask for. It is Degraded for as long as that goes on.
+    pub const STRAINED: [&str; 3] = [LINE_FULL, LINE_DROPS, FLOWS_UNTRACKED];
 }
 
 /// Status of a condition.

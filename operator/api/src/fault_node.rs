@@ -229,8 +229,6 @@ pub struct HookStatus {
 pub enum HookKind {
     /// XDP in the driver.
     XdpNative,
-    /// XDP in the stack.
-    XdpGeneric,
     /// TCX, what comes in (Linux 6.6).
     TcxIngress,
     /// TCX, what goes out (Linux 6.6).
@@ -246,7 +244,6 @@ impl HookKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::XdpNative => "XdpNative",
-            Self::XdpGeneric => "XdpGeneric",
             Self::TcxIngress => "TcxIngress",
             Self::TcxEgress => "TcxEgress",
             Self::ClsactIngress => "ClsactIngress",
@@ -328,8 +325,8 @@ pub struct ProfileOnNode {
     /// `Limit`, `SameAddress`, `HostNetwork`, `NoLinkHeader` (an interface that a delayed packet cannot be put back on),
     /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (packets show this node's address, never a peer's),
     /// `PeersUnknown` (its peers have none now).
-    /// Beside a complete `enforced` it is a remark, such as `LineDrops` (the delay line lost packets): the profile shows it
-    /// in `status.nodes` and stays Active.
+    /// Beside a complete `enforced` it is a remark, which the profile shows in `status.nodes`; by `LineFull`, `LineDrops` (packets were
+    /// lost that nobody asked for, within the last minute) and `FlowsUntracked` (flows draw their fates together) it is Degraded, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,

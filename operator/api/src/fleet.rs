@@ -255,7 +255,7 @@ pub struct FleetCounts {
     /// Of the updated ones, given up by the device controller.
     #[serde(default)]
     pub failed: u32,
-    /// Reserved or failed: what maxUnavailable is about. Reserved ones that are paused or out of reach are not among them.
+    /// Reserved, failed, or updated and lost in a rollout under way: what maxUnavailable is about. Not among them: reserved and paused.
     #[serde(default)]
     pub unavailable: u32,
     /// Left alone, since somebody else has set their `spec.desired`.

@@ -55,6 +55,8 @@ struct Told {
     withheld: bool,
     /// It is given up.
     failed: bool,
+    /// It is lost now.
+    away: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,6 +64,8 @@ struct Rollout {
     target: Option<Desired>,
     /// Changed since too many had failed.
     since_exceeded: Option<usize>,
+    /// Changed since there was no room for another one, as some got lost that had run it.
+    since_full: Option<usize>,
 }
 
 impl Judge {
@@ -176,13 +180,15 @@ impl Book {
         }
         let Some(told) = self.told.get_mut(&name) else { return };
         let Some(status) = &device.status else { return };
-        told.lost |= status.phase == DevicePhase::Unreachable;
+        told.away = status.phase == DevicePhase::Unreachable;
+        told.lost |= told.away;
         told.withheld |=
             matches!(status.phase, DevicePhase::Paused | DevicePhase::Pending) || device.spec.paused;
         let current = status.observed_generation == device.metadata.generation;
         told.failed = status.phase == DevicePhase::Failed && current;
         let number = told.fleet;
         self.judge_failures(number);
+        self.judge_gone(number);
     }
 
     fn fleet(&mut self, name: String, fleet: DeviceFleet) {
@@ -255,18 +261,21 @@ impl Book {
             lost,
             withheld,
             failed: false,
+            away: lost,
         };
         self.told.insert(name.to_owned(), told);
         self.look_at_devices();
         let plan = self.fleets[number].name.clone();
         let rollout = self.rollouts.entry(plan).or_default();
         if rollout.target.as_ref() != Some(&desired) {
-            *rollout = Rollout { target: Some(desired), since_exceeded: None };
+            *rollout = Rollout { target: Some(desired), ..Rollout::default() };
         }
         rollout.since_exceeded = rollout.since_exceeded.map(|changed| changed + 1);
+        rollout.since_full = rollout.since_full.map(|changed| changed + 1);
         self.judge_order(number, name);
         self.judge_budgets(number);
         self.judge_failures(number);
+        self.judge_gone(number);
     }
 
     /// The devices of a fleet, by rank, without those that somebody else has set.
@@ -340,6 +349,36 @@ impl Book {
         }
     }
 
+    /// There is no room for another one, since some that had run it got lost, as the API server's objects have it: then, too, at most
+    /// those are changed that were reserved by then.
+    fn judge_gone(&mut self, number: usize) {
+        let plan = &self.fleets[number];
+        let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
+        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
+        else {
+            return;
+        };
+        let template = &fleet.spec.template;
+        let of_this = |told: &&Told| told.fleet == number && told.desired == *template && !told.withheld;
+        let told = || self.told.values().filter(of_this);
+        let gone = told().filter(|told| told.ended && told.away).count();
+        let out = gone + told().filter(|told| !told.ended).count();
+        let Some(rollout) = self.rollouts.get_mut(&name) else { return };
+        if gone == 0 || out < plan.max_unavailable {
+            rollout.since_full = None;
+            return;
+        }
+        let changed = *rollout.since_full.get_or_insert(0);
+        if changed > in_flight {
+            rollout.since_full = Some(0);
+            let sentence = format!(
+                "{name} changed {changed} devices after {gone} got lost that had run it and {} were under way or had failed",
+                out - gone
+            );
+            self.breaks(Rule::Unavailable, sentence);
+        }
+    }
+
     /// Too many failed, as the API server's objects have it: then at most those are changed that were reserved by then.
     fn judge_failures(&mut self, number: usize) {
         let plan = &self.fleets[number];
@@ -368,3 +407,6 @@ impl Book {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,8 +27,8 @@ struct Args {
     /// Which run: a number stands for one course of events
     #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
-    /// Not a seed but the sweeps' scenario, with something at one moment of it: unanswered:N, after:N, lost:N, stale:N,
-    /// lease-unanswered:N or lease-after:N; `0` is no moment
+    /// Not a seed but the sweeps' scenario, with something at the Nth moment of it, from 1: unanswered:N, after:N, lost:N,
+    /// stale:N, lease-unanswered:N or lease-after:N; with 0 for N nothing happens
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
     /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find
@@ -131,9 +131,10 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} effects, {} events, {} leases, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
+        report.waits,
         report.moments.effects,
         report.moments.events,
         report.moments.leases,

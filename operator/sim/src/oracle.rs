@@ -98,6 +98,17 @@ fn differs(world: &World, plan: &Plan, number: usize) -> Option<Violation> {
     untrue(&kept, desired, &device, boot.as_deref()).map(|why| Rule::TrueStatus.broken(why))
 }
 
+/// Is a device said to be Failed that never was? As far as its status is of what its object says now.
+pub fn is_wrongly_failed(world: &World, number: usize) -> Option<Violation> {
+    let device = world.person.sees(number)?;
+    let (status, desired) = (device.status.as_ref()?, device.spec.desired.as_ref()?);
+    let is_told =
+        status.phase == DevicePhase::Failed && status.observed_generation == device.metadata.generation;
+    let kept = world.states.get(&name(number)).filter(|_| is_told)?;
+    let why = failed_in_truth(&kept, desired, &device)?;
+    Some(Rule::TrueStatus.broken(format!("{}: {why}", name(number))))
+}
+
 /// What a status says of a device in sync is what the device went through.
 fn untrue(kept: &Durable, desired: &Desired, device: &Device, boot: Option<&str>) -> Option<String> {
     let running = &kept.running;
@@ -118,14 +129,15 @@ fn untrue(kept: &Durable, desired: &Desired, device: &Device, boot: Option<&str>
         .then(|| format!("its status says generation {:?}, and it runs {generation:?}", reported.generation))
 }
 
-/// Why a device that is said to be Failed is not: it runs that, and never failed at it.
+/// Why a device that is said to be Failed is not: it runs that, and neither failed at it nor refused it.
 fn failed_in_truth(kept: &Durable, desired: &Desired, device: &Device) -> Option<String> {
     let running = &kept.running;
     let runs = (&running.firmware, &running.config) == (&desired.firmware, &desired.config);
-    let failed = kept.history.of(What::InstallFailed).any(|entry| entry.firmware == desired.firmware);
-    let synced = device.status.iter().flat_map(|status| &status.conditions);
-    let refused = synced.into_iter().any(|condition| condition.reason == "Refused");
-    (runs || !(failed || refused)).then(|| format!("its status is Failed, and it runs {running:?}"))
+    let conditions = device.status.iter().flat_map(|status| &status.conditions);
+    let says_refused = conditions.into_iter().any(|condition| condition.reason == "Refused");
+    let what = if says_refused { What::Refused } else { What::InstallFailed };
+    let happened = kept.history.of(what).any(|entry| entry.firmware == desired.firmware);
+    (runs || !happened).then(|| format!("its status is Failed by {what:?}, and it runs {running:?}"))
 }
 
 /// Who used more retries than it may, by its own count.

@@ -15,6 +15,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Writes to the API server that changed something, but for those of the Lease.
     pub writes: u64,
+    /// Turns that a device waited for while another one began.
+    pub waits: u64,
     /// The moments of a sweep.
     pub moments: Moments,
     /// What each fleet came to, what each device runs, and what was said of both.

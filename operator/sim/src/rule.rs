@@ -21,7 +21,7 @@ pub enum Rule {
     Fair,
     /// No fleet has more devices under way than maxInFlight.
     InFlight,
-    /// Nor more that are not in sync than maxUnavailable.
+    /// Nor more that are not in sync than maxUnavailable; and those that are in sync and get lost leave less room for others.
     Unavailable,
     /// A fleet reserves a device before it changes it.
     ReservedFirst,

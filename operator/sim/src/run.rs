@@ -76,13 +76,13 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(oracle::history(&run.world, plan));
     run.violations.extend(oracle::crowded(&run.world));
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
-    let writes = run.world.weather.writes();
+    let (writes, waits) = (run.world.weather.writes(), turns.waits());
     let sweep = run.world.weather.sweep().clone();
     let moments = Moments { effects: sweep.effects, events: sweep.events, leases };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);
-    Ok(Report { violations, converged_after, simulated, writes, moments, end, deeds, told })
+    Ok(Report { violations, converged_after, simulated, writes, waits, moments, end, deeds, told })
 }
 
 struct Run<'a> {
@@ -214,8 +214,7 @@ impl Run<'_> {
                 world.sim.release(name.as_str(), other);
             }
         }
-        // Its pod's name, then a space: a former life of the same pod is another holder.
-        let leads = world.person.sees_the_leader().is_some_and(|holder| holder.starts_with(&name));
+        let leads = world.person.sees_the_leader().is_some_and(|holder| is_of(&holder, replica));
         if stopped && leads {
             world.person.empties_the_lease();
         }
@@ -312,6 +311,7 @@ impl Run<'_> {
             let Some(seen) = self.world.person.sees(device) else { continue };
             let failed = seen.status.as_ref().is_some_and(|status| status.phase == DevicePhase::Failed);
             if failed && !oracle::may_fail(self.plan, &seen) {
+                self.breaks(oracle::is_wrongly_failed(&self.world, device).into_iter().collect());
                 self.happens(&Happening::Declare { device, firmware: 9, interval: 9 });
             }
         }
@@ -367,5 +367,21 @@ impl Run<'_> {
             self.breaks(vec![Rule::Quiet.broken(sentence)]);
         }
         Ok(())
+    }
+}
+
+/// Is the Lease's holder a life of this replica's pod? It is named after its pod, and a number for each life comes after that.
+fn is_of(holder: &str, replica: usize) -> bool {
+    holder.strip_prefix(operator(replica).as_str()).is_some_and(|life| life.starts_with('_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of;
+
+    #[test]
+    fn a_holder_is_a_life_of_its_own_pod_and_of_no_other_one_whose_name_begins_so() {
+        assert!(is_of("operator-1_00c0ffee", 1));
+        assert!(!is_of("operator-10_00c0ffee", 1) && !is_of("operator-1", 1) && !is_of("", 1));
     }
 }

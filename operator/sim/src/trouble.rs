@@ -109,5 +109,11 @@ fn misbehaves(dice: &mut Dice) -> Behaviour {
     if dice.draw().is_multiple_of(3) {
         behaviour.reboot_every = Some(Duration::from_secs(5));
     }
+    if dice.draw().is_multiple_of(3) {
+        behaviour.flood = Some(Duration::from_millis(200));
+    }
+    if dice.draw().is_multiple_of(3) {
+        behaviour.refuse_firmware = Some(format!("{}.0", 2 + below(dice, 4)));
+    }
     behaviour
 }

@@ -2,7 +2,7 @@
 //! was overtaken by the same other one more than twice. The ends of its exchanges go to those who count them, and whose turn it is to the
 //! clocks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,14 +21,27 @@ use crate::timeline::Timeline;
 /// How often one may begin while the same other one waits.
 const OVERTAKES: u32 = 2;
 
-/// Who waits on each host, and how often it was overtaken by whom.
+/// A host, and a device.
+type Key = (String, String);
+
+/// Who waits on each host.
 #[derive(Debug, Default)]
-struct Waiting(HashMap<(String, String), HashMap<String, u32>>);
+struct Waiting {
+    /// How often it was overtaken by whom.
+    overtaken: HashMap<Key, HashMap<String, u32>>,
+    /// Whose turn it is.
+    busy: HashSet<Key>,
+    /// Who is to have another turn after this one, which it waits for from then on.
+    again: HashSet<Key>,
+    /// Waits in which another one began.
+    long: u64,
+}
 
 /// The listener. Clones share what it heard.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {
-    timeline: Timeline,
+    /// What happened.
+    pub(crate) timeline: Timeline,
     /// What is under way.
     pub exchanges: Exchanges,
     waiting: Arc<Mutex<Waiting>>,
@@ -47,10 +60,12 @@ impl Turns {
         Self { starved: Some(device.to_owned()), ..self }
     }
 
-    /// A process died: nobody waits there any more.
+    /// A process ended: nobody waits there any more.
     pub fn died(&self, host: &str) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.0.retain(|(waits_at, _), _| waits_at != host);
+        waiting.overtaken.retain(|(waits_at, _), _| waits_at != host);
+        waiting.busy.retain(|(works_at, _)| works_at != host);
+        waiting.again.retain(|(waits_at, _)| waits_at != host);
         self.exchanges.died(host);
     }
 
@@ -59,25 +74,51 @@ impl Turns {
         self.unfair.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn turn(&self, host: &str, device: &str, begins: bool) {
+    /// Waits so far in which another one began.
+    pub fn waits(&self) -> u64 {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).long
+    }
+
+    fn turn(&self, host: &str, device: &str, what: &str) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (host.to_owned(), device.to_owned());
-        if !begins {
-            waiting.0.entry(key).or_default();
+        match what {
+            "waits" if waiting.busy.contains(&key) => {
+                waiting.again.insert(key);
+            }
+            "waits" => {
+                waiting.overtaken.entry(key).or_default();
+            }
+            "begins" => self.begins(&mut waiting, key),
+            "ends" => {
+                waiting.busy.remove(&key);
+                if waiting.again.remove(&key) {
+                    waiting.overtaken.entry(key).or_default();
+                }
+            }
+            _ => {
+                waiting.again.remove(&key);
+                waiting.overtaken.remove(&key);
+            }
+        }
+    }
+
+    fn begins(&self, waiting: &mut Waiting, key: Key) {
+        if self.starved.as_deref().is_some_and(|starved| key.1.contains(starved)) {
             return;
         }
-        if self.starved.as_deref().is_some_and(|starved| device.contains(starved)) {
-            return;
-        }
-        waiting.0.remove(&key);
-        for ((_, other), overtaken) in waiting.0.iter_mut().filter(|((at, _), _)| at == host) {
-            let times = overtaken.entry(device.to_owned()).or_default();
+        let (host, device) = &key;
+        let waited = waiting.overtaken.remove(&key);
+        waiting.long += u64::from(waited.is_some_and(|overtaken| !overtaken.is_empty()));
+        for ((_, other), overtaken) in waiting.overtaken.iter_mut().filter(|((at, _), _)| at == host) {
+            let times = overtaken.entry(device.clone()).or_default();
             *times += 1;
             if *times == OVERTAKES + 1 {
                 let sentence = format!("{other} waited on {host} while {device} began {times} times");
                 self.unfair.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
             }
         }
+        waiting.busy.insert(key);
     }
 }
 
@@ -164,7 +205,7 @@ where
         if exchanges {
             self.exchanges.ended(&host, said.token);
         } else if turns {
-            self.turn(&host, &said.device, said.message == "begins");
+            self.turn(&host, &said.device, &said.message);
         } else {
             let device =
                 if said.device.is_empty() { String::new() } else { format!(" device={}", said.device) };
@@ -180,18 +221,46 @@ mod tests {
     #[test]
     fn who_is_overtaken_three_times_by_the_same_is_named_and_twice_is_fair() {
         let turns = Turns::default();
-        turns.turn("operator-0", "slow", false);
+        let turn = |device: &str, what: &str| turns.turn("operator-0", device, what);
+        turn("slow", "waits");
         for _ in 0..2 {
-            turns.turn("operator-0", "fast", false);
-            turns.turn("operator-0", "fast", true);
+            turn("fast", "waits");
+            turn("fast", "begins");
+            turn("fast", "ends");
         }
-        turns.turn("operator-0", "other", true);
-        turns.turn("operator-1", "fast", true);
+        turn("other", "begins");
+        turns.turn("operator-1", "fast", "begins");
         assert_eq!(turns.unfair(), Vec::<String>::new());
-        turns.turn("operator-0", "fast", true);
+        turn("fast", "begins");
         assert_eq!(turns.unfair(), ["slow waited on operator-0 while fast began 3 times"]);
         turns.died("operator-0");
-        turns.turn("operator-0", "fast", true);
+        turn("fast", "begins");
+        assert_eq!(turns.unfair().len(), 1);
+    }
+
+    #[test]
+    fn a_device_that_is_looked_at_waits_for_its_next_turn_from_the_end_of_this_one_and_one_that_is_gone_for_none()
+     {
+        let turns = Turns::default();
+        let turn = |device: &str, what: &str| turns.turn("operator-0", device, what);
+        turn("slow", "waits");
+        turn("slow", "begins");
+        turn("slow", "waits");
+        turn("gone", "waits");
+        turn("gone", "gone");
+        let passes = || {
+            turn("fast", "begins");
+            turn("fast", "ends");
+        };
+        (0..5).for_each(|_| passes());
+        assert_eq!((turns.unfair().len(), turns.waits()), (0, 0));
+        turn("slow", "ends");
+        passes();
+        turn("slow", "begins");
+        assert_eq!(turns.waits(), 1);
+        turn("slow", "waits");
+        turn("slow", "ends");
+        (0..3).for_each(|_| passes());
         assert_eq!(turns.unfair().len(), 1);
     }
 }

@@ -114,7 +114,7 @@ impl World {
         let around = Surroundings { network: Arc::new(network.clone()), states: Arc::new(states.clone()) };
         power(&mut sim, &around, &config, &devices);
         let operators = (0..REPLICAS)
-            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &network, &timeline))
+            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &network, &turns))
             .collect();
         let judge = Judge::new(plan.fleets.clone(), states.clone());
         let witness = judge.clone();
@@ -214,6 +214,7 @@ fn flags(replica: usize, in_flight: u32) -> Args {
         "--backoff-cap=10s",
         "--release-deadline=10s",
         "--workers=2",
+        "--outcome-queue=1",
     ];
     let more = [
         format!("--namespace={SYSTEM}"),
@@ -229,13 +230,13 @@ fn operate(
     sim: &mut Sim<'static>,
     (replica, in_flight): (usize, u32),
     network: &Turmoil,
-    timeline: &Timeline,
+    turns: &Turns,
 ) -> Slot<Option<Running>> {
     let slot = Slot::default();
     let network = Turmoil { host: operator(replica), ..network.clone() };
-    let (kept, timeline) = (slot.clone(), timeline.clone());
+    let (kept, turns) = (slot.clone(), turns.clone());
     sim.host(operator(replica), move || {
-        let (slot, network, timeline) = (kept.clone(), network.clone(), timeline.clone());
+        let (slot, network, turns) = (kept.clone(), network.clone(), turns.clone());
         async move {
             let name = operator(replica);
             loop {
@@ -252,11 +253,11 @@ fn operate(
                     listener: None,
                 };
                 match run_in(outside, flags(replica, in_flight), metrics, ends).await {
-                    Ok(()) => timeline.note(&name, "ended"),
-                    Err(error) => timeline.note(&name, format!("ended: {error:#}")),
+                    Ok(()) => turns.timeline.note(&name, "ended"),
+                    Err(error) => turns.timeline.note(&name, format!("ended: {error:#}")),
                 }
                 slot.borrow_mut().take();
-                network.exchanges.died(&name);
+                turns.died(&name);
                 tokio::time::sleep(RESTART_AFTER).await;
             }
         }

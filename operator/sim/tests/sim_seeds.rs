@@ -27,7 +27,7 @@ fn every_seed_converges_and_breaks_no_promise() {
     // EDGE_SIM_LIMIT is the longest that one may take; edge-sim itself heeds it.
     let first = number("EDGE_SIM_FIRST").unwrap_or(0);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
-    let costs = Mutex::new(Vec::new());
+    let (costs, waits) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -39,6 +39,7 @@ fn every_seed_converges_and_breaks_no_promise() {
                     }
                     let output = simulate(seed);
                     costs.lock().unwrap_or_else(PoisonError::into_inner).extend(cost(&output));
+                    waits.fetch_add(waited(&output).unwrap_or(0), Ordering::Relaxed);
                     if !output.status.success() {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).push((seed, output));
                     }
@@ -52,12 +53,15 @@ fn every_seed_converges_and_breaks_no_promise() {
     }
     let named: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{} of {seeds} seeds failed: {named:?}", named.len());
+    // Where nobody waits nobody is overtaken, and that none is overtaken too often says nothing.
+    let waits = waits.into_inner();
+    assert!(waits > seeds, "devices waited {waits} times for their turn, in {seeds} seeds");
     let mut costs = costs.into_inner().unwrap_or_else(PoisonError::into_inner);
     costs.sort_unstable();
     let [median, most] =
         [costs.len() / 2, costs.len() - 1].map(|at| Duration::from_micros(costs[at]).as_secs_f64());
     println!(
-        "told: {seeds} seeds, 0 violations; half of them took up to {median:.2} s of a processor, the longest {most:.2} s (aim 2 s)"
+        "told: {seeds} seeds, 0 violations; {waits} waits for a turn; half of them took up to {median:.2} s of a processor, the longest {most:.2} s (aim 2 s)"
     );
 }
 
@@ -66,6 +70,13 @@ fn cost(output: &Output) -> Option<u64> {
     let said = String::from_utf8_lossy(&output.stderr);
     let line = said.lines().rev().find_map(|line| line.strip_prefix("took "))?;
     line.split(' ').next()?.parse().ok()
+}
+
+/// How often a device waited for its turn while another one began.
+fn waited(output: &Output) -> Option<u64> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (before, _) = said.rsplit_once(" waits, ")?;
+    before.rsplit(' ').next()?.parse().ok()
 }
 
 /// The verdict, how to see the same again, and the end of what happened.

@@ -8,7 +8,8 @@ use clap::Args as ClapArgs;
 #[derive(ClapArgs, Clone, Debug)]
 #[command(next_help_heading = "Bounds")]
 pub struct BoundArgs {
-    /// Devices that this process keeps in memory; more are not managed, and an Event says so
+    /// Devices that this process keeps in memory; more are not managed, and an Event says so. A hundredth more (one at least) are
+    /// kept while they are deleted and their devices released
     #[arg(long, env = "MAX_DEVICES", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_devices: u32,
     /// Objects of each kind that this process keeps in memory; more are left out, and what must be decided from all of them is not
@@ -32,6 +33,18 @@ pub struct BoundArgs {
     /// Notifications of devices that wait to be looked at; more are dropped, and the next probe finds what they said
     #[arg(long, env = "NOTIFICATION_QUEUE", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub notification_queue: u32,
+    /// Notifications of one device that are heeded at once; more are dropped, and the next probe finds what they said
+    #[arg(long, env = "NOTIFICATION_BURST", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub notification_burst: u32,
+    /// Notifications of one device that are heeded a second after that
+    #[arg(long, env = "NOTIFICATION_RATE", default_value_t = 1.0, value_parser = super::positive)]
+    pub notification_rate: f64,
+    /// Statuses of one device that are written at once; more wait. What its object or its address asks for is written all the same
+    #[arg(long, env = "DEVICE_STATUS_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub device_status_burst: u32,
+    /// Statuses of one device that are written a second after that
+    #[arg(long, env = "DEVICE_STATUS_RATE", default_value_t = 0.2, value_parser = super::positive)]
+    pub device_status_rate: f64,
     /// Events that wait to be told; more are dropped and counted, since the status says the same
     #[arg(long, env = "EVENT_QUEUE", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub event_queue: u32,

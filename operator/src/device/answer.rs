@@ -93,18 +93,22 @@ impl Answer {
         }
     }
 
-    /// A short name for metrics.
-    pub fn category(&self) -> &'static str {
+    /// Short names for metrics.
+    pub const CATEGORIES: [&'static str; 9] =
+        ["report", "notified", "stored", "refused", "malformed", "unable", "reset", "timeout", "abandoned"];
+
+    /// Where its name stands in [`Self::CATEGORIES`].
+    pub fn category(&self) -> usize {
         match self {
-            Self::Report(_) => "report",
-            Self::Pushed(_) => "notified",
-            Self::Stored => "stored",
-            Self::Refused(..) => "refused",
-            Self::Malformed(_) => "malformed",
-            Self::Unable(_) => "unable",
-            Self::Reset => "reset",
-            Self::Silence => "timeout",
-            Self::Abandoned => "abandoned",
+            Self::Report(_) => 0,
+            Self::Pushed(_) => 1,
+            Self::Stored => 2,
+            Self::Refused(..) => 3,
+            Self::Malformed(_) => 4,
+            Self::Unable(_) => 5,
+            Self::Reset => 6,
+            Self::Silence => 7,
+            Self::Abandoned => 8,
         }
     }
 }

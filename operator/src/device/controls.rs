@@ -1,9 +1,10 @@
 //! What reconciles of devices share: sockets, slots and budgets, and the table of what is remembered of each device.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_api::{Device, DevicePhase, DeviceStatus};
@@ -22,17 +23,19 @@ use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::release::is_held;
+use super::retry::{self, Failure};
 use super::status;
+use super::table::Table;
 use crate::args::bounds::size;
 use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
-use crate::link::observe::{Notification, Subject};
+use crate::link::observe::{Heed, Notification, Subject};
 use crate::link::socket::{self, Datagrams, Sockets};
 use crate::link::{Link, Timing};
 use crate::lock::lock;
-use crate::metrics::{ControllerMetrics, usage};
+use crate::metrics::{ControllerMetrics, Metrics, usage};
 use crate::queue::Permits;
 use crate::shared::{Shared, draw};
 use crate::slots::{Cause, Passes, Slots};
@@ -96,8 +99,7 @@ pub struct Controls {
     controller: Arc<ControllerMetrics>,
     sockets: Arc<Sockets>,
     policy: Policy,
-    /// What is in it is big: in a place of its own, so that the table's free places cost little.
-    table: Arc<Mutex<HashMap<Key, Box<Entry>>>>,
+    table: Arc<Mutex<Table<Entry>>>,
     budgets: Mutex<Budgets>,
 }
 
@@ -113,7 +115,7 @@ impl Controls {
         let registry = shared.metrics.registry();
         let devices = shared.devices.store();
         let metrics = DeviceMetrics::new(registry, devices.clone(), args.work.per_device_series)?;
-        let table: Arc<Mutex<HashMap<Key, Box<Entry>>>> = Arc::default();
+        let table = Arc::new(Mutex::new(Table::new(size(args.bounds.max_devices))));
         Census::register(registry, devices.clone(), {
             let table = table.clone();
             move || summaries(&lock(&table), Instant::now())
@@ -124,12 +126,14 @@ impl Controls {
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
         let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
         let bounds = &args.bounds;
+        let heed = Heed { burst: bounds.notification_burst, rate: bounds.notification_rate };
         shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
         shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
         let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
             .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
-            .observing(observed, news, metrics.observations.clone());
-        let (link, dns) = (Arc::new(link), Dns::new(usize::from(args.work.max_lookups)));
+            .observing((observed, heed), news, metrics.observations.clone());
+        let (link, dns) =
+            (Arc::new(link), Dns::new(usize::from(args.work.max_lookups), metrics.waiting_lookups.clone()));
         show_bounds(&shared, &link, &dns, &table);
         let controller = shared.metrics.controller("device");
         let writers = Slots::new(usize::from(args.work.device_writers));
@@ -149,6 +153,7 @@ impl Controls {
             table,
             budgets: Mutex::new(Budgets {
                 retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
+                reconciles: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
                 progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
             }),
             shared,
@@ -191,25 +196,50 @@ impl Controls {
         &self.policy
     }
 
-    /// Is this device remembered, or is there room for it? If not, a person is told. One that waits to be released needs no
-    /// room: else nobody would ever take its finalizer away, and it is gone when that is done.
+    /// Is this device remembered, or is there room for it? If not, a person is told. One that waits to be released finds room in
+    /// the reserve: else nobody would ever take its finalizer away, and it is gone when that is done.
     pub fn admits(&self, key: &Key, device: &Device) -> bool {
-        let most = self.shared.args.bounds.max_devices;
+        let leaves = device.metadata.deletion_timestamp.is_some() && is_held(device);
+        let uid = device.uid().unwrap_or_default();
         let mut table = lock(&self.table);
-        if table.contains_key(key) {
-            return true;
+        match table.get(key).map(|entry| entry.memory.uid == uid) {
+            Some(true) => return true,
+            Some(false) => self.take_out(&mut table, key),
+            None => {}
         }
-        let is_leaving = device.metadata.deletion_timestamp.is_some() && is_held(device);
-        if is_leaving || table.len() < size(most) {
-            table.insert(key.clone(), Box::new(self.nothing_yet(device)));
-            return true;
-        }
+        let is_in = table.insert(key, leaves, || self.nothing_yet(device));
         drop(table);
+        if !is_in {
+            self.refuse(device, leaves);
+            return false;
+        }
+        // Nobody tells again of a device that was gone before it was put in.
+        let exists = self.shared.devices.store().get(&key.reference()).is_some();
+        if !exists {
+            self.forget(key);
+        }
+        exists
+    }
+
+    fn refuse(&self, device: &Device, leaves: bool) {
+        let most = self.shared.args.bounds.max_devices;
         self.metrics.refused.inc();
-        let note =
-            format!("not managed: there are {most} devices already, which is --max-devices of the operator");
+        let note = if leaves {
+            let reserve = Table::<Entry>::reserve(size(most));
+            format!(
+                "not released yet: beside the {most} devices of --max-devices the operator releases {reserve} at once, and this \
+                 one waits for its turn"
+            )
+        } else {
+            format!("not managed: there are {most} devices already, which is --max-devices of the operator")
+        };
         self.shared.events.tell(device, EventType::Warning, "Sync", "TooManyDevices", &note);
-        false
+    }
+
+    fn take_out(&self, table: &mut Table<Entry>, key: &Key) {
+        if let Some(entry) = table.remove(key) {
+            self.link.forget(&key.subject(&entry.memory.uid));
+        }
     }
 
     /// Why it is a device's turn, and when it had its last ones. What is not yet as it shall be is a change, as far as the status of
@@ -225,31 +255,34 @@ impl Controls {
         (cause, entry.map(|entry| entry.passes).unwrap_or_default())
     }
 
-    /// Works on all that is remembered of a device; of a new one that is nothing yet.
-    pub(super) fn with_entry<T>(&self, key: &Key, device: &Device, act: impl FnOnce(&mut Entry) -> T) -> T {
+    /// Works on all that is remembered of a device; none when it is gone, or another one of its name is in its place. Only
+    /// [`Self::admits`] remembers one.
+    pub(super) fn with_entry<T>(
+        &self,
+        key: &Key,
+        device: &Device,
+        act: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
         let mut table = lock(&self.table);
-        let uid = device.uid().unwrap_or_default();
-        if table.get(key).is_some_and(|entry| entry.memory.uid != uid)
-            && let Some(former) = table.remove(key)
-        {
-            self.link.forget(&key.subject(&former.memory.uid));
-        }
-        act(table.entry(key.clone()).or_insert_with(|| Box::new(self.nothing_yet(device))))
+        let entry = table
+            .get_mut(key)
+            .filter(|entry| Some(entry.memory.uid.as_str()) == device.metadata.uid.as_deref())?;
+        Some(act(entry))
     }
 
     fn nothing_yet(&self, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, draw(), rand::random(), self.policy.bucket());
+        let memory = Memory::new(device, now, wall, draw(), rand::random(), &self.policy);
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 
-    /// Works on what is remembered of a device, and on what all devices share.
+    /// Works on what is remembered of a device, and on what all devices share; none as with [`Self::with_entry`].
     pub fn with_memory<T>(
         &self,
         key: &Key,
         device: &Device,
         act: impl FnOnce(&mut Memory, &mut Budgets) -> T,
-    ) -> T {
+    ) -> Option<T> {
         self.with_entry(key, device, |entry| act(&mut entry.memory, &mut lock(&self.budgets)))
     }
 
@@ -263,6 +296,7 @@ impl Controls {
     /// Remembers a write until the cache has it.
     pub fn wrote(&self, key: &Key, written: Written) {
         if let Some(entry) = lock(&self.table).get_mut(key) {
+            entry.memory.status_is_written(Instant::now());
             entry.written = Some(Box::new(written));
         }
     }
@@ -276,19 +310,24 @@ impl Controls {
 
     /// Forgets a device that is gone; ends its exchange.
     pub fn forget(&self, key: &Key) {
-        if let Some(entry) = lock(&self.table).remove(key) {
-            self.link.forget(&key.subject(&entry.memory.uid));
-        }
+        self.take_out(&mut lock(&self.table), key);
         self.metrics.forget(key);
     }
 
-    /// Counts a failed reconcile of a device; gives how many there were in a row.
-    pub fn blame(&self, key: &Key) -> u32 {
+    /// Counts a failed reconcile of a device; gives how long until it is tried again.
+    pub(super) fn blame(&self, key: &Key, failure: Failure) -> Duration {
         self.controller.retries.inc();
-        let mut table = lock(&self.table);
-        let Some(entry) = table.get_mut(key) else { return 1 };
-        entry.failures = entry.failures.saturating_add(1);
-        entry.failures
+        let failures = lock(&self.table).get_mut(key).map_or(1, |entry| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.failures
+        });
+        let tokens = &mut lock(&self.budgets).reconciles;
+        let (delay, for_token) =
+            retry::wait((failures, failure), self.policy.backoff, tokens, Instant::now(), draw());
+        if for_token {
+            self.metrics.note(&key.namespace, &[Note::BudgetExhausted("reconciles")]);
+        }
+        delay
     }
 
     /// A reconcile went well.
@@ -306,20 +345,16 @@ impl Controls {
     }
 }
 
-fn show_bounds(
-    shared: &Shared,
-    link: &Arc<Link<WhileLeading>>,
-    dns: &Dns,
-    table: &Arc<Mutex<HashMap<Key, Box<Entry>>>>,
-) {
+fn show_bounds(shared: &Shared, link: &Arc<Link<WhileLeading>>, dns: &Dns, table: &Arc<Mutex<Table<Entry>>>) {
     let (args, metrics) = (&shared.args, &shared.metrics);
     metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
     metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
     metrics.limit.with_label_values(&["progress_per_second"]).set(args.bounds.progress_rate);
+    metrics.limit.with_label_values(&["device_notifications_per_second"]).set(args.bounds.notification_rate);
+    metrics.limit.with_label_values(&["device_statuses_per_second"]).set(args.bounds.device_status_rate);
     metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
     metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
-    let entries = table.clone();
-    metrics.bound("devices", f64::from(args.bounds.max_devices), move || lock(&entries).len());
+    show_table(metrics, args.bounds.max_devices, table);
     let exchanges = link.clone();
     metrics.bound("in_flight_exchanges", f64::from(args.work.max_in_flight), move || exchanges.in_flight());
     let ended = link.clone();
@@ -330,9 +365,16 @@ fn show_bounds(
     metrics.bound("observations", most, move || observed.observed_devices());
 }
 
-fn summaries(table: &HashMap<Key, Box<Entry>>, now: Instant) -> BTreeMap<String, Summary> {
+fn show_table<E: Send + 'static>(metrics: &Metrics, most: u32, table: &Arc<Mutex<Table<E>>>) {
+    let (held, leaving) = (table.clone(), table.clone());
+    metrics.bound("devices", f64::from(most), move || lock(&held).held());
+    let reserve = u32::try_from(Table::<E>::reserve(size(most))).unwrap_or(u32::MAX);
+    metrics.bound("leaving_devices", f64::from(reserve), move || lock(&leaving).leaving());
+}
+
+fn summaries(table: &Table<Entry>, now: Instant) -> BTreeMap<String, Summary> {
     let mut all: BTreeMap<String, Summary> = BTreeMap::new();
-    for (key, entry) in table {
+    for (key, entry) in table.iter() {
         let memory = &entry.memory;
         let summary = all.entry(key.namespace.clone()).or_default();
         if let Some(patience) = memory.patience {
@@ -347,10 +389,57 @@ fn summaries(table: &HashMap<Key, Box<Entry>>, now: Instant) -> BTreeMap<String,
 
 #[cfg(test)]
 mod tests {
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::json;
     use tokio::net::UdpSocket;
     use tokio::time::timeout;
 
     use super::*;
+    use crate::fault::tests::shared_with;
+
+    fn key(name: &str) -> Key {
+        Key { namespace: "demo".to_owned(), name: name.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_device_that_was_gone_before_it_was_remembered_leaves_nothing_behind() {
+        let nobody = tower::service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<Body>, io::Error>>()
+        });
+        let shared = shared_with(Client::new(nobody, "default"), &mut JoinSet::new());
+        let ((outcomes, _triggers), (news, _notifications)) = (mpsc::channel(1), mpsc::channel(1));
+        let controls = Controls::new(shared, outcomes, news).await.unwrap();
+        let device: Device = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": "pump", "namespace": "demo", "uid": "u"},
+            "spec": {"endpoint": {"host": "10.20.0.17"}},
+        }))
+        .unwrap();
+        // The cache has let it go, and has told so, while a reconcile of it was on its way.
+        controls.forget(&key("pump"));
+        assert!(!controls.admits(&key("pump"), &device));
+        assert!(controls.with_memory(&key("pump"), &device, |_, _| ()).is_none());
+        assert!(controls.devices_at(None).is_empty());
+    }
+
+    #[test]
+    fn devices_that_are_released_beyond_the_bound_show_in_a_gauge_of_their_own_and_no_usage_exceeds_its_limit()
+     {
+        let metrics = Metrics::new().unwrap();
+        let table = Arc::new(Mutex::new(Table::new(2)));
+        show_table(&metrics, 2, &table);
+        for number in 0..10 {
+            lock(&table).insert(&key(&number.to_string()), true, || ());
+        }
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for (name, most) in [("devices", 2), ("leaving_devices", 1)] {
+            for metric in ["edge_limit", "edge_usage"] {
+                let line = format!("{metric}{{name=\"{name}\"}} {most}");
+                assert!(text.lines().any(|one| one == line), "{line} is missing in\n{text}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn no_datagram_leaves_a_process_that_does_not_lead() {
@@ -360,12 +449,12 @@ mod tests {
         let sockets = Arc::new(Sockets::bind().await.unwrap());
         let outlet = WhileLeading { sockets, leadership: leadership.clone() };
         assert!(outlet.send(peer, b"before").await.is_err());
-        leadership.grant(7, Instant::now() + std::time::Duration::from_secs(60));
+        leadership.grant(7, Instant::now() + Duration::from_secs(60));
         outlet.send(peer, b"leading").await.unwrap();
         leadership.end();
         assert!(outlet.send(peer, b"after").await.is_err());
         let mut buffer = [0; 16];
-        let patience = std::time::Duration::from_secs(5);
+        let patience = Duration::from_secs(5);
         let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
         assert_eq!(&buffer[..length], b"leading");
         assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");

@@ -16,7 +16,7 @@ use super::policy::Policy;
 use super::question::{ask, command, own};
 use super::status::{self, Standing};
 use super::validate::{Host, Invalid, Spec, Target};
-use super::{adopt, progress, release};
+use super::{adopt, pause, progress, release};
 use crate::action::{Action, Mark, Notice, Question};
 use crate::budget::{Bucket, Budgets};
 
@@ -218,7 +218,7 @@ fn next_question(
         decision.hold = true;
     } else if let Some(command) = adoption {
         match permission(memory, budget, seen.now, &mut decision.notes) {
-            Ok(()) => return own(command, seen.policy.backoff.cap),
+            Ok(()) => return own(seen, command),
             Err(wait) => until_command = wait,
         }
     } else if let Some(target) = target {
@@ -313,6 +313,10 @@ fn record(
     if !status::is_transition(seen.status, &next) {
         return;
     }
+    if let Err(wait) = pause::is_over(seen, memory, &mut decision.notes) {
+        decision.wake = decision.wake.min(wait);
+        return;
+    }
     if let Err(wait) = progress::tell(seen, memory, standing, progress, &mut decision.notes) {
         decision.wake = decision.wake.min(wait);
         return;
@@ -336,6 +340,8 @@ fn patience(seen: &Observed<'_>) -> Option<Duration> {
 mod answers;
 #[cfg(test)]
 mod notices;
+#[cfg(test)]
+mod often;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use super::answer::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
+use super::policy::Policy;
 use super::release::Release;
 use super::validate::{Host, Patience, Target};
 use crate::budget::Bucket;
@@ -181,6 +182,8 @@ pub struct Memory {
     pub unmet_since: Option<Instant>,
     /// Retries that it may use.
     pub bucket: Bucket,
+    /// Statuses that may be written of it.
+    pub statuses: Bucket,
     /// DNS.
     pub lookup: Lookup,
     /// Which of several addresses is used.
@@ -197,7 +200,7 @@ impl Memory {
         wall: jiff::Timestamp,
         draw: f64,
         message_id: u16,
-        bucket: Bucket,
+        policy: &Policy,
     ) -> Self {
         let status = device.status.clone().unwrap_or_default();
         let current =
@@ -255,7 +258,8 @@ impl Memory {
             last_error: None,
             untold: None,
             unmet_since: age.and_then(|age| now.checked_sub(age)),
-            bucket,
+            bucket: policy.retries(),
+            statuses: policy.statuses(),
             lookup: Lookup::default(),
             address_index: 0,
             told: None,

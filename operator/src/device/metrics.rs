@@ -7,7 +7,9 @@ use kube::runtime::reflector::Store;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::absorb::Note;
+use super::answer::Answer;
 use super::key::Key;
+use super::tally::Tallies;
 use crate::link::Counters;
 use crate::metrics::{counters, register};
 
@@ -18,9 +20,7 @@ fn round_trips() -> Vec<f64> {
 
 /// The metrics of the device controller.
 pub struct DeviceMetrics {
-    exchanges: IntCounterVec,
-    sends: IntCounterVec,
-    retransmissions: IntCounterVec,
+    tallies: Tallies,
     round_trip: HistogramVec,
     reboots: IntCounterVec,
     reports: IntCounterVec,
@@ -38,6 +38,10 @@ pub struct DeviceMetrics {
     pub in_flight: IntGauge,
     /// Exchanges that wait for a slot.
     pub waiting: IntGauge,
+    /// Writes of devices that wait for a writer; one a device at most.
+    pub waiting_writes: IntGauge,
+    /// Lookups that wait for a resolver; one a device at most.
+    pub waiting_lookups: IntGauge,
     /// Devices that are observed.
     pub observations: IntGauge,
     per_device: IntGauge,
@@ -52,7 +56,8 @@ impl DeviceMetrics {
     /// # Errors
     /// When a name is taken.
     pub fn new(registry: &Registry, devices: Store<Device>, limit: usize) -> Result<Self, prometheus::Error> {
-        let device = &["namespace", "device", "outcome"];
+        let tallies = Tallies::default();
+        tallies.register(registry)?;
         let count = |name: &str, help: &str, labels: &[&str]| counters(registry, name, help, labels);
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help)?);
         let options = HistogramOpts::new(
@@ -60,17 +65,7 @@ impl DeviceMetrics {
             "Time from the first transmission of a request to its response.",
         );
         Ok(Self {
-            exchanges: count("edge_device_exchanges_total", "Exchanges with devices, by outcome.", device)?,
-            sends: count(
-                "edge_device_sends_total",
-                "Transmissions of confirmable requests, by whether an answer came before the next was due.",
-                device,
-            )?,
-            retransmissions: count(
-                "edge_device_retransmissions_total",
-                "Transmissions after the first of an exchange.",
-                &device[..2],
-            )?,
+            tallies,
             round_trip: register(
                 registry,
                 HistogramVec::new(options.buckets(round_trips()), &["namespace"])?,
@@ -84,12 +79,12 @@ impl DeviceMetrics {
             retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
             exhausted: count(
                 "edge_device_budget_exhausted_total",
-                "Looks at a command that was due again and found no token, by whose budget had none.",
+                "Looks at a command that was due again and found no token, and reconciles that failed and wait for one, by whose budget had none.",
                 &["namespace", "budget"],
             )?,
             put_off: count(
                 "edge_device_statuses_put_off_total",
-                "Looks at a new device whose Pending or Syncing lasts and was not written, since too many are.",
+                "Looks at a device whose status was not written yet: a new one, of which too many are, or one that changes too often.",
                 &["namespace"],
             )?,
             transitions: count(
@@ -120,6 +115,11 @@ impl DeviceMetrics {
                 )?,
             )?,
             in_flight: gauge("edge_inflight_exchanges", "Exchanges with devices under way.")?,
+            waiting_writes: gauge(
+                "edge_waiting_writes",
+                "Devices whose status or finalizer waits to be written.",
+            )?,
+            waiting_lookups: gauge("edge_waiting_lookups", "Names of devices that wait to be looked up.")?,
             waiting: gauge("edge_waiting_exchanges", "Exchanges with devices that wait for a slot.")?,
             observations: gauge("edge_observed_devices", "Devices that were asked to tell of changes.")?,
             per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,
@@ -130,21 +130,19 @@ impl DeviceMetrics {
     }
 
     /// The label of a device: empty above the limit, so that the number of series is bounded.
-    fn label<'a>(&self, key: &'a Key) -> &'a str {
+    fn label(&self, key: &Key) -> Key {
         let above = self.devices.len() > self.limit;
         self.per_device.set(i64::from(!above));
         if self.above.swap(above, Ordering::AcqRel) != above {
-            self.exchanges.reset();
-            self.sends.reset();
-            self.retransmissions.reset();
+            self.tallies.clear();
         }
-        if above { "" } else { &key.name }
+        if above { Key { name: String::new(), ..key.clone() } } else { key.clone() }
     }
 
     /// The counters of a device's exchanges. What seldom happens in its namespace is there from now on, at 0: a rate of
     /// nothing would show nothing.
     pub fn of(&self, key: &Key) -> Counters {
-        let (namespace, device) = (key.namespace.as_str(), self.label(key));
+        let namespace = key.namespace.as_str();
         self.retries.with_label_values(&[namespace]);
         self.reboots.with_label_values(&[namespace]);
         self.put_off.with_label_values(&[namespace]);
@@ -155,16 +153,14 @@ impl DeviceMetrics {
             self.exhausted.with_label_values(&[namespace, whose]);
         }
         Counters {
-            answered: self.sends.with_label_values(&[namespace, device, "answered"]),
-            unanswered: self.sends.with_label_values(&[namespace, device, "unanswered"]),
-            retransmissions: self.retransmissions.with_label_values(&[namespace, device]),
+            transmissions: self.tallies.transmissions(self.label(key)),
             round_trip: self.round_trip.with_label_values(&[namespace]),
         }
     }
 
     /// Counts the end of an exchange.
-    pub fn ended(&self, key: &Key, outcome: &str) {
-        self.exchanges.with_label_values(&[key.namespace.as_str(), self.label(key), outcome]).inc();
+    pub fn ended(&self, key: &Key, answer: &Answer) {
+        self.tallies.ended(&self.label(key), answer);
     }
 
     /// Counts a change of phase.
@@ -191,15 +187,7 @@ impl DeviceMetrics {
 
     /// Removes the series of a device that is gone.
     pub fn forget(&self, key: &Key) {
-        let (namespace, device) = (key.namespace.as_str(), key.name.as_str());
-        for outcome in ["answered", "unanswered"] {
-            let _absent = self.sends.remove_label_values(&[namespace, device, outcome]);
-        }
-        for outcome in ["report", "notified", "stored", "refused", "malformed", "unable", "reset", "timeout"]
-        {
-            let _absent = self.exchanges.remove_label_values(&[namespace, device, outcome]);
-        }
-        let _absent = self.retransmissions.remove_label_values(&[namespace, device]);
+        self.tallies.forget(key);
     }
 }
 
@@ -234,11 +222,11 @@ mod tests {
         let metrics = DeviceMetrics::new(&registry, store, 1).unwrap();
         let key = Key { namespace: "edge-demo".into(), name: "pump-0".into() };
         add(&mut writer, "pump-0", DevicePhase::InSync);
-        metrics.of(&key).answered.inc();
+        metrics.of(&key);
         assert!(scrape(&registry).contains(r#"device="pump-0""#));
         assert!(scrape(&registry).contains("edge_per_device_series 1"));
         add(&mut writer, "pump-1", DevicePhase::InSync);
-        metrics.of(&key).answered.inc();
+        metrics.of(&key);
         let text = scrape(&registry);
         assert!(!text.contains("pump-0") && text.contains(r#"device="""#), "{text}");
         assert!(text.contains("edge_per_device_series 0"));
@@ -263,8 +251,8 @@ mod tests {
         let metrics = DeviceMetrics::new(&registry, store, 10).unwrap();
         let key = Key { namespace: "edge-demo".into(), name: "pump-0".into() };
         add(&mut writer, "pump-0", DevicePhase::InSync);
-        metrics.of(&key).unanswered.inc();
-        metrics.ended(&key, "timeout");
+        metrics.of(&key);
+        metrics.ended(&key, &Answer::Silence);
         metrics.forget(&key);
         assert!(!scrape(&registry).contains("pump-0"));
     }

@@ -53,7 +53,7 @@ impl Sight {
 
 /// Looks at a device: where it is and what the server holds. None when the object in the cache is older than one
 /// that the device has a command of, or than our own last change of its metadata: then its successor is to be decided
-/// on, not a mixture of the two.
+/// on, not a mixture of the two; and when the device is gone meanwhile.
 ///
 /// # Errors
 /// When a fresh read was due and failed.
@@ -61,7 +61,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
     let (now, shared) = (Instant::now(), &controls.shared);
     let spec = validate(device);
     let known = epoch::parse(device.metadata.resource_version.as_deref()).ok();
-    let (status, version, place, reported, marked) = controls.with_entry(key, device, |entry| {
+    let seen = controls.with_entry(key, device, |entry| {
         // What the cache shows meanwhile needs no second copy of it here.
         entry.written.take_if(|written| written.on != device.metadata.resource_version);
         let (status, version) = match &entry.written {
@@ -72,6 +72,7 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
         let reported = reported_generation(entry.memory.inbox.as_deref());
         (status, version, place, reported, entry.marked)
     });
+    let Some((status, version, place, reported, marked)) = seen else { return Ok(None) };
     if marked.zip(known).is_some_and(|(marked, known)| known < marked) {
         return Ok(None);
     }

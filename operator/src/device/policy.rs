@@ -28,6 +28,8 @@ pub struct Policy {
     pub install_attempts: u32,
     /// Retries of one device: burst, and how many a second come back.
     pub device_retries: (u32, f64),
+    /// Statuses of one device: burst, and how many a second come back.
+    pub device_statuses: (u32, f64),
 }
 
 impl Policy {
@@ -41,12 +43,19 @@ impl Policy {
             progress_after: args.bounds.progress_after,
             install_attempts: INSTALL_ATTEMPTS,
             device_retries: (args.retry.device_retry_burst, args.retry.device_retry_rate),
+            device_statuses: (args.bounds.device_status_burst, args.bounds.device_status_rate),
         }
     }
 
     /// A new device's retries.
-    pub fn bucket(&self) -> Bucket {
+    pub fn retries(&self) -> Bucket {
         let (burst, rate) = self.device_retries;
+        Bucket::new(burst, rate)
+    }
+
+    /// A new device's statuses.
+    pub fn statuses(&self) -> Bucket {
+        let (burst, rate) = self.device_statuses;
         Bucket::new(burst, rate)
     }
 

@@ -14,10 +14,17 @@ use super::validate::Target;
 use crate::action::{Action, Ask, Command, Owning, Question};
 use crate::slots::Cause;
 
-/// A change of owner as it is sent; or how long to wait, when it cannot be.
-pub(super) fn own(command: OwnerCommand, otherwise: Duration) -> Result<Question, Duration> {
-    let payload = edge_protocol::encode(&command).map_err(|_| otherwise)?;
-    Ok(Question::Own(Box::new(Owning { command, payload })))
+/// A change of owner as it is sent; or, when it cannot be, how long to wait: the object's name and uid are all there is in it, so
+/// that nothing but another object would help.
+pub(super) fn own(seen: &Observed<'_>, command: OwnerCommand) -> Result<Question, Duration> {
+    match edge_protocol::encode(&command) {
+        Ok(payload) => Ok(Question::Own(Box::new(Owning { command, payload }))),
+        Err(error) => {
+            let (namespace, device) = (&command.namespace, &command.name);
+            tracing::warn!(namespace, device, %error, "its change of owner cannot be sent");
+            Err(seen.policy.backoff.cap)
+        }
+    }
 }
 
 /// The command for this target; or the verdict that it cannot be sent.

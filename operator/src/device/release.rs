@@ -179,5 +179,5 @@ fn begin(
         epoch: seen.epoch,
         change: OwnerChange::Release,
     };
-    own(command, seen.policy.backoff.cap)
+    own(seen, command)
 }

@@ -16,6 +16,9 @@ use super::population::NoTarget;
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
 use super::validate::Plan;
 use crate::refusal::Refusal;
+use words::{accepted, nobody};
+
+mod words;
 
 /// For so long agents may be silent about a new generation or target before that is a problem.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -28,6 +31,9 @@ const ACTED: &str = "ActedOnPackets";
 /// … and its message when none says so any more: its agent was started again, say.
 const ACTED_BEFORE: &str = "kernel counters showed since the start that the rules acted on packets";
 
+/// Message of Installed while nothing is, as its owner wants it.
+const PAUSED: &str = "spec.paused lifts the faults; the clock goes on";
+
 /// A profile and everything that its status depends on.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
@@ -39,6 +45,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) status: Option<&'a FaultProfileStatus>,
     /// What it asks for, or why it may not.
     pub(crate) plan: Result<&'a Plan, &'a Refusal>,
+    /// Why not all of its targets, or of the agents, are known; none: they are.
+    pub(crate) lacks: Option<&'a Refusal>,
     /// What its selector finds; empty when there is no plan.
     pub(crate) found: &'a Found,
     /// What the agents say.
@@ -130,6 +138,9 @@ impl<'a> Draft<'a> {
             Ok(plan) => plan,
             Err(refusal) => return self.reject(&refusal),
         };
+        if let Some(lacks) = self.observed.lacks {
+            return self.freeze(plan, lacks);
+        }
         let found: &'a Found = self.observed.found;
         self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted(found));
         self.choose(plan);
@@ -145,6 +156,9 @@ impl<'a> Draft<'a> {
     /// before the start one out of reach is said aloud, later on it is just no target.
     fn acceptance(&self) -> Result<&'a Plan, Refusal> {
         let plan = self.observed.plan.map_err(Clone::clone)?;
+        if let Some(lacks) = self.observed.lacks.filter(|_| self.next.started_at.is_none()) {
+            return Err(lacks.clone());
+        }
         match self.observed.found.others.get(&NoTarget::NotAllowed) {
             Some((count, first)) if self.next.started_at.is_none() => Err(Refusal {
                 reason: ENDPOINT_NOT_ALLOWED,
@@ -166,6 +180,31 @@ impl<'a> Draft<'a> {
         self.set(types::ACCEPTED, ConditionStatus::False, refusal.reason, &refusal.message);
         self.hit_nobody("Rejected", "the profile is rejected, see Accepted");
         self.wake_at_end();
+    }
+
+    /// It has started, and who its targets are is not known any more, or what agents say of them. A choice among some would be
+    /// another choice, and to lift the faults would be one, too: agents go on with the cutoff that they have.
+    fn freeze(&mut self, plan: &Plan, lacks: &Refusal) {
+        let before = find_condition(&self.old.conditions, types::ACCEPTED).filter(|it| it.status == "True");
+        let accepted = before.map_or_else(|| accepted(&Found::default()), |it| it.message.clone());
+        self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted);
+        self.wake_at_end();
+        if plan.paused {
+            self.next.phase = FaultPhase::Paused;
+            return self.hit_nobody("Paused", PAUSED);
+        }
+        self.next.phase = FaultPhase::Degraded;
+        let message = format!(
+            "{}; until then agents go on with those that were chosen before, and the counts stay as they were",
+            lacks.message
+        );
+        self.set(types::INSTALLED, ConditionStatus::Unknown, lacks.reason, &message);
+        let roll = self.roll_up(&Chosen::default(), Some(self.observed.generation));
+        if roll.effective || self.was_effective() {
+            self.report_effective(&roll);
+        } else {
+            self.set(types::EFFECTIVE, ConditionStatus::Unknown, lacks.reason, "not every agent is heard");
+        }
     }
 
     fn wake_at_end(&mut self) {
@@ -207,7 +246,7 @@ impl<'a> Draft<'a> {
             self.report_nobody();
         } else if plan.paused {
             self.next.phase = FaultPhase::Paused;
-            self.hit_nobody("Paused", "spec.paused lifts the faults; the clock goes on");
+            self.hit_nobody("Paused", PAUSED);
         } else {
             self.report_installed(&roll);
             self.report_effective(&roll);
@@ -240,11 +279,16 @@ impl<'a> Draft<'a> {
     fn report_installed(&mut self, roll: &RollUp) {
         let counts = self.next.targets;
         let of = format!("{} of {} targets have their rules in a kernel", counts.enforced, counts.selected);
-        if roll.missing == 0 {
-            self.next.phase = FaultPhase::Active;
-            return self.set(types::INSTALLED, ConditionStatus::True, "Installed", &of);
-        }
         let message = format!("{of}; {}", roll.summary());
+        if roll.missing == 0 {
+            // Rules that are held, and yet packets meet what nobody asked for.
+            let (phase, reason, message) = match &roll.strained {
+                Some(problem) => (FaultPhase::Degraded, problem.state.as_str(), &message),
+                None => (FaultPhase::Active, "Installed", &of),
+            };
+            self.next.phase = phase;
+            return self.set(types::INSTALLED, ConditionStatus::True, reason, message);
+        }
         if let Some(problem) = &roll.refused {
             self.next.phase = FaultPhase::Degraded;
             return self.set(types::INSTALLED, ConditionStatus::False, &problem.state, &message);
@@ -252,6 +296,11 @@ impl<'a> Draft<'a> {
         if roll.lost {
             self.next.phase = FaultPhase::Degraded;
             return self.set(types::INSTALLED, ConditionStatus::Unknown, AGENT_LOST, &message);
+        }
+        // A node under a strain says that first, and beside it what it has no way to.
+        if let (Some(problem), true) = (&roll.strained, roll.waiting.is_empty()) {
+            self.next.phase = FaultPhase::Degraded;
+            return self.set(types::INSTALLED, ConditionStatus::False, &problem.state, &message);
         }
         let patience = self.patience();
         if patience.is_zero() {
@@ -361,40 +410,11 @@ fn bound(status: &mut FaultProfileStatus) {
     }
 }
 
-fn accepted(found: &Found) -> String {
-    let mut message = "everything that it asks for is within its reach".to_owned();
-    if let Some((count, first)) = found.others.get(&NoTarget::HostNetwork) {
-        message += &format!(
-            "; {count} matching pods, {first} among them, are on the host network and are no targets"
-        );
-    }
-    message
-}
-
-/// Why nobody is hit.
-fn nobody(found: &Found) -> (&'static str, String) {
-    if found.len() > 0 {
-        return ("NoTargets", format!("{} targets match, and none of them is chosen", found.len()));
-    }
-    let (reason, why) = match found.others.iter().next_back() {
-        None => return ("NoTargets", "nothing in this namespace matches the selector".to_owned()),
-        Some((NoTarget::NoAddress, found)) => ("NoAddress", (found, "has no address yet")),
-        Some((NoTarget::HostNetwork, found)) => (
-            "HostNetwork",
-            (
-                found,
-                "is on the host network, where its packets are its node's: select pods with a network of their own",
-            ),
-        ),
-        Some((NoTarget::NotAllowed, it)) => (ENDPOINT_NOT_ALLOWED, (it, "has an endpoint out of reach")),
-    };
-    let ((count, first), what) = why;
-    (reason, format!("{count} match and none is a target: {first} {what}"))
-}
-
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod strains;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use edge_api::condition::reasons::STRAINED;
 use edge_api::{NodeProblem, ProfileOnNode};
 use tokio::time::Instant;
 
@@ -32,6 +33,8 @@ pub(crate) struct RollUp {
     pub(crate) lost: bool,
     /// … and one that an agent gave a reason for? The first one.
     pub(crate) refused: Option<NodeProblem>,
+    /// Packets of targets with rules meet what nobody asked for: a limit of a node's, say. The first one.
+    pub(crate) strained: Option<NodeProblem>,
 }
 
 /// Which words count.
@@ -108,11 +111,16 @@ impl RollUp {
         // Without a route to what another node enforces all is well.
         let only_outside = enforced >= entry.targets && external_enforced < entry.external_targets;
         match &entry.reason {
+            Some(reason) if STRAINED.contains(&reason.as_str()) => {
+                let problem = problem(node, reason, entry.message.clone().unwrap_or_default());
+                self.strained.get_or_insert_with(|| problem.clone());
+                self.problems.push(problem);
+            }
             Some(_) if !lacks && only_outside => {}
             Some(reason) => {
                 let problem = problem(node, reason, entry.message.clone().unwrap_or_default());
-                if lacks && self.refused.is_none() {
-                    self.refused = Some(problem.clone());
+                if lacks {
+                    self.refused.get_or_insert_with(|| problem.clone());
                 }
                 self.problems.push(problem);
             }

@@ -41,7 +41,8 @@ fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
     Client::new(service, "default")
 }
 
-fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
+/// What controllers share, with an API server of one's own; its caches are filled by `tasks`.
+pub(crate) fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
     let shutdown = CancellationToken::new();
     let (metrics, args) = (Metrics::new().unwrap(), Args::parse_from(["edge-operator"]));
     let (events, _) = Events::new(&metrics, &args.bounds).unwrap();

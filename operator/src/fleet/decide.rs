@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_api::choose::Amount;
-use edge_api::condition::{ConditionStatus, is_true, types};
+use edge_api::condition::{ConditionStatus, find_condition, is_true, types};
 use edge_api::{Desired, DeviceFleetStatus, set_condition};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -137,7 +137,7 @@ impl<'a> Draft<'a> {
         }
         self.advance(plan, &field);
         self.reserve(plan, &field);
-        let field = Field::new(self.seen.members, target, &self.next.reserved);
+        let field = Field::new(self.seen.members, target, &self.next.reserved, self.began());
         self.next.counts.unavailable = field.counts(target).unavailable;
         self.change(plan, target, &field);
         self.watch_the_clock(plan, &field);
@@ -181,8 +181,8 @@ impl<'a> Draft<'a> {
 
     /// Releases the reserved ones that ended, that are held and were told nothing of this, or are no longer the fleet's, and counts.
     fn take_stock(&mut self, target: &'a Desired) -> Field<'a> {
-        let field = Field::new(self.seen.members, target, &self.next.reserved);
-        let ended = |standing| matches!(standing, Standing::InSync | Standing::Failed);
+        let field = Field::new(self.seen.members, target, &self.next.reserved, self.began());
+        let ended = |standing| matches!(standing, Standing::InSync | Standing::Gone | Standing::Failed);
         let standings = field.by_name();
         let mut finished = false;
         self.next.reserved.retain(|name| {
@@ -216,6 +216,13 @@ impl<'a> Draft<'a> {
         !revision::is_given_up(&self.next) && !is_true(&self.next.conditions, types::COMPLETE)
     }
 
+    /// Since when what its devices shall run is rolled out, or what was before it that did not come to its end either; none when
+    /// no rollout is under way.
+    fn began(&self) -> Option<Timestamp> {
+        let incomplete = find_condition(&self.next.conditions, types::COMPLETE);
+        Some(incomplete.filter(|_| self.is_rolling_out())?.last_transition_time.0)
+    }
+
     /// Goes on to the next batch when this one has ended, and to the one after it when that has nobody to wait for.
     fn advance(&mut self, plan: &Plan, field: &Field<'a>) {
         if !self.is_rolling_out() {
@@ -243,8 +250,9 @@ impl<'a> Draft<'a> {
             Standing::Trying | Standing::Lost | Standing::Ready | Standing::Unclear => true,
             _ => is_settling(member, *standing),
         };
-        let is_evidence =
-            |standing| matches!(standing, Standing::InSync | Standing::Failed | Standing::Ready);
+        let is_evidence = |standing| {
+            matches!(standing, Standing::InSync | Standing::Gone | Standing::Failed | Standing::Ready)
+        };
         field.waiting() == 0
             && !self.scope(plan, field).iter().any(is_open)
             && field.ours.iter().any(|(_, standing)| is_evidence(*standing))
@@ -360,7 +368,11 @@ fn is_urgent(old: &DeviceFleetStatus, new: &DeviceFleetStatus) -> bool {
 }
 
 #[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod held;
+#[cfg(test)]
+mod most;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

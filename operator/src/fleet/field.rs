@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use edge_api::choose::{self, Amount};
 use edge_api::fleet::MAX_RESERVED;
 use edge_api::{Desired, FleetCounts};
+use jiff::Timestamp;
 
 use super::member::{Contact, Member, Outcome};
 use super::validate::Plan;
@@ -15,6 +16,8 @@ use super::validate::Plan;
 pub(crate) enum Standing {
     /// It was told the target and runs it.
     InSync,
+    /// It was told the target, nobody waits for it any more, and it got lost since the rollout began: perhaps by what it was told.
+    Gone,
     /// It was told the target and cannot run it.
     Failed,
     /// Reserved, perhaps told, and not lost.
@@ -43,13 +46,19 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// `members` in order of rank.
-    pub(crate) fn new(members: &'a [Member<'a>], target: &Desired, reserved: &[String]) -> Self {
+    /// `members` in order of rank. `began`: since when the target is rolled out; none when that is over, or when it is brought
+    /// back: whoever gets lost then, the rollout has not done it.
+    pub(crate) fn new(
+        members: &'a [Member<'a>],
+        target: &Desired,
+        reserved: &[String],
+        began: Option<Timestamp>,
+    ) -> Self {
         let reserved: BTreeSet<&str> = reserved.iter().map(String::as_str).collect();
         let ours: Vec<_> = members
             .iter()
             .filter(|member| !member.foreign)
-            .map(|member| (member, standing(member, target, reserved.contains(member.name))))
+            .map(|member| (member, standing(member, target, reserved.contains(member.name), began)))
             .collect();
         let foreign = members.len() - ours.len();
         Self { ours, foreign }
@@ -72,7 +81,12 @@ impl<'a> Field<'a> {
 
     /// What maxUnavailable is about.
     pub(crate) fn unavailable(&self) -> usize {
-        self.waiting() + self.count(Standing::Failed)
+        self.waiting() + self.count(Standing::Failed) + self.count(Standing::Gone)
+    }
+
+    /// Those that run the target, as they last reported.
+    pub(crate) fn running(&self) -> usize {
+        self.ours.iter().filter(|(member, standing)| is_running(member, *standing)).count()
     }
 
     /// As the status shows them.
@@ -82,7 +96,7 @@ impl<'a> Field<'a> {
         FleetCounts {
             total: number(self.ours.len() + self.foreign),
             updated: number(told),
-            in_sync: number(self.count(Standing::InSync)),
+            in_sync: number(self.running()),
             failed: number(self.count(Standing::Failed)),
             unavailable: number(self.unavailable()),
             foreign: number(self.foreign),
@@ -119,20 +133,28 @@ impl<'a> Field<'a> {
     /// exceeded as soon as it will be, however the rest of the sample ends.
     pub(crate) fn failures_exceeded(&self, plan: &Plan) -> bool {
         let failed = self.count(Standing::Failed);
-        let finished = failed + self.count(Standing::InSync);
+        let finished = failed + self.running();
         let sample = finished.max(plan.minimum_sample.min(self.ours.len()));
         failed as u128 * 1_000_000 > sample as u128 * u128::from(plan.failures.ppm())
     }
 }
 
-fn standing(member: &Member<'_>, target: &Desired, reserved: bool) -> Standing {
+fn is_running(member: &Member<'_>, standing: Standing) -> bool {
+    standing == Standing::InSync || (standing == Standing::Gone && member.outcome == Outcome::InSync)
+}
+
+fn standing(member: &Member<'_>, target: &Desired, reserved: bool, began: Option<Timestamp>) -> Standing {
     let told = member.desired == Some(target);
+    // Whoever was away before the rollout began, with what a former one told it, was not lost by this one.
+    let is_gone = told && member.lost_at.zip(began).is_some_and(|(lost, began)| lost >= began);
     match member.outcome {
+        Outcome::InSync if is_gone => Standing::Gone,
         Outcome::InSync if told => Standing::InSync,
         Outcome::Failed if told => Standing::Failed,
         Outcome::Lost if reserved => Standing::Lost,
         _ if reserved && member.contact == Contact::Withheld => Standing::Held,
         _ if reserved => Standing::Trying,
+        _ if is_gone => Standing::Gone,
         _ if told => Standing::Settling,
         _ => match member.contact {
             Contact::Answering => Standing::Ready,
@@ -163,6 +185,7 @@ mod tests {
             foreign: false,
             contact: Contact::Answering,
             outcome,
+            lost_at: None,
             sent: false,
         }
     }
@@ -176,6 +199,11 @@ mod tests {
     #[test]
     fn in_flight_are_the_reserved_that_try_and_unavailable_also_those_that_failed_or_got_lost() {
         let (old, new) = (firmware("1"), firmware("2"));
+        let gone = |desired, second| Member {
+            contact: Contact::Away,
+            lost_at: Some(Timestamp::from_second(second).unwrap()),
+            ..member("gone", desired, Outcome::InSync)
+        };
         let lost = member("lost", &new, Outcome::Lost);
         let lost_before = Member { contact: Contact::Away, ..member("lost before", &old, Outcome::Lost) };
         let members = [
@@ -188,19 +216,25 @@ mod tests {
             member("failed before", &old, Outcome::Failed),
             member("in sync", &new, Outcome::InSync),
             member("settling", &new, Outcome::Trying),
+            gone(&new, 7),
+            gone(&new, 5),
+            gone(&old, 9),
             Member { foreign: true, ..member("foreign", &new, Outcome::InSync) },
         ];
         let reserved = ["reserved", "trying", "lost"].map(str::to_owned);
-        let field = Field::new(&members, &new, &reserved);
+        let after = |seconds: i64| Some(Timestamp::from_second(seconds).unwrap());
+        let field = Field::new(&members, &new, &reserved, None);
+        assert_eq!((field.counts(&new).in_sync, field.counts(&new).unavailable), (3, 4));
+        let field = Field::new(&members, &new, &reserved, after(6));
         let counts = field.counts(&new);
         let expected =
-            FleetCounts { total: 10, updated: 5, in_sync: 1, failed: 1, unavailable: 4, foreign: 1 };
+            FleetCounts { total: 13, updated: 7, in_sync: 3, failed: 1, unavailable: 5, foreign: 1 };
         assert_eq!(counts, expected);
         assert_eq!((field.waiting(), field.count(Standing::Trying), field.count(Standing::Ready)), (3, 2, 2));
         let plan = Plan { max_in_flight: 5, max_unavailable: Amount::All, ..some_plan() };
         assert_eq!(field.room(&plan), 3);
-        let six = Amount::Count(NonZeroU32::new(6).unwrap());
-        assert_eq!(field.room(&Plan { max_unavailable: six, ..plan }), 2);
+        let seven = Amount::Count(NonZeroU32::new(7).unwrap());
+        assert_eq!(field.room(&Plan { max_unavailable: seven, ..plan }), 2);
     }
 
     #[test]
@@ -208,7 +242,8 @@ mod tests {
         let target = firmware("2");
         let names: Vec<String> = (0..29).map(|number| number.to_string()).collect();
         let members: Vec<_> = names.iter().map(|name| member(name, &target, Outcome::InSync)).collect();
-        let may = |count: usize| Field::new(&members[..count], &target, &[]).may_be_unavailable(&some_plan());
+        let may =
+            |count: usize| Field::new(&members[..count], &target, &[], None).may_be_unavailable(&some_plan());
         assert_eq!((may(29), may(20), may(9), may(0)), (2, 2, 1, 1));
     }
 
@@ -220,7 +255,7 @@ mod tests {
         let desired = |number: usize| if number < 499 { &new } else { &old };
         let members: Vec<_> =
             names.iter().enumerate().map(|(n, name)| member(name, desired(n), lost(n))).collect();
-        let field = Field::new(&members, &new, &names[..499]);
+        let field = Field::new(&members, &new, &names[..499], None);
         let plan = Plan { max_in_flight: 500, max_unavailable: Amount::All, ..some_plan() };
         assert_eq!((field.count(Standing::Ready), field.room(&plan)), (101, 1));
     }
@@ -236,7 +271,7 @@ mod tests {
                 _ => Outcome::Trying,
             };
             let members: Vec<_> = (0..all).map(|n| member(&names[n], &target, outcome(n))).collect();
-            Field::new(&members, &target, &[]).failures_exceeded(&some_plan())
+            Field::new(&members, &target, &[], None).failures_exceeded(&some_plan())
         };
         assert!(!exceeded(0, 1, 100), "one of a sample of twenty is five percent");
         assert!(exceeded(0, 2, 100), "two of twenty are too many, whatever the other eighteen do");

@@ -3,6 +3,7 @@
 
 use edge_api::condition::{find_condition, reasons, types};
 use edge_api::{Desired, Device, DevicePhase, DeviceStatus};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt as _;
 
@@ -28,6 +29,8 @@ pub(crate) struct Member<'a> {
     pub(crate) contact: Contact,
     /// What became of `desired`.
     pub(crate) outcome: Outcome,
+    /// When it was given up as lost; none while it is not.
+    pub(crate) lost_at: Option<Timestamp>,
     /// This process has changed it, and the cache does not show that yet.
     pub(crate) sent: bool,
 }
@@ -50,7 +53,7 @@ pub(crate) enum Contact {
 pub(crate) enum Outcome {
     /// Neither of the others.
     Trying,
-    /// It runs that, by its last report.
+    /// It runs that, by its last report; perhaps it got lost since.
     InSync,
     /// It refused that, or could not install it.
     Failed,
@@ -69,6 +72,7 @@ impl<'a> Member<'a> {
             foreign: device.managed_fields().iter().any(|entry| !is_ours(entry)),
             contact: device.status.as_ref().map_or(Contact::Unclear, contact),
             outcome: outcome(device),
+            lost_at: device.status.as_ref().and_then(lost_at),
             sent: false,
         }
     }
@@ -115,6 +119,12 @@ fn contact(status: &DeviceStatus) -> Contact {
         DevicePhase::Pending | DevicePhase::Paused => Contact::Withheld,
         DevicePhase::Unreachable | DevicePhase::Conflicted => Contact::Away,
     }
+}
+
+fn lost_at(status: &DeviceStatus) -> Option<Timestamp> {
+    let reachable = find_condition(&status.conditions, types::REACHABLE);
+    let lost = reachable.filter(|_| status.phase == DevicePhase::Unreachable)?;
+    Some(lost.last_transition_time.0)
 }
 
 fn outcome(device: &Device) -> Outcome {
@@ -205,6 +215,8 @@ mod tests {
             let device = device(json!({}), status.clone());
             let member = Member::of(&device);
             assert_eq!((member.contact, member.outcome), (contact, outcome), "{status}");
+            let lost_at = (status["phase"] == "Unreachable").then(|| "2026-01-01T00:00:00Z".parse().unwrap());
+            assert_eq!(member.lost_at, lost_at, "{status}");
         }
     }
 

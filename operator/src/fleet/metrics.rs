@@ -1,6 +1,8 @@
 //! `edge_fleet_*`: what is in the fleets' statuses is read out of the cache when it is scraped, so that a deleted fleet
 //! has no series; what happens is counted.
 
+use std::sync::Arc;
+
 use edge_api::{DeviceFleet, FleetPhase};
 use kube::ResourceExt as _;
 use kube::runtime::reflector::Store;
@@ -42,6 +44,12 @@ impl FleetMetrics {
     pub(crate) fn wrote(&self, namespace: &str, is_given_up: bool) {
         self.rollbacks.with_label_values(&[namespace]).inc_by(u64::from(is_given_up));
     }
+}
+
+/// Devices that the fleet has reserved that has most of them.
+pub(crate) fn most_reserved(fleets: &Store<DeviceFleet>) -> usize {
+    let reserved = |fleet: &Arc<DeviceFleet>| fleet.status.as_ref().map(|status| status.reserved.len());
+    fleets.state().iter().filter_map(reserved).max().unwrap_or(0)
 }
 
 /// Collects the statuses of all fleets.

@@ -45,16 +45,17 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// Looks at a fleet: its devices, and other fleets.
-    pub(crate) fn of(controls: &Controls, fleet: &DeviceFleet, revisions: Revisions) -> Self {
+    /// Looks at a fleet: its devices, and other fleets; where these are not known as a whole ([`lacks`]), at none of them.
+    pub(crate) fn of(
+        controls: &Controls,
+        fleet: &DeviceFleet,
+        lacks: Option<Refusal>,
+        revisions: Revisions,
+    ) -> Self {
         let namespace = fleet.namespace().unwrap_or_default();
         let most = usize::try_from(controls.shared.args.work.max_fleet_devices).unwrap_or(usize::MAX);
         let all = controls.shared.devices.store().state();
-        let shared = &controls.shared;
-        let lacks =
-            |(kinds, is_cut): (&str, bool)| is_cut.then(|| too_many(kinds, shared.args.bounds.max_objects));
-        let caches = [("devices", shared.devices.leaves_out()), ("fleets", controls.fleets.leaves_out())];
-        let (plan, devices) = match caches.into_iter().find_map(lacks) {
+        let (plan, devices) = match lacks {
             Some(refusal) => (Err(refusal), Vec::new()),
             None => judge(fleet, all, &controls.fleets.store().state(), most),
         };
@@ -88,6 +89,14 @@ impl Sight {
             write_in: self.write_in,
         })
     }
+}
+
+/// Why it is not known which devices a fleet has: not all objects found room.
+pub(crate) fn lacks(controls: &Controls) -> Option<Refusal> {
+    let shared = &controls.shared;
+    let caches = [("devices", shared.devices.leaves_out()), ("fleets", controls.fleets.leaves_out())];
+    let cut = caches.into_iter().find(|(_, is_cut)| *is_cut);
+    cut.map(|(kinds, _)| too_many(kinds, shared.args.bounds.max_objects))
 }
 
 /// What a fleet asks for, or why nothing is done for it; and its devices, by rank.

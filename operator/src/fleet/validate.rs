@@ -18,7 +18,7 @@ pub(crate) struct Plan {
     pub(crate) batches: Vec<Amount>,
     /// Devices that are changed and still trying, at most.
     pub(crate) max_in_flight: usize,
-    /// Reserved and failed devices, at most.
+    /// Reserved devices, failed ones, and those that got lost since they were updated, at most.
     pub(crate) max_unavailable: Amount,
     /// Share of failed devices …
     pub(crate) failures: Share,

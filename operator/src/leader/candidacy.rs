@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 pub struct Candidacy {
     client: Client,
     namespace: String,
-    /// None: it leads without asking anybody.
+    /// Is there an election? Without one it leads without asking anybody.
     elects: bool,
     settings: Settings,
     leadership: Leadership,

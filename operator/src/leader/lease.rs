@@ -52,6 +52,18 @@ pub enum LeaseError {
     },
 }
 
+impl LeaseError {
+    /// What a person can do about it, or what is done anyway.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Call { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403) => {
+                "the operator's ServiceAccount needs list, watch, patch and create on its Lease: apply the RBAC of its installation"
+            }
+            _ => "what the Lease says is not known: it is read again in a moment",
+        }
+    }
+}
+
 /// The operator's Lease in a namespace.
 pub struct Cluster {
     leases: Api<Lease>,
@@ -125,5 +137,25 @@ impl Leases for Cluster {
             Err(error) => Some(Err(failed("watch")(error))),
         });
         Ok(news.boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_is_said_to_be_one_of_rights() {
+        let answer = |code: u16| {
+            let status = Status { code, ..Status::failure("no", "Some") };
+            failed("read")(kube::Error::Api(Box::new(status)))
+        };
+        assert!(answer(403).advice().contains("RBAC"));
+        for error in [answer(500), answer(429), answer(401), LeaseError::Deadline { call: "read" }] {
+            let advice = error.advice();
+            assert!(advice.contains("read again") && !advice.contains("RBAC"), "{error}: {advice}");
+        }
     }
 }

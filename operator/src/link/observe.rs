@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::wire::Token;
+use crate::budget::Bucket;
 
 /// After so long any notification is newer than the last one (RFC 7641 §3.4).
 const FRESH_FOR: Duration = Duration::from_secs(128);
@@ -43,6 +44,8 @@ pub enum Sight<'a> {
     Newer(&'a Subject),
     /// It was overtaken by a later one, or came twice.
     Older,
+    /// The device tells more than it may: whoever observes it asks again.
+    TooMuch,
     /// Nobody asked for it: whoever sends it shall stop.
     Unasked,
 }
@@ -51,6 +54,17 @@ struct Observation {
     peer: SocketAddr,
     subject: Arc<Subject>,
     last: Option<(u32, Instant)>,
+    /// How much of what it tells is heeded.
+    heeded: Bucket,
+}
+
+/// How many notifications of one device are heeded at once, and how many a second after that.
+#[derive(Clone, Copy, Debug)]
+pub struct Heed {
+    /// At once.
+    pub burst: u32,
+    /// A second.
+    pub rate: f64,
 }
 
 /// All that is observed, by token.
@@ -58,12 +72,13 @@ pub struct Observations {
     by_token: HashMap<Token, Observation>,
     tokens: HashMap<Arc<Subject>, Token>,
     limit: usize,
+    heed: Heed,
 }
 
 impl Observations {
-    /// At most `limit`.
-    pub fn new(limit: usize) -> Self {
-        Self { by_token: HashMap::new(), tokens: HashMap::new(), limit }
+    /// At most `limit`, and of what each tells so much.
+    pub fn new(limit: usize, heed: Heed) -> Self {
+        Self { by_token: HashMap::new(), tokens: HashMap::new(), limit, heed }
     }
 
     /// How many there are.
@@ -90,7 +105,8 @@ impl Observations {
         }
         let subject = Arc::new(subject.clone());
         self.tokens.insert(subject.clone(), fresh);
-        self.by_token.insert(fresh, Observation { peer, subject, last: None });
+        let heeded = Bucket::new(self.heed.burst, self.heed.rate);
+        self.by_token.insert(fresh, Observation { peer, subject, last: None, heeded });
         Some(fresh)
     }
 
@@ -111,7 +127,10 @@ impl Observations {
             return Sight::Older;
         }
         observation.last = Some((sequence & MASK, now));
-        Sight::Newer(&observation.subject)
+        match observation.heeded.take(now) {
+            Ok(()) => Sight::Newer(&observation.subject),
+            Err(_wait) => Sight::TooMuch,
+        }
     }
 
     /// It is observed no longer.
@@ -138,13 +157,17 @@ mod tests {
         Subject { namespace: "edge-demo".into(), name: name.into(), uid: "u1".into() }
     }
 
+    fn observing(limit: usize) -> Observations {
+        Observations::new(limit, Heed { burst: 100, rate: 1.0 })
+    }
+
     fn peer(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 20, 0, last], 5683))
     }
 
     #[test]
     fn notifications_that_were_overtaken_or_come_twice_are_older() {
-        let (mut observations, now) = (Observations::new(4), Instant::now());
+        let (mut observations, now) = (observing(4), Instant::now());
         let token = observations.token(&subject("a"), peer(1), [1; 8]).unwrap();
         observations.begin(token, 5, now);
         let mut came = |sequence, after| {
@@ -166,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_device_that_answers_after_a_reboot_counts_anew() {
-        let (mut observations, now) = (Observations::new(4), Instant::now());
+        let (mut observations, now) = (observing(4), Instant::now());
         let token = observations.token(&subject("a"), peer(1), [1; 8]).unwrap();
         observations.begin(token, 900, now);
         observations.begin(token, 1, now);
@@ -175,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_token_is_kept_for_a_peer_and_what_comes_from_elsewhere_is_unasked() {
-        let (mut observations, now) = (Observations::new(4), Instant::now());
+        let (mut observations, now) = (observing(4), Instant::now());
         let mut token = |last, fresh: u8| observations.token(&subject("a"), peer(last), [fresh; 8]);
         assert_eq!((token(1, 1), token(1, 2)), (Some([1; 8]), Some([1; 8])));
         assert_eq!(token(2, 3), Some([3; 8]), "it has moved");
@@ -188,8 +211,36 @@ mod tests {
     }
 
     #[test]
+    fn of_a_device_that_tells_without_end_so_much_is_heeded_and_of_others_no_less() {
+        let mut observations = Observations::new(2, Heed { burst: 5, rate: 1.0 });
+        let start = Instant::now();
+        observations.token(&subject("a"), peer(1), [1; 8]).unwrap();
+        observations.token(&subject("b"), peer(2), [2; 8]).unwrap();
+        let (mut heeded, mut sequence) = (0, 0);
+        for tenths in 0..600 {
+            let now = start + Duration::from_millis(100 * tenths);
+            for _ in 0..10 {
+                sequence += 1;
+                match observations.notified(peer(1), [1; 8], sequence, now) {
+                    Sight::Newer(_) => heeded += 1,
+                    Sight::TooMuch => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!((64..=65).contains(&heeded), "{heeded} of {sequence} in a minute");
+        let later = start + Duration::from_secs(60);
+        assert_eq!(observations.notified(peer(2), [2; 8], 1, later), Sight::Newer(&subject("b")));
+        assert_eq!(
+            observations.notified(peer(1), [1; 8], 1, later),
+            Sight::Older,
+            "what was not heeded is known"
+        );
+    }
+
+    #[test]
     fn above_the_limit_nothing_more_is_observed_until_something_is_forgotten() {
-        let mut observations = Observations::new(2);
+        let mut observations = observing(2);
         let mut token = |name: &str, fresh: u8| observations.token(&subject(name), peer(1), [fresh; 8]);
         assert!(token("a", 1).is_some() && token("b", 2).is_some());
         assert_eq!(token("c", 3), None);
@@ -203,7 +254,7 @@ mod tests {
         /// Whatever the order of arrival, within 128 s what counts as newer only moves forward.
         #[test]
         fn news_only_move_forward(sequences in prop::collection::vec(0_u32..1000, 1..50)) {
-            let (mut observations, now) = (Observations::new(1), Instant::now());
+            let (mut observations, now) = (observing(1), Instant::now());
             let token = observations.token(&subject("a"), peer(1), [1; 8]).unwrap();
             let mut newest = None;
             for sequence in sequences {

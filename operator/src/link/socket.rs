@@ -3,17 +3,18 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_protocol::network::{Network, Port, System};
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::EXCHANGES;
 use super::exchange::{End, Exchange, Step, Timing};
-use super::observe::{Notification, Observations, Sight, Subject};
+use super::observe::{Heed, Notification, Observations, Sight, Subject};
 use super::window::{Route, Window};
 use super::wire::{self, Kind, MAX_DATAGRAM, Message, Method, Token};
 use crate::lock::lock;
@@ -73,15 +74,26 @@ impl Datagrams for Arc<Sockets> {
     }
 }
 
-/// Counters of one device; they count while an exchange is under way, not at its end.
+/// The transmissions to one device; they are counted while an exchange is under way, not at its end.
+#[derive(Debug, Default)]
+pub struct Transmissions {
+    answered: AtomicU64,
+    unanswered: AtomicU64,
+    again: AtomicU64,
+}
+
+impl Transmissions {
+    /// Those that were answered before the next one was due, those that were not, and those after the first of an exchange.
+    pub fn all(&self) -> [u64; 3] {
+        [&self.answered, &self.unanswered, &self.again].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// What is counted of an exchange.
 #[derive(Clone)]
 pub struct Counters {
-    /// Transmissions that were answered before the next one was due.
-    pub answered: IntCounter,
-    /// Transmissions that were not.
-    pub unanswered: IntCounter,
-    /// Transmissions after the first of an exchange.
-    pub retransmissions: IntCounter,
+    /// Of its device.
+    pub transmissions: Arc<Transmissions>,
     /// Seconds from the first transmission to the response.
     pub round_trip: Histogram,
 }
@@ -146,11 +158,16 @@ impl<D: Datagrams> Link<D> {
         self.observations(|observations| observations.len()).unwrap_or(0)
     }
 
-    /// Observes at most `limit` devices. Notifications go to `news`; what comes while that is full is dropped and
-    /// counted, and the next probe finds it. `usage` shows how many are observed.
+    /// Observes at most `limit` devices, and heeds so much of what each tells. Notifications go to `news`; what comes while that
+    /// is full, and what is not heeded, is dropped and counted, and the next probe finds it. `usage` shows how many are observed.
     #[must_use]
-    pub fn observing(mut self, limit: usize, news: mpsc::Sender<Notification>, usage: IntGauge) -> Self {
-        let observations = Mutex::new(Observations::new(limit));
+    pub fn observing(
+        mut self,
+        (limit, heed): (usize, Heed),
+        news: mpsc::Sender<Notification>,
+        usage: IntGauge,
+    ) -> Self {
+        let observations = Mutex::new(Observations::new(limit, heed));
         self.observing = Some(Observing { observations, news, usage });
         self
     }
@@ -209,14 +226,14 @@ impl<D: Datagrams> Link<D> {
                     self.acknowledge(peer, &message).await;
                     let step = exchange.on_message(message, Instant::now());
                     if was_unanswered && (step != Step::Wait || !exchange.is_unanswered()) {
-                        counters.answered.inc();
+                        counters.transmissions.answered.fetch_add(1, Ordering::Relaxed);
                     }
                     step
                 }
                 () = tokio::time::sleep_until(exchange.deadline()) => {
                     let step = exchange.on_deadline(Instant::now());
                     if was_unanswered && step != Step::Wait {
-                        counters.unanswered.inc();
+                        counters.transmissions.unanswered.fetch_add(1, Ordering::Relaxed);
                     }
                     step
                 }
@@ -224,7 +241,7 @@ impl<D: Datagrams> Link<D> {
             match step {
                 Step::Wait => {}
                 Step::Transmit => {
-                    counters.retransmissions.inc();
+                    counters.transmissions.again.fetch_add(1, Ordering::Relaxed);
                     self.transmit(peer, &bytes).await;
                 }
                 Step::Done(end) => {
@@ -299,6 +316,8 @@ impl<D: Datagrams> Link<D> {
             self.observations(|observations| match observations.notified(peer, token, sequence, now) {
                 Sight::Newer(subject) => Ok(subject.clone()),
                 Sight::Older => Err(("reordered", acknowledge)),
+                // It is acknowledged, or it would come again.
+                Sight::TooMuch => Err(("unheeded", acknowledge)),
                 Sight::Unasked => Err(("noise", Some(Kind::Reset))),
             })?;
         match sight {

@@ -33,12 +33,22 @@ struct Open<T> {
     receiver: T,
 }
 
+/// An exchange that ended.
+struct Ended {
+    number: u64,
+    peer: SocketAddr,
+    reply: Kind,
+}
+
 /// The open exchanges. `T` is how a message is delivered to one.
 pub struct Window<T> {
     open: HashMap<Token, Open<T>>,
     ids: HashMap<(SocketAddr, u16), Token>,
-    ended: HashMap<Token, (SocketAddr, Kind)>,
-    order: VecDeque<Token>,
+    ended: HashMap<Token, Ended>,
+    /// The last ones that ended, by number. A token that is used again is in it more than once.
+    order: VecDeque<(u64, Token)>,
+    /// How many have ended.
+    count: u64,
     limit: usize,
     remembered: usize,
 }
@@ -51,6 +61,7 @@ impl<T> Window<T> {
             ids: HashMap::new(),
             ended: HashMap::new(),
             order: VecDeque::new(),
+            count: 0,
             limit,
             remembered: REMEMBERED,
         }
@@ -103,13 +114,16 @@ impl<T> Window<T> {
         }
         self.open.remove(&token);
         if self.order.len() >= self.remembered
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((number, oldest)) = self.order.pop_front()
+            // A later one of the same token is remembered on.
+            && self.ended.get(&oldest).is_some_and(|ended| ended.number == number)
         {
             self.ended.remove(&oldest);
         }
-        self.order.push_back(token);
+        self.count += 1;
+        self.order.push_back((self.count, token));
         let reply = if answered { Kind::Acknowledgement } else { Kind::Reset };
-        self.ended.insert(token, (peer, reply));
+        self.ended.insert(token, Ended { number: self.count, peer, reply });
     }
 
     /// Where this message from `peer` goes. A token alone is not enough: it must come from where the request
@@ -137,8 +151,8 @@ impl<T> Window<T> {
     }
 
     fn late(&self, peer: SocketAddr, token: Token, kind: Kind) -> Route<'_, T> {
-        match self.ended.get(&token).filter(|(ended, _)| *ended == peer) {
-            Some((_, reply)) => Route::Late((kind == Kind::Confirmable).then_some(*reply)),
+        match self.ended.get(&token).filter(|ended| ended.peer == peer) {
+            Some(ended) => Route::Late((kind == Kind::Confirmable).then_some(ended.reply)),
             None => Route::Noise,
         }
     }
@@ -236,6 +250,27 @@ mod tests {
         window.close(TOKEN, peer(5683), 2, true);
         assert!(window.is_empty() && window.ids.is_empty());
         assert_eq!(window.route(peer(5683), &answer(2)), Route::Late(None));
+    }
+
+    #[test]
+    fn of_a_token_that_is_used_again_the_last_exchange_is_remembered_as_long_as_any() {
+        let mut window = Window::new(1).remembering(4);
+        let mut id = 0;
+        let mut ends = |window: &mut Window<()>, token| {
+            id += 1;
+            window.open(token, peer(5683), id, ()).unwrap();
+            window.close(token, peer(5683), id, true);
+        };
+        for token in [TOKEN, [1; 8], [2; 8], TOKEN, [3; 8], [4; 8], [5; 8]] {
+            ends(&mut window, token);
+        }
+        let late = |token| message(Kind::Confirmable, 900, Some(token));
+        let remembered = Route::Late(Some(Kind::Acknowledgement));
+        assert_eq!(window.route(peer(5683), &late(TOKEN)), remembered, "it is one of the last four");
+        assert_eq!(window.route(peer(5683), &late([2; 8])), Route::Noise);
+        ends(&mut window, [6; 8]);
+        assert_eq!(window.route(peer(5683), &late(TOKEN)), Route::Noise);
+        assert_eq!((window.ended.len(), window.remembered()), (4, 4));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// The reconciles of one controller that are under way: as many as it has workers at most.
+/// The reconciles of one controller that are under way: as many as it has workers, and those that gave way to others and wait for a write,
+/// one an object at most.
 #[derive(Debug, Default)]
 pub struct Running(Mutex<Begun>);
 

@@ -42,11 +42,14 @@ fn network(text: &str) -> Network {
 fn reach(allowed: Option<&[&str]>) -> Reach {
     let reach = Reach::new(allowed.map(|texts| texts.iter().map(|text| network(text)).collect()), 64);
     reach.set_ranges(cluster());
-    reach.set_pods(&[
-        pod("edge-demo", "10.244.1.5", false, "Running"),
-        pod("edge-demo", "10.240.0.11", true, "Running"),
-        pod("edge-demo", "10.244.1.6", false, "Succeeded"),
-    ]);
+    reach.set_pods(
+        &[
+            pod("edge-demo", "10.244.1.5", false, "Running"),
+            pod("edge-demo", "10.240.0.11", true, "Running"),
+            pod("edge-demo", "10.244.1.6", false, "Succeeded"),
+        ],
+        false,
+    );
     reach
 }
 
@@ -61,6 +64,24 @@ fn by_default_everything_outside_the_cluster_is_allowed_and_nothing_of_its_own_r
     reach.set_ranges(Ranges::default().cut(true));
     let refused = reach.network(network("192.168.50.0/24")).unwrap_err();
     assert!(matches!(refused, NotAllowed::RangesUnknown(_)), "some of them are left out: {refused}");
+}
+
+#[test]
+fn while_some_pods_are_left_out_any_address_may_be_that_of_a_foreign_one() {
+    let outside: IpAddr = "192.168.50.1".parse().unwrap();
+    let known = [pod("edge-demo", "10.99.1.5", false, "Running")];
+    for (listed, refused) in [(None, true), (Some(["192.168.50.0/24"].as_slice()), false)] {
+        let reach = reach(listed);
+        for are_cut in [true, false] {
+            // Where the CNI gives pods addresses that no Node names, a pod is known by itself alone.
+            reach.set_pods(&known, are_cut);
+            let judged = reach.address("edge-demo", outside);
+            assert_eq!(judged.is_err(), refused && are_cut, "{listed:?} {are_cut}: {judged:?}");
+            assert_eq!(judged.is_err(), reach.network(network("192.168.50.0/24")).is_err());
+            let own = reach.address("edge-demo", "10.99.1.5".parse().unwrap());
+            assert_eq!(own, Ok(Some("node1".to_owned())), "who is known is known");
+        }
+    }
 }
 
 #[test]
@@ -81,14 +102,32 @@ async fn addresses_that_come_go_or_change_hands_are_told_and_no_others() {
     let reach = reach(None);
     let mut moves = std::pin::pin!(reach.moves());
     let stays = pod("edge-demo", "10.244.1.5", false, "Running");
-    reach.set_pods(&[stays.clone(), pod("edge-demo", "10.244.1.7", false, "Running")]);
-    reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")]);
-    reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")]);
-    reach.set_pods(&[stays]);
+    reach.set_pods(&[stays.clone(), pod("edge-demo", "10.244.1.7", false, "Running")], false);
+    reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")], false);
+    reach.set_pods(&[stays.clone(), pod("default", "10.244.1.7", false, "Running")], false);
+    reach.set_pods(&[stays], false);
     drop(reach);
     while let Some(moved) = moves.next().await {
         assert_eq!(*moved.unwrap(), HashSet::from(["10.244.1.7".parse().unwrap()]));
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_is_told_that_it_may_be_any_and_then_of_the_last_moves() {
+    const RING: usize = 4;
+    let reach = Reach::new(None, RING);
+    let mut moves = std::pin::pin!(reach.moves());
+    for last in 0..100 {
+        reach.set_pods(&[pod("edge-demo", &format!("10.244.1.{last}"), false, "Running")], false);
+        assert!(reach.untold() <= RING);
+    }
+    assert_eq!(reach.untold(), RING);
+    assert_eq!(moves.next().await, Some(None), "some were missed");
+    for last in 96..100 {
+        let moved = moves.next().await.flatten().unwrap();
+        assert!(moved.contains(&IpAddr::from([10, 244, 1, last])), "{moved:?}");
+    }
+    assert_eq!(reach.untold(), 0);
 }
 
 #[test]

@@ -116,7 +116,7 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
 }
 
 /// Everything that can be bounded, at its least.
-const LEAST: [&str; 18] = [
+const LEAST: [&str; 20] = [
     "--controllers=device,fleet",
     "--workers=1",
     "--device-writers=1",
@@ -133,6 +133,8 @@ const LEAST: [&str; 18] = [
     "--max-fleet-devices=1",
     "--fleet-writers=1",
     "--progress-burst=1",
+    "--notification-burst=1",
+    "--device-status-burst=1",
     "--change-ring=1",
     "--move-ring=1",
 ];
@@ -156,6 +158,10 @@ impl Stage {
             *most = most.max(usage);
         }
         assert!(self.operator.metric("edge_inflight_exchanges") < 1.5);
+        for waiting in ["edge_waiting_exchanges", "edge_waiting_writes", "edge_waiting_lookups"] {
+            let most = limits["devices"];
+            assert!(self.operator.metric(waiting) <= most, "{waiting}\n{}", self.operator.scrape());
+        }
         assert!(self.operator.metric("controller_runtime_active_workers") < 1.5);
     }
 

@@ -8,6 +8,7 @@ use device_sim::behaviour::{Span, share};
 use device_sim::history::What;
 use edge_api::DevicePhase;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::happened;
 use super::stage::Stage;
@@ -46,6 +47,49 @@ async fn a_change_is_told_long_before_the_next_probe() {
     );
     assert!(stage.operator.metric(r#"edge_link_datagrams_total{result="notified"}"#) >= 1.0);
     assert!(stage.operator.metric("edge_observed_devices") >= 1.0);
+}
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_device_that_tells_without_end_costs_few_writes_and_others_news_still_arrive() {
+    let stage = Stage::set_with("flood", 2, &["--poll-interval=10s", "--notification-queue=2"]).await;
+    for number in 0..2 {
+        stage.declare(number, Some("2.0.0")).await;
+    }
+    for number in 0..2 {
+        stage.until_phase(&format!("device-{number}"), DevicePhase::InSync).await;
+    }
+    stage.edit("device-1", seldom()).await;
+    stage.device(1).set_behaviour(slow_installs());
+    stage.until("device-1", "asked seldom", |status| status.observed_generation == Some(2)).await;
+    let patches = || stage.operator.metric(r#"rest_client_requests_total{code="200",host="127.0.0.1:"#);
+    let (before, since) = (patches(), Instant::now());
+
+    stage
+        .device(0)
+        .set_behaviour(Behaviour { flood: Some(Duration::from_millis(2)), ..Behaviour::default() });
+    let unheeded = r#"edge_link_datagrams_total{result="unheeded"}"#;
+    stage.operator.until_metric(unheeded, |unheeded| unheeded > 300.0).await;
+    for (generation, firmware) in [(3, "3.0.0"), (4, "4.0.0")] {
+        stage.edit("device-1", json!({"desired": {"firmware": firmware}})).await;
+        let runs = |status: &edge_api::DeviceStatus| {
+            status.phase == DevicePhase::InSync && status.observed_generation == Some(generation)
+        };
+        stage.until("device-1", firmware, runs).await;
+    }
+    let so_far = stage.operator.metric(unheeded);
+    stage.operator.until_metric(unheeded, |unheeded| unheeded > so_far + 1_000.0).await;
+    let (writes, seconds) = (patches() - before, since.elapsed().as_secs_f64());
+    // The burst and its rate; of the other device a change of its liveness, and two of its firmware, with Syncing and InSync each.
+    let most = 10.0 + 0.2 * seconds + 6.0;
+    assert!(writes <= most, "{writes} writes in {seconds:.1} s\n{}", stage.operator.scrape());
+    let overrun = stage.operator.metric(r#"edge_link_datagrams_total{result="overrun"}"#);
+    assert!(overrun < 0.5, "the one that floods took the room of the other one's news");
+
+    stage.device(0).set_behaviour(Behaviour::default());
+    let ready =
+        |status: &edge_api::DeviceStatus| condition(&status.conditions, "Ready") == "Ready=True/Ready";
+    stage.until("device-0", "as it shall be again", ready).await;
 }
 
 #[tokio::test]

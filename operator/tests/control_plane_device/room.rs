@@ -5,7 +5,7 @@ use std::time::Duration;
 use control_plane::wait::WITHIN;
 use edge_api::condition::{find_condition, is_true, types};
 use edge_api::{Device, DeviceFleet, DevicePhase, FaultProfile};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -17,7 +17,7 @@ const MOST: usize = 3;
 #[ignore = "control-plane rung: needs etcd and kube-apiserver"]
 async fn what_finds_no_room_is_left_out_and_nothing_is_chosen_among_the_rest_until_there_is_room_again() {
     let flags = ["--controllers=device,fleet,fault", "--max-objects=3"];
-    let stage = Stage::set_with("room", 5, &flags).await;
+    let mut stage = Stage::set_with("room", 5, &flags).await;
     for number in 0..5 {
         stage.declare(number, Some("2.0.0")).await;
     }
@@ -60,6 +60,18 @@ async fn what_finds_no_room_is_left_out_and_nothing_is_chosen_among_the_rest_unt
         synced = stage.in_sync().await;
     }
     assert_eq!(synced.len(), MOST, "there is room for no more");
+
+    // Whoever takes the fleet over now does not wait for a cache that cannot catch up.
+    stage.operator.is_killed().await;
+    stage.operator.starts();
+    let edit = Patch::Merge(json!({"spec": {"rollout": {"maxInFlight": 7}}}));
+    let fleets = stage.space.api::<DeviceFleet>();
+    let edited = fleets.patch("px4", &PatchParams::default(), &edit).await.unwrap();
+    let judged = |fleet: &DeviceFleet| {
+        let generation = fleet.status.as_ref().and_then(|status| status.observed_generation);
+        fleet_is(fleet) && generation == edited.metadata.generation
+    };
+    stage.space.until("px4", "refused by whoever leads now", judged).await.unwrap();
     for name in &synced[..2] {
         stage.space.api::<Device>().delete(name, &DeleteParams::default()).await.unwrap();
     }

@@ -31,6 +31,7 @@ fn rough() -> Behaviour {
         install_time: "20ms..200ms".parse().unwrap(),
         install_fail: share("5%").unwrap(),
         clock_skew: share("20%").unwrap(),
+        flood: Some(Duration::from_millis(500)),
         refuse_firmware: None,
     }
 }

@@ -62,7 +62,7 @@ impl Stage {
         }
         let object: Device = serde_json::from_value(json!({
             "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
-            "metadata": {"name": name}, "spec": spec,
+            "metadata": {"name": name, "labels": {"model": "px4"}}, "spec": spec,
         }))
         .unwrap();
         self.space.api::<Device>().create(&PostParams::default(), &object).await.unwrap()

@@ -74,14 +74,14 @@ pub(super) fn command(dir: &Path, netns: &str, target: SocketAddr, port: u16) ->
     Ok(command)
 }
 
-/// Starts [`serve`] and returns its port on the machine's loopback.
+/// Starts [`serve`] on a free port of the machine's loopback, which it returns.
 ///
 /// # Errors
 /// When it does not start.
-pub(super) fn start(dir: &Path, netns: &str, target: SocketAddr, port: u16) -> Result<u16> {
+pub(super) fn start(dir: &Path, netns: &str, target: SocketAddr) -> Result<u16> {
     let log =
         File::options().create(true).append(true).open(dir.join("forward.log")).context("opening a log")?;
-    let mut command = command(dir, netns, target, port)?;
+    let mut command = command(dir, netns, target, 0)?;
     // Away from the terminal's Ctrl-C.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
     let mut child = command.spawn().context("starting the forwarder")?;

@@ -209,7 +209,7 @@ impl Cluster {
     /// # Errors
     /// When the machine is missing.
     pub fn forward(&self, machine: &str, target: SocketAddr) -> Result<u16> {
-        forward::start(&self.plan.dir(), &self.plan.netns(machine), target, 0)
+        forward::start(&self.plan.dir(), &self.plan.netns(machine), target)
     }
 }
 

@@ -172,7 +172,7 @@ fn load_first(plan: &Plan, number: u8, archives: &[Archive]) -> Result<()> {
 /// Makes the API server reachable from the machine and writes the kubeconfig.
 fn reach(plan: &Plan, programs: &Binaries) -> Result<Cmd> {
     let target = SocketAddr::from((plan::CONTROL_PLANE, plan::API_PORT));
-    let port = forward::start(&plan.dir(), &plan.netns(CONTROL_PLANE_NAME), target, 0)?;
+    let port = forward::start(&plan.dir(), &plan.netns(CONTROL_PLANE_NAME), target)?;
     let server = format!("https://127.0.0.1:{port}");
     let context = format!("edo-{}", plan.name);
     let text = kubeconfig::by_value(&context, &server, &plan.dir().join("pki"), "admin")?;

@@ -63,9 +63,9 @@ pub(super) fn check_machine() -> Result<()> {
 ///
 /// # Errors
 /// When cargo cannot be asked for them.
-pub(super) fn chosen(filter: Option<&str>) -> Result<Vec<String>> {
+pub(super) fn chosen(filters: &[String]) -> Result<Vec<String>> {
     let mut names = build::names()?;
-    names.retain(|name| filter.is_none_or(|filter| name.contains(filter)));
+    names.retain(|name| filters.is_empty() || filters.iter().any(|filter| name.contains(filter)));
     Ok(names)
 }
 
@@ -74,7 +74,7 @@ pub(super) fn chosen(filter: Option<&str>) -> Result<Vec<String>> {
 /// # Errors
 /// On Ctrl-C, and when cargo cannot be asked for targets. What does not build has failed.
 pub(super) fn run(args: &Args) -> Result<Outcome> {
-    let chosen = chosen(args.filter.as_deref())?;
+    let chosen = chosen(&args.filters)?;
     if chosen.is_empty() {
         return Ok(Outcome::default());
     }
@@ -243,9 +243,9 @@ mod tests {
 
     #[test]
     fn a_part_of_a_name_chooses_targets() {
-        let all = chosen(None).unwrap();
+        let all = chosen(&[]).unwrap();
         assert!(all.contains(&"parser".to_owned()) && all.contains(&"compile".to_owned()), "{all:?}");
-        assert_eq!(chosen(Some("pars")).unwrap(), ["parser"]);
-        assert_eq!(chosen(Some("no such target")).unwrap(), Vec::<String>::new());
+        assert_eq!(chosen(&["pars", "no such target"].map(str::to_owned)).unwrap(), ["parser"]);
+        assert_eq!(chosen(&["no such target".to_owned()]).unwrap(), Vec::<String>::new());
     }
 }

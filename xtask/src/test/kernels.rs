@@ -93,7 +93,7 @@ fn choose<'a>(args: &Args, programs: &'a [Program]) -> Result<Vec<Chosen<'a>>> {
 }
 
 fn arguments(args: &Args) -> Vec<&str> {
-    Rung::Kernels.arguments().iter().copied().chain(args.filter.as_deref()).collect()
+    Rung::Kernels.arguments().iter().copied().chain(args.filters.iter().map(String::as_str)).collect()
 }
 
 fn run_kernel(args: &Args, offer: &Offer, programs: &[Chosen<'_>]) -> Outcome {
@@ -123,6 +123,7 @@ fn run_program(args: &Args, kernel: &Kernel, chosen: &Chosen<'_>, name: &str) ->
     let (without, ignored) = left_out(tests, foreign, &kernel.release);
     let mut arguments = arguments(args);
     arguments.extend(without.iter().flat_map(|part| ["--skip", part]));
+    arguments.extend(Rung::Kernels.order(program));
     let count = tests.len() - ignored.len();
     let of_machine = |(test, reason)| (test, format!("{name}: {reason}"));
     let skipped = Outcome { ignored: ignored.into_iter().map(of_machine).collect(), ..Outcome::default() };

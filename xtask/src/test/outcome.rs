@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::program::Program;
 use super::rung::Rung;
 use crate::cmd::Cmd;
-use crate::{interrupt, wait};
+use crate::{interrupt, progress, wait};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long an interrupted test program may clean up: the removal of a cluster takes seconds, on a busy machine more.
@@ -93,9 +93,9 @@ pub(super) fn of(
     let stderr = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let (outcome, trouble) = judge(&stdout, end(&stdout, ended));
     if outcome.failed > 0 {
-        eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}");
+        progress::beside(|| eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}"));
     } else {
-        told(&stdout).for_each(|line| println!("  {line}"));
+        progress::beside(|| told(&stdout).for_each(|line| println!("  {line}")));
     }
     Ok(outcome)
 }
@@ -125,7 +125,8 @@ fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) ->
             if line.starts_with(b"test ") {
                 through.fetch_add(1, Ordering::Relaxed);
                 if line.trim_ascii_end().ends_with(b"... FAILED") {
-                    eprintln!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
+                    let line = String::from_utf8_lossy(line.trim_ascii_end());
+                    progress::beside(|| eprintln!("{line}"));
                 }
             }
         }

@@ -83,7 +83,7 @@ fn program(message: &str) -> Option<Program> {
 }
 
 impl Program {
-    /// Runs it.
+    /// Runs it; `idly`: with the processor time that nobody else wants.
     ///
     /// # Errors
     /// When it cannot be started; failing tests are an outcome.
@@ -92,10 +92,12 @@ impl Program {
         arguments: &[&str],
         environment: &[(String, OsString)],
         limit: Duration,
+        idly: bool,
     ) -> Result<Outcome> {
         let command = environment
             .iter()
             .fold(self.command().args(arguments), |cmd, (name, value)| cmd.env(name, value));
+        let command = if idly { command.in_idle_time() } else { command };
         outcome::of_process(&command, &self.to_string(), limit)
     }
 

@@ -7,6 +7,9 @@ use clap::ValueEnum;
 
 use super::program::Program;
 
+/// The program that runs the kernel programs by test run.
+const ON_RIGS: &str = "kernel_test_run";
+
 /// A set of tests with the same needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rung {
@@ -69,25 +72,39 @@ impl Rung {
         Self::ALL.iter().any(|rung| *rung != Self::Pure && rung.has(program))
     }
 
-    /// Arguments of the test program.
+    /// Arguments of the test program: which of its tests are the rung's.
     pub(super) const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Pure | Self::Fuzz => &[],
-            Self::ControlPlane => &["--ignored"],
-            // One at a time: each of them uses all processors. What they found is of interest also when it is as it shall be.
-            Self::Sim => &["--ignored", "--test-threads=1", "--show-output"],
-            // One at a time: they measure, and they share a machine's network or a cluster.
-            Self::Kernel | Self::Kernels | Self::Node => &["--ignored", "--test-threads=1"],
+            // What they found is of interest also when it is as it shall be.
+            Self::Sim => &["--ignored", "--show-output"],
+            Self::ControlPlane | Self::Kernel | Self::Kernels | Self::Node => &["--ignored"],
         }
+    }
+
+    /// Arguments of the test program: whether its tests run one at a time.
+    pub(super) fn order(self, program: &Program) -> &'static [&'static str] {
+        match self {
+            Self::Pure | Self::ControlPlane | Self::Fuzz => &[],
+            // Each story has maps and programs of its own, and no packet leaves them.
+            Self::Kernel if program.target == ON_RIGS => &[],
+            // Each of them uses all processors; or they measure, and share a machine's network or a cluster.
+            Self::Sim | Self::Kernel | Self::Kernels | Self::Node => &["--test-threads=1"],
+        }
+    }
+
+    /// Does it run beside the others, in the time that they leave? Its clocks are simulated and nobody's but its own: a busy machine
+    /// changes how long it takes and nothing else.
+    pub(super) const fn is_beside(self) -> bool {
+        matches!(self, Self::Sim)
     }
 
     /// How long one test program may take before it counts as hung.
     pub(super) const fn limit(self) -> Duration {
         match self {
-            Self::Pure | Self::Sim | Self::ControlPlane | Self::Kernel | Self::Fuzz => {
-                Duration::from_secs(15 * 60)
-            }
-            Self::Node => Duration::from_secs(30 * 60),
+            Self::Pure | Self::ControlPlane | Self::Kernel | Self::Fuzz => Duration::from_secs(15 * 60),
+            // The simulation takes what the others leave.
+            Self::Node | Self::Sim => Duration::from_secs(30 * 60),
             // Emulated, and the verifier takes seconds for each of the programs.
             Self::Kernels => Duration::from_secs(45 * 60),
         }

@@ -138,47 +138,6 @@ fn with_operator_and_kubelets_dead_faults_end_at_their_deadline() {
     story.wait_for("jsonpath={.status.phase}=Expired", &["fault/orphaned"]);
 }
 
-#[test]
-#[ignore = "node rung: needs root and a cluster"]
-fn an_operator_killed_in_the_middle_of_its_commands_commands_nothing_twice() {
-    let story = Story::begin();
-    story.devices_are_ready();
-    let firmware = format!("2.{}.0", story.devices()[0].metadata.generation.unwrap());
-    let leader = story.operator_pod();
-    let operator = story.process_of(&leader, "edge-operator");
-    story.declare(&firmware);
-    // Some devices have their command, not all have carried it out.
-    wait::until("the first command", PATIENCE, Duration::from_millis(5), || {
-        let stored = story.histories().values().flatten().any(|entry| entry["firmware"] == firmware.as_str());
-        Ok(stored.then_some(()))
-    })
-    .unwrap();
-    operator.kill();
-    wait::until("the operator's end", PATIENCE, SOON, || Ok((!operator.is_alive()).then_some(()))).unwrap();
-    in_sync(&story, &firmware);
-    assert_ne!(story.operator_pod().uid, leader.uid, "the standby did not follow");
-    for (device, entries) in story.histories() {
-        let applied =
-            entries.iter().filter(|it| it["what"] == "applied" && it["firmware"] == firmware.as_str());
-        assert_eq!(applied.count(), 1, "{device}: {entries:#?}");
-        let mut generations =
-            entries.iter().filter(|it| it["what"] == "applied").map(|it| it["generation"].as_u64());
-        assert!(
-            generations.clone().is_sorted(),
-            "{device}: an old command came after a newer one: {entries:#?}"
-        );
-        assert!(generations.next().is_some());
-    }
-    // The one that follows knows what was done: nothing is sent any more.
-    let (before, seen) = (story.histories(), story.operator().count("edge_device_exchanges_total", &[]));
-    wait::until("three probes of each device", PATIENCE, SOON, || {
-        Ok((story.operator().count("edge_device_exchanges_total", &[]) >= seen + 3 * before.len())
-            .then_some(()))
-    })
-    .unwrap();
-    assert_eq!(before, story.histories());
-}
-
 /// Waits until all devices run a firmware and the operator knows it.
 pub(crate) fn in_sync(world: &World, firmware: &str) {
     world.wait_for(&format!("jsonpath={{.status.reported.firmware}}={firmware}"), &["device", "--all"]);

@@ -51,13 +51,12 @@ impl AyaKernel {
         };
         let said = |error: ProgramError| chain(&error);
         let tc = match hook {
-            HookKind::XdpNative | HookKind::XdpGeneric => {
+            HookKind::XdpNative => {
                 // First: until XDP is there, nothing is decided here.
                 let tc = self.attach_either(interface, names::TC_REST_DISPATCH)?;
-                let mode = if hook == HookKind::XdpNative { XdpMode::Driver } else { XdpMode::Skb };
                 let program: &mut Xdp =
                     program(&mut self.programs, names::XDP_DISPATCH).map_err(|e| e.to_string())?;
-                let id = program.attach_to_if_index(interface.index, mode).map_err(said)?;
+                let id = program.attach_to_if_index(interface.index, XdpMode::Driver).map_err(said)?;
                 let xdp = program.take_link(id).map_err(said)?;
                 return Ok(Link { hook, tc, _xdp: Some(xdp) });
             }

@@ -1,6 +1,7 @@
 //! The agent's kernel layer on a node: netlink, compile, diff, kernel; without an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::{Behind, LineView};
@@ -15,7 +16,7 @@ use chaos_agent::locate::netlink::{Netlink, Told, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
-use chaos_agent::status::{self, Facts, Seen};
+use chaos_agent::status::{self, Facts, Moment, Seen};
 use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
 use edge_api::fault_node::{HookKind, ProfileOnNode};
@@ -107,6 +108,8 @@ pub(crate) struct Start {
     pub(crate) limits: LineLimits,
     /// Its programs write lines.
     pub(crate) lines: bool,
+    /// Flows that were silent for longer are forgotten where room is short.
+    pub(crate) flow_idle: Duration,
     /// The node may lack the line or the splitter, which the story is about.
     pub(crate) may_lack: bool,
 }
@@ -119,6 +122,7 @@ impl From<Hooks> for Start {
             engine: EngineChoice::Auto,
             limits: LINE_LIMITS,
             lines: false,
+            flow_idle: Wanted::default().flow_idle,
             may_lack: false,
         }
     }
@@ -153,13 +157,13 @@ pub(crate) struct Agent {
 impl Agent {
     /// Loads the programs and hooks all interfaces of the node. This thread is inside the node from now on.
     pub(crate) fn start(node: &Namespace, how: impl Into<Start>) -> Self {
-        let Start { hooks, capacity, engine, limits, lines, may_lack } = how.into();
+        let Start { hooks, capacity, engine, limits, lines, flow_idle, may_lack } = how.into();
         let inside = node.enter();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut tasks = JoinSet::new();
         let netlink = runtime.block_on(async { Netlink::connect(&mut tasks) }).unwrap();
         let settings = hooks.settings(capacity);
-        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, ..Wanted::default() };
+        let wanted = Wanted { xdp: settings.xdp != XdpMode::Off, lines, flow_idle, ..Wanted::default() };
         let mut kernel = AyaKernel::load_with(built_in().unwrap(), capacity, wanted).unwrap();
         let lines = kernel.lines().unwrap();
         let handle = netlink.handle();
@@ -205,7 +209,7 @@ impl Agent {
     /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
     pub(crate) fn follow(&mut self, interfaces: &[&str]) {
         let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -232,7 +236,7 @@ impl Agent {
 
     /// Takes in what netlink tells until it is so.
     pub(crate) fn follow_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let wait = std::time::Duration::from_nanos(patience());
+        let wait = Duration::from_nanos(patience());
         while !is_so(self) {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
@@ -297,7 +301,8 @@ impl Agent {
     /// The same of all of them.
     pub(crate) fn entries(&mut self) -> Vec<ProfileOnNode> {
         let view = self.enforcer.view();
-        self.seen.look(&view, &*self.enforcer.counters()).unwrap();
+        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.line.dropped() };
+        self.seen.look(&view, &*self.enforcer.counters(), moment).unwrap();
         let now = boot_ns();
         let facts = Facts {
             kernel: preflight::kernel_release(),
@@ -343,6 +348,12 @@ impl Agent {
             }
         });
         names
+    }
+
+    /// Forgets flows, as the agent does every ten seconds; returns how many are left.
+    pub(crate) fn forget_flows(&self) -> u64 {
+        let (flows, kept) = self.enforcer.flows();
+        flows.sweep(&kept)
     }
 
     /// A counter of the node.

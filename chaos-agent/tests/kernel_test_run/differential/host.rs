@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fault_abi::counter::{Counter, Global, delay_bucket};
-use fault_abi::decide::Packet;
+use fault_abi::decide::{self, Packet};
 use fault_abi::draw::OF_TARGET;
 use fault_abi::key::{Address, Direction, FlowKey, IPV4_PREFIX, PortKey};
 use fault_abi::later::{self, COPY_DROPPED, Plan};
+use fault_abi::line::passes_whole;
 use fault_abi::packet::{self, Link};
 use fault_abi::pass::{self, Channel, Sequence, Stage, Track, World};
+use fault_abi::remake::{self, Anatomy};
 use fault_abi::rule::{Binding, PROTECTED_NODE, Rule};
 use fault_abi::verdict::{Effect, Verdict};
 
@@ -41,6 +43,7 @@ struct Look {
     /// It is upkeep of the link, or the node's own.
     is_spared: bool,
     is_malformed: bool,
+    anatomy: Anatomy,
 }
 
 /// The words of a flow, by sequence and direction.
@@ -83,6 +86,8 @@ pub(super) struct Host {
     pub(super) departures: HashMap<(u32, Direction), Rc<Cell<u64>>>,
     /// The packet at hand has passed the splitter.
     pub(super) is_whole: bool,
+    /// Where its parts are.
+    pub(super) anatomy: Anatomy,
 }
 
 impl World<'static> for Host {
@@ -127,22 +132,25 @@ impl World<'static> for Host {
 
     fn count(&mut self, binding: &Binding, packet: &Packet, verdict: Verdict, _: u64) -> bool {
         let counter = self.counters.entry((binding.state, packet.direction)).or_default();
-        counter.packets[verdict as usize] += 1;
-        counter.bytes[verdict as usize] += packet.bytes;
+        counter.packets[verdict as usize] += u64::from(packet.packets);
+        counter.bytes[verdict as usize] += packet.wire_bytes();
         true
     }
 
     fn count_node_miss(&mut self, binding: &Binding, packet: &Packet) {
-        self.counters.entry((binding.state, packet.direction)).or_default().node_misses += 1;
+        self.counters.entry((binding.state, packet.direction)).or_default().node_misses +=
+            u64::from(packet.packets);
     }
 
     fn effects(&mut self, binding: &Binding, packet: &Packet, effects: u32, delay_ns: u64) {
         let counter = self.counters.entry((binding.state, packet.direction)).or_default();
         for effect in Effect::ALL {
-            counter.effects[effect as usize] += u64::from(effects & effect.bit() != 0);
+            let is_met = effects & effect.bit() != 0;
+            counter.effects[effect as usize] += u64::from(is_met) * u64::from(packet.packets);
         }
-        counter.delay_ns += delay_ns;
-        counter.delays[delay_bucket(delay_ns)] += u64::from(delay_ns != 0);
+        let delayed = if delay_ns == 0 { 0 } else { u64::from(packet.packets) };
+        counter.delay_ns += delay_ns * delayed;
+        counter.delays[delay_bucket(delay_ns)] += delayed;
     }
 
     fn departure(&mut self, binding: &Binding, direction: Direction) -> Option<Word> {
@@ -158,8 +166,18 @@ impl World<'static> for Host {
         self.is_whole
     }
 
+    fn is_flippable(&self, packet: &Packet) -> bool {
+        let Anatomy { payload, end, .. } = self.anatomy;
+        self.is_whole && remake::flippable(packet.protocol, payload, end.min(number(packet.bytes))).is_some()
+    }
+
+    fn is_answerable(&self, packet: &Packet) -> bool {
+        self.is_whole && remake::is_answerable(packet, &packet.receiver(), &self.anatomy)
+    }
+
+    /// The line of these rigs is none of the engine `fq`.
     fn holds_super_packets(&self) -> bool {
-        true
+        false
     }
 
     fn enter_line(&mut self, _: u32, _: u64) -> bool {
@@ -195,6 +213,15 @@ impl Host {
         };
         let transport = packet::transport(frame, link);
         let (target_port, peer_port) = transport.ports(direction);
+        let network = match link {
+            Link::Ipv4(offset) | Link::Ipv6(offset) => number(offset),
+            Link::Other => 0,
+        };
+        let bytes = frame.len() as u64;
+        let is_one = way.gso_size == 0 || !passes_whole(bytes, network);
+        let headers =
+            number(packet::headers_of_tcp(frame, &transport).filter(|_| !is_one).unwrap_or_default());
+        let packets = if headers == 0 { 1 } else { decide::segments(number(bytes), headers, way.gso_size) };
         let packet = Packet {
             direction,
             target,
@@ -203,10 +230,10 @@ impl Host {
             has_ports: transport.has_ports,
             target_port,
             peer_port,
-            bytes: frame.len() as u64,
-            gso: false,
-            packets: 1,
-            headers: 0,
+            bytes,
+            gso: way.gso_size != 0,
+            packets,
+            headers,
         };
         let of_way = if pass::tells_of_way(&packet, transport.is_too_big) { PROTECTED_NODE } else { 0 };
         let protection = if self.node.contains(&packet.peer) {
@@ -220,7 +247,20 @@ impl Host {
             let key = PortKey::new(target, packet.protocol, target_port);
             bindings = self.ports.get(&key).cloned().unwrap_or(bindings);
         }
-        Some(Look { packet, protection, bindings, is_spared, is_malformed: transport.malformed })
+        let anatomy = Anatomy {
+            network,
+            payload: number(transport.payload),
+            end: number(transport.end),
+            icmp_type: transport.icmp_type,
+            is_reset: transport.is_reset,
+            is_later_fragment: transport.is_later_fragment,
+        };
+        Some(Look { packet, protection, bindings, is_spared, is_malformed: transport.malformed, anatomy })
+    }
+
+    /// How many packets on the wire it is.
+    pub(super) fn parts(&self, frame: &[u8], way: &Way) -> u32 {
+        self.look(frame, way).map_or(1, |look| look.packet.packets)
     }
 
     /// Whether a packet that comes at this time goes to the splitter.
@@ -236,23 +276,29 @@ impl Host {
     /// What `fault_ebpf::hook` does with a packet that comes at this time, and what it counts.
     pub(super) fn fate(&mut self, frame: &[u8], way: &Way, now_ns: u64) -> Fate {
         let Some(look) = self.look(frame, way) else { return Fate::Passes };
-        if look.is_malformed {
+        // Behind XDP and the splitter it has been counted there.
+        let is_first = way.stage != Stage::Rest;
+        if look.is_malformed && is_first && !way.is_split {
             self.count_global(Global::Malformed);
         }
         if look.is_spared {
-            self.count_global(Global::Protected);
+            if is_first && !way.is_split {
+                self.count_global(Global::Protected);
+            }
             return Fate::Passes;
         }
         if self.splits(frame, way, now_ns) {
             return Fate::Split;
         }
-        self.is_whole = way.is_split;
-        let Look { packet, protection, bindings, .. } = look;
+        (self.is_whole, self.anatomy) = (way.is_split, look.anatomy);
+        let Look { mut packet, protection, bindings, .. } = look;
+        // The segments of one that is not split have one fate, and are counted one by one.
+        packet.gso = false;
         let count = u16::try_from(bindings.len()).unwrap();
         let bind = |host: &mut Self, i: usize| {
             pass::bind(host, &bindings[i], &packet, protection, way.stage, now_ns)
         };
-        match pass::run(self, count, bind) {
+        match pass::run(self, count, way.stage, bind) {
             Verdict::Loss => return Fate::Lost,
             Verdict::Partition => return Fate::Partitioned,
             Verdict::Reject if way.stage != Stage::Early => return Fate::Rejected,
@@ -280,4 +326,9 @@ fn link(frame: &[u8], way: &Way) -> Link {
             None => Link::Other,
         },
     }
+}
+
+/// A length or an offset, as the programs keep it.
+fn number<T: TryInto<u32, Error: std::fmt::Debug>>(of: T) -> u32 {
+    of.try_into().unwrap()
 }

@@ -26,10 +26,12 @@ pub(super) struct Way {
     pub(super) layer: Layer,
     pub(super) stage: Stage,
     pub(super) is_split: bool,
+    /// It says to be of segments of so many bytes; 0: of none.
+    pub(super) gso_size: u32,
 }
 
 const fn way(hook: &'static str, direction: Direction, layer: Layer, stage: Stage) -> Way {
-    Way { hook, direction, layer, stage, is_split: false }
+    Way { hook, direction, layer, stage, is_split: false, gso_size: 0 }
 }
 
 /// All hooks for frames with an Ethernet header. The first is there for any bytes, the others for those with a whole IP header.

@@ -321,7 +321,12 @@ fn matches_and_faults() -> Vec<Case> {
                 Some(json!([{"for": "1s", "faults": {"partition": {}}}])),
                 "timeline: write faults or a timeline, not both",
             ),
-            ("a fraction for a percentage", percent, Some(json!(0.2)), "percent"),
+            (
+                "a fraction for a percentage, which is no type that a rule gets to see",
+                percent,
+                Some(json!(0.2)),
+                "spec.faults.loss.percent in body must be of type integer,string: \"number\"",
+            ),
             ("a bare number for a loss", percent, Some(json!(20)), PERCENT),
             ("a loss without its sign", percent, Some(json!("20")), PERCENT),
             ("a negative loss", percent, Some(json!("-1%")), PERCENT),

@@ -18,7 +18,7 @@ pub fn deeds(world: &World, plan: &Plan) -> String {
             let digest = entry.config_digest.to_string();
             let digest: String = digest.rsplit(':').next().unwrap_or_default().chars().take(8).collect();
             let what = match entry.what {
-                What::Booted => continue,
+                What::Booted | What::Refused => continue,
                 What::Released | What::Adopted => format!("{:?}", entry.what),
                 what => format!("{what:?}/{}+{digest}", entry.firmware),
             };

@@ -88,14 +88,19 @@ impl Story {
             progress_after: Duration::ZERO,
             install_attempts: 3,
             device_retries: (5, 0.1),
+            device_statuses: (10, 0.2),
         };
         let now = Instant::now();
-        let memory = Memory::new(&device, now, wall(), 0.0, 100, policy.bucket());
+        let memory = Memory::new(&device, now, wall(), 0.0, 100, &policy);
         Self {
             device,
             memory,
             place: Place::At(vec![(IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17)), None)]),
-            budgets: Budgets { retries: Bucket::new(100, 10.0), progress: Bucket::new(20, 1.0) },
+            budgets: Budgets {
+                retries: Bucket::new(100, 10.0),
+                reconciles: Bucket::new(100, 10.0),
+                progress: Bucket::new(20, 1.0),
+            },
             writes: 0,
             notices: Vec::new(),
             notes: Vec::new(),
@@ -119,7 +124,7 @@ impl Story {
 
     /// As [`Self::restart`], by this draw.
     pub(super) fn restart_by(&mut self, draw: f64) {
-        self.memory = Memory::new(&self.device, self.now, wall(), draw, 7, self.policy.bucket());
+        self.memory = Memory::new(&self.device, self.now, wall(), draw, 7, &self.policy);
         self.number = 0;
     }
 
@@ -177,6 +182,7 @@ impl Story {
                 }
                 Action::WriteStatus(status) => {
                     self.writes += 1;
+                    self.memory.status_is_written(self.now);
                     self.device.status = Some(*status);
                 }
                 Action::Notify(notice) => self.notices.push(notice.reason),

@@ -17,6 +17,8 @@ use super::*;
 pub(super) struct Story {
     pub(super) status: Option<FaultProfileStatus>,
     pub(super) plan: Result<Plan, Refusal>,
+    /// Not all objects find room.
+    pub(super) lacks: Option<Refusal>,
     pub(super) generation: i64,
     pub(super) epoch: u64,
     pub(super) pace: Pace,
@@ -42,6 +44,7 @@ impl Story {
         Self {
             status: None,
             plan: Ok(plan),
+            lacks: None,
             generation: 1,
             epoch: 5,
             pace: Pace::default(),
@@ -128,6 +131,7 @@ impl Story {
             generation: self.generation,
             status: self.status.as_ref(),
             plan: self.plan.as_ref(),
+            lacks: self.lacks.as_ref(),
             found: &found,
             agents: &self.agents,
             epoch: self.epoch,

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use edge_api::ProfileOnNode;
-use edge_api::choose::{Amount, MAX_RANK};
+use edge_api::choose::{self, Amount, MAX_RANK};
 
 use super::super::population::Place;
 use super::super::validate::{CIDR_NOT_ALLOWED, Wanted};
@@ -24,8 +24,8 @@ fn two() -> Amount {
     Amount::Count(NonZeroU32::new(2).unwrap())
 }
 
-#[tokio::test]
-async fn without_a_target_it_is_accepted_and_pending_and_its_clock_stands() {
+#[test]
+fn without_a_target_it_is_accepted_and_pending_and_its_clock_stands() {
     let mut story = Story::begin();
     story.look();
     assert_eq!(story.phase(), FaultPhase::Pending);
@@ -37,8 +37,8 @@ async fn without_a_target_it_is_accepted_and_pending_and_its_clock_stands() {
     assert_eq!(story.look(), Decision::Keep { wake: None });
 }
 
-#[tokio::test]
-async fn its_first_target_starts_it_and_sets_its_end() {
+#[test]
+fn its_first_target_starts_it_and_sets_its_end() {
     let mut story = Story::begin();
     story.look();
     story.after(SECOND * 30).pod("a", "n1").look();
@@ -50,8 +50,8 @@ async fn its_first_target_starts_it_and_sets_its_end() {
     assert_eq!(story.problems(), ["n1/AgentLost"]);
 }
 
-#[tokio::test]
-async fn it_is_active_when_every_kernel_holds_it_and_effective_when_one_counted_a_packet() {
+#[test]
+fn it_is_active_when_every_kernel_holds_it_and_effective_when_one_counted_a_packet() {
     let mut story = Story::begin();
     story.agent("n1", None).agent("n2", None).pod("a", "n1").pod("b", "n2").look();
     assert_eq!((story.phase(), story.counts()), (FaultPhase::Pending, (2, 0)));
@@ -67,8 +67,8 @@ async fn it_is_active_when_every_kernel_holds_it_and_effective_when_one_counted_
     assert_eq!(story.said, ["Accepted", "Started"]);
 }
 
-#[tokio::test]
-async fn when_nothing_changes_nothing_is_written() {
+#[test]
+fn when_nothing_changes_nothing_is_written() {
     let mut story = active();
     let writes = story.writes;
     for _ in 0..30 {
@@ -77,8 +77,8 @@ async fn when_nothing_changes_nothing_is_written() {
     assert_eq!(story.writes, writes);
 }
 
-#[tokio::test]
-async fn it_expires_exactly_at_its_end_and_is_never_touched_again() {
+#[test]
+fn it_expires_exactly_at_its_end_and_is_never_touched_again() {
     let mut story = active();
     story.agent("n1", acts(1)).look();
     let minutes = |minutes| SECOND * 60 * minutes;
@@ -95,8 +95,8 @@ async fn it_expires_exactly_at_its_end_and_is_never_touched_again() {
     assert_eq!(story.after(minutes(60)).look(), Decision::Done);
 }
 
-#[tokio::test]
-async fn what_an_agent_saw_last_is_not_lost_when_it_expires_before_that_is_written() {
+#[test]
+fn what_an_agent_saw_last_is_not_lost_when_it_expires_before_that_is_written() {
     let mut story = active();
     story.after(SECOND * 599).agent("n1", acts(1)).agent("n2", holds(1));
     story.pace.write_in = SECOND;
@@ -106,8 +106,8 @@ async fn what_an_agent_saw_last_is_not_lost_when_it_expires_before_that_is_writt
     assert_eq!(story.condition("Effective"), "Effective=True/Expired");
 }
 
-#[tokio::test]
-async fn what_was_effective_once_stays_so_whatever_becomes_of_the_agent_and_the_profile() {
+#[test]
+fn what_was_effective_once_stays_so_whatever_becomes_of_the_agent_and_the_profile() {
     let mut story = active();
     story.agent("n1", acts(1)).look();
     story.agent("n1", holds(1)).look();
@@ -124,8 +124,8 @@ async fn what_was_effective_once_stays_so_whatever_becomes_of_the_agent_and_the_
     assert_eq!(story.message("Effective"), "its rules acted on packets before its time was over");
 }
 
-#[tokio::test]
-async fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
+#[test]
+fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
     let mut story = active();
     story.epoch += 1;
     story.after(SECOND * 3600).look();
@@ -133,8 +133,8 @@ async fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
     assert_eq!(story.condition("Effective"), "Effective=False/Expired");
 }
 
-#[tokio::test]
-async fn what_is_out_of_reach_is_rejected_with_the_sentence_and_accepted_when_that_is_mended() {
+#[test]
+fn what_is_out_of_reach_is_rejected_with_the_sentence_and_accepted_when_that_is_mended() {
     let mut story = Story::begin();
     let good = story.plan.clone();
     story.plan = Err(Refusal { reason: CIDR_NOT_ALLOWED, message: "10.244.0.0/16 holds pods".into() });
@@ -154,8 +154,8 @@ async fn what_is_out_of_reach_is_rejected_with_the_sentence_and_accepted_when_th
     );
 }
 
-#[tokio::test]
-async fn a_reach_made_smaller_stops_a_profile_that_runs() {
+#[test]
+fn a_reach_made_smaller_stops_a_profile_that_runs() {
     let mut story = active();
     story.plan = Err(Refusal { reason: CIDR_NOT_ALLOWED, message: "no longer".into() });
     story.look();
@@ -168,8 +168,8 @@ async fn a_reach_made_smaller_stops_a_profile_that_runs() {
     assert_eq!(story.phase(), FaultPhase::Expired);
 }
 
-#[tokio::test]
-async fn a_selected_device_out_of_reach_rejects_it_before_the_start_and_is_no_target_after() {
+#[test]
+fn a_selected_device_out_of_reach_rejects_it_before_the_start_and_is_no_target_after() {
     let devices = || Story::begin().wants(Wanted::Devices(kube::core::Selector::default()));
     let outside = || Ok(Place { external: true, ..Place::default() });
     let mut story = devices();
@@ -183,8 +183,8 @@ async fn a_selected_device_out_of_reach_rejects_it_before_the_start_and_is_no_ta
     assert_eq!((story.phase(), story.counts()), (FaultPhase::Active, (1, 1)));
 }
 
-#[tokio::test]
-async fn pods_on_the_host_network_are_no_targets_and_it_says_so() {
+#[test]
+fn pods_on_the_host_network_are_no_targets_and_it_says_so() {
     let mut story = Story::begin();
     story.pod_at("proxy", Err(NoTarget::HostNetwork)).look();
     assert_eq!(
@@ -197,8 +197,8 @@ async fn pods_on_the_host_network_are_no_targets_and_it_says_so() {
     assert!(story.message("Accepted").contains("host network"));
 }
 
-#[tokio::test]
-async fn pausing_lifts_it_and_the_clock_goes_on() {
+#[test]
+fn pausing_lifts_it_and_the_clock_goes_on() {
     let mut story = active();
     let end = story.now_is().expires_at.clone();
     story.paused(true).look();
@@ -219,8 +219,8 @@ async fn pausing_lifts_it_and_the_clock_goes_on() {
     assert_eq!(story.phase(), FaultPhase::Expired);
 }
 
-#[tokio::test]
-async fn a_silent_agent_is_waited_for_and_then_named() {
+#[test]
+fn a_silent_agent_is_waited_for_and_then_named() {
     let mut story = Story::begin();
     story.agent("n1", None).pod("a", "n1");
     assert_eq!(story.wake(), Some(ANSWER_WITHIN));
@@ -232,8 +232,8 @@ async fn a_silent_agent_is_waited_for_and_then_named() {
     assert_eq!(story.said, ["Accepted", "Started", "Degraded", "Recovered"]);
 }
 
-#[tokio::test]
-async fn a_new_target_does_not_make_it_degraded_while_its_agent_catches_up() {
+#[test]
+fn a_new_target_does_not_make_it_degraded_while_its_agent_catches_up() {
     let mut story = active();
     story.after(SECOND * 60).agent("n1", holds(1)).agent("n2", holds(1));
     story.pod("c", "n1").look();
@@ -243,8 +243,8 @@ async fn a_new_target_does_not_make_it_degraded_while_its_agent_catches_up() {
     assert_eq!((story.phase(), story.counts()), (FaultPhase::Active, (3, 3)));
 }
 
-#[tokio::test]
-async fn a_dead_agent_makes_it_degraded_and_unknown_until_it_is_back() {
+#[test]
+fn a_dead_agent_makes_it_degraded_and_unknown_until_it_is_back() {
     let mut story = active();
     story.agent("n1", acts(1)).agent("n2", holds(1)).look();
     story.after(SECOND * 39).agent("n1", acts(1)).look();
@@ -265,8 +265,8 @@ async fn a_dead_agent_makes_it_degraded_and_unknown_until_it_is_back() {
     assert_eq!(story.said, ["Accepted", "Started", "Degraded", "Recovered"]);
 }
 
-#[tokio::test]
-async fn a_reason_that_an_agent_gives_is_the_reason_of_the_condition() {
+#[test]
+fn a_reason_that_an_agent_gives_is_the_reason_of_the_condition() {
     for reason in
         ["NoHook", "EngineMissing", "EngineStalled", "NoLinkHeader", "PeersMasqueraded", "PeersUnknown"]
     {
@@ -284,24 +284,24 @@ async fn a_reason_that_an_agent_gives_is_the_reason_of_the_condition() {
     }
 }
 
-#[tokio::test]
-async fn what_an_agent_does_not_call_installed_is_not_enforced() {
+#[test]
+fn what_an_agent_does_not_call_installed_is_not_enforced() {
     let mut story = Story::begin();
     let unsure = ProfileOnNode { installed: false, ..holds(1).unwrap() };
     story.pod("a", "n1").agent("n1", Some(unsure)).look();
     assert_eq!((story.phase(), story.counts()), (FaultPhase::Pending, (1, 0)));
 }
 
-#[tokio::test]
-async fn a_remark_about_rules_that_are_held_is_shown_and_degrades_nothing() {
+#[test]
+fn a_remark_about_rules_that_are_held_is_shown_and_degrades_nothing() {
     let mut story = Story::begin();
     let remark = ProfileOnNode { reason: Some("SuperPackets".into()), ..holds(1).unwrap() };
     story.pod("a", "n1").agent("n1", Some(remark)).look();
     assert_eq!((story.phase(), story.problems()), (FaultPhase::Active, vec!["n1/SuperPackets".to_owned()]));
 }
 
-#[tokio::test]
-async fn a_target_outside_is_enforced_when_one_node_enforces_it() {
+#[test]
+fn a_target_outside_is_enforced_when_one_node_enforces_it() {
     let networks = Wanted::Networks(vec!["192.168.50.0/24".into(), "192.168.51.0/24".into()]);
     let mut story = Story::begin().wants(networks);
     story.agent("n1", reaches(0, 2)).agent("n2", reaches(2, 2)).look();
@@ -312,8 +312,8 @@ async fn a_target_outside_is_enforced_when_one_node_enforces_it() {
     assert_eq!(story.condition("Installed"), "Installed=False/NoRoute");
 }
 
-#[tokio::test]
-async fn targets_outside_and_no_agent_at_all_is_a_lost_agent() {
+#[test]
+fn targets_outside_and_no_agent_at_all_is_a_lost_agent() {
     let mut story = Story::begin().wants(Wanted::Networks(vec!["192.168.50.0/24".into()]));
     story.look();
     assert_eq!(
@@ -323,32 +323,106 @@ async fn targets_outside_and_no_agent_at_all_is_a_lost_agent() {
     assert!(story.message("Installed").contains("DaemonSet"));
 }
 
-#[tokio::test]
-async fn the_cutoff_moves_at_most_once_in_a_pause_and_counts_wait_for_theirs() {
+#[test]
+fn the_cutoff_moves_at_most_once_in_a_pause_and_counts_wait_for_theirs() {
+    let rank = |name: &str| choose::rank(7, "demo", name);
+    let mut names = ["a", "b", "c", "d"];
+    names.sort_by_key(|name| rank(name));
+    let mut story = Story::begin().chooses(two());
+    for name in names {
+        story.pod(name, "n1");
+    }
+    story.agent("n1", holds(2)).look();
+    let first = Some(rank(names[1]));
+    assert_eq!((story.now_is().cutoff, story.counts().0), (first, 2));
+    // Those that are hit go, so that two others shall be.
+    story.pace = Pace { move_in: SECOND / 2, write_in: Duration::ZERO };
+    story.pod_goes(names[0]).pod_goes(names[1]);
+    assert_eq!(story.wake(), Some(SECOND / 2), "then it may move");
+    assert_eq!((story.now_is().cutoff, story.counts().0), (first, 0), "not yet");
+    story.pace = Pace::default();
+    story.look();
+    let moved = Some(rank(names[3]));
+    assert_eq!((story.now_is().cutoff, story.counts().0), (moved, 2));
+    story.pace = Pace { move_in: Duration::ZERO, write_in: SECOND / 4 };
+    assert_eq!(story.pod(names[0], "n1").wake(), Some(SECOND / 4), "nothing of this is urgent");
+    assert_eq!(story.now_is().cutoff, moved);
+    story.pace = Pace::default();
+    story.look();
+    assert_eq!((story.now_is().cutoff, story.counts().0), (Some(rank(names[2])), 2));
+}
+
+#[test]
+fn objects_that_find_no_room_reject_what_has_not_started_and_change_nothing_about_what_has() {
+    let lacks = crate::refusal::too_many("pods", 4);
+    let mut story = Story::begin().chooses(two());
+    story.lacks = Some(lacks.clone());
+    story.pod("a", "n1").agent("n1", None).look();
+    assert_eq!(
+        (story.phase(), story.condition("Accepted").as_str()),
+        (FaultPhase::Rejected, "Accepted=False/TooManyObjects")
+    );
+
     let mut story = Story::begin().chooses(two());
     for name in ["a", "b", "c", "d"] {
         story.pod(name, "n1");
     }
     story.agent("n1", holds(2)).look();
-    let first = story.now_is().cutoff;
-    assert_eq!(story.counts().0, 2);
-    let chosen = |story: &Story| story.now_is().cutoff;
-    // Take pods away until the choice is one short.
-    story.pace = Pace { move_in: SECOND / 2, write_in: SECOND / 4 };
+    let before = story.now_is().clone();
+    assert_eq!((story.phase(), story.counts()), (FaultPhase::Active, (2, 2)));
+    // The operator starts again and finds some of them alone.
+    story.lacks = Some(lacks);
     for name in ["a", "b", "c"] {
         story.pod_goes(name);
     }
-    assert_eq!(story.wake(), Some(SECOND / 4));
-    assert_eq!(chosen(&story), first, "not yet");
-    story.pace = Pace::default();
     story.look();
-    assert_eq!(story.counts().0, 1, "all that is left");
-    story.pod("a", "n1").look();
-    assert_eq!(story.counts().0, 2);
+    let frozen = story.now_is().clone();
+    assert_eq!(
+        (frozen.cutoff, frozen.targets, frozen.started_at),
+        (before.cutoff, before.targets, before.started_at)
+    );
+    assert_eq!(
+        story.condition("Accepted"),
+        "Accepted=True/Accepted",
+        "agents act on accepted profiles alone"
+    );
+    assert_eq!(
+        (story.phase(), story.condition("Installed").as_str()),
+        (FaultPhase::Degraded, "Installed=Unknown/TooManyObjects")
+    );
+    assert!(story.message("Installed").contains("more pods than the operator keeps in memory (4)"));
+    assert_eq!(story.condition("Effective"), "Effective=Unknown/TooManyObjects");
+    story.agent("n1", acts(2)).look();
+    assert_eq!(story.condition("Effective"), "Effective=True/ActedOnPackets");
+    let writes = story.writes;
+    story.after(SECOND * 30).look();
+    assert_eq!(story.writes, writes, "and nothing more is written");
+    // Its owner still pauses it, and it still ends.
+    story.paused(true).look();
+    assert_eq!(
+        (story.phase(), story.condition("Installed").as_str()),
+        (FaultPhase::Paused, "Installed=False/Paused")
+    );
+    story.paused(false).look();
+    assert_eq!(story.phase(), FaultPhase::Degraded);
+    // When all are known again it is as if nothing had been.
+    story.lacks = None;
+    for name in ["a", "b", "c"] {
+        story.pod(name, "n1");
+    }
+    story.agent("n1", acts(2)).look();
+    assert_eq!(
+        (story.phase(), story.counts(), story.now_is().cutoff),
+        (FaultPhase::Active, (2, 2), before.cutoff)
+    );
+    assert_eq!(story.said.last(), Some(&"Recovered"));
+    story.lacks = Some(crate::refusal::too_many("pods", 4));
+    story.after(SECOND * 600).look();
+    assert_eq!(story.phase(), FaultPhase::Expired);
 }
 
-#[tokio::test]
-async fn a_profile_whose_targets_all_went_says_so() {
+#[test]
+fn a_profile_whose_targets_all_went_says_so() {
     let mut story = active();
     story.pod_goes("a").pod_goes("b").look();
     assert_eq!(
@@ -357,8 +431,8 @@ async fn a_profile_whose_targets_all_went_says_so() {
     );
 }
 
-#[tokio::test]
-async fn a_new_leader_writes_its_epoch_first_and_a_former_one_stands_back() {
+#[test]
+fn a_new_leader_writes_its_epoch_first_and_a_former_one_stands_back() {
     let mut story = active();
     let writes = story.writes;
     story.epoch = 9;
@@ -369,8 +443,8 @@ async fn a_new_leader_writes_its_epoch_first_and_a_former_one_stands_back() {
     assert_eq!(story.look(), Decision::StandBack { epoch: 9 });
 }
 
-#[tokio::test]
-async fn entries_of_a_profile_that_had_the_same_name_count_for_nothing() {
+#[test]
+fn entries_of_a_profile_that_had_the_same_name_count_for_nothing() {
     let mut story = Story::begin();
     story.pod("a", "n1").agent("n1", None);
     let stale = ProfileOnNode { observed_generation: 99, ..acts(1).unwrap() };
@@ -379,8 +453,8 @@ async fn entries_of_a_profile_that_had_the_same_name_count_for_nothing() {
     assert_eq!(story.condition("Effective"), "Effective=False/NoPacketYet");
 }
 
-#[tokio::test]
-async fn what_the_status_holds_is_bounded() {
+#[test]
+fn what_the_status_holds_is_bounded() {
     let mut story = Story::begin();
     for number in 0..300 {
         story.pod(&format!("p{number}"), &format!("n{number:03}"));

@@ -22,7 +22,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn exceeded(&self, plan: &Plan, field: &Field<'a>) -> Option<(&'static str, String)> {
-        let (failed, in_sync) = (field.count(Standing::Failed), field.count(Standing::InSync));
+        let (failed, in_sync) = (field.count(Standing::Failed), field.running());
         if field.failures_exceeded(plan) {
             let message = format!("{failed} devices failed and {in_sync} are in sync");
             return Some((FAILURES, message));
@@ -32,7 +32,7 @@ impl<'a> Draft<'a> {
             let message = format!(
                 "no device finished for {:#}; {} are under way or lost, {failed} failed{}",
                 plan.deadline,
-                field.waiting(),
+                field.waiting() + field.count(Standing::Gone),
                 self.unclear(plan, field)
             );
             (DEADLINE, message)

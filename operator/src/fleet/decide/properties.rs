@@ -105,12 +105,7 @@ fn take(story: &mut Story, step: Step) {
         }
         Step::Ends(number) => story.device_ends(number % devices),
         Step::Leaves(number) => {
-            story.device(number % devices, |device| {
-                device.contact = Contact::Away;
-                if device.outcome == Outcome::Trying {
-                    device.outcome = Outcome::Lost;
-                }
-            });
+            story.leaves(number % devices);
         }
         Step::Returns(number) => story.returns(number % devices),
         Step::Withholds(number, back)

@@ -30,6 +30,7 @@ pub(super) struct Sim {
     pub(super) foreign: bool,
     pub(super) contact: Contact,
     pub(super) outcome: Outcome,
+    pub(super) lost_at: Option<Timestamp>,
     version: u64,
 }
 
@@ -81,6 +82,7 @@ impl Story {
             foreign: false,
             contact: Contact::Answering,
             outcome: Outcome::InSync,
+            lost_at: None,
             version: 1,
         };
         let devices: Vec<Sim> = (0..devices).map(device).collect();
@@ -213,6 +215,7 @@ impl Story {
                 foreign: device.foreign,
                 contact: device.contact,
                 outcome: device.outcome,
+                lost_at: device.lost_at,
                 sent: self.sent.get(&device.name) == Some(version),
             }
         };
@@ -329,20 +332,17 @@ impl Story {
         }
         let version = device.desired.as_ref().map(|desired| desired.firmware.clone()).unwrap_or_default();
         let fate = self.fates.get(&(device.name.clone(), version)).copied().unwrap_or(Fate::Works);
-        self.device(number, |device| match fate {
-            Fate::Works => device.outcome = Outcome::InSync,
-            Fate::Fails => device.outcome = Outcome::Failed,
-            Fate::Dies => {
-                device.outcome = Outcome::Lost;
-                device.contact = Contact::Away;
-            }
-        });
+        match fate {
+            Fate::Works => self.device(number, |device| device.outcome = Outcome::InSync),
+            Fate::Fails => self.device(number, |device| device.outcome = Outcome::Failed),
+            Fate::Dies => self.leaves(number),
+        };
     }
 
     /// A person pauses a device, or gives it back.
     pub(super) fn withholds(&mut self, number: usize, contact: Contact) {
         self.withheld.insert(self.devices[number].name.clone());
-        self.device(number, |device| device.contact = contact);
+        self.device(number, |device| (device.contact, device.lost_at) = (contact, None));
     }
 
     /// A device that is away answers again, and goes on with what it was told.
@@ -358,7 +358,7 @@ impl Story {
         }
         self.revived.insert(self.devices[number].name.clone());
         self.device(number, |device| {
-            device.contact = Contact::Answering;
+            (device.contact, device.lost_at) = (Contact::Answering, None);
             if device.outcome == Outcome::Lost {
                 device.outcome = Outcome::Trying;
             }

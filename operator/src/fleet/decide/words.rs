@@ -63,7 +63,8 @@ impl<'a> Draft<'a> {
             self.set(types::PROGRESSING, ConditionStatus::False, "NoDevices", &message);
         } else {
             self.next.phase = FleetPhase::Progressing;
-            let (trying, lost) = (field.count(Standing::Trying), field.count(Standing::Lost));
+            let trying = field.count(Standing::Trying);
+            let lost = field.count(Standing::Lost) + field.count(Standing::Gone);
             let message = format!(
                 "batch {}: {trying} devices are under way, {lost} got lost{}{}",
                 self.next.batch,
@@ -119,5 +120,5 @@ fn held(field: &Field<'_>) -> String {
 }
 
 fn behind(field: &Field<'_>) -> usize {
-    field.ours.len() - field.count(Standing::InSync)
+    field.ours.len() - field.running()
 }

@@ -90,11 +90,8 @@ fn answers(fate: Fate, peer: SocketAddr, request: &Packet) -> Vec<(Duration, Soc
 }
 
 fn counters() -> Counters {
-    let counter = |name| IntCounter::new(name, "sends").unwrap();
     Counters {
-        answered: counter("answered"),
-        unanswered: counter("unanswered"),
-        retransmissions: counter("retransmissions"),
+        transmissions: Arc::default(),
         round_trip: Histogram::with_opts(HistogramOpts::new("round_trip", "seconds")).unwrap(),
     }
 }
@@ -157,7 +154,8 @@ async fn play(script: &[Fate]) -> Played {
 
 impl Played {
     fn sends(&self) -> (u64, u64) {
-        (self.counters.answered.get(), self.counters.unanswered.get())
+        let [answered, unanswered, _] = self.counters.transmissions.all();
+        (answered, unanswered)
     }
 
     fn came(&self, result: &str) -> u64 {
@@ -190,7 +188,7 @@ async fn lost_requests_are_sent_again_and_counted_as_unanswered() {
     let played = play(&[Fate::Lost, Fate::Lost, Fate::Answered(SOON)]).await;
     assert_eq!((played.end.clone(), played.requests), (content(), 3));
     assert_eq!(played.took, Duration::from_secs(6) + SOON);
-    assert_eq!((played.sends(), played.counters.retransmissions.get()), ((1, 2), 2));
+    assert_eq!((played.sends(), played.counters.transmissions.all()[2]), ((1, 2), 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,6 +306,8 @@ fn notification(token: Token, kind: MessageType, sequence: u32, payload: u8) -> 
     packet.to_bytes().unwrap()
 }
 
+const HEED: Heed = Heed { burst: 5, rate: 1.0 };
+
 /// A link that observes two devices at most, and its news.
 fn observing() -> (Link<Arc<Net>>, mpsc::Receiver<Notification>, IntGauge, IntCounterVec) {
     let (deliveries, _) = mpsc::channel(64);
@@ -315,7 +315,7 @@ fn observing() -> (Link<Arc<Net>>, mpsc::Receiver<Notification>, IntGauge, IntCo
     let datagrams = IntCounterVec::new(Opts::new("datagrams", "in"), &["result"]).unwrap();
     let (news, heard) = mpsc::channel(2);
     let usage = IntGauge::new("observed", "observed").unwrap();
-    let link = Link::new(net, TIMING, 4, datagrams.clone()).observing(2, news, usage.clone());
+    let link = Link::new(net, TIMING, 4, datagrams.clone()).observing((2, HEED), news, usage.clone());
     (link, heard, usage, datagrams)
 }
 
@@ -384,6 +384,29 @@ async fn news_that_nobody_takes_in_time_are_dropped_and_counted() {
     let count = |result: &str| datagrams.with_label_values(&[result]).get();
     assert_eq!((count("notified"), count("overrun")), (2, 3));
     assert!(heard.recv().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_device_tells_beyond_its_share_takes_no_room_of_others_news_and_is_acknowledged() {
+    let (link, mut heard, _, datagrams) = observing();
+    let peers = [17, 18].map(|last| SocketAddr::from(([10, 20, 0, last], 5683)));
+    let other = Subject { name: "other".into(), ..subject() };
+    let floods = link.observations(|all| all.token(&subject(), peers[0], [5; 8])).flatten().unwrap();
+    let tells = link.observations(|all| all.token(&other, peers[1], [6; 8])).flatten().unwrap();
+    for sequence in 1..=50 {
+        let reply = link.received(peers[0], &notification(floods, MessageType::Confirmable, sequence, 1));
+        assert_eq!(reply, Some(wire::empty(Kind::Acknowledgement, 77)));
+        while heard.try_recv().is_ok() {}
+    }
+    let count = |result: &str| datagrams.with_label_values(&[result]).get();
+    assert_eq!((count("notified"), count("unheeded")), (5, 45));
+    // Somebody is slow to hear, and the news of the one that floods are not in the way.
+    for sequence in 51..=100 {
+        link.received(peers[0], &notification(floods, MessageType::NonConfirmable, sequence, 1));
+    }
+    link.received(peers[1], &notification(tells, MessageType::NonConfirmable, 1, 2));
+    assert_eq!(heard.try_recv().unwrap().payload, vec![2]);
+    assert_eq!((count("unheeded"), count("overrun")), (95, 0));
 }
 
 #[tokio::test]

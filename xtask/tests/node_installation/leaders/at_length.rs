@@ -1,10 +1,7 @@
 //! What takes minutes: only `cargo xtask test --all` has the time.
 
-use std::time::Duration;
-
 use super::super::operators::LeaseTimes;
 use super::super::world::Story;
-use super::outages::outage;
 use super::{
     MOST, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well, the_standby_follows,
 };
@@ -27,10 +24,4 @@ fn with_the_default_lease_a_killed_leader_is_followed_within_it_and_nothing_is_c
     the_standby_follows(&story, &pair);
     story.kubectl(&["-n", "edge-demo", "delete", "fault", "rough"]);
     the_next_one_ends_it_well(&story, &firmware, &before);
-}
-
-#[test]
-#[ignore = "node rung: needs root and a cluster"]
-fn minutes_without_an_api_server_change_nothing_of_it() {
-    outage(11, Duration::from_secs(180), |cluster| cluster.stop_service("cp", "kube-apiserver"));
 }

@@ -7,7 +7,8 @@ use xtask::wait;
 
 use super::super::world::{PATIENCE, PodSeen, SOON, Story};
 use super::{
-    MOST, begin, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well, the_standby_follows,
+    MOST, all, begin, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well,
+    the_standby_follows,
 };
 
 #[test]
@@ -25,6 +26,15 @@ fn a_leader_that_is_killed_in_the_middle_of_its_commands_is_followed_and_nothing
     the_standby_follows(&story, &pair);
     story.kubectl(&["-n", "edge-demo", "delete", "fault", "rough"]);
     the_next_one_ends_it_well(&story, &firmware, &before);
+
+    // It knows what was done: devices are asked, and told nothing any more.
+    let (truth, answered) = (story.truth(), story.operator().count("edge_device_exchanges_total", &[]));
+    wait::until("three probes of each device", PATIENCE, SOON, || {
+        let exchanges = story.operator().count("edge_device_exchanges_total", &[]);
+        Ok((exchanges >= answered + 3 * all()).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(truth, story.truth());
 }
 
 #[test]

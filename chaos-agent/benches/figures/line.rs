@@ -3,13 +3,10 @@
 //! Frames with tickets are put into a TAP by a packet socket, in a network namespace of their own, and go nowhere behind it:
 //! the figures are those of the engine and the TAP, without the kernel programs at either end.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark: what fails ends it")]
-
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,42 +18,29 @@ use chaos_agent::line::pool::Limits;
 use chaos_agent::line::stats::Stats;
 use chaos_agent::line::tap::{self, Tap};
 use chaos_agent::locate::netlink::Netlink;
-use clap::Parser;
 use edge_api::fault_node::Scheduling;
 use fault_abi::ticket::{GUARD, TICKET};
+use fault_rig::figures::{Aim, Figure, Report};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
-use serde::Serialize;
 use tokio::task::JoinSet;
+
+use crate::measure::float;
 
 const NAME: &str = "edo-bench";
 const MAGIC: u64 = 0x6265_6e63_685f_6c6e;
 const LIMITS: Limits = Limits { packets: 50_000, bytes: 100_000_000 };
 /// Bytes of a frame.
 const FRAME: usize = 500;
-/// What the project wants: packets a second on one core, and nanoseconds of lateness at a modest load.
-const AIM_RATE: u64 = 100_000;
-const AIM_LATE_NS: u64 = 300_000;
+/// What the project wants: packets a second on one core, and microseconds of lateness at a modest load.
+const AIM_RATE: f64 = 100_000.0;
+const AIM_LATE_US: f64 = 300.0;
+/// What the line may take beyond the time to give out what it has: delays are 15 ms at most.
+const DRAIN: Duration = Duration::from_secs(20);
 /// Packets a second.
 const MODEST: u64 = 10_000;
-
-#[derive(Parser)]
-struct Args {
-    /// Write the figures as JSON to this file, too
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Seconds for each load
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
-    /// Threads that do nothing but take CPU time meanwhile
-    #[arg(long, default_value_t = 0)]
-    busy: u32,
-    /// What `cargo bench` adds
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// What goes in.
 #[derive(Clone, Copy)]
@@ -67,83 +51,68 @@ enum Load {
     Most(u64),
 }
 
-#[derive(Serialize)]
+/// As the table has them; the aims are about the second and the last.
+const LOADS: [Load; 4] = [Load::Rate(1_000), Load::Rate(MODEST), Load::Rate(50_000), Load::Most(2_000)];
+
+/// What came of a load.
 struct Row {
-    /// What the engine's thread had.
-    scheduling: Option<Scheduling>,
-    load: String,
     sent_per_second: u64,
     out_per_second: u64,
     /// What a whole core of the engine's thread would take.
     out_per_core_second: u64,
-    late_p50_ns: u64,
-    late_p99_ns: u64,
-    late_p999_ns: u64,
+    /// Quantiles at 50, 99 and 99.9 %.
+    late_ns: [u64; 3],
     lost: u64,
 }
 
-fn main() {
-    let args = Args::parse();
+/// Measures, for so many seconds a load, beside so many threads that do nothing but take CPU time.
+pub(crate) fn measure(seconds: u64, busy: u32) -> Report {
     let figures = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("needs root: it makes a network namespace of its own");
-        let _busy: Vec<Busy> = (0..args.busy).map(|_| Busy::start()).collect();
+        let _busy: Vec<Busy> = (0..busy).map(|_| Busy::start()).collect();
         // Before the engine's threads, which are as they are asked to be.
         become_realtime().expect("needs CAP_SYS_NICE: a sender that is late makes packets late");
-        let time = Duration::from_secs(args.seconds);
-        let mut rows = Vec::new();
+        let method = format!("delay line, userspace, {seconds} s each, {busy} busy threads beside it");
+        let mut report = Report::new(method).unwrap();
         for scheduling in [Scheduling::Ordinary, Scheduling::ShortSlice, Scheduling::RealTime] {
-            let loads = [Load::Rate(1_000), Load::Rate(MODEST), Load::Rate(50_000), Load::Most(2_000)];
-            rows.extend(loads.map(|load| measure(load, time, scheduling)));
+            let rows = LOADS.map(|load| {
+                eprintln!("{scheduling:?}, {}", name(load));
+                run(load, Duration::from_secs(seconds), scheduling)
+            });
+            add(&mut report, scheduling, &rows);
         }
-        rows
+        report
     });
-    let rows = figures.join().unwrap();
-    print!("{}", table(&rows, args.busy));
-    if let Some(file) = args.json {
-        fs::write(file, serde_json::to_string_pretty(&rows).unwrap()).unwrap();
-    }
+    figures.join().unwrap()
 }
 
-fn table(rows: &[Row], busy: u32) -> String {
-    let mut text = format!(
-        "delay line, userspace; {busy} busy threads beside it\n{:<12} {:<20} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
-        "scheduling", "load", "in/s", "out/s", "out/core·s", "p50 µs", "p99 µs", "p99.9 µs", "lost"
-    );
-    for row in rows {
-        text += &format!(
-            "{:<12} {:<20} {:>10} {:>10} {:>12} {:>9} {:>9} {:>10} {:>6}\n",
-            name(row.scheduling),
-            row.load,
-            row.sent_per_second,
-            row.out_per_second,
-            row.out_per_core_second,
-            row.late_p50_ns / 1000,
-            row.late_p99_ns / 1000,
-            row.late_p999_ns / 1000,
-            row.lost
-        );
+fn add(report: &mut Report, scheduling: Scheduling, rows: &[Row; LOADS.len()]) {
+    let group = format!("{scheduling:?}");
+    for (load, row) in LOADS.into_iter().zip(rows) {
+        let mut figure = |what: &str, value: u64, unit: &str| {
+            let name = format!("{}, {what}", name(load));
+            report.figures.push(Figure::alone(&group, &name, float(value), unit));
+        };
+        figure("in", row.sent_per_second, "packets/s");
+        figure("out", row.out_per_second, "packets/s");
+        figure("out for a core", row.out_per_core_second, "packets/s");
+        for (what, late) in ["late p50", "late p99", "late p99.9"].into_iter().zip(row.late_ns) {
+            figure(what, late / 1000, "µs");
+        }
+        figure("lost", row.lost, "packets");
     }
-    text.push('\n');
-    let word = |holds| if holds { "holds " } else { "MISSED" };
-    for rows in rows.chunks(4) {
-        let (scheduling, rate, late) =
-            (name(rows[0].scheduling), rows[3].out_per_core_second, rows[1].late_p99_ns);
-        text += &format!(
-            "{} packets/s on one core, {scheduling}: {rate}, aim {AIM_RATE}\n",
-            word(rate >= AIM_RATE)
-        );
-        text += &format!(
-            "{} lateness p99 at {MODEST} packets/s, {scheduling}: {} µs, aim {} µs\n",
-            word(late <= AIM_LATE_NS),
-            late / 1000,
-            AIM_LATE_NS / 1000
-        );
-    }
-    text
+    let [_, modest, _, most] = rows;
+    let rate = format!("{group}: on one core");
+    report.aims.push(Aim::at_least(&rate, float(most.out_per_core_second), "packets/s", AIM_RATE));
+    let late = format!("{group}: lateness p99, {}", name(LOADS[1]));
+    report.aims.push(Aim::at_most(&late, float(modest.late_ns[1]) / 1e3, "µs", AIM_LATE_US));
 }
 
-fn name(scheduling: Option<Scheduling>) -> String {
-    scheduling.map_or_else(String::new, |scheduling| format!("{scheduling:?}"))
+fn name(load: Load) -> String {
+    match load {
+        Load::Rate(rate) => format!("{rate} packets/s"),
+        Load::Most(held) => format!("most, {held} held"),
+    }
 }
 
 /// A thread that does nothing but take CPU time, until it is dropped.
@@ -178,7 +147,7 @@ fn per_second(number: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(number) * 1_000_000_000 / u128::from(nanoseconds)).unwrap()
 }
 
-fn measure(load: Load, time: Duration, scheduling: Scheduling) -> Row {
+fn run(load: Load, time: Duration, scheduling: Scheduling) -> Row {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tap = runtime.block_on(async {
         let mut tasks = JoinSet::new();
@@ -191,26 +160,25 @@ fn measure(load: Load, time: Duration, scheduling: Scheduling) -> Row {
     let stats = Arc::clone(engine.stats());
     let started = Instant::now();
     let sent = send(&mut socket, load, time, &stats);
-    while stats.out_packets.get() + stats.write_failures.get() + tap::dropped(engine.tap().name()).unwrap()
-        < sent
-    {
+    let through =
+        || stats.out_packets.get() + stats.write_failures.get() + tap::dropped(engine.tap().name()).unwrap();
+    while through() < sent {
+        assert!(started.elapsed() < time + DRAIN, "of {sent} packets {} came through", through());
         pause(1_000_000);
     }
     let (elapsed, busy) = (started.elapsed(), cpu_time());
+    assert_eq!(
+        stats.scheduling.get(),
+        Some(&scheduling),
+        "the engine is not scheduled as it was asked to be"
+    );
     let late = stats.lateness.figures();
     let out = stats.out_packets.get();
     let row = Row {
-        scheduling: stats.scheduling.get().copied(),
-        load: match load {
-            Load::Rate(rate) => format!("{rate} packets/s"),
-            Load::Most(held) => format!("most, {held} held"),
-        },
         sent_per_second: per_second(sent, elapsed),
         out_per_second: per_second(out, elapsed),
         out_per_core_second: per_second(out, busy),
-        late_p50_ns: late.quantile(500).unwrap(),
-        late_p99_ns: late.quantile(990).unwrap(),
-        late_p999_ns: late.quantile(999).unwrap(),
+        late_ns: [500, 990, 999].map(|per_mille| late.quantile(per_mille).unwrap()),
         lost: sent - out,
     };
     engine.stop().unwrap();

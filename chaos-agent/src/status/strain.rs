@@ -1,0 +1,76 @@
+//! What a profile meets that nobody asked for although its rules are held: a limit of this node's, or packets that the delay line loses. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use edge_api::condition::reasons::{FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL};
+
+use crate::table::Uid;
+
+/// So long a profile is told to be impaired after the last packet that showed it: longer than an agent's heartbeat and what the operator
+/// needs for a status, and what comes once in a while is one trouble and not many.
+pub const LASTS: Duration = Duration::from_secs(60);
+
+/// What it can be, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strain {
+    /// The delay line's device has lost packets.
+    Drops,
+    /// The delay line had no room for packets.
+    Full,
+    /// Its targets have more flows than are told apart on this node.
+    Untracked,
+}
+
+impl Strain {
+    /// A CamelCase reason, and a sentence that says what to do. Neither changes with each packet, so that no status does.
+    pub(super) const fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Drops => (
+                LINE_DROPS,
+                "the delay line loses packets, which no profile asked for (status.engine.dropped of the FaultNode says how many): delay or send less",
+            ),
+            Self::Full => (
+                LINE_FULL,
+                "packets were lost since the delay line had no room for them, which no profile asked for: delay or send less, or start the agent with more --line-packets, --line-bytes or their --line-target-… counterparts",
+            ),
+            Self::Untracked => (
+                FLOWS_UNTRACKED,
+                "its targets have more flows than are told apart on this node: those beyond draw their fates together, and may get others when all is run again; start the agent with more --max-flows",
+            ),
+        }
+    }
+}
+
+/// Counts that only rise, by profile, and when each was last seen to have risen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rising {
+    known: BTreeMap<Uid, u64>,
+    rose: BTreeMap<Uid, Instant>,
+}
+
+impl Rising {
+    /// Counts of this profile before `count` are none of its.
+    pub(super) fn begin(&mut self, uid: &Uid, count: u64) {
+        self.known.entry(uid.clone()).or_insert(count);
+    }
+
+    /// Takes in a profile's count.
+    pub(super) fn take(&mut self, uid: &Uid, count: u64, now: Instant) {
+        let known = self.known.insert(uid.clone(), count).unwrap_or_default();
+        if count > known {
+            self.rose.insert(uid.clone(), now);
+        }
+    }
+
+    /// Whether it has risen lately.
+    pub(super) fn lasts(&self, uid: &Uid, now: Instant) -> bool {
+        self.rose.get(uid).is_some_and(|at| now.saturating_duration_since(*at) < LASTS)
+    }
+
+    /// Forgets all other profiles.
+    pub(super) fn retain(&mut self, exist: &BTreeSet<&Uid>) {
+        self.known.retain(|uid, _| exist.contains(uid));
+        self.rose.retain(|uid, _| exist.contains(uid));
+    }
+}

@@ -1,0 +1,86 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::timeline::Timeline;
+use crate::weather::Weather;
+
+/// Five devices, of which one may be under way or unavailable, and a fleet in the middle of a rollout.
+fn judge() -> Judge {
+    let plan = FleetPlan {
+        name: "fleet-0".to_owned(),
+        batches: json!(["100%"]),
+        max_in_flight: 1,
+        max_unavailable: 1,
+        failures: 100,
+        pauses: false,
+        members: (0..5).collect(),
+    };
+    let weather = Arc::new(Weather::new(0, None, Timeline::default()));
+    let judge = Judge::new(vec![plan], Memory::new(weather, None));
+    for number in 0..5 {
+        device(&judge, number, None, "InSync");
+    }
+    judge
+}
+
+fn saw(judge: &Judge, resource: &str, name: &str, object: Value) {
+    let place = (resource.to_owned(), NAMESPACE.to_owned(), name.to_owned());
+    judge.saw(&Change { version: 0, place, before: None, after: Some(Arc::new(object)) });
+}
+
+fn device(judge: &Judge, number: usize, firmware: Option<&str>, phase: &str) {
+    let name = crate::person::name(number);
+    let desired = firmware.map(|firmware| json!({"firmware": firmware}));
+    let object = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+        "metadata": {"name": name, "namespace": NAMESPACE, "generation": 1, "labels": {"fleet-0": "yes"}},
+        "spec": {"endpoint": {"host": "10.20.0.17"}, "desired": desired},
+        "status": {"observedGeneration": 1, "phase": phase},
+    });
+    saw(judge, "devices", &name, object);
+}
+
+/// The fleet reserves a device and changes it, which then runs that.
+fn is_told(judge: &Judge, number: usize) {
+    let name = crate::person::name(number);
+    let object = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
+        "metadata": {"name": "fleet-0", "namespace": NAMESPACE},
+        "spec": {"selector": {}, "template": {"firmware": "2.0"}},
+        "status": {"revision": 2, "batch": 1, "reserved": [name]},
+    });
+    saw(judge, "edge-operator.dev/devicefleets", "fleet-0", object);
+    device(judge, number, Some("2.0"), "Syncing");
+    lock(judge).told.get_mut(&name).unwrap().ended = true;
+    device(judge, number, Some("2.0"), "InSync");
+}
+
+fn lock(judge: &Judge) -> std::sync::MutexGuard<'_, Book> {
+    judge.0.lock().unwrap()
+}
+
+#[test]
+fn a_fleet_that_goes_on_while_those_before_get_lost_breaks_its_budget() {
+    let judge = judge();
+    is_told(&judge, 0);
+    device(&judge, 0, Some("2.0"), "Unreachable");
+    is_told(&judge, 1);
+    assert_eq!(judge.broken(), [], "that one was reserved by then");
+    is_told(&judge, 2);
+    let broken = judge.broken();
+    assert_eq!(broken.iter().map(|one| one.rule).collect::<Vec<_>>(), [Rule::Unavailable], "{broken:?}");
+    assert!(broken[0].sentence.contains("after 1 got lost that had run it"), "{broken:?}");
+}
+
+#[test]
+fn who_is_back_holds_nobody_up_and_neither_does_who_was_never_told() {
+    let judge = judge();
+    device(&judge, 4, None, "Unreachable");
+    is_told(&judge, 0);
+    device(&judge, 0, Some("2.0"), "Unreachable");
+    device(&judge, 0, Some("2.0"), "InSync");
+    for number in 1..4 {
+        is_told(&judge, number);
+    }
+    assert_eq!(judge.broken(), []);
+}
