@@ -40,7 +40,7 @@ pub struct Args {
     )]
     pub log: String,
     /// Targets of this node above which metrics have one series a profile instead of one a device
-    #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000, help_heading = "Logs")]
+    #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000, help_heading = "Metrics")]
     pub per_device_series: usize,
 }
 
@@ -189,6 +189,13 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_number_of_series_stands_among_what_metrics_are_told() {
+        let command = Args::command();
+        let flag = command.get_arguments().find(|flag| flag.get_long() == Some("per-device-series")).unwrap();
+        assert_eq!(flag.get_help_heading(), Some("Metrics"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
 use crate::locate::Topology;
 use crate::splitter::{self, Splitter};
+use crate::view::Lacks;
 
 /// Name of the delay line's device.
 pub const LINE: &str = "edo-line";
@@ -143,8 +144,6 @@ impl Behind {
 pub struct Queue {
     /// What the programs count of it.
     pub counters: Arc<dyn QueueCounters>,
-    /// Its ends, which may be taken down.
-    pub ends: Ends,
     /// The programs there, which work until its packets have left.
     pub programs: Box<dyn Any + Send + Sync>,
 }
@@ -156,6 +155,10 @@ pub struct LineView {
     pub stats: Option<Arc<Stats>>,
     /// The line of the engine `fq`; none: it is not the one.
     pub queue: Option<Queue>,
+    /// The ends of the line; none: there is no line.
+    pub ends: Option<Ends>,
+    /// Those of the splitter; none: there is none.
+    pub splitter: Option<Ends>,
     /// The engine's last sign of life, CLOCK_BOOTTIME in nanoseconds.
     pub sign_ns: Arc<AtomicU64>,
     /// Why there is no line, if somebody asked.
@@ -254,12 +257,23 @@ impl LineView {
         self.kind() != Engine::None && is_alive(self.sign_ns.load(Ordering::Relaxed), now_ns)
     }
 
-    /// Takes in the interfaces: a line of the engine `fq` whose ends are not both there and up holds nothing, and hooks then pass
-    /// packets undelayed.
+    /// Takes in the interfaces: a line or a splitter whose ends are not all there and up carries nothing, and hooks then pass
+    /// packets without it.
     pub fn look(&self, topology: &Topology) {
-        if let Some(queue) = &self.queue {
-            queue.ends.look(topology);
+        for ends in [&self.ends, &self.splitter].into_iter().flatten() {
+            ends.look(topology);
         }
+    }
+
+    /// What is lacking now, as of the last look.
+    #[must_use]
+    pub fn lacks(&self) -> Lacks {
+        Lacks { line: self.no_line.clone(), splitter: self.without_splitter() }
+    }
+
+    /// Why packets cannot go through the splitter.
+    fn without_splitter(&self) -> Option<String> {
+        self.no_splitter.clone().or_else(|| self.splitter.as_ref()?.fault())
     }
 
     /// Packets that were lost at the device, or on the way into it or back: must stay 0.
@@ -290,12 +304,10 @@ impl LineView {
         }
         let late = self.late().ok().flatten();
         let late = |per_mille| late.as_ref()?.figures.quantile(per_mille).map(microseconds);
-        let fault = self.queue.as_ref().and_then(|queue| queue.ends.fault());
-        let messages: Vec<&str> = [&fault, &self.no_splitter, &self.second_choice]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
+        let fault = self.ends.as_ref().and_then(Ends::fault);
+        let no_splitter = self.without_splitter();
+        let messages: Vec<&str> =
+            [&fault, &no_splitter, &self.second_choice].into_iter().flatten().map(String::as_str).collect();
         EngineStatus {
             kind,
             state: if self.is_running(now_ns) { EngineState::Running } else { EngineState::Stalled },

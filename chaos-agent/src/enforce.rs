@@ -5,20 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::sync::Arc;
 
-use edge_api::fault_node::HookKind;
 use fault_abi::rule::Binding;
 use jiff::Timestamp;
 
 use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
 use crate::diff::{QUARANTINE_NS, Referred, diff, release};
-use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
-use crate::kernel::{Ahead, Flows, Interface, Kept, Kernel, KernelError, Refusal};
+use crate::kernel::hooks::{Hooked, XdpMode};
+use crate::kernel::{Ahead, Flows, Kept, Kernel, KernelError, Refusal};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
 use crate::table::{Capacity, Op, Uid};
 use crate::view::{self, Lacks, Usage, View};
 use crate::world::World;
+
+mod hooking;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,10 @@ pub struct Enforcer<K> {
     hooked: BTreeMap<u32, Hooked>,
     /// Interfaces whose hooks were tried since the topology last changed.
     tried: BTreeSet<u32>,
+    /// Interfaces with hooks that somebody else may have removed.
+    doubted: BTreeSet<u32>,
+    /// Interfaces that have lost a hook since all that were refused were tried again.
+    lost: BTreeSet<u32>,
     failure: Option<String>,
     lacks: Lacks,
     flows: u64,
@@ -78,6 +83,8 @@ impl<K: Kernel> Enforcer<K> {
             wanted: BTreeSet::new(),
             hooked: BTreeMap::new(),
             tried: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            lost: BTreeSet::new(),
             failure: None,
             lacks: Lacks::default(),
             flows: 0,
@@ -174,82 +181,9 @@ impl<K: Kernel> Enforcer<K> {
         Outcome::Refused
     }
 
-    /// Takes in interfaces, addresses and routes. New hooks come by [`Self::attach_next`]; those of interfaces that are
-    /// now covered by others go once these were tried.
-    pub fn set_topology(&mut self, topology: Topology) {
-        for (index, hooked) in &mut self.hooked {
-            if let Some(link) = topology.links.get(index) {
-                hooked.name.clone_from(&link.name);
-            }
-        }
-        if topology != self.topology {
-            self.tried.clear();
-            self.wanted = topology.hooked();
-            self.topology = topology;
-        }
-        self.detach_covered();
-    }
-
-    /// Interfaces with hooks that shall have none, each with those hooked in its place.
-    fn covered(&self) -> BTreeMap<u32, BTreeSet<u32>> {
-        let covered = self.hooked.keys().filter(|index| !self.wanted.contains(index));
-        covered.map(|index| (*index, self.topology.successors(*index))).collect()
-    }
-
-    /// Detaches those whose successors all were tried; for one that is gone nobody stands in.
-    fn detach_covered(&mut self) {
-        for (index, successors) in self.covered() {
-            if successors.iter().all(|successor| !self.is_due(*successor)) {
-                self.kernel.detach(index);
-                self.hooked.remove(&index);
-            }
-        }
-    }
-
-    fn is_due(&self, index: u32) -> bool {
-        !self.hooked.get(&index).is_some_and(Hooked::is_complete) && !self.tried.contains(&index)
-    }
-
-    /// Gives one interface its hooks: with 16 ms a hook under the kernel's network lock, rules must be able to
-    /// come in between. Returns whether there was one to do.
-    pub fn attach_next(&mut self) -> bool {
-        // Those first that stand in for one with hooks: until it loses them, packets meet both.
-        let urgent: BTreeSet<u32> = self.covered().into_values().flatten().collect();
-        let due = || self.wanted.iter().copied().filter(|index| self.is_due(*index));
-        let next = due().find(|index| urgent.contains(index)).or_else(|| due().next());
-        let Some(interface) = next.and_then(|index| self.topology.interface(index)) else { return false };
-        self.tried.insert(interface.index);
-        let (kernel, settings) = (&mut self.kernel, self.settings);
-        let hooked = self.hooked.entry(interface.index).or_default();
-        hooked.name.clone_from(&interface.name);
-        let layer = self.topology.layer(interface.index);
-        let mut attach = |at: &Interface, hook: HookKind| kernel.attach(at, layer, hook);
-        hooked.instead = (settings.xdp == XdpMode::Generic).then_some(GENERIC);
-        if hooked.ingress.is_none() {
-            let candidates = ingress_candidates(settings.xdp, settings.has_tcx, layer);
-            hooked.ingress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);
-        }
-        if hooked.egress.is_none() {
-            let candidates = egress_candidates(settings.has_tcx);
-            hooked.egress = first_accepted(&interface, &candidates, &mut hooked.refused, &mut attach);
-        }
-        match (hooked.is_complete(), hooked.refused.values().next()) {
-            (true, None) => tracing::debug!(interface = interface.name, "hooked"),
-            (true, Some(why)) => tracing::info!(interface = interface.name, why, "hooked by second choice"),
-            (false, why) => tracing::warn!(interface = interface.name, why, "not hooked"),
-        }
-        self.detach_covered();
-        true
-    }
-
     /// Does some work ahead of what may be asked for; returns what is left.
     pub fn prepare(&mut self) -> Ahead {
         self.kernel.prepare()
-    }
-
-    /// Interfaces that were refused are tried again.
-    pub fn retry_hooks(&mut self) {
-        self.tried.clear();
     }
 
     /// The flows, and the states for which they are kept: those of profiles that act, or are paused and may again.

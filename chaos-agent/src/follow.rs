@@ -1,6 +1,7 @@
 //! Follows interfaces, addresses and routes, and hands them to the enforcer. What the kernel tells of an interface counts at once;
 //! all is read soon after, which says what events do not: routes, and whatever was lost on the way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use anyhow::Result;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::locate::netlink::{Netlink, NetlinkError, read};
-use crate::locate::{LinkChange, Topology};
+use crate::locate::Topology;
+use crate::locate::netlink::{Netlink, NetlinkError, Told, read};
 use crate::shared::Shared;
 
 /// Interfaces and routes are read so often also when netlink tells of no change: it drops what nobody fetches in time.
@@ -43,7 +44,7 @@ impl Following {
         loop {
             let until = Instant::now() + self.look().await?;
             let Self { netlink, shared, last } = self;
-            let told = |changes: &[LinkChange]| tell(shared, last, changes);
+            let told = |told: &Told| tell(shared, last, told);
             until_settled(until, netlink, told).await?;
         }
     }
@@ -59,8 +60,10 @@ impl Following {
                 changes = self.netlink.changed() => {
                     let changes = changes?;
                     tell(&self.shared, &mut self.last, &changes);
-                    told.extend(changes);
-                    next_look = SETTLE;
+                    if !changes.is_of_filters_alone {
+                        next_look = SETTLE;
+                    }
+                    told.extend(changes.links);
                 }
             }
         };
@@ -68,7 +71,7 @@ impl Following {
             Ok(mut topology) => {
                 // Interfaces may have been read before that.
                 topology.tell(&told);
-                hand_over(&self.shared, &mut self.last, topology);
+                hand_over(&self.shared, &mut self.last, topology, &BTreeSet::new());
                 Ok(next_look)
             }
             // Interfaces may come and go while they are read.
@@ -83,11 +86,11 @@ impl Following {
 /// Who tells of changes.
 trait Changes {
     /// See [`Netlink::changed`].
-    fn changed(&mut self) -> impl Future<Output = Result<Vec<LinkChange>, NetlinkError>> + Send;
+    fn changed(&mut self) -> impl Future<Output = Result<Told, NetlinkError>> + Send;
 }
 
 impl Changes for Netlink {
-    fn changed(&mut self) -> impl Future<Output = Result<Vec<LinkChange>, NetlinkError>> + Send {
+    fn changed(&mut self) -> impl Future<Output = Result<Told, NetlinkError>> + Send {
         Self::changed(self)
     }
 }
@@ -96,34 +99,40 @@ impl Changes for Netlink {
 async fn until_settled(
     mut until: Instant,
     changes: &mut impl Changes,
-    mut tell: impl FnMut(&[LinkChange]),
+    mut tell: impl FnMut(&Told),
 ) -> Result<(), NetlinkError> {
     // A timeout alone would not end it: it looks at the time only where nothing is told.
     while Instant::now() < until
         && let Ok(told) = timeout_at(until, changes.changed()).await
     {
-        tell(&told?);
-        until = until.min(Instant::now() + SETTLE);
+        let told = told?;
+        tell(&told);
+        // There may be many of them, and what is read is something else.
+        if !told.is_of_filters_alone {
+            until = until.min(Instant::now() + SETTLE);
+        }
     }
     Ok(())
 }
 
 /// Hands over what events say of interfaces.
-fn tell(shared: &Shared, last: &mut Option<Topology>, changes: &[LinkChange]) {
+fn tell(shared: &Shared, last: &mut Option<Topology>, told: &Told) {
+    shared.doubt(&told.filters);
     // Most are about something else, such as routes, which all are read soon.
-    if changes.is_empty() {
+    if told.links.is_empty() {
         return;
     }
     let Some(before) = last else { return };
     let mut next = before.clone();
-    next.tell(changes);
-    if next != *before {
-        hand_over(shared, last, next);
+    next.tell(&told.links);
+    let gone = told.gone();
+    if next != *before || !gone.is_empty() {
+        hand_over(shared, last, next, &gone);
     }
 }
 
-fn hand_over(shared: &Shared, last: &mut Option<Topology>, topology: Topology) {
-    shared.take_topology(topology.clone());
+fn hand_over(shared: &Shared, last: &mut Option<Topology>, topology: Topology, gone: &BTreeSet<u32>) {
+    shared.take_topology(topology.clone(), gone);
     *last = Some(topology);
 }
 
@@ -135,8 +144,8 @@ mod tests {
     struct Gapless(Instant);
 
     impl Changes for Gapless {
-        async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
-            (self.0.elapsed() < Duration::from_secs(1)).then(Vec::new).ok_or(NetlinkError::Closed)
+        async fn changed(&mut self) -> Result<Told, NetlinkError> {
+            (self.0.elapsed() < Duration::from_secs(1)).then(Told::default).ok_or(NetlinkError::Closed)
         }
     }
 
@@ -144,7 +153,7 @@ mod tests {
     struct Calm;
 
     impl Changes for Calm {
-        async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
+        async fn changed(&mut self) -> Result<Told, NetlinkError> {
             std::future::pending().await
         }
     }

@@ -183,6 +183,12 @@ pub trait Kernel: Send {
     /// When the kernel refuses, as drivers may for native XDP.
     fn attach(&mut self, interface: &Interface, layer: Layer, hook: HookKind) -> Result<(), KernelError>;
 
+    /// Looks which of this interface's hooks somebody else has removed, and forgets those. Takes some tens of microseconds.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError>;
+
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);
 

@@ -188,7 +188,7 @@ impl Metrics {
             "edge_agent_clock_offset_seconds",
             "This node's clock minus the API server's, as it is corrected for",
         )?;
-        offset.set(self.shared.offset().correction().as_secs_f64());
+        offset.set(self.shared.offset().wall_ahead(clock::read()?).as_secs_f64());
         let gap = self.gap()?;
         let all = [seconds.collect(), rounds.collect(), writes.collect(), offset.collect(), gap];
         Ok(all.concat())

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use nix::sys::resource::{Resource, setrlimit};
-
 use crate::kernel;
 
 /// Kernel release as major and minor.
@@ -12,10 +10,9 @@ pub type Release = (u32, u32);
 
 /// The first release with TCX.
 pub const TCX: Release = (6, 6);
-/// The first release on which all the programs need is there (`bpf_ktime_get_boot_ns`, XDP `frags`: 5.18).
+/// The first release on which all the programs need is there (`bpf_ktime_get_boot_ns`, XDP `frags`: 5.18). From 5.11 on maps count as
+/// memory of the cgroup, so none of these asks for `RLIMIT_MEMLOCK`.
 const OLDEST: Release = (5, 18);
-/// The first release that counts maps as memory of the cgroup, and not against `RLIMIT_MEMLOCK`.
-const NO_MEMLOCK: Release = (5, 11);
 
 /// Numbers of capabilities (`linux/capability.h`).
 const NET_ADMIN: u32 = 12;
@@ -34,8 +31,6 @@ pub struct Machine {
     pub bpf_refused: Option<String>,
     /// `/sys/kernel/btf/vmlinux` is there.
     pub has_btf: bool,
-    /// `RLIMIT_MEMLOCK` could be lifted.
-    pub memlock_lifted: bool,
 }
 
 /// Something that is missing.
@@ -104,26 +99,17 @@ pub fn judge(machine: &Machine) -> Vec<Lack> {
             "/sys/kernel/btf/vmlinux is missing (CONFIG_DEBUG_INFO_BTF): the programs load without it, only tools show less of them",
         );
     }
-    if machine.release < NO_MEMLOCK && !machine.memlock_lifted {
-        add(
-            true,
-            "RLIMIT_MEMLOCK cannot be lifted, and this kernel counts maps against it: add SYS_RESOURCE to the capabilities, or set the limit to unlimited",
-        );
-    }
     lacks
 }
 
 /// Looks at this machine.
 #[must_use]
 pub fn look() -> Machine {
-    let infinity = nix::libc::RLIM_INFINITY;
-    let memlock_lifted = setrlimit(Resource::RLIMIT_MEMLOCK, infinity, infinity).is_ok();
     Machine {
         capabilities: capabilities().unwrap_or_default(),
         release: parse_release(&kernel_release()).unwrap_or_default(),
         bpf_refused: kernel::aya::probe().err(),
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-        memlock_lifted,
     }
 }
 
@@ -152,7 +138,7 @@ mod tests {
 
     fn machine() -> Machine {
         let capabilities = 1 << NET_ADMIN | 1 << BPF | 1 << PERFMON;
-        Machine { capabilities, release: (6, 18), bpf_refused: None, has_btf: true, memlock_lifted: false }
+        Machine { capabilities, release: (6, 18), bpf_refused: None, has_btf: true }
     }
 
     #[test]
@@ -166,7 +152,7 @@ mod tests {
             (Machine { capabilities: 1 << BPF | 1 << PERFMON, ..machine() }, "Add NET_ADMIN", true),
             (Machine { capabilities: 1 << NET_ADMIN | 1 << PERFMON, ..machine() }, "Add BPF", true),
             (Machine { capabilities: 1 << NET_ADMIN | 1 << BPF, ..machine() }, "Add PERFMON", true),
-            (Machine { release: (5, 4), memlock_lifted: true, ..machine() }, "use a newer kernel", true),
+            (Machine { release: (5, 4), ..machine() }, "use a newer kernel", true),
             (Machine { release: (6, 1), ..machine() }, "no TCX", false),
             (Machine { bpf_refused: Some("EPERM".to_owned()), ..machine() }, "allow bpf(2)", true),
             (Machine { has_btf: false, ..machine() }, "BTF", false),

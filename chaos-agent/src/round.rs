@@ -99,7 +99,7 @@ impl<K: Kernel> Turns<K> {
 
     /// How long nothing is to be done.
     fn pause(&self) -> Result<Duration> {
-        if self.is_unhooked || self.has_made_room {
+        if self.is_unhooked || self.has_made_room || self.enforcer.is_in_doubt() {
             return Ok(Duration::ZERO);
         }
         let boot_ns = clock::read().context("CLOCK_BOOTTIME")?.boot_ns;
@@ -118,9 +118,12 @@ impl<K: Kernel> Turns<K> {
     fn turn(&mut self, wake: Wake, shared: &Shared) -> Result<()> {
         let now = clock::read().context("CLOCK_BOOTTIME")?;
         self.has_changed |= wake.topology.is_some();
+        self.enforcer.forget(&wake.gone);
         if let Some(topology) = wake.topology {
             self.enforcer.set_topology(topology);
+            self.enforcer.set_lacks(shared.line.lacks());
         }
+        self.enforcer.doubt(&wake.doubted);
         let is_round = self.is_round(wake.world, now) && is_ready(shared);
         if is_round {
             let outcome = round(&mut self.enforcer, shared, now);
@@ -128,11 +131,10 @@ impl<K: Kernel> Turns<K> {
             self.is_held |= outcome == Outcome::Done;
         }
         let is_clearing = self.clear(is_round, now);
-        self.has_changed |= self.is_unhooked;
+        self.has_changed |= self.is_unhooked | (self.enforcer.look_next() == Some(true));
         self.is_unhooked = self.enforcer.attach_next();
         if self.is_held && !self.is_unhooked && shared.installed_at().is_none() {
-            let wall = clock::read().context("CLOCK_BOOTTIME")?.wall;
-            let at = shared.offset().server_time(wall);
+            let at = shared.offset().server_time(clock::read().context("CLOCK_BOOTTIME")?);
             shared.installed(at);
         }
         // What a round has used up is made anew when nothing else is to be done.
@@ -238,7 +240,7 @@ impl Sweep {
 
 fn round<K: Kernel>(enforcer: &mut Enforcer<K>, shared: &Shared, now: clock::Now) -> Outcome {
     let started = Instant::now();
-    let server = shared.offset().server_time(now.wall);
+    let server = shared.offset().server_time(now);
     shared.index().with_world(|world| enforcer.plan(world, server, now.boot_ns));
     // The watches go on meanwhile: the kernel may make a round wait.
     let outcome = enforcer.carry_out(|| clock::read().map_or(now.boot_ns, |now| now.boot_ns));

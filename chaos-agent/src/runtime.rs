@@ -28,7 +28,6 @@ use crate::locate::netlink::{Netlink, read};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::publish::Publisher;
-use crate::view::Lacks;
 use crate::world::{World, dns_ends};
 use crate::{alone, follow, http, preflight, residue, round, splitter, watch};
 
@@ -159,7 +158,7 @@ fn take_kernel(
     let line = kernel.connect(behind, line_limits)?;
     let settings = Settings { capacity, xdp, has_tcx: machine.release >= preflight::TCX };
     let mut enforcer = Enforcer::new(kernel, settings);
-    enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
+    enforcer.set_lacks(line.lacks());
     Ok((enforcer, line, lines))
 }
 

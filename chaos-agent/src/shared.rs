@@ -31,13 +31,17 @@ pub struct Wake {
     pub world: bool,
     /// Interfaces, addresses or routes have.
     pub topology: Option<Topology>,
+    /// Interfaces that were gone meanwhile, whatever the topology says.
+    pub gone: BTreeSet<u32>,
+    /// Interfaces at which qdiscs or filters have changed.
+    pub doubted: BTreeSet<u32>,
     /// It is to end.
     pub stop: bool,
 }
 
 impl Wake {
-    const fn is_any(&self) -> bool {
-        self.world || self.topology.is_some() || self.stop
+    fn is_any(&self) -> bool {
+        self.world || self.topology.is_some() || !self.doubted.is_empty() || self.stop
     }
 }
 
@@ -148,15 +152,23 @@ impl Shared {
         self.index().forget(source);
     }
 
-    /// Takes in interfaces, addresses and routes.
-    pub fn take_topology(&self, topology: Topology) {
+    /// Takes in interfaces, addresses and routes, and which interfaces were gone since the last time.
+    pub fn take_topology(&self, topology: Topology, gone: &BTreeSet<u32>) {
         self.line.look(&topology);
         let addresses: BTreeSet<_> = topology.addresses.clone();
         let changed = self.index().set_own_addresses(addresses);
         self.wake(|wake| {
             wake.world |= changed;
             wake.topology = Some(topology);
+            wake.gone.extend(gone);
         });
+    }
+
+    /// Qdiscs or filters of these interfaces have changed.
+    pub fn doubt(&self, interfaces: &BTreeSet<u32>) {
+        if !interfaces.is_empty() {
+            self.wake(|wake| wake.doubted.extend(interfaces));
+        }
     }
 
     /// Whether deadlines can be told: no rule comes before that.

@@ -249,7 +249,9 @@ fn entry(view: &ProfileView, evidence: Evidence, engine: &EngineStatus) -> Profi
             Engine::Fq => {
                 "an end of the delay line is down or gone (status.engine says which): packets pass without their delay"
             }
-            _ => "the delay line's engine has not been heard for 500 ms: packets pass without their delay",
+            _ => {
+                "the delay line's engine has not been heard for 500 ms, or its interface is down or gone (status.engine says which): packets pass without their delay"
+            }
         };
         (Some("EngineStalled"), line.to_owned())
     };

@@ -155,18 +155,25 @@ pub fn dns_ends(resolv_conf: &str) -> BTreeSet<(IpAddr, u8, u16)> {
     const DNS: u16 = 53;
     resolv_conf
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter_map(|line| {
+            let address = line.trim().strip_prefix("nameserver")?.trim();
+            // A link-local one names its interface behind it (RFC 4007 §11).
+            address.split('%').next()?.parse::<IpAddr>().ok()
+        })
         .flat_map(|ip| [(ip, PROTOCOL_UDP, DNS), (ip, PROTOCOL_TCP, DNS)])
         .collect()
 }
 
 impl World {
-    /// Far ends of protected conversations with their class.
+    /// Far ends of protected conversations with their class. Those of this node's own have an entry for port 0, too, by which their
+    /// later fragments are known, which have no ports.
     #[must_use]
     pub fn protected(&self) -> BTreeMap<PortKey, u32> {
         let mut ends = BTreeMap::new();
         for (ip, protocol, port) in &self.control_plane {
-            *ends.entry(PortKey::new((*ip).into(), *protocol, *port)).or_default() |= PROTECTED_NODE;
+            for port in [*port, 0] {
+                *ends.entry(PortKey::new((*ip).into(), *protocol, port)).or_default() |= PROTECTED_NODE;
+            }
         }
         for pod in self.pods.values() {
             for (ip, port) in
@@ -238,5 +245,28 @@ mod tests {
     fn dns_servers_are_read_off_resolv_conf() {
         let ends = dns_ends("# made by\nnameserver 10.0.0.10\nsearch a b\nnameserver fd00::a\n");
         assert_eq!(ends.len(), 4);
+        let ends = dns_ends("nameserver fe80::1%eth0\n");
+        assert_eq!(ends.first().unwrap().0, "fe80::1".parse::<IpAddr>().unwrap(), "without its interface");
+    }
+
+    #[test]
+    fn later_fragments_of_the_nodes_own_conversations_are_protected_and_not_those_of_probes() {
+        let mut world = World { control_plane: dns_ends("nameserver 10.0.0.10\n"), ..World::default() };
+        let pod = PodTarget {
+            labels: BTreeMap::new(),
+            addresses: BTreeSet::from(["10.244.1.2".parse().unwrap()]),
+            probe_ports: BTreeSet::from([8081]),
+        };
+        world.pods.insert(ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() }, pod);
+        let protected = world.protected();
+        let of = |ip: &str, protocol, port| {
+            let ip: IpAddr = ip.parse().unwrap();
+            protected.get(&PortKey::new(ip.into(), protocol, port)).copied()
+        };
+        for (protocol, port) in [(PROTOCOL_UDP, 53), (PROTOCOL_UDP, 0), (PROTOCOL_TCP, 0)] {
+            assert_eq!(of("10.0.0.10", protocol, port), Some(PROTECTED_NODE), "{protocol} {port}");
+        }
+        assert_eq!(of("10.244.1.2", PROTOCOL_TCP, 8081), Some(PROTECTED_PROBE));
+        assert_eq!(of("10.244.1.2", PROTOCOL_TCP, 0), None, "probes are TCP, which does not send fragments");
     }
 }

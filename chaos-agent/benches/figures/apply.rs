@@ -1,6 +1,7 @@
 //! From a write to an API server to the first packet that is hit: operator and agent at work as they are installed, but for their
 //! processes being this one, and a device under a steady stream of packets.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -125,7 +126,7 @@ fn be_agent(node: &Namespace, give: &mpsc::SyncSender<Arc<Shared>>) {
     let enforcer = Enforcer::new(kernel, Settings { capacity: CAPACITY, xdp: XdpMode::Off, has_tcx });
     let fixed = World { node: NODE.to_owned(), ..World::default() };
     let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line), 64);
-    shared.take_topology(runtime.block_on(read(&netlink.handle())).unwrap());
+    shared.take_topology(runtime.block_on(read(&netlink.handle())).unwrap(), &BTreeSet::new());
     give.send(Arc::clone(&shared)).unwrap();
     round::run(enforcer, &shared).unwrap();
 }

@@ -1,11 +1,14 @@
 //! The loop on the fake kernel: rules, hooks, refusals, pictures.
 
+use edge_api::fault_node::HookKind;
 use fault_abi::key::{PROTOCOL_TCP, PROTOCOL_UDP};
 use serde_json::json;
 
+use super::hooking::REMOVED;
 use super::*;
 use crate::kernel::Layer;
 use crate::kernel::fake::FakeKernel;
+use crate::kernel::hooks::GENERIC;
 use crate::locate::{Link, LinkKind, Route};
 use crate::peers::Peer;
 use crate::profile::Profile;
@@ -355,4 +358,32 @@ fn targets_outside_are_told_apart_where_a_profile_names_peers() {
     let states = view.states.iter().map(|state| state.state);
     assert_eq!(view.peers_outside, states.collect());
     assert!(!view.peers_outside.is_empty());
+}
+
+#[test]
+fn a_hook_that_somebody_else_removes_is_attached_again_and_until_then_nothing_is_enforced_there() {
+    let mut enforcer = enforcer();
+    enforcer.apply(&world("20%"), server(), BOOT);
+    let remove = |enforcer: &mut Enforcer<FakeKernel>| {
+        enforcer.kernel_mut().removed.insert((1, HookKind::TcxIngress));
+        enforcer.doubt(&BTreeSet::from([1, 7]));
+        assert_eq!((enforcer.look_next(), enforcer.look_next()), (Some(true), None));
+        let profile = enforcer.view().profiles.remove(0);
+        let (reason, sentence) = profile.trouble.unwrap();
+        assert_eq!((profile.external, reason), ((1, 0), "NoHook"), "{sentence}");
+        assert!(sentence.contains(REMOVED), "{sentence}");
+    };
+    let is_whole = |enforcer: &Enforcer<FakeKernel>| {
+        let hooks = BTreeSet::from([HookKind::TcxIngress, HookKind::TcxEgress]);
+        enforcer.kernel().hooks[&1] == hooks && enforcer.view().profiles[0].external == (1, 1)
+    };
+    remove(&mut enforcer);
+    assert!(enforcer.attach_next() && is_whole(&enforcer), "at once");
+    assert_eq!(enforcer.kernel().attached, 3, "the other one has stayed");
+    remove(&mut enforcer);
+    assert!(!enforcer.attach_next(), "nobody is fought with");
+    enforcer.retry_hooks();
+    assert!(enforcer.is_in_doubt(), "all are looked at once in a while");
+    assert!(enforcer.attach_next() && is_whole(&enforcer));
+    assert_eq!(enforcer.look_next(), Some(false));
 }

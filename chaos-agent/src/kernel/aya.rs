@@ -2,6 +2,7 @@
 
 mod attach;
 mod change;
+mod filters;
 mod flows;
 mod line;
 mod load;
@@ -18,21 +19,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray};
-use aya::programs::tc::SchedClassifierLink;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, NetworkKey, PortKey};
-use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal};
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op};
-use attach::Link;
 pub use attach::detach_filters;
+use attach::{Link, Placed};
 use flows::FlowTable;
 use line::Counts;
 use load::{fill_arrays, take, typed};
@@ -69,14 +68,14 @@ pub struct AyaKernel {
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
     config: Array<MapData, Config>,
     filter: Array<MapData, Filter>,
-    line: Array<MapData, Line>,
+    line: MapData,
     sign: MapData,
     /// For the engine, until it starts.
     counts: Option<Counts>,
     /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
-    ends: Vec<SchedClassifierLink>,
+    ends: Vec<Placed>,
     added_qdiscs: BTreeSet<u32>,
     /// How long this round still waits for the kernel's memory.
     patience: Duration,
@@ -149,6 +148,9 @@ impl AyaKernel {
         let Map::Array(sign) = take(&mut programs, names::ENGINE)? else {
             return Err(KernelError::Missing(names::ENGINE));
         };
+        let Map::Array(line) = take(&mut programs, names::LINE)? else {
+            return Err(KernelError::Missing(names::LINE));
+        };
         let held = take(&mut programs, names::HELD)?;
         let counts = Counts::new(&held, &states)?;
         let reader = Arc::new(Reader::new(&counters, held, &mut programs)?);
@@ -173,7 +175,7 @@ impl AyaKernel {
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
             config: typed(&mut programs, names::CONFIG)?,
             filter: typed(&mut programs, names::FILTER)?,
-            line: typed(&mut programs, names::LINE)?,
+            line,
             sign,
             counts: Some(counts),
             engine: None,
@@ -230,6 +232,10 @@ impl Kernel for AyaKernel {
         })?;
         self.links.entry(interface.index).or_default().push(link);
         Ok(())
+    }
+
+    fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError> {
+        self.forget_lost(interface).map_err(|reason| KernelError::Read { map: "hooks", reason })
     }
 
     fn detach(&mut self, index: u32) {

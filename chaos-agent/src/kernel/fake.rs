@@ -36,6 +36,10 @@ pub struct FakeKernel {
     pub states: BTreeSet<u32>,
     /// Hooks by interface.
     pub hooks: BTreeMap<u32, BTreeSet<HookKind>>,
+    /// Hooks that somebody else has removed since they were looked at last.
+    pub removed: BTreeSet<(u32, HookKind)>,
+    /// How often hooks were attached.
+    pub attached: usize,
     /// How packets of an interface begin, as its hooks take it.
     pub layers: BTreeMap<u32, Layer>,
     /// Kinds of hooks that are refused.
@@ -185,7 +189,17 @@ impl Kernel for FakeKernel {
         }
         self.hooks.entry(interface.index).or_default().insert(hook);
         self.layers.insert(interface.index, layer);
+        self.attached += 1;
         Ok(())
+    }
+
+    fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError> {
+        let of_it = |(index, _): &(u32, HookKind)| *index == interface.index;
+        let lost: BTreeSet<HookKind> = self.removed.extract_if(.., of_it).map(|(_, hook)| hook).collect();
+        if let Some(hooks) = self.hooks.get_mut(&interface.index) {
+            hooks.retain(|hook| !lost.contains(hook));
+        }
+        Ok(lost)
     }
 
     fn detach(&mut self, index: u32) {

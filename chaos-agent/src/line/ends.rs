@@ -1,8 +1,9 @@
-//! Both ends of a line of the engine `fq`, which somebody may take down or remove. Packets would then vanish in it, and no thread
-//! of the agent's would notice: so each look at the interfaces is a look at the ends, and as long as one is down or gone hooks
-//! are told that there is no engine. They pass packets undelayed then, and count them.
+//! The ends of a device behind the hooks, which somebody may take down or remove: of a line, and of the splitter. Packets would
+//! then vanish in it, a partition that nobody asked for, and nothing of the agent's would notice: so each look at the interfaces is
+//! a look at the ends, and as long as one is down or gone hooks are told that there is no such device. They pass packets
+//! without it then, and count them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fault_abi::line::KERNEL_LIVES;
 
@@ -13,61 +14,131 @@ use crate::locate::Topology;
 /// Shown to hooks as long as the line cannot carry packets: no sign of life.
 const NONE: u64 = 0;
 
-/// Why packets cannot go through a line with these ends; none: they can. `was_faulty`: they could not before. An end that comes
-/// up again drops what is sent until the kernel has noticed its carrier; the new ends of a line that never failed have theirs, but
-/// the kernel may tell that late.
-fn fault(ends: &[Interface], topology: &Topology, was_faulty: bool) -> Option<String> {
-    ends.iter().find_map(|end| match topology.links.get(&end.index) {
-        None => Some(format!(
-            "{} is gone, packets pass without their delay: start the agent again, which makes the line anew",
-            end.name
-        )),
-        Some(link) if !link.is_up => {
-            let name = &link.name;
-            Some(format!("{name} is down, packets pass without their delay: `ip link set {name} up`"))
-        }
-        Some(link) if was_faulty && !link.is_running => {
-            Some(format!("{} has no carrier yet, packets pass without their delay", link.name))
-        }
-        Some(_) => None,
-    })
+/// Which device the ends are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The delay line.
+    Line,
+    /// The splitter.
+    Splitter,
 }
 
-/// The ends, and whether hooks know the line as one that works.
+impl Device {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Line => "the delay line",
+            Self::Splitter => "the splitter",
+        }
+    }
+
+    /// What becomes of packets without it.
+    const fn meanwhile(self) -> &'static str {
+        match self {
+            Self::Line => "packets pass without their delay",
+            Self::Splitter => "packets pass it by",
+        }
+    }
+
+    /// Why packets cannot go through one with these ends; none: they can. `was_faulty`: they could not before. An end that comes
+    /// up again drops what is sent until the kernel has noticed its carrier; the new ends of a device that never failed have theirs,
+    /// but the kernel may tell that late.
+    fn fault(self, ends: &[Interface], topology: &Topology, was_faulty: bool) -> Option<String> {
+        let meanwhile = self.meanwhile();
+        ends.iter().find_map(|end| match topology.links.get(&end.index) {
+            None => Some(format!(
+                "{} is gone, {meanwhile}: start the agent again, which makes {} anew",
+                end.name,
+                self.name()
+            )),
+            Some(link) if !link.is_up => {
+                let name = &link.name;
+                Some(format!("{name} is down, {meanwhile}: `ip link set {name} up`"))
+            }
+            Some(link) if was_faulty && !link.is_running => {
+                Some(format!("{} has no carrier yet, {meanwhile}", link.name))
+            }
+            Some(_) => None,
+        })
+    }
+}
+
+/// Tells hooks whether packets can go through a device.
+pub type Tell = Box<dyn FnMut(bool) + Send>;
+
+/// For a line of the engine `fq`, which needs no thread: it lives as long as its ends do.
+#[must_use]
+pub fn lasting(mut sign: Heartbeat) -> Tell {
+    Box::new(move |carries| sign(if carries { KERNEL_LIVES } else { NONE }))
+}
+
+/// What an engine shows its life with, but for the time in which packets cannot get to it, and who says when that is.
+#[must_use]
+pub fn gated(sign: Heartbeat) -> (Heartbeat, Tell) {
+    let gate = Arc::new(Mutex::new(Gate { sign, is_open: true, last_ns: NONE }));
+    let of_engine = Arc::clone(&gate);
+    let beat = move |now_ns| of_engine.lock().unwrap_or_else(PoisonError::into_inner).beat(now_ns);
+    let tell = move |carries| gate.lock().unwrap_or_else(PoisonError::into_inner).open(carries);
+    (Box::new(beat), Box::new(tell))
+}
+
+struct Gate {
+    sign: Heartbeat,
+    is_open: bool,
+    /// The engine's last sign of life, seen by others or not.
+    last_ns: u64,
+}
+
+impl Gate {
+    fn beat(&mut self, now_ns: u64) {
+        self.last_ns = now_ns;
+        if self.is_open {
+            (self.sign)(now_ns);
+        }
+    }
+
+    fn open(&mut self, is_open: bool) {
+        self.is_open = is_open;
+        (self.sign)(if is_open { self.last_ns } else { NONE });
+    }
+}
+
+/// The ends, and whether hooks know the device as one that works.
 pub struct Ends {
-    interfaces: [Interface; 2],
+    device: Device,
+    interfaces: Vec<Interface>,
     state: Mutex<State>,
 }
 
 struct State {
-    sign: Heartbeat,
+    tell: Tell,
     fault: Option<String>,
 }
 
 impl Ends {
-    /// Of a line that works; `sign` tells hooks so, now and whenever that changes.
+    /// Of a device that works; `tell` tells hooks so, now and whenever that changes.
     #[must_use]
-    pub fn new(interfaces: [Interface; 2], mut sign: Heartbeat) -> Self {
-        sign(KERNEL_LIVES);
-        Self { interfaces, state: Mutex::new(State { sign, fault: None }) }
+    pub fn new(device: Device, interfaces: Vec<Interface>, mut tell: Tell) -> Self {
+        tell(true);
+        Self { device, interfaces, state: Mutex::new(State { tell, fault: None }) }
     }
 
-    /// Tells hooks whether packets can go through the line, by the interfaces that there are.
+    /// Tells hooks whether packets can go through the device, by the interfaces that there are.
     pub fn look(&self, topology: &Topology) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = fault(&self.interfaces, topology, state.fault.is_some());
+        let now = self.device.fault(&self.interfaces, topology, state.fault.is_some());
         if now == state.fault {
             return;
         }
+        let device = self.device.name();
         match &now {
-            Some(why) => tracing::warn!("the delay line: {why}"),
-            None => tracing::info!("the delay line carries packets again"),
+            Some(why) => tracing::warn!("{device}: {why}"),
+            None => tracing::info!("{device} carries packets again"),
         }
-        (state.sign)(if now.is_some() { NONE } else { KERNEL_LIVES });
+        (state.tell)(now.is_none());
         state.fault = now;
     }
 
-    /// Why packets cannot go through the line, as of the last look; none: they can.
+    /// Why packets cannot go through it, as of the last look; none: they can.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
@@ -88,6 +159,13 @@ mod tests {
     const UP: Flags = (true, false);
     const RUNNING: Flags = (true, true);
 
+    /// What hooks were told, and what tells them.
+    fn signs() -> (Arc<Mutex<Vec<u64>>>, Heartbeat) {
+        let signs: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let told = Arc::clone(&signs);
+        (signs, Box::new(move |sign| told.lock().unwrap().push(sign)))
+    }
+
     fn topology(links: &[(u32, Flags)]) -> Topology {
         let link = |(is_up, is_running)| Link { is_up, is_running, ..Link::default() };
         let links = links.iter().map(|(index, flags)| (*index, link(*flags)));
@@ -96,11 +174,10 @@ mod tests {
 
     #[test]
     fn hooks_are_told_when_an_end_is_down_or_gone_and_when_both_carry_packets_again() {
-        let signs: Arc<Mutex<Vec<u64>>> = Arc::default();
-        let told = Arc::clone(&signs);
+        let (signs, sign) = signs();
         let interfaces = [(7, "edo-line"), (8, "edo-line-end")]
             .map(|(index, name)| Interface { index, name: name.to_owned() });
-        let ends = Ends::new(interfaces, Box::new(move |sign| told.lock().unwrap().push(sign)));
+        let ends = Ends::new(Device::Line, interfaces.into(), lasting(sign));
         let look = |links: &[(u32, Flags)]| {
             ends.look(&topology(links));
             (signs.lock().unwrap().drain(..).collect::<Vec<_>>(), ends.fault().unwrap_or_default())
@@ -121,5 +198,37 @@ mod tests {
             assert_eq!(look(&running), well, "nothing has changed");
         }
         assert_eq!(look(&[(7, UP), (8, UP)]), well, "what is told late is no failure");
+    }
+
+    #[test]
+    fn while_its_device_is_down_an_engine_that_lives_is_not_heard_and_then_at_once() {
+        let (signs, sign) = signs();
+        let (mut beat, tell) = gated(sign);
+        let tap = Interface { index: 7, name: "edo-line".to_owned() };
+        let ends = Ends::new(Device::Line, vec![tap], tell);
+        let told = || signs.lock().unwrap().drain(..).collect::<Vec<_>>();
+        assert_eq!(told(), [NONE], "it has not begun");
+        beat(100);
+        ends.look(&topology(&[(7, DOWN)]));
+        beat(200);
+        assert_eq!(told(), [100, NONE]);
+        ends.look(&topology(&[(7, RUNNING)]));
+        beat(300);
+        assert_eq!(told(), [200, 300], "it was alive all the time");
+    }
+
+    #[test]
+    fn a_splitter_that_is_gone_says_what_to_do() {
+        let told: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let of_ends = Arc::clone(&told);
+        let near = Interface { index: 7, name: "edo-split".to_owned() };
+        let ends = Ends::new(
+            Device::Splitter,
+            vec![near],
+            Box::new(move |carries| of_ends.lock().unwrap().push(carries)),
+        );
+        ends.look(&topology(&[]));
+        assert_eq!(*told.lock().unwrap(), [true, false]);
+        assert!(ends.fault().unwrap().contains("start the agent again, which makes the splitter anew"));
     }
 }

@@ -1,5 +1,6 @@
 //! Reads interfaces, addresses and routes by netlink, and tells when any of them may have changed.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use edge_api::quantity::Network;
@@ -38,14 +39,67 @@ pub enum NetlinkError {
     Closed,
 }
 
-/// Every kind of change that can move a target to another interface.
-const GROUPS: [MulticastGroup; 5] = [
+/// Every kind of change that can move a target to another interface, or take a hook off one.
+const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Tc,
 ];
+
+/// What netlink has told.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What it says of interfaces, in its order.
+    pub links: Vec<LinkChange>,
+    /// Interfaces at which qdiscs or filters have changed.
+    pub filters: BTreeSet<u32>,
+    /// It was about nothing else.
+    pub is_of_filters_alone: bool,
+}
+
+impl Told {
+    /// Interfaces that were gone, and may be back.
+    #[must_use]
+    pub fn gone(&self) -> BTreeSet<u32> {
+        let gone = self.links.iter().filter_map(|change| match change {
+            LinkChange::Gone(index) => Some(*index),
+            LinkChange::Is(..) => None,
+        });
+        gone.collect()
+    }
+
+    fn add(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        if let Some(index) = of_filters(&message) {
+            self.filters.insert(index);
+            return;
+        }
+        self.is_of_filters_alone = false;
+        self.links.extend(change(message));
+    }
+}
+
+/// The interface whose qdiscs or filters a message is about.
+fn of_filters(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
+    use RouteNetlinkMessage::{
+        DelQueueDiscipline, DelTrafficChain, DelTrafficClass, DelTrafficFilter, NewQueueDiscipline,
+        NewTrafficChain, NewTrafficClass, NewTrafficFilter,
+    };
+    let NetlinkPayload::InnerMessage(message) = &message.payload else { return None };
+    match message {
+        NewQueueDiscipline(told)
+        | DelQueueDiscipline(told)
+        | NewTrafficClass(told)
+        | DelTrafficClass(told)
+        | NewTrafficFilter(told)
+        | DelTrafficFilter(told)
+        | NewTrafficChain(told)
+        | DelTrafficChain(told) => u32::try_from(told.header.index).ok(),
+        _ => None,
+    }
+}
 
 /// A connection in the network namespace in which it was made.
 pub struct Netlink {
@@ -67,17 +121,18 @@ impl Netlink {
         Ok(Self { handle, events })
     }
 
-    /// Waits for a change, and takes all that are queued: one look covers them. Returns what they say of interfaces, in its order.
+    /// Waits for a change, and takes all that are queued: one look covers them. Returns what they say.
     ///
     /// # Errors
     /// When the connection has ended.
-    pub async fn changed(&mut self) -> Result<Vec<LinkChange>, NetlinkError> {
+    pub async fn changed(&mut self) -> Result<Told, NetlinkError> {
         let (first, _) = self.events.next().await.ok_or(NetlinkError::Closed)?;
-        let mut changes: Vec<LinkChange> = change(first).into_iter().collect();
+        let mut told = Told { is_of_filters_alone: true, ..Told::default() };
+        told.add(first);
         while let Ok((message, _)) = self.events.try_recv() {
-            changes.extend(change(message));
+            told.add(message);
         }
-        Ok(changes)
+        Ok(told)
     }
 
     /// The connection itself.
@@ -222,6 +277,8 @@ fn route(message: &RouteMessage) -> Option<Route> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::tc::TcMessage;
+
     use super::*;
 
     fn address(attributes: Vec<AddressAttribute>) -> Option<IpAddr> {
@@ -253,6 +310,22 @@ mod tests {
         );
         message.attributes.clear();
         assert_eq!(told(RouteNetlinkMessage::NewLink(message)), None, "of its radio alone");
+    }
+
+    #[test]
+    fn changes_of_filters_are_told_apart_and_an_interface_that_was_gone_stays_told() {
+        let mut told = Told { is_of_filters_alone: true, ..Told::default() };
+        let mut filter = TcMessage::default();
+        filter.header.index = 9;
+        told.add(NetlinkMessage::from(RouteNetlinkMessage::DelQueueDiscipline(filter.clone())));
+        told.add(NetlinkMessage::from(RouteNetlinkMessage::DelTrafficFilter(filter)));
+        assert_eq!((&told.filters, told.is_of_filters_alone), (&BTreeSet::from([9]), true));
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![LinkAttribute::IfName("veth7".to_owned())];
+        told.add(NetlinkMessage::from(RouteNetlinkMessage::DelLink(message.clone())));
+        told.add(NetlinkMessage::from(RouteNetlinkMessage::NewLink(message)));
+        assert_eq!((told.gone(), told.is_of_filters_alone), (BTreeSet::from([7]), false));
     }
 
     #[test]

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::behind::Queue;
     use crate::kernel::{Interface, KernelError, QueueCounters};
-    use crate::line::ends::Ends;
+    use crate::line::ends::{Device, Ends, lasting};
     use crate::line::stats::Stats;
     use crate::locate::Topology;
 
@@ -144,9 +144,10 @@ mod tests {
         let sign_ns = Arc::<AtomicU64>::default();
         let shown = Arc::clone(&sign_ns);
         let ends = ["edo-line", "edo-line-end"].map(|name| Interface { index: 1, name: name.to_owned() });
-        let ends = Ends::new(ends, Box::new(move |sign| shown.store(sign, Ordering::Relaxed)));
-        let queue = Queue { counters: Arc::new(Counted), ends, programs: Box::new(()) };
-        let line = LineView { queue: Some(queue), sign_ns, ..LineView::default() };
+        let tell = lasting(Box::new(move |sign| shown.store(sign, Ordering::Relaxed)));
+        let ends = Some(Ends::new(Device::Line, ends.into(), tell));
+        let queue = Queue { counters: Arc::new(Counted), programs: Box::new(()) };
+        let line = LineView { queue: Some(queue), ends, sign_ns, ..LineView::default() };
         let text = prometheus::TextEncoder::new().encode_to_string(&collect(&line).unwrap()).unwrap();
         for expected in [
             "edge_line_packets 2",

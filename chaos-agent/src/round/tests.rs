@@ -1,5 +1,7 @@
 //! The enforcer's thread on the fake kernel: what it does, and how soon.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use edge_api::fault_profile::FaultProfile;
 use fault_abi::key::Direction;
 use kube::runtime::watcher::Event;
@@ -10,6 +12,7 @@ use crate::enforce::Settings;
 use crate::index::{Change, Index};
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::hooks::XdpMode;
+use crate::locate::{Link, Topology};
 use crate::profile::tests::object;
 use crate::table::Capacity;
 
@@ -172,4 +175,46 @@ fn what_cannot_be_cleared_is_tried_again_as_rarely_as_a_refused_round() {
     assert!(again.may_clear(now));
     again.clear = next_try(Outcome::Refused, now);
     assert!(!again.may_clear(now) && again.may_clear(now + RETRY));
+}
+
+#[test]
+fn a_wall_clock_that_is_set_between_rounds_moves_no_deadline_in_the_kernel() {
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut enforcer = Enforcer::new(FakeKernel::default(), settings);
+    let shared = Shared::new(complete([profile("p", &[])]), enforcer.counters(), Arc::default(), 64);
+    let wall = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+    let at = |ahead: i64| clock::Now { wall: wall(ahead), boot_ns: BOOT };
+    shared.offset().observe(wall(0), at(0), at(0));
+    let mut deadline = |ahead| {
+        assert_eq!(round(&mut enforcer, &shared, at(ahead)), Outcome::Done);
+        let deadlines: Vec<u64> = enforcer.kernel().rules.values().map(|rule| rule.deadline_ns).collect();
+        deadlines
+    };
+    let before = deadline(0);
+    assert_eq!(before.len(), 1);
+    // The API server is not reached meanwhile.
+    assert_eq!([-3_600, 3_600].map(&mut deadline), [before.clone(), before]);
+}
+
+#[test]
+fn an_interface_that_goes_away_and_comes_back_between_two_turns_gets_its_hooks_anew() {
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut turns = Turns::new(Enforcer::new(FakeKernel::default(), settings));
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::default(), 64);
+    let link = Link { name: "eth0".to_owned(), ..Default::default() };
+    let there = Topology { links: BTreeMap::from([(5, link)]), ..Default::default() };
+    let mut attached_after = |shared: &Shared| {
+        for _ in 0..3 {
+            turns.turn(shared.wait(Duration::ZERO), shared).unwrap();
+        }
+        turns.enforcer.kernel().attached
+    };
+    shared.take_topology(there.clone(), &BTreeSet::new());
+    assert_eq!(attached_after(&shared), 2);
+    shared.take_topology(there.clone(), &BTreeSet::new());
+    assert_eq!(attached_after(&shared), 2, "nothing has changed");
+    // Both are taken in by one turn, which sees the last picture alone.
+    shared.take_topology(Topology::default(), &BTreeSet::from([5]));
+    shared.take_topology(there, &BTreeSet::new());
+    assert_eq!(attached_after(&shared), 4);
 }

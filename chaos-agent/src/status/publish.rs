@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gap::Predecessor;
 use super::{Facts, Moment, Seen, differs, make};
-use crate::clock;
+use crate::clock::{self, Now};
 use crate::shared::Shared;
 use crate::view::View;
 
@@ -56,6 +56,21 @@ pub struct Publisher {
     pub seen: Arc<Mutex<Seen>>,
 }
 
+/// What was said once, and is not said again while it lasts.
+#[derive(Debug, Default)]
+struct Warned {
+    /// The wall clock is far off.
+    of_clock: bool,
+    /// Counters cannot be read.
+    of_counters: bool,
+}
+
+/// Whether it is so and was not before; takes that in.
+const fn has_begun(before: &mut bool, is_so: bool) -> bool {
+    let had = std::mem::replace(before, is_so);
+    is_so && !had
+}
+
 impl Publisher {
     /// Runs until `shutdown`.
     ///
@@ -73,7 +88,8 @@ impl Publisher {
     async fn work(&self) -> Result<()> {
         let heartbeat = Duration::from_secs(RENEW_EVERY_SECONDS);
         let mut written = None::<FaultNodeStatus>;
-        self.compare_clocks().await;
+        let mut warned = Warned::default();
+        self.compare_clocks(&mut warned).await;
         let (mut next_beat, mut look_every, mut not_before) = (Instant::now(), LOOK_EVERY, Instant::now());
         loop {
             let wait_until = not_before.max(next_beat.min(Instant::now() + look_every));
@@ -92,11 +108,11 @@ impl Publisher {
             }
             let is_beat = Instant::now() >= next_beat;
             if is_beat {
-                self.compare_clocks().await;
+                self.compare_clocks(&mut warned).await;
             }
             let started = Instant::now();
             let view = self.shared.view();
-            self.look(Arc::clone(&view)).await?;
+            self.look(Arc::clone(&view), &mut warned).await?;
             look_every = LOOK_EVERY.max(started.elapsed() * 20);
             let status = make(&view, &self.seen(), &self.facts()?);
             let is_news = written.as_ref().is_none_or(|old| differs(old, &status));
@@ -131,13 +147,20 @@ impl Publisher {
     }
 
     /// Looks at the counters, on a thread that nobody waits for.
-    async fn look(&self, view: Arc<View>) -> Result<()> {
+    async fn look(&self, view: Arc<View>, warned: &mut Warned) -> Result<()> {
         let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
         let moment = Moment { now: std::time::Instant::now(), line_dropped: self.shared.line.dropped() };
         let look =
             move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters, moment);
-        if let Err(error) = tokio::task::spawn_blocking(look).await.context("counters")? {
-            tracing::warn!(%error, "counters");
+        let failure = tokio::task::spawn_blocking(look).await.context("counters")?.err();
+        if has_begun(&mut warned.of_counters, failure.is_some())
+            && let Some(error) = failure
+        {
+            tracing::warn!(
+                %error,
+                "what the kernel counts cannot be read, so profiles do not become Effective here; it is tried again, and if /metrics fails, \
+                 too, start the agent again"
+            );
         }
         Ok(())
     }
@@ -147,8 +170,8 @@ impl Publisher {
         let offset = *self.shared.offset();
         Ok(Facts {
             kernel: self.kernel.clone(),
-            server_time: offset.server_time(now.wall),
-            clock_offset: offset.status(),
+            server_time: offset.server_time(now),
+            clock_offset: offset.status(now),
             installed_at: self.shared.installed_at(),
             gap: self.shared.gap(),
             engine: self.shared.line.status(now.boot_ns),
@@ -203,20 +226,20 @@ impl Publisher {
     }
 
     /// Reads the API server's clock off the `Date` of an answer.
-    async fn compare_clocks(&self) {
-        let before = self.shared.offset().correction();
-        self.measure_offset().await;
-        self.shared.take_clock(self.shared.offset().correction() != before);
+    async fn compare_clocks(&self, warned: &mut Warned) {
+        let before = self.shared.offset().ahead();
+        self.measure_offset(warned).await;
+        self.shared.take_clock(self.shared.offset().ahead() != before);
     }
 
-    async fn measure_offset(&self) {
+    async fn measure_offset(&self, warned: &mut Warned) {
         match self.server_date().await {
             Ok(Some((date, sent, received))) => {
                 let mut offset = self.shared.offset();
-                let was_large = offset.is_large();
                 offset.observe(date, sent, received);
-                if offset.is_large() && !was_large {
-                    let milliseconds = offset.status().map(|status| status.milliseconds);
+                let is_large = offset.is_large(received);
+                if has_begun(&mut warned.of_clock, is_large) {
+                    let milliseconds = offset.status(received).map(|status| status.milliseconds);
                     tracing::warn!(
                         milliseconds,
                         "this node's clock differs from the API server's, and is corrected for: check NTP"
@@ -228,11 +251,11 @@ impl Publisher {
         }
     }
 
-    async fn server_date(&self) -> Result<Option<(Timestamp, Timestamp, Timestamp)>> {
+    async fn server_date(&self) -> Result<Option<(Timestamp, Now, Now)>> {
         let request = http::Request::get("/version").body(Body::empty())?;
-        let sent = clock::read()?.wall;
+        let sent = clock::read()?;
         let answer = tokio::time::timeout(DEADLINE, self.client.send(request)).await??;
-        let received = clock::read()?.wall;
+        let received = clock::read()?;
         let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
         Ok(date.map(|date| (date, sent, received)))
@@ -245,4 +268,16 @@ fn params() -> PatchParams {
 
 async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     Ok(tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Timeout)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lasts_is_said_once_and_again_when_it_comes_back() {
+        let mut before = false;
+        let said = [true, true, true, false, true].map(|is_so| has_begun(&mut before, is_so));
+        assert_eq!(said, [true, false, false, false, true]);
+    }
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "without its stage no story can be told")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,7 @@ impl Stage {
 
     /// No route leads anywhere any more.
     pub(crate) fn without_routes(&self) {
-        self.shared.take_topology(topology(false));
+        self.shared.take_topology(topology(false), &BTreeSet::new());
     }
 
     /// Whether the kernel holds something of this profile.
@@ -226,7 +226,7 @@ fn start(
     let enforcer = Enforcer::new(kernel, settings());
     let fixed = World { node: node.to_owned(), ..World::default() };
     let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default(), 64);
-    shared.take_topology(topology(true));
+    shared.take_topology(topology(true), &BTreeSet::new());
     let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
     watch::start(&client, node, &shared, &shutdown, &mut tasks);
     let publisher = Publisher {

@@ -145,47 +145,6 @@ mod fq {
         assert_eq!((refused(), agent.line.held().unwrap()), (20, Some(Held::default())));
     }
 
-    /// Somebody takes an end down, or removes the pair: a partition that nobody asked for, unless hooks are told.
-    #[test]
-    #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
-    fn a_line_that_is_down_or_gone_is_no_partition_packets_pass_undelayed_and_are_counted() {
-        let stage = Stage::new();
-        let mut agent = Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
-        agent.set(&[delay(20)]);
-        let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
-        let mut sent = 0;
-        let mut arrive = |why: &str| {
-            let numbers: Vec<u32> = (sent..sent + 20).collect();
-            sent += 20;
-            numbers.iter().for_each(|number| device.send(&peer, *number).unwrap());
-            let mut came = Vec::new();
-            let all = || {
-                came.extend(peer.take());
-                (came.len() == numbers.len()).then_some(())
-            };
-            eventually(all, || format!("packets are lost: {why}"));
-        };
-        let mut stalled = 0;
-        for (change, runs) in [
-            ("link set edo-line down\n", false),
-            ("link set edo-line up\n", true),
-            ("link set edo-line-end down\n", false),
-            ("link set edo-line-end up\n", true),
-            ("link del edo-line\n", false),
-        ] {
-            stage.node.ip(change);
-            agent.follow_line(runs);
-            arrive(change);
-            stalled += if runs { 0 } else { 20 };
-            let counted = agent.total(Direction::FromDevice).effects[Effect::Stalled as usize];
-            assert_eq!((counted, agent.global(Global::EngineStalled)), (stalled, stalled), "{change}");
-            let status = agent.line.status(boot_ns());
-            assert_eq!(status.message.is_some(), !runs, "{change}: {status:?}");
-            let reason = agent.entry().unwrap().reason;
-            assert_eq!(reason.as_deref() == Some("EngineStalled"), !runs, "{change}: {reason:?}");
-        }
-    }
-
     /// A netem on a device's interface or the node's, both of which are the story's own.
     struct Netem<'a> {
         space: &'a Namespace,

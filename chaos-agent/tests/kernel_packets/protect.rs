@@ -16,6 +16,7 @@ use crate::support::agent::{Agent, CAPACITY, Hooks, Start};
 use crate::support::conversation::{Conversation, Server};
 use crate::support::fault::Fault;
 use crate::support::stage::{Family, Stage};
+use crate::support::time::eventually;
 use crate::support::traffic::End;
 
 const API: u16 = 6443;
@@ -108,6 +109,14 @@ fn the_node_is_not_cut_off(hooks: Hooks) {
         let resolver = end(&stage.node, family.ip(2, 1), 50_000);
         resolver.reaches(&dns, 50);
         dns.reaches(&resolver, 50);
+        // Answers can be longer than a packet, and only the first fragment of one has ports.
+        (0..50).for_each(|number| dns.send_long(&resolver, number, 4_000).unwrap());
+        let mut came = 0;
+        let all = || {
+            came += resolver.take().len();
+            (came == 50).then_some(())
+        };
+        eventually(all, || format!("{family:?}: answers in fragments are lost"));
         assert!(agent.global(Global::Protected) > counted + 100, "protected packets are counted");
     }
 }

@@ -1,7 +1,9 @@
 //! Conversations that no fault touches.
 
 use fault_abi::counter::Global;
-use fault_abi::key::{IPV4_PREFIX, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey};
+use fault_abi::key::{
+    Direction, IPV4_PREFIX, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, PortKey,
+};
 use fault_abi::names::{TC_REST_DISPATCH, XDP_DISPATCH};
 use fault_abi::rule::{Config, PROTECTED_NODE, PROTECTED_PROBE, RULE_LIFTS_PROBES, Rule};
 use fault_rig::frame::Spec;
@@ -94,6 +96,52 @@ fn neighbour_discovery_and_dhcp_pass_and_other_icmp_does_not() {
     for (device, peer, drops) in [(546, 547, false), (547, 546, false), (546, 546, true)] {
         let packet = Spec { source_port: device, destination_port: peer, ..from_device6() };
         assert_fate(&rig, &packet, drops, "DHCPv6");
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn later_fragments_of_a_protected_conversation_are_protected_for_the_node_only() {
+    let mut rig = rig_with(&[partition()]);
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_UDP, 53), PROTECTED_NODE).unwrap();
+    rig.protect(PortKey::new(address(DEVICE), PROTOCOL_UDP, 0), PROTECTED_NODE).unwrap();
+    let answer = |offset| Spec { source_port: 53, fragment: (offset, true), ..from_device() };
+    assert_drops(&rig, &answer(0), "the peer is not the node");
+    assert_drops(&rig, &answer(185), "the peer is not the node");
+    rig.node_address(address(PEER)).unwrap();
+    assert_passes(&rig, &answer(0), "the first fragment of an answer of DNS");
+    assert_passes(&rig, &answer(185), "a later one");
+    assert_drops(&rig, &Spec { protocol: PROTOCOL_TCP, ..answer(185) }, "of another protocol");
+    assert_drops(&rig, &Spec { source_port: 54, ..answer(0) }, "another port");
+    assert_drops(&rig, &Spec { source_port: 0, ..from_device() }, "port 0 is a port like any other");
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the kernel programs"]
+fn that_a_packet_of_the_nodes_was_too_large_for_its_way_is_told_the_node() {
+    let mut rig = rig_with(&[partition()]);
+    let v4 = |(icmp_type, icmp_code)| Spec { protocol: PROTOCOL_ICMP, icmp_type, icmp_code, ..from_device() };
+    let v6 = |icmp_type| Spec { protocol: PROTOCOL_ICMPV6, icmp_type, ..from_device6() };
+    assert_drops(&rig, &v4((3, 4)), "another's packet");
+    assert_drops(&rig, &v6(2), "another's packet");
+    rig.node_address(address(PEER)).unwrap();
+    rig.node_address(address(PEER6)).unwrap();
+    // What the node says to others is none of its own conversations.
+    let told = |packet: &Spec, drops: bool| {
+        for (hook, drop, pass, direction) in HOOKS {
+            let (bytes, is_from) = match direction {
+                Direction::FromDevice => (packet.bytes(), true),
+                Direction::ToDevice => (packet.reversed().bytes(), false),
+            };
+            let code = rig.run(hook, &bytes, 1).unwrap().code;
+            assert_eq!(code, if drops || !is_from { drop } else { pass }, "{hook} on {packet:?}");
+        }
+    };
+    for (kind, drops) in [((3, 4), false), ((3, 3), true), ((11, 4), true), ((0, 0), true)] {
+        told(&v4(kind), drops);
+    }
+    for (icmp_type, drops) in [(2, false), (1, true), (3, true), (129, true)] {
+        told(&v6(icmp_type), drops);
     }
 }
 

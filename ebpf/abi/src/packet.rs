@@ -27,6 +27,12 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Type of ICMP (RFC 792).
+const UNREACHABLE: u8 = 3;
+/// Code of that.
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// Type of ICMPv6 (RFC 4443 §3.2).
+const PACKET_TOO_BIG: u8 = 2;
 /// Where TCP has its flags, and that of a reset (RFC 9293 §3.1).
 const TCP_FLAGS: usize = 13;
 const RESET: u8 = 4;
@@ -176,6 +182,8 @@ pub struct Transport {
     pub destination_port: u16,
     /// Of ICMP and ICMPv6, else 0.
     pub icmp_type: u8,
+    /// It says that a packet was too large for its way: "fragmentation needed" (RFC 1191 §4), "packet too big" (RFC 4443 §3.2).
+    pub is_too_big: bool,
     /// Where in the frame that begins which stands behind IP and its extension headers, at most [`MAX_OFFSET`]; 0 if
     /// malformed.
     pub payload: usize,
@@ -196,6 +204,7 @@ impl Transport {
         source_port: 0,
         destination_port: 0,
         icmp_type: 0,
+        is_too_big: false,
         payload: 0,
         end: 0,
         is_reset: false,
@@ -319,8 +328,16 @@ fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, (offset, end): (usize, usiz
             },
             _ => malformed,
         },
-        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => match frame.byte(offset) {
-            Some(icmp_type) => Transport { icmp_type, ..plain },
+        PROTOCOL_ICMP => match frame.byte(offset) {
+            Some(icmp_type) => {
+                let is_too_big =
+                    icmp_type == UNREACHABLE && frame.byte(offset + 1) == Some(FRAGMENTATION_NEEDED);
+                Transport { icmp_type, is_too_big, ..plain }
+            }
+            None => malformed,
+        },
+        PROTOCOL_ICMPV6 => match frame.byte(offset) {
+            Some(icmp_type) => Transport { icmp_type, is_too_big: icmp_type == PACKET_TOO_BIG, ..plain },
             None => malformed,
         },
         _ => plain,

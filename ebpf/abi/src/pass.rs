@@ -150,6 +150,22 @@ const fn is_dhcp_pair(a: u16, b: u16) -> bool {
     (a == 67 && (b == 67 || b == 68)) || (a == 547 && (b == 546 || b == 547))
 }
 
+/// Whether the target's end of this packet may be in `PROTECTED`. A later fragment has no ports, and is found there under port 0: it is
+/// one of a protected conversation if any of its protocol with that address is.
+#[inline(always)]
+#[must_use]
+pub const fn has_end(packet: &Packet, is_later_fragment: bool) -> bool {
+    is_later_fragment || packet.has_ports && packet.target_port != 0
+}
+
+/// Whether a packet tells its receiver that a packet of that one's was too large for the way, which no other way tells: without it
+/// conversations of a node hang whose far ends are not touched. Whoever forwards may say so, so it matters not who does.
+#[inline(always)]
+#[must_use]
+pub const fn tells_of_way(packet: &Packet, is_too_big: bool) -> bool {
+    is_too_big && matches!(packet.direction, Direction::FromDevice)
+}
+
 /// Which conversations of this packet are protected: bits of `PROTECTED_*`, and [`PEER_IS_NODE`].
 ///
 /// Only for conversations of this node. `in_protected` is what `PROTECTED` holds for the target's end, `in_cidr`

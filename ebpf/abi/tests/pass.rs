@@ -10,7 +10,8 @@ use fault_abi::decide::{Packet, applies, segments};
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
 use fault_abi::packet;
 use fault_abi::pass::{
-    Sequence, Stage, Track, World, bind, is_entry_of, is_link_upkeep, protection, run, wants_splitter,
+    Sequence, Stage, Track, World, bind, has_end, is_entry_of, is_link_upkeep, protection, run, tells_of_way,
+    wants_splitter,
 };
 use fault_abi::rule::{
     ALWAYS, Binding, Entry, PEER_IS_NODE, PHASE_BURSTS, PHASE_PARTITION, PHASE_REJECT, PROTECTED_NODE,
@@ -219,6 +220,22 @@ fn a_conversation_is_protected_by_either_end() {
     assert_eq!(protection(&tcp, 0, 0, false), PEER_IS_NODE);
     assert_eq!(protection(&packet(), 10_250, PROTECTED_PROBE, false), PROTECTED_PROBE | PEER_IS_NODE);
     assert_eq!(protection(&packet(), 10_250, 0, true), PROTECTED_NODE | PEER_IS_NODE);
+}
+
+#[test]
+fn a_later_fragment_is_found_without_a_port_and_a_whole_packet_by_its_own() {
+    let nothing = Packet { has_ports: false, target_port: 0, ..packet() };
+    assert!(has_end(&packet(), false) && has_end(&nothing, true));
+    assert!(!has_end(&nothing, false), "ICMP, and what is cut off");
+    assert!(!has_end(&Packet { target_port: 0, ..packet() }, false), "that entry is for fragments");
+}
+
+#[test]
+fn only_who_hears_that_a_packet_was_too_large_needs_to() {
+    let icmp = |direction| Packet { direction, protocol: PROTOCOL_ICMPV6, has_ports: false, ..packet() };
+    assert!(tells_of_way(&icmp(Direction::FromDevice), true));
+    assert!(!tells_of_way(&icmp(Direction::FromDevice), false));
+    assert!(!tells_of_way(&icmp(Direction::ToDevice), true));
 }
 
 #[test]

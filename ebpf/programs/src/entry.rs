@@ -5,9 +5,11 @@ use fault_abi::counter::Global;
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, FULL_PREFIX, NetworkKey, PortKey, SPACE_BITS};
 use fault_abi::pass::{self, Bindings, World as _};
-use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS};
+use fault_abi::rule::{CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, MAX_BINDINGS, PROTECTED_NODE};
 
-use crate::maps::{CIDRS, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS, TARGETS};
+use crate::maps::{
+    CIDRS, LATER_FRAGMENT, NODE_ADDRESSES, PORT_TARGETS, PROTECTED, PROTECTED_CIDRS, TARGETS, TOO_BIG,
+};
 use crate::world::Maps;
 
 /// How often an entry that was changed while it was read is looked up again.
@@ -31,18 +33,22 @@ const fn network(address: &Address) -> Key<NetworkKey> {
     Key::new(SPACE_BITS + FULL_PREFIX, NetworkKey::new(*address, address.is_ipv4()))
 }
 
-/// Which conversations of this packet are protected.
+/// Which conversations of this packet are protected; `notes` are those of [`Scratch`](crate::maps::Scratch).
 #[inline(always)]
-pub fn protected(packet: &Packet, config: &Config) -> u32 {
+pub fn protected(packet: &Packet, notes: u32, config: &Config) -> u32 {
     if NODE_ADDRESSES.get_ptr(packet.peer).is_none() {
         return 0;
     }
     let end = PortKey::new(packet.target, packet.protocol, packet.target_port);
     // SAFETY: a word, read once.
-    let in_protected =
-        if packet.has_ports { PROTECTED.get_ptr(end).map_or(0, |bits| unsafe { *bits }) } else { 0 };
+    let in_protected = if pass::has_end(packet, notes & LATER_FRAGMENT != 0) {
+        PROTECTED.get_ptr(end).map_or(0, |bits| unsafe { *bits })
+    } else {
+        0
+    };
     let in_cidr = PROTECTED_CIDRS.get(network(&packet.target)).is_some();
-    pass::protection(packet, config.kubelet_port, in_protected, in_cidr)
+    let of_way = if pass::tells_of_way(packet, notes & TOO_BIG != 0) { PROTECTED_NODE } else { 0 };
+    of_way | pass::protection(packet, config.kubelet_port, in_protected, in_cidr)
 }
 
 /// Copies the bindings for this packet: those of its port if it has an entry, else those of its address.

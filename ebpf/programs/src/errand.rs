@@ -131,7 +131,7 @@ pub fn hold(ctx: &TcContext, release_ns: u64, state: u32) {
     }
 }
 
-/// What [`hold`] said: when, and which state. `now_ns` is at most 73 minutes off.
+/// What [`hold`] said: when, and which state. `now_ns` is at most 36 minutes off.
 #[inline(always)]
 pub fn held(ctx: &TcContext, now_ns: u64) -> (u64, u32) {
     // SAFETY: as above.

@@ -9,7 +9,7 @@ use fault_abi::pass::Stage;
 
 use crate::entry::find;
 use crate::frame::{Forgetful, Linear};
-use crate::maps::{CONFIG, LATER_FRAGMENT, MALFORMED, RESET, SCRATCH};
+use crate::maps::{CONFIG, LATER_FRAGMENT, MALFORMED, RESET, SCRATCH, TOO_BIG};
 
 /// How a packet came to a hook, beside its bytes.
 #[derive(Clone, Copy)]
@@ -58,6 +58,7 @@ pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce
     let is_whole = segment != 0 && passes_whole(bytes, network);
     let (packets, headers) = if is_whole { parts(frame, &transport, bytes, segment) } else { (1, 0) };
     let later = if transport.is_later_fragment { LATER_FRAGMENT } else { 0 };
+    let too_big = if transport.is_too_big { TOO_BIG } else { 0 };
     let reset = if transport.is_reset { RESET } else { 0 };
     let malformed = if transport.malformed { MALFORMED } else { 0 };
     // SAFETY: this CPU's own memory; volatile, so that it is really written, and below really read again: the verifier
@@ -83,7 +84,8 @@ pub fn gather(frame: &Linear, link: Link, arrival: Arrival, measure: impl FnOnce
         (&raw mut (*scratch).network).write_volatile(network);
         (&raw mut (*scratch).payload).write_volatile(transport.payload as u32);
         (&raw mut (*scratch).end).write_volatile(transport.end as u32);
-        (&raw mut (*scratch).notes).write_volatile(transport.icmp_type as u32 | later | reset | malformed);
+        let notes = transport.icmp_type as u32 | later | reset | too_big | malformed;
+        (&raw mut (*scratch).notes).write_volatile(notes);
         (&raw mut (*scratch).stage).write_volatile(arrival.stage as u32);
     }
     true

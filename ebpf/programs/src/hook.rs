@@ -131,7 +131,7 @@ pub extern "C" fn meets_bindings() -> u32 {
         count(Global::Protected);
         return 0;
     }
-    *protection = protected(packet, config);
+    *protection = protected(packet, *notes, config);
     if pass::is_untouchable(*protection) {
         count(Global::Protected);
         return 0;

@@ -30,6 +30,11 @@ pub fn redirect(interface: u32, comes_in: bool) -> i32 {
 #[inline(always)]
 pub fn split(ctx: &TcContext, direction: Direction) -> i32 {
     let Some(line) = LINE.get(0) else { return drop(direction) };
+    // It is gone since this packet was looked at.
+    if line.splitter == 0 {
+        Maps.count_global(Global::Stray);
+        return drop(direction);
+    }
     errand::to_splitter(ctx, direction);
     redirect(line.splitter, false)
 }

@@ -133,7 +133,8 @@ pub struct Scratch {
     pub payload: u32,
     /// Where it ends, as IP says.
     pub end: u32,
-    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`RESET`], [`MALFORMED`].
+    /// ICMP's type, or 0, and what else there is to know about it: [`LATER_FRAGMENT`], [`RESET`], [`TOO_BIG`],
+    /// [`MALFORMED`].
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
     pub splitter: u32,
@@ -151,12 +152,14 @@ pub struct Scratch {
 pub const LATER_FRAGMENT: u32 = 1 << 8;
 /// [`Scratch::notes`]: the packet is a reset of TCP.
 pub const RESET: u32 = 1 << 9;
+/// [`Scratch::notes`]: it says that a packet was too large for its way.
+pub const TOO_BIG: u32 = 1 << 10;
+/// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
+pub const MALFORMED: u32 = 1 << 11;
 /// [`Scratch::splitter`]: there is one that it has not passed yet.
 pub const SPLITTER_AHEAD: u32 = 1;
 /// [`Scratch::splitter`]: it has passed it.
 pub const SPLITTER_BEHIND: u32 = 2;
-/// [`Scratch::notes`]: it is shorter than it says, or has too many extension headers.
-pub const MALFORMED: u32 = 1 << 10;
 
 /// One for each CPU: hooks run with bottom halves off, so no two of them interleave on one CPU.
 #[map]

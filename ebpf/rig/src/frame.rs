@@ -45,6 +45,8 @@ pub struct Spec {
     pub destination_port: u16,
     /// Of ICMP and ICMPv6.
     pub icmp_type: u8,
+    /// Of ICMP and ICMPv6.
+    pub icmp_code: u8,
     /// IPv4: further 4-byte units of options, at most 10.
     pub options: u8,
     /// IPv4: offset in 8-byte units, and whether more follow.
@@ -68,6 +70,7 @@ impl Spec {
             source_port: source.1,
             destination_port: destination.1,
             icmp_type: 0,
+            icmp_code: 0,
             options: 0,
             fragment: (0, false),
             extensions: Vec::new(),
@@ -171,7 +174,9 @@ impl Spec {
                     frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, 0, 0, 0, 0, 0, 0, 0]);
                 }
             }
-            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => frame.extend([self.icmp_type, 0, 0, 0, 0, 0, 0, 0]),
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
+                frame.extend([self.icmp_type, self.icmp_code, 0, 0, 0, 0, 0, 0]);
+            }
             _ => {}
         }
     }

@@ -1,21 +1,41 @@
-//! Attaching programs to interfaces, and taking off what another agent has left there.
+//! Attaching programs to interfaces, looking whether they are still there, and taking off what another agent has left there.
+
+use std::collections::BTreeSet;
 
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp};
 use edge_api::fault_node::HookKind;
 use fault_abi::names;
 
 use super::load::program;
-use super::{AyaKernel, chain};
+use super::{AyaKernel, chain, filters};
 use crate::kernel::{Interface, KernelError, Layer};
 
 /// An attached hook; dropping it detaches.
-#[expect(dead_code, reason = "held for their drop")]
-pub(super) enum Link {
-    Tc(SchedClassifierLink),
-    /// With TC for what XDP leaves.
-    Xdp(XdpLink, SchedClassifierLink),
+pub(super) struct Link {
+    pub(super) hook: HookKind,
+    tc: Placed,
+    /// Where that decides, with TC for what it leaves. Only who may end anybody's links can take it off.
+    _xdp: Option<XdpLink>,
+}
+
+/// A program that is attached to TC; dropping it detaches.
+pub(super) struct Placed {
+    link: SchedClassifierLink,
+    program: &'static str,
+    is_tcx: bool,
+}
+
+impl Placed {
+    fn way(&self) -> TcAttachType {
+        way(self.program)
+    }
+}
+
+fn way(program: &str) -> TcAttachType {
+    let is_egress = program == names::LINE_START || names::EGRESS_DISPATCHERS.contains(&program);
+    if is_egress { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
 impl AyaKernel {
@@ -30,20 +50,59 @@ impl AyaKernel {
             Layer::Ip => (names::TC_IP_INGRESS_DISPATCH, names::TC_IP_EGRESS_DISPATCH),
         };
         let said = |error: ProgramError| chain(&error);
-        match hook {
+        let tc = match hook {
             HookKind::XdpNative => {
                 // First: until XDP is there, nothing is decided here.
-                let rest = self.attach_either(interface, names::TC_REST_DISPATCH)?;
+                let tc = self.attach_either(interface, names::TC_REST_DISPATCH)?;
                 let program: &mut Xdp =
                     program(&mut self.programs, names::XDP_DISPATCH).map_err(|e| e.to_string())?;
                 let id = program.attach_to_if_index(interface.index, XdpMode::Driver).map_err(said)?;
-                program.take_link(id).map(|xdp| Link::Xdp(xdp, rest)).map_err(said)
+                let xdp = program.take_link(id).map_err(said)?;
+                return Ok(Link { hook, tc, _xdp: Some(xdp) });
             }
-            HookKind::TcxIngress => self.attach_tc(interface, ingress, true),
-            HookKind::TcxEgress => self.attach_tc(interface, egress, true),
-            HookKind::ClsactIngress => self.attach_tc(interface, ingress, false),
-            HookKind::ClsactEgress => self.attach_tc(interface, egress, false),
+            HookKind::TcxIngress => self.attach_program(interface, ingress, true),
+            HookKind::TcxEgress => self.attach_program(interface, egress, true),
+            HookKind::ClsactIngress => self.attach_program(interface, ingress, false),
+            HookKind::ClsactEgress => self.attach_program(interface, egress, false),
+        };
+        Ok(Link { hook, tc: tc?, _xdp: None })
+    }
+
+    /// Looks whether the programs of an interface are still there; forgets those that are not.
+    pub(super) fn forget_lost(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, String> {
+        let Some(links) = self.links.get(&interface.index) else { return Ok(BTreeSet::new()) };
+        let mut lost = BTreeSet::new();
+        for link in links {
+            if !self.programs_at(interface, &link.tc)?.contains(&self.id_of(link.tc.program)?) {
+                lost.insert(link.hook);
+            }
         }
+        let links = self.links.entry(interface.index).or_default();
+        for link in links.extract_if(.., |link| lost.contains(&link.hook)) {
+            if !link.tc.is_tcx {
+                // By now what has its place may be somebody else's filter.
+                std::mem::forget(link.tc.link);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// The ids of the programs at the place of one.
+    fn programs_at(&self, interface: &Interface, placed: &Placed) -> Result<BTreeSet<u32>, String> {
+        if placed.is_tcx {
+            let told = SchedClassifier::query_tcx(&interface.name, placed.way());
+            let (_, programs) = told.map_err(|error| chain(&error))?;
+            return Ok(programs.iter().map(ProgramInfo::id).collect());
+        }
+        let is_egress = matches!(placed.way(), TcAttachType::Egress);
+        filters::programs(interface.index, is_egress).map_err(|error| error.to_string())
+    }
+
+    fn id_of(&self, name: &str) -> Result<u32, String> {
+        let program =
+            self.programs.program(name).and_then(|program| <&SchedClassifier>::try_from(program).ok());
+        let program = program.ok_or_else(|| format!("there is no program {name}"))?;
+        program.info().map(|info| info.id()).map_err(|error| chain(&error))
     }
 
     /// Attaches to ingress by TCX, or by clsact where the kernel lacks that.
@@ -51,7 +110,7 @@ impl AyaKernel {
         &mut self,
         interface: &Interface,
         name: &'static str,
-    ) -> Result<SchedClassifierLink, String> {
+    ) -> Result<Placed, String> {
         match self.attach_program(interface, name, true) {
             Ok(link) => Ok(link),
             Err(_) => self.attach_program(interface, name, false),
@@ -63,23 +122,17 @@ impl AyaKernel {
         &mut self,
         interface: &Interface,
         name: &'static str,
-    ) -> Result<SchedClassifierLink, String> {
+    ) -> Result<Placed, String> {
         self.attach_program(interface, name, false)
-    }
-
-    fn attach_tc(&mut self, interface: &Interface, name: &'static str, tcx: bool) -> Result<Link, String> {
-        self.attach_program(interface, name, tcx).map(Link::Tc)
     }
 
     fn attach_program(
         &mut self,
         interface: &Interface,
         name: &'static str,
-        tcx: bool,
-    ) -> Result<SchedClassifierLink, String> {
-        let is_egress = name == names::LINE_START || names::EGRESS_DISPATCHERS.contains(&name);
-        let way = if is_egress { TcAttachType::Egress } else { TcAttachType::Ingress };
-        let options = if tcx {
+        is_tcx: bool,
+    ) -> Result<Placed, String> {
+        let options = if is_tcx {
             TcAttachOptions::TcxOrder(LinkOrder::first())
         } else {
             // Refused when it is there already, which is fine; anything else shows when the filter is attached.
@@ -90,8 +143,9 @@ impl AyaKernel {
         };
         let said = |error: ProgramError| chain(&error);
         let program: &mut SchedClassifier = program(&mut self.programs, name).map_err(|e| e.to_string())?;
-        let id = program.attach_with_options(&interface.name, way, options).map_err(said)?;
-        program.take_link(id).map_err(said)
+        let id = program.attach_with_options(&interface.name, way(name), options).map_err(said)?;
+        let link = program.take_link(id).map_err(said)?;
+        Ok(Placed { link, program: name, is_tcx })
     }
 }
 

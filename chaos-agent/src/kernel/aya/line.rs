@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::tc::SchedClassifierLink;
 use edge_api::fault_node::Scheduling;
 use fault_abi::counter::TargetState;
 use fault_abi::line::{Held, LINE_IS_FQ, Line};
 use fault_abi::names;
 
+use super::attach::Placed;
 use super::load::convert;
 use super::{AyaKernel, chain};
 use crate::behind::{Behind, LineDevice, LineView, Queue};
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
 use crate::line::audit::{Admission, Audit};
-use crate::line::ends::Ends;
+use crate::line::ends::{self, Device, Ends, Tell, gated};
 use crate::line::engine::{Engine, Heartbeat, Options};
 use crate::line::fq::Fq;
 use crate::line::pool::Limits;
@@ -45,16 +45,19 @@ impl AyaKernel {
             line.splitter = near.index;
         }
         let lasting = self.attach_ends(&devices)?;
-        let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };
-        self.line.set(0, line, 0).map_err(refused)?;
+        let splitter = self.tell_of_splitter(line)?;
         let Behind { line, no_line, second_choice, no_splitter, magic, .. } = behind;
         let mut view = LineView { no_line, second_choice, no_splitter, limits, ..LineView::default() };
+        view.splitter =
+            devices.splitter.map(|(near, far)| Ends::new(Device::Splitter, vec![near, far], splitter));
         match line {
             None => {}
             Some(LineDevice::Tap(tap)) => {
                 let name = tap.name().to_owned();
                 let limits = Limits { packets: limits.packets, bytes: limits.bytes };
-                let sign = self.sign_of_life(Arc::clone(&view.sign_ns))?;
+                let end = Interface { index: tap.index(), name: name.clone() };
+                let (sign, tell) = gated(self.sign_of_life(Arc::clone(&view.sign_ns))?);
+                view.ends = Some(Ends::new(Device::Line, vec![end], tell));
                 let audit =
                     self.counts.take().map_or_else(Audit::default, |counts| Audit::new(Box::new(counts)));
                 let options = Options { magic, limits, scheduling: Scheduling::RealTime };
@@ -64,16 +67,17 @@ impl AyaKernel {
                 self.engine = Some(engine);
             }
             Some(LineDevice::Fq(Fq { near, far })) => {
-                let ends = Ends::new([near, far], self.sign_of_life(Arc::clone(&view.sign_ns))?);
+                let tell = ends::lasting(self.sign_of_life(Arc::clone(&view.sign_ns))?);
+                view.ends = Some(Ends::new(Device::Line, vec![near, far], tell));
                 let counters = Arc::clone(&self.reader) as Arc<dyn QueueCounters>;
-                view.queue = Some(Queue { counters, ends, programs: Box::new(lasting) });
+                view.queue = Some(Queue { counters, programs: Box::new(lasting) });
             }
         }
         Ok(view)
     }
 
     /// Attaches the programs at the ends of line and splitter. Returns those that are to outlive this.
-    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<SchedClassifierLink>, KernelError> {
+    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<Placed>, KernelError> {
         let refused = |end: &Interface| {
             let interface = end.name.clone();
             |reason| KernelError::Line { interface, reason }
@@ -94,6 +98,19 @@ impl AyaKernel {
         }
         self.ends = ends;
         Ok(lasting)
+    }
+
+    /// Writes what hooks know of line and splitter. Returns what tells them later whether there is a splitter.
+    fn tell_of_splitter(&self, line: Line) -> Result<Tell, KernelError> {
+        let mut table: Array<MapData, Line> =
+            convert(names::LINE, Map::Array(again(names::LINE, &self.line)?))?;
+        let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };
+        table.set(0, line, 0).map_err(refused)?;
+        Ok(Box::new(move |carries| {
+            let splitter = if carries { line.splitter } else { 0 };
+            // It cannot fail for a table that is there, and all else in it stays the same.
+            let _ = table.set(0, Line { splitter, ..line }, 0);
+        }))
     }
 
     /// What the engine shows its life with, to the programs and here.

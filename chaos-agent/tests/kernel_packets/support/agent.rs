@@ -12,13 +12,12 @@ use chaos_agent::kernel::aya::{AyaKernel, Wanted};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::kernel::{Layer, LineLimits};
-use chaos_agent::locate::netlink::{Netlink, read};
+use chaos_agent::locate::netlink::{Netlink, Told, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
 use chaos_agent::residue::{self, Leftover};
 use chaos_agent::status::{self, Facts, Moment, Seen};
 use chaos_agent::table::Capacity;
-use chaos_agent::view::Lacks;
 use chaos_agent::world::World;
 use edge_api::fault_node::{HookKind, ProfileOnNode};
 use edge_api::fault_profile::FaultProfile;
@@ -150,6 +149,8 @@ pub(crate) struct Agent {
     /// What it knows, but for profiles.
     pub(crate) world: World,
     seen: Seen,
+    /// Interfaces that were gone once.
+    pub(crate) gone: BTreeSet<u32>,
     _inside: Inside,
 }
 
@@ -170,7 +171,7 @@ impl Agent {
         assert!(may_lack || (&behind.no_line, &behind.no_splitter) == (&None, &None), "{behind:?}");
         let line = kernel.connect(behind, limits).unwrap();
         let mut enforcer = Enforcer::new(kernel, settings);
-        enforcer.set_lacks(Lacks { line: line.no_line.clone(), splitter: line.no_splitter.clone() });
+        enforcer.set_lacks(line.lacks());
         let world = World { node: "node1".to_owned(), ..World::default() };
         let mut agent = Self {
             enforcer,
@@ -182,6 +183,7 @@ impl Agent {
             hooks,
             world,
             seen: Seen::default(),
+            gone: BTreeSet::new(),
             _inside: inside,
         };
         agent.locate();
@@ -193,6 +195,7 @@ impl Agent {
     fn locate(&mut self) {
         let topology = self.runtime.block_on(read(&self.netlink.handle())).unwrap();
         self.line.look(&topology);
+        self.enforcer.set_lacks(self.line.lacks());
         self.enforcer.set_topology(topology.clone());
         while self.enforcer.attach_next() {}
         let view = self.enforcer.view();
@@ -210,20 +213,56 @@ impl Agent {
         while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            told.unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked())).unwrap();
-            self.locate();
+            let told = told
+                .unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked()))
+                .unwrap();
+            self.take(&told);
         }
     }
 
     /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
     pub(crate) fn follow_line(&mut self, runs: bool) {
+        self.follow_until(&format!("the line runs: {runs}"), |agent| {
+            agent.line.is_running(boot_ns()) == runs
+        });
+    }
+
+    /// The same until packets can go through the splitter, or cannot.
+    pub(crate) fn follow_splitter(&mut self, runs: bool) {
+        self.follow_until(&format!("the splitter runs: {runs}"), |agent| {
+            agent.line.lacks().splitter.is_none() == runs
+        });
+    }
+
+    /// Takes in what netlink tells until it is so.
+    pub(crate) fn follow_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let wait = Duration::from_nanos(patience());
-        while self.line.is_running(boot_ns()) != runs {
+        while !is_so(self) {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            told.unwrap_or_else(|_| panic!("netlink was silent; the line runs: {}", !runs)).unwrap();
-            self.locate();
+            let told = told.unwrap_or_else(|_| panic!("netlink was silent before {what}")).unwrap();
+            self.take(&told);
         }
+    }
+
+    /// Looks whether all hooks are still there, as the agent does once in a while. Returns how many interfaces had lost one.
+    pub(crate) fn look_at_all_hooks(&mut self) -> usize {
+        self.enforcer.retry_hooks();
+        let mut lost = 0;
+        while let Some(has_lost) = self.enforcer.look_next() {
+            lost += usize::from(has_lost);
+        }
+        self.locate();
+        lost
+    }
+
+    /// Takes in what netlink tells, as the agent's parts do together.
+    fn take(&mut self, told: &Told) {
+        self.gone.extend(told.gone());
+        self.enforcer.forget(&told.gone());
+        self.enforcer.doubt(&told.filters);
+        while self.enforcer.look_next().is_some() {}
+        self.locate();
     }
 
     /// Interfaces with hooks, by name, with their indexes.

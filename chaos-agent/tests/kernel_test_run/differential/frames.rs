@@ -61,7 +61,9 @@ fn any_spec(dice: &mut StdRng, (device, other): (IpAddr, IpAddr)) -> Spec {
     let ports = [0, 53, 67, 68, 547, 5683, 5684, 7_050, KUBELET, 40_000];
     let mut spec = Spec::udp((device, *ports.choose(dice).unwrap()), (other, *ports.choose(dice).unwrap()));
     spec.protocol = *[17, 17, 17, 6, 6, 1, 58, 132].choose(dice).unwrap();
-    spec.icmp_type = dice.random_range(125..150);
+    spec.icmp_type =
+        if dice.random_bool(0.2) { dice.random_range(2..4) } else { dice.random_range(125..150) };
+    spec.icmp_code = dice.random_range(3..6);
     spec.payload = dice.random_range(0..80);
     if dice.random_bool(0.2) {
         spec.tags = [TAG, SERVICE_TAG][..dice.random_range(1..=2)].to_vec();

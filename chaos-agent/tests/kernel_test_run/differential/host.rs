@@ -13,7 +13,7 @@ use fault_abi::line::passes_whole;
 use fault_abi::packet::{self, Link};
 use fault_abi::pass::{self, Channel, Sequence, Stage, Track, World};
 use fault_abi::remake::{self, Anatomy};
-use fault_abi::rule::{Binding, Rule};
+use fault_abi::rule::{Binding, PROTECTED_NODE, Rule};
 use fault_abi::verdict::{Effect, Verdict};
 
 use super::KUBELET;
@@ -235,8 +235,12 @@ impl Host {
             packets,
             headers,
         };
-        let protection =
-            if self.node.contains(&packet.peer) { pass::protection(&packet, KUBELET, 0, false) } else { 0 };
+        let of_way = if pass::tells_of_way(&packet, transport.is_too_big) { PROTECTED_NODE } else { 0 };
+        let protection = if self.node.contains(&packet.peer) {
+            of_way | pass::protection(&packet, KUBELET, 0, false)
+        } else {
+            0
+        };
         let is_spared =
             pass::is_link_upkeep(&packet, transport.icmp_type) || pass::is_untouchable(protection);
         if has_ports && packet.has_ports {
