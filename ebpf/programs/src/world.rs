@@ -14,8 +14,8 @@ use fault_abi::verdict::{Effect, VERDICTS, Verdict};
 
 use crate::frame::within;
 use crate::maps::{
-    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LATER_FRAGMENT, LINE, PEERS, RESET, RULES, SCRATCH, SPLITTER_BEHIND,
-    STATE,
+    COUNTERS, ENGINE, FLOWS, GLOBAL, HELD, LATER_FRAGMENT, LINE, PEERS, RESET, RULES, SCRATCH,
+    SPLITTER_BEHIND, STATE,
 };
 
 /// The kernel's maps.
