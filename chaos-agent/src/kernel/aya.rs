@@ -121,27 +121,7 @@ impl AyaKernel {
         // Those that are retired rest for a while.
         let state_room = Capacity::with_replacements(capacity.states());
         let cpus = nr_cpus().map_err(|(path, error)| KernelError::Load(format!("{path}: {error}")))?;
-        let level = if wanted.lines { aya_log::Level::Debug as u8 } else { 0 };
-        let mut programs = EbpfLoader::new()
-            .override_global(names::LOG_LEVEL, &level, true)
-            .map_max_entries(names::TARGETS, capacity.targets)
-            .map_max_entries(names::PORT_TARGETS, capacity.targets)
-            .map_max_entries(names::CIDRS, capacity.targets)
-            .map_max_entries(names::RULES, capacity.rule_slots())
-            .map_max_entries(names::HANDLES, capacity.rule_slots())
-            .map_max_entries(names::STATE, state_room)
-            .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
-            .map_max_entries(names::FLOWS, capacity.flows)
-            .map_max_entries(names::TICKETS, wanted.queued.saturating_add(SPARE_TICKETS))
-            .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
-            .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
-            .map_max_entries(names::PROTECTED_CIDRS, Capacity::with_replacements(capacity.protected))
-            .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
-            .load(object)
-            .map_err(|error| KernelError::Load(chain(&error)))?;
-        if programs.map(names::CONFIG).is_none() {
-            return Err(KernelError::Abi);
-        }
+        let mut programs = Self::make_maps(object, capacity, &wanted, state_room)?;
         let (high, arrays) = fill_arrays(&mut programs, wanted.xdp)?;
         let counters = take(&mut programs, names::COUNTERS)?;
         let states = take(&mut programs, names::STATE)?;
@@ -186,6 +166,37 @@ impl AyaKernel {
             has_lines: wanted.lines,
             programs,
         })
+    }
+
+    /// The object with its maps, as large as they shall be.
+    fn make_maps(
+        object: &[u8],
+        capacity: Capacity,
+        wanted: &Wanted,
+        state_room: u32,
+    ) -> Result<Ebpf, KernelError> {
+        let level = if wanted.lines { aya_log::Level::Debug as u8 } else { 0 };
+        let programs = EbpfLoader::new()
+            .override_global(names::LOG_LEVEL, &level, true)
+            .map_max_entries(names::TARGETS, capacity.targets)
+            .map_max_entries(names::PORT_TARGETS, capacity.targets)
+            .map_max_entries(names::CIDRS, capacity.targets)
+            .map_max_entries(names::RULES, capacity.rule_slots())
+            .map_max_entries(names::HANDLES, capacity.rule_slots())
+            .map_max_entries(names::STATE, state_room)
+            .map_max_entries(names::COUNTERS, state_room.saturating_mul(2))
+            .map_max_entries(names::FLOWS, capacity.flows)
+            .map_max_entries(names::TICKETS, wanted.queued.saturating_add(SPARE_TICKETS))
+            .map_max_entries(names::PEERS, Capacity::with_replacements(capacity.peers))
+            .map_max_entries(names::PROTECTED, Capacity::with_replacements(capacity.protected))
+            .map_max_entries(names::PROTECTED_CIDRS, Capacity::with_replacements(capacity.protected))
+            .map_max_entries(names::NODE_ADDRESSES, Capacity::with_replacements(capacity.node_addresses))
+            .load(object)
+            .map_err(|error| KernelError::Load(chain(&error)))?;
+        if programs.map(names::CONFIG).is_none() {
+            return Err(KernelError::Abi);
+        }
+        Ok(programs)
     }
 }
 

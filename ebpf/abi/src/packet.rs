@@ -328,13 +328,13 @@ fn ports<F: Frame + ?Sized>(frame: &F, protocol: u8, (offset, end): (usize, usiz
             },
             _ => malformed,
         },
-        PROTOCOL_ICMP => match frame.byte(offset) {
-            Some(icmp_type) => {
-                let is_too_big =
-                    icmp_type == UNREACHABLE && frame.byte(offset + 1) == Some(FRAGMENTATION_NEEDED);
+        // Type and code, without which there is no message (RFC 792).
+        PROTOCOL_ICMP => match (frame.byte(offset), frame.byte(offset + 1)) {
+            (Some(icmp_type), Some(code)) => {
+                let is_too_big = icmp_type == UNREACHABLE && code == FRAGMENTATION_NEEDED;
                 Transport { icmp_type, is_too_big, ..plain }
             }
-            None => malformed,
+            _ => malformed,
         },
         PROTOCOL_ICMPV6 => match frame.byte(offset) {
             Some(icmp_type) => Transport { icmp_type, is_too_big: icmp_type == PACKET_TOO_BIG, ..plain },

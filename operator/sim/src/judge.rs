@@ -18,6 +18,8 @@ use crate::rule::{Rule, Violation};
 use crate::server::store::Change;
 use crate::states::Memory;
 
+mod limits;
+
 /// Who sets what a fleet wants.
 const FLEET: &str = "edge-fleet";
 
@@ -346,64 +348,6 @@ impl Book {
         }
         for (rule, sentence) in sentences {
             self.breaks(rule, sentence);
-        }
-    }
-
-    /// There is no room for another one, since some that had run it got lost, as the API server's objects have it: then, too, at most
-    /// those are changed that were reserved by then.
-    fn judge_gone(&mut self, number: usize) {
-        let plan = &self.fleets[number];
-        let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
-        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
-        else {
-            return;
-        };
-        let template = &fleet.spec.template;
-        let of_this = |told: &&Told| told.fleet == number && told.desired == *template && !told.withheld;
-        let told = || self.told.values().filter(of_this);
-        let gone = told().filter(|told| told.ended && told.away).count();
-        let out = gone + told().filter(|told| !told.ended).count();
-        let Some(rollout) = self.rollouts.get_mut(&name) else { return };
-        if gone == 0 || out < plan.max_unavailable {
-            rollout.since_full = None;
-            return;
-        }
-        let changed = *rollout.since_full.get_or_insert(0);
-        if changed > in_flight {
-            rollout.since_full = Some(0);
-            let sentence = format!(
-                "{name} changed {changed} devices after {gone} got lost that had run it and {} were under way or had failed",
-                out - gone
-            );
-            self.breaks(Rule::Unavailable, sentence);
-        }
-    }
-
-    /// Too many failed, as the API server's objects have it: then at most those are changed that were reserved by then.
-    fn judge_failures(&mut self, number: usize) {
-        let plan = &self.fleets[number];
-        let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
-        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
-        else {
-            return;
-        };
-        let template = &fleet.spec.template;
-        let told = || self.told.values().filter(|told| told.fleet == number && told.desired == *template);
-        let failed = told().filter(|told| told.failed).count();
-        let finished = failed + told().filter(|told| told.ended).count();
-        let sample = finished.max(self.order(number).len().min(4));
-        let exceeded = failed * 100 > sample * usize::try_from(plan.failures).unwrap_or(100);
-        let Some(rollout) = self.rollouts.get_mut(&name) else { return };
-        if !exceeded {
-            rollout.since_exceeded = None;
-            return;
-        }
-        let changed = *rollout.since_exceeded.get_or_insert(0);
-        if changed > in_flight {
-            rollout.since_exceeded = Some(0);
-            let sentence =
-                format!("{name} changed {changed} devices after {failed} of {finished} had failed");
-            self.breaks(Rule::Failures, sentence);
         }
     }
 }

@@ -55,6 +55,7 @@ impl DeviceMetrics {
     ///
     /// # Errors
     /// When a name is taken.
+    #[expect(clippy::too_many_lines, reason = "one metric after the other, each with its words")]
     pub fn new(registry: &Registry, devices: Store<Device>, limit: usize) -> Result<Self, prometheus::Error> {
         let tallies = Tallies::default();
         tallies.register(registry)?;

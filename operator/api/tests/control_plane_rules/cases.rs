@@ -97,6 +97,7 @@ const FAULTS: &str =
     "faults: write at least one of partition, loss, corrupt, duplicate, delay, reorder and rate";
 
 /// Bad devices.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn devices() -> Vec<Case> {
     let large: serde_json::Map<String, Value> =
         (0..30).map(|n| (format!("key-{n}"), json!("x".repeat(28)))).collect();
@@ -178,6 +179,7 @@ pub(crate) fn profiles() -> Vec<Case> {
     cases
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn targets() -> Vec<Case> {
     let targets = "/spec/targets";
     let selector = "/spec/targets/devices/selector";
@@ -243,6 +245,7 @@ fn targets() -> Vec<Case> {
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn matches_and_faults() -> Vec<Case> {
     let ports = "/spec/match/ports";
     let loss = "/spec/faults/loss";

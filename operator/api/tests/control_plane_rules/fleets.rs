@@ -55,6 +55,7 @@ pub(crate) fn good() -> impl Iterator<Item = Value> {
 }
 
 /// Bad fleets.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn bad_ones() -> Vec<Case> {
     let batches = "/spec/rollout/batches";
     let unavailable = "/spec/rollout/maxUnavailable";

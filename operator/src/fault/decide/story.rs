@@ -1,6 +1,7 @@
 //! A profile's life as prose, without an API server: the tables in `tests.rs` are told with this.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use edge_api::choose::Amount;
 use edge_api::condition::find_condition;
@@ -9,7 +10,7 @@ use jiff::SignedDuration;
 use kube::core::Selector;
 
 use super::super::choice::find;
-use super::super::population::{Kind, Member, Place, Population};
+use super::super::population::{Kind, Member, NoTarget, Place, Population};
 use super::super::validate::Wanted;
 use super::*;
 
@@ -208,4 +209,20 @@ pub(super) fn reaches(enforced: u32, targets: u32) -> Option<ProfileOnNode> {
         message,
         ..ProfileOnNode::default()
     })
+}
+
+/// For pauses.
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// A profile that two agents hold, for a pod each.
+pub(super) fn active() -> Story {
+    let mut story = Story::begin();
+    story.agent("n1", None).agent("n2", None).pod("a", "n1").pod("b", "n2").look();
+    story.agent("n1", holds(1)).agent("n2", holds(1)).look();
+    assert_eq!(story.phase(), FaultPhase::Active);
+    story
+}
+
+pub(super) fn two() -> Amount {
+    Amount::Count(NonZeroU32::new(2).unwrap())
 }

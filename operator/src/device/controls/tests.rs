@@ -1,0 +1,71 @@
+//! The table of what is remembered, at its ends.
+
+use kube::Client;
+use kube::client::Body;
+use serde_json::json;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+use super::*;
+use crate::fault::tests::shared_with;
+
+fn key(name: &str) -> Key {
+    Key { namespace: "demo".to_owned(), name: name.to_owned() }
+}
+
+#[tokio::test]
+async fn a_device_that_was_gone_before_it_was_remembered_leaves_nothing_behind() {
+    let nobody = tower::service_fn(|_: http::Request<Body>| {
+        std::future::pending::<Result<http::Response<Body>, io::Error>>()
+    });
+    let shared = shared_with(Client::new(nobody, "default"), &mut JoinSet::new());
+    let ((outcomes, _triggers), (news, _notifications)) = (mpsc::channel(1), mpsc::channel(1));
+    let controls = Controls::new(shared, outcomes, news).await.unwrap();
+    let device: Device = serde_json::from_value(json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+        "metadata": {"name": "pump", "namespace": "demo", "uid": "u"},
+        "spec": {"endpoint": {"host": "10.20.0.17"}},
+    }))
+    .unwrap();
+    // The cache has let it go, and has told so, while a reconcile of it was on its way.
+    controls.forget(&key("pump"));
+    assert!(!controls.admits(&key("pump"), &device));
+    assert!(controls.with_memory(&key("pump"), &device, |_, _| ()).is_none());
+    assert!(controls.devices_at(None).is_empty());
+}
+
+#[test]
+fn devices_that_are_released_beyond_the_bound_show_in_a_gauge_of_their_own_and_no_usage_exceeds_its_limit() {
+    let metrics = Metrics::new().unwrap();
+    let table = Arc::new(Mutex::new(Table::new(2)));
+    show_table(&metrics, 2, &table);
+    for number in 0..10 {
+        lock(&table).insert(&key(&number.to_string()), true, || ());
+    }
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    for (name, most) in [("devices", 2), ("leaving_devices", 1)] {
+        for metric in ["edge_limit", "edge_usage"] {
+            let line = format!("{metric}{{name=\"{name}\"}} {most}");
+            assert!(text.lines().any(|one| one == line), "{line} is missing in\n{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_datagram_leaves_a_process_that_does_not_lead() {
+    let device = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+    let peer = device.local_addr().unwrap();
+    let leadership = Leadership::none();
+    let sockets = Arc::new(Sockets::bind().await.unwrap());
+    let outlet = WhileLeading { sockets, leadership: leadership.clone() };
+    assert!(outlet.send(peer, b"before").await.is_err());
+    leadership.grant(7, Instant::now() + Duration::from_secs(60));
+    outlet.send(peer, b"leading").await.unwrap();
+    leadership.end();
+    assert!(outlet.send(peer, b"after").await.is_err());
+    let mut buffer = [0; 16];
+    let patience = Duration::from_secs(5);
+    let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer[..length], b"leading");
+    assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");
+}
