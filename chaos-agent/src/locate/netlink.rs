@@ -101,23 +101,28 @@ fn of_filters(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
     }
 }
 
-/// A connection in the network namespace in which it was made.
+/// Connections in the network namespace in which they were made: one on which the kernel is asked, and one on which it tells. Where it
+/// tells very much at once, some of that is lost (`ENOBUFS`, which is told as a change of all); an answer must not be, since whoever asked
+/// would wait for it for ever.
 pub struct Netlink {
     handle: Handle,
     events: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 }
 
 impl Netlink {
-    /// Connects; the connection is a task of `tasks`.
+    /// Connects; each connection is a task of `tasks`.
     ///
     /// # Errors
     /// When there is no socket.
     pub fn connect(tasks: &mut JoinSet<anyhow::Result<()>>) -> Result<Self, NetlinkError> {
-        let (connection, handle, events) = rtnetlink::new_multicast_connection(&GROUPS)?;
-        tasks.spawn(async move {
-            connection.await;
-            Err(anyhow::Error::from(NetlinkError::Closed))
-        });
+        let (asking, handle, _none) = rtnetlink::new_connection()?;
+        let (telling, _unused, events) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        for connection in [asking, telling] {
+            tasks.spawn(async move {
+                connection.await;
+                Err(anyhow::Error::from(NetlinkError::Closed))
+            });
+        }
         Ok(Self { handle, events })
     }
 
@@ -135,7 +140,7 @@ impl Netlink {
         Ok(told)
     }
 
-    /// The connection itself.
+    /// The connection on which the kernel is asked.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
