@@ -209,15 +209,9 @@ impl Agent {
     /// Waits until netlink tells of a change, and goes on until the named interfaces are those with hooks.
     pub(crate) fn follow(&mut self, interfaces: &[&str]) {
         let wanted: BTreeSet<&str> = interfaces.iter().copied().collect();
-        let wait = Duration::from_nanos(patience());
-        while self.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() != wanted {
-            let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
-            let told = self.runtime.block_on(changed);
-            let told = told
-                .unwrap_or_else(|_| panic!("netlink was silent; {:?} have hooks", self.hooked()))
-                .unwrap();
-            self.take(&told);
-        }
+        self.follow_until(&format!("{wanted:?} have hooks"), |agent| {
+            agent.hooked().keys().map(String::as_str).collect::<BTreeSet<_>>() == wanted
+        });
     }
 
     /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
@@ -240,7 +234,9 @@ impl Agent {
         while !is_so(self) {
             let changed = async { tokio::time::timeout(wait, self.netlink.changed()).await };
             let told = self.runtime.block_on(changed);
-            let told = told.unwrap_or_else(|_| panic!("netlink was silent before {what}")).unwrap();
+            let told = told
+                .unwrap_or_else(|_| panic!("netlink was silent before {what}: {:?}", self.hooked()))
+                .unwrap();
             self.take(&told);
         }
     }

@@ -1,31 +1,44 @@
 //! Limits beyond which a fleet may not go on: too many are lost that had run it, or too many failed.
 
+use edge_api::DeviceFleet;
+
 use super::{Book, Told, is_complete, is_given_up};
 use crate::rule::Rule;
 
+/// How many were changed since the limit is reached, if those are more than were under way by then. `since` counts them, and begins anew
+/// with each that is told.
+fn beyond(since: &mut Option<usize>, is_reached: bool, in_flight: usize) -> Option<usize> {
+    if !is_reached {
+        *since = None;
+        return None;
+    }
+    let changed = *since.get_or_insert(0);
+    (changed > in_flight).then(|| {
+        *since = Some(0);
+        changed
+    })
+}
+
 impl Book {
+    /// A fleet that brings its template to devices.
+    fn under_way(&self, name: &str) -> Option<&DeviceFleet> {
+        self.objects.get(name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
+    }
+
     /// There is no room for another one, since some that had run it got lost, as the API server's objects have it: then, too, at most
     /// those are changed that were reserved by then.
     pub(super) fn judge_gone(&mut self, number: usize) {
         let plan = &self.fleets[number];
         let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
-        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
-        else {
-            return;
-        };
+        let Some(fleet) = self.under_way(&name) else { return };
         let template = &fleet.spec.template;
         let of_this = |told: &&Told| told.fleet == number && told.desired == *template && !told.withheld;
         let told = || self.told.values().filter(of_this);
         let gone = told().filter(|told| told.ended && told.away).count();
         let out = gone + told().filter(|told| !told.ended).count();
         let Some(rollout) = self.rollouts.get_mut(&name) else { return };
-        if gone == 0 || out < plan.max_unavailable {
-            rollout.since_full = None;
-            return;
-        }
-        let changed = *rollout.since_full.get_or_insert(0);
-        if changed > in_flight {
-            rollout.since_full = Some(0);
+        let is_full = gone > 0 && out >= plan.max_unavailable;
+        if let Some(changed) = beyond(&mut rollout.since_full, is_full, in_flight) {
             let sentence = format!(
                 "{name} changed {changed} devices after {gone} got lost that had run it and {} were under way or had failed",
                 out - gone
@@ -38,10 +51,7 @@ impl Book {
     pub(super) fn judge_failures(&mut self, number: usize) {
         let plan = &self.fleets[number];
         let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
-        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet) && !is_complete(fleet))
-        else {
-            return;
-        };
+        let Some(fleet) = self.under_way(&name) else { return };
         let template = &fleet.spec.template;
         let told = || self.told.values().filter(|told| told.fleet == number && told.desired == *template);
         let failed = told().filter(|told| told.failed).count();
@@ -49,13 +59,7 @@ impl Book {
         let sample = finished.max(self.order(number).len().min(4));
         let exceeded = failed * 100 > sample * usize::try_from(plan.failures).unwrap_or(100);
         let Some(rollout) = self.rollouts.get_mut(&name) else { return };
-        if !exceeded {
-            rollout.since_exceeded = None;
-            return;
-        }
-        let changed = *rollout.since_exceeded.get_or_insert(0);
-        if changed > in_flight {
-            rollout.since_exceeded = Some(0);
+        if let Some(changed) = beyond(&mut rollout.since_exceeded, exceeded, in_flight) {
             let sentence =
                 format!("{name} changed {changed} devices after {failed} of {finished} had failed");
             self.breaks(Rule::Failures, sentence);
