@@ -139,7 +139,7 @@ pub struct WorkArgs {
     #[arg(long, env = "DEVICE_WRITERS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub device_writers: u16,
     /// Exchanges with devices at once; each device has one at most
-    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
+    #[arg(long, env = "MAX_IN_FLIGHT", default_value_t = 2048, value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub max_in_flight: u16,
     /// Devices that are observed (RFC 7641) at once; more are probed alone
     #[arg(long, env = "MAX_OBSERVATIONS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]

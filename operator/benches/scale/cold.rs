@@ -14,7 +14,7 @@ use crate::site::Running;
 /// The operator's defaults, which the bound goes by: `--ack-timeout`, `--max-retransmit`, `--max-in-flight`, `--workers`.
 const ACK_TIMEOUT: f64 = 2.0;
 const MAX_RETRANSMIT: u32 = 4;
-const WINDOW: u32 = 512;
+const WINDOW: u32 = 2048;
 const WORKERS: usize = 16;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
