@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use edge_api::fault_node::ClockOffset;
 use jiff::{SignedDuration, Timestamp};
@@ -33,17 +34,24 @@ impl Now {
     }
 }
 
+/// CLOCK_BOOTTIME in nanoseconds.
+///
+/// # Errors
+/// When the kernel has none.
+pub fn boot_ns() -> std::io::Result<u64> {
+    let boot = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?);
+    Ok(u64::try_from(boot.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// Reads both clocks.
 ///
 /// # Errors
 /// When the kernel has no CLOCK_BOOTTIME.
-pub fn read() -> nix::Result<Now> {
-    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
-    let seconds = u64::try_from(boot.tv_sec()).unwrap_or_default();
-    let nanoseconds = u64::try_from(boot.tv_nsec()).unwrap_or_default();
+pub fn read() -> std::io::Result<Now> {
+    let boot_ns = boot_ns()?;
     #[expect(clippy::disallowed_methods, reason = "the I/O shell: decisions take this as an argument")]
     let wall = Timestamp::now();
-    Ok(Now { wall, boot_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds) })
+    Ok(Now { wall, boot_ns })
 }
 
 /// The API server's clock, as an interval of what it is ahead of CLOCK_BOOTTIME, out of `Date` headers (RFC 9110 §6.6.1).

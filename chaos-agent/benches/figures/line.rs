@@ -24,7 +24,7 @@ use fault_rig::figures::{Aim, Figure, Report};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tokio::task::JoinSet;
 
 use crate::measure::float;
@@ -221,7 +221,7 @@ fn pause(nanoseconds: u64) {
 }
 
 fn boot_ns() -> u64 {
-    u64::try_from(Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_nanos()).unwrap()
+    fault_rig::now_ns().unwrap()
 }
 
 /// What the engine's thread has spent on a CPU.

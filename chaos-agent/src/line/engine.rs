@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::time::{ClockId, clock_gettime};
+
 use thiserror::Error;
 
 use super::audit::Audit;
@@ -23,6 +23,7 @@ use super::relay::{Queue, Relay};
 use super::schedule;
 use super::stats::Stats;
 use super::tap::Tap;
+use crate::clock::boot_ns;
 
 /// The thread's name.
 const NAME: &str = "delay-line";
@@ -269,10 +270,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// CLOCK_BOOTTIME in nanoseconds.
-fn boot_ns() -> io::Result<u64> {
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
-    Ok(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }

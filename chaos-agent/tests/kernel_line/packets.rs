@@ -4,9 +4,7 @@ use chaos_agent::line::pool::Limits;
 use chaos_agent::line::tap::dropped;
 use fault_abi::ticket::TICKET;
 
-use crate::support::{
-    LIMITS, Line, MAGIC, NAME, boot_ns, frame, id, in_own_namespace, release_ns, slower, ticket,
-};
+use crate::support::{LIMITS, Line, MAGIC, NAME, boot_ns, frame, id, in_own_namespace, release_ns, ticket};
 use crate::tag::{TAG, Tagger};
 use crate::wire::Wire;
 
@@ -14,7 +12,7 @@ const MS: u64 = 1_000_000;
 
 /// Late enough for a busy machine to have put everything in before.
 fn later() -> u64 {
-    2_000 * MS * slower()
+    2_000 * MS * fault_rig::slower()
 }
 
 #[test]

@@ -15,7 +15,7 @@ use fault_abi::ticket::{GUARD, TICKET};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tokio::task::JoinSet;
 
 /// The TAP's name.
@@ -25,15 +25,9 @@ pub(crate) const MAGIC: u64 = 0x1122_3344_5566_7788;
 /// Room for everything that a test sends.
 pub(crate) const LIMITS: Limits = Limits { packets: 5_000, bytes: 5_000_000 };
 
-/// So many times slower than a real machine is this one, where it is emulated.
-pub(crate) fn slower() -> u64 {
-    let slower = std::env::var("EDGE_TEST_SLOWER").ok();
-    slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
-}
-
 /// How long a test waits for anything.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(30 * slower())
+    Duration::from_secs(30 * fault_rig::slower())
 }
 
 /// Runs `story` on a thread in a network namespace of its own, which ends with it.
@@ -113,7 +107,7 @@ pub(crate) fn give_up_the_right_to_make_interfaces() {
 
 /// CLOCK_BOOTTIME in nanoseconds.
 pub(crate) fn boot_ns() -> u64 {
-    u64::try_from(Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_nanos()).unwrap()
+    fault_rig::now_ns().unwrap()
 }
 
 /// A frame of `length` bytes with a number in it, and EtherType 0x88b5 (IEEE 802, for local experiments).

@@ -42,10 +42,9 @@ pub(crate) const HOOKS: [(&str, u32, u32, Direction); 3] = [
     (TC_EGRESS_DISPATCH, REDIRECT, NEXT, Direction::ToDevice),
 ];
 
-/// So many packets on a real machine, and a twentieth in an emulated one, where a million take a minute; `EDGE_TEST_SLOWER` says so, as in
-/// `kernel_packets`.
+/// So many packets on a real machine, and a twentieth in an emulated one, where a million take a minute.
 pub(crate) fn packets(on_a_real_machine: u32) -> u32 {
-    if std::env::var_os("EDGE_TEST_SLOWER").is_some() { on_a_real_machine / 20 } else { on_a_real_machine }
+    if fault_rig::slower() > 1 { on_a_real_machine / 20 } else { on_a_real_machine }
 }
 
 /// A rig with the built-in object and no targets, and nothing behind its dispatchers.

@@ -231,6 +231,16 @@ impl Rig {
     }
 }
 
+/// So many times slower than a real machine is this one, where it is emulated: `EDGE_TEST_SLOWER` says so.
+///
+/// # Panics
+/// When that is no whole number.
+#[expect(clippy::expect_used, reason = "for tests: they cannot go on without it")]
+pub fn slower() -> u64 {
+    let slower = std::env::var("EDGE_TEST_SLOWER").ok();
+    slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
+}
+
 /// CLOCK_BOOTTIME in nanoseconds: the clock of rules.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
 /// CLOCK_BOOTTIME in nanoseconds, by which rules end.
 pub(crate) fn boot_ns() -> u64 {
-    nanoseconds(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
+    fault_rig::now_ns().unwrap()
 }
 
 /// The clock of the wall, by which the kernel stamps what arrives.
@@ -21,16 +21,9 @@ pub(crate) const fn ms(milliseconds: u64) -> u64 {
     milliseconds * 1_000_000
 }
 
-/// So many times slower than a real machine is this one, where it is emulated: times that a story allows, and those that it
-/// asserts, are that much longer. The one place that reads the variable.
-fn slower() -> u64 {
-    let slower = std::env::var("EDGE_TEST_SLOWER").ok();
-    slower.map_or(1, |slower| slower.parse().expect("EDGE_TEST_SLOWER is a whole number"))
-}
-
 /// Whether times say nothing about a real machine.
 pub(crate) fn is_emulated() -> bool {
-    slower() > 1
+    fault_rig::slower() > 1
 }
 
 /// How long a story waits for anything, in nanoseconds.
@@ -40,7 +33,7 @@ pub(crate) fn patience() -> u64 {
 
 /// Milliseconds of a real machine in nanoseconds of this one.
 pub(crate) fn ms_here(milliseconds: u64) -> u64 {
-    ms(milliseconds) * slower()
+    ms(milliseconds) * fault_rig::slower()
 }
 
 /// A steady beat, so that a sender does not run faster than receivers are scheduled.
