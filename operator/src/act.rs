@@ -50,6 +50,17 @@ pub async fn write(
     let waiting = scopeguard(|| controls.metrics.waiting_writes.dec());
     let _slot = controls.writers.acquire(false, Cause::Routine).await;
     drop(waiting);
+    // In a place of its own: all devices of a cluster may wait at once, and few are written.
+    Box::pin(write_all(controls, key, device, sight, writes)).await
+}
+
+async fn write_all(
+    controls: &Controls,
+    key: &Key,
+    device: &Device,
+    sight: &Sight,
+    writes: Vec<Action>,
+) -> Result<bool, ApiError> {
     for action in writes {
         if controls.shared.shutdown.is_cancelled() {
             return Ok(false);

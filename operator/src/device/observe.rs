@@ -78,7 +78,8 @@ pub async fn observe(controls: &Controls, key: &Key, device: &Device) -> Result<
     }
     let cached = device.metadata.generation.unwrap_or(0);
     let ahead = reported.is_some_and(|reported| reported > u64::try_from(cached).unwrap_or(0));
-    if ahead && fresh_generation(shared, key).await? > cached {
+    // In a place of its own: it is rare, and all devices of a cluster may wait behind this.
+    if ahead && Box::pin(fresh_generation(shared, key)).await? > cached {
         return Ok(None);
     }
     let (wall, draw, epoch) = (shared.clock.now(), draw(), shared.leadership.epoch());
