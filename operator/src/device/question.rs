@@ -42,7 +42,7 @@ pub(super) fn command(
         epoch: seen.epoch,
         command_id: command_id(memory, generation),
         firmware: target.firmware.clone(),
-        config: target.config.as_ref().clone(),
+        config: target.config.iter().cloned().collect(),
     };
     let payload = edge_protocol::encode(&command).map_err(|error| {
         let message = format!("the desired state cannot be sent: {error}");

@@ -1,6 +1,5 @@
 //! A Device's spec into types that cannot be wrong. What fails here was let in by a schema that is not ours.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +44,8 @@ impl Host {
 pub struct Target {
     /// Firmware version.
     pub firmware: String,
-    /// Settings. One copy for all that is remembered of a device.
-    pub config: Arc<BTreeMap<String, String>>,
+    /// Settings, in the order of their names. One copy for all that is remembered of a device, as small as they are.
+    pub config: Arc<[(String, String)]>,
     /// Digest of the settings, as devices report it.
     pub digest: ConfigDigest,
 }
@@ -54,7 +53,11 @@ pub struct Target {
 impl Target {
     fn of(desired: &Desired) -> Self {
         let digest = config_digest(&desired.config);
-        Self { firmware: desired.firmware.clone(), config: Arc::new(desired.config.clone()), digest }
+        Self {
+            firmware: desired.firmware.clone(),
+            config: desired.config.clone().into_iter().collect(),
+            digest,
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_protocol::network::{Network, Port, System};
+use futures::StreamExt as _;
+use futures::channel::mpsc as channel;
 use prometheus::{Histogram, IntCounterVec, IntGauge};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,6 +24,9 @@ use crate::lock::lock;
 /// Messages that wait for the driver of one exchange, if nothing else is said; what comes faster is dropped, as the
 /// network might.
 const MAILBOX: usize = 4;
+
+/// Where its messages go. Not tokio's: that takes room for 32 at once, which weighs as much as the rest of an exchange.
+type Mailbox = channel::Sender<Message>;
 
 /// A way to send datagrams: sockets, or a scripted network in tests.
 pub trait Datagrams: Send + Sync + 'static {
@@ -125,7 +130,7 @@ struct Observing {
 /// All exchanges of this process.
 pub struct Link<D> {
     datagrams: D,
-    window: Mutex<Window<mpsc::Sender<Message>>>,
+    window: Mutex<Window<Mailbox>>,
     timing: Timing,
     datagrams_total: IntCounterVec,
     observing: Option<Observing>,
@@ -190,7 +195,7 @@ impl<D: Datagrams> Link<D> {
         self.window().len()
     }
 
-    fn window(&self) -> MutexGuard<'_, Window<mpsc::Sender<Message>>> {
+    fn window(&self) -> MutexGuard<'_, Window<Mailbox>> {
         lock(&self.window)
     }
 
@@ -209,7 +214,7 @@ impl<D: Datagrams> Link<D> {
             // What is sent was encoded within the protocol's limits; a longer one cannot be sent at all.
             return End::NoAnswer;
         };
-        let (sender, mut mailbox) = mpsc::channel(self.mailbox);
+        let (sender, mut mailbox) = channel::channel(self.mailbox - 1);
         if let Err(full) = self.window().open(token, peer, id, sender) {
             tracing::error!(%full, "an exchange was started without a free slot");
             return End::NoAnswer;
@@ -222,7 +227,7 @@ impl<D: Datagrams> Link<D> {
             let was_unanswered = exchange.is_unanswered();
             let step = tokio::select! {
                 biased;
-                Some(message) = mailbox.recv() => {
+                Some(message) = mailbox.next() => {
                     self.acknowledge(peer, &message).await;
                     let step = exchange.on_message(message, Instant::now());
                     if was_unanswered && (step != Step::Wait || !exchange.is_unanswered()) {

@@ -20,7 +20,7 @@ pub struct Full(pub usize);
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route<'a, T> {
     /// To this exchange.
-    Deliver(&'a T),
+    Deliver(&'a mut T),
     /// To nobody: its exchange has ended. A confirmable one is answered with this, so that its sender stops.
     Late(Option<Kind>),
     /// To nobody: it fits no exchange.
@@ -128,26 +128,24 @@ impl<T> Window<T> {
 
     /// Where this message from `peer` goes. A token alone is not enough: it must come from where the request
     /// went to.
-    pub fn route(&self, peer: SocketAddr, message: &Message) -> Route<'_, T> {
+    pub fn route(&mut self, peer: SocketAddr, message: &Message) -> Route<'_, T> {
+        let asked = self.ids.get(&(peer, message.id)).copied();
+        let is_piggybacked = message.response.is_some() && message.kind == Kind::Acknowledgement;
         let token = match (&message.response, message.kind) {
-            (Some(response), Kind::Acknowledgement) => {
-                let same = self.ids.get(&(peer, message.id)) == Some(&response.token);
-                return match self.open.get(&response.token).filter(|open| same && open.id == message.id) {
-                    Some(open) => Route::Deliver(&open.receiver),
-                    None => self.late(peer, response.token, message.kind),
-                };
-            }
             (Some(response), _) => response.token,
-            (None, Kind::Acknowledgement | Kind::Reset) => match self.ids.get(&(peer, message.id)) {
-                Some(token) => *token,
+            (None, Kind::Acknowledgement | Kind::Reset) => match asked {
+                Some(token) => token,
                 None => return Route::Noise,
             },
             (None, _) => return Route::Noise,
         };
-        match self.open.get(&token).filter(|open| open.peer == peer) {
-            Some(open) => Route::Deliver(&open.receiver),
-            None => self.late(peer, token, message.kind),
+        let is_of = |open: &Open<T>| {
+            open.peer == peer && (!is_piggybacked || (asked == Some(token) && open.id == message.id))
+        };
+        if !self.open.get(&token).is_some_and(is_of) {
+            return self.late(peer, token, message.kind);
         }
+        self.open.get_mut(&token).map_or(Route::Noise, |open| Route::Deliver(&mut open.receiver))
     }
 
     fn late(&self, peer: SocketAddr, token: Token, kind: Kind) -> Route<'_, T> {
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn answers_find_their_exchange_by_message_id_or_token() {
-        let window = with_one_open();
+        let mut window = with_one_open();
         for answer in [
             message(Kind::Acknowledgement, 1, None),
             message(Kind::Reset, 1, None),
@@ -190,13 +188,13 @@ mod tests {
             message(Kind::Confirmable, 900, Some(TOKEN)),
             message(Kind::NonConfirmable, 901, Some(TOKEN)),
         ] {
-            assert_eq!(window.route(peer(5683), &answer), Route::Deliver(&"exchange"), "{answer:?}");
+            assert_eq!(window.route(peer(5683), &answer), Route::Deliver(&mut "exchange"), "{answer:?}");
         }
     }
 
     #[test]
     fn what_comes_from_elsewhere_or_fits_nothing_is_noise() {
-        let window = with_one_open();
+        let mut window = with_one_open();
         for (from, answer) in [
             (5684, message(Kind::Acknowledgement, 1, None)),
             (5684, message(Kind::Confirmable, 900, Some(TOKEN))),
@@ -239,14 +237,14 @@ mod tests {
         window.open(TOKEN, peer(5683), 1, "before").unwrap();
         window.open(TOKEN, peer(5683), 2, "next").unwrap();
         let answer = |id| message(Kind::Acknowledgement, id, Some(TOKEN));
-        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&"next"));
+        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&mut "next"));
         assert_eq!(
             window.route(peer(5683), &answer(1)),
             Route::Noise,
             "that is the answer to another question"
         );
         window.close(TOKEN, peer(5683), 1, false);
-        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&"next"));
+        assert_eq!(window.route(peer(5683), &answer(2)), Route::Deliver(&mut "next"));
         window.close(TOKEN, peer(5683), 2, true);
         assert!(window.is_empty() && window.ids.is_empty());
         assert_eq!(window.route(peer(5683), &answer(2)), Route::Late(None));
