@@ -1,6 +1,8 @@
 //! The election and what it protects, with operators as processes of their own against a real API server. Leases of
 //! 6 s, renewed within 4 s, every second.
 
+#[path = "control_plane_leader/late.rs"]
+mod late;
 #[path = "control_plane_leader/old_hand.rs"]
 mod old_hand;
 #[path = "control_plane_leader/stage.rs"]

@@ -11,6 +11,7 @@ use edge_api::condition::{is_true, types};
 use edge_api::{Desired, Device, DeviceFleet, DevicePhase};
 use edge_protocol::config_digest;
 use serde::Deserialize as _;
+use serde_json::Value;
 
 use crate::person::NAMESPACE;
 use crate::rollouts::FleetPlan;
@@ -96,6 +97,7 @@ impl Judge {
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = change.place.2.clone();
         let object = change.after.as_deref();
+        book.epoch(change);
         match change.place.0.rsplit('/').next() {
             Some("devices") => match object.and_then(|object| Device::deserialize(object).ok()) {
                 Some(device) => book.device(name, device),
@@ -155,6 +157,19 @@ impl Book {
                 && &entry.firmware == firmware
                 && entry.config_digest == digest
         })
+    }
+
+    /// What a later leader has written is never a former one's again. (A cluster that is set back to a backup is no change.)
+    fn epoch(&mut self, change: &Change) {
+        let epoch = |object: &Value| object.pointer("/status/epoch").and_then(Value::as_u64);
+        let (Some(before), Some(object)) = (change.before.as_deref().and_then(epoch), &change.after) else {
+            return;
+        };
+        let after = epoch(object);
+        if after.unwrap_or_default() < before {
+            let sentence = format!("{:?} went from epoch {before} to {after:?}", change.place);
+            self.breaks(Rule::EpochsRise, sentence);
+        }
     }
 
     fn look_at_devices(&mut self) {

@@ -1,5 +1,6 @@
 //! Faults that are put in on purpose, so that the oracle is seen to find them: for each rule one that breaks it and no other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use device_sim::Behaviour;
@@ -7,12 +8,13 @@ use device_sim::durable::Durable;
 use device_sim::history::{Entry, What};
 use edge_api::Device;
 use edge_api::quantity::Share;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::happening::{FleetEdit, Happening};
 use crate::plan::{Plan, works};
 use crate::rollouts::FleetPlan;
 use crate::rule::Rule;
+use crate::server::store::Change;
 use crate::world::IN_FLIGHT;
 
 /// Members of the fleet; one more device is nobody's.
@@ -103,6 +105,17 @@ impl Plan {
         }
         device
     }
+}
+
+/// What the judge is told of a change: that a profile whose time is over is of an earlier leader.
+pub(crate) fn backdate(rule: Option<Rule>, change: &Change) -> Change {
+    let mut change = change.clone();
+    let is_one = rule == Some(Rule::EpochsRise) && change.place.0.ends_with("/faultprofiles");
+    let is_over = |object: &&mut Arc<Value>| is_one && object["status"]["phase"] == "Expired";
+    if let Some(object) = change.after.as_mut().filter(is_over) {
+        Arc::make_mut(object)["status"]["epoch"] = json!(1);
+    }
+    change
 }
 
 /// What a device is told that it went through, as it is kept: a command twice, or of a lower epoch.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use device_sim::Behaviour;
 use device_sim::random::Dice;
 use edge_api::quantity::Share;
+use serde_json::json;
 
-use crate::happening::{Happening, Life};
+use crate::happening::{FleetEdit, Happening, Life};
 use crate::rollouts::{self, FleetPlan};
 use crate::rule::Rule;
 use crate::sweep::Point;
@@ -72,27 +73,39 @@ impl Plan {
         Self { seed, devices, fleets, doomed, point: None, breaks: None, calm_from: CALM_FROM, happenings }
     }
 
-    /// A leader that is stopped right after a person declared something, with a command on its way and a status to write, and goes on
-    /// when another one has long carried out the next declaration.
+    /// A leader that is stopped right after a person declared something, with a command on its way and statuses to write, of a fleet, too,
+    /// and goes on when another one has long carried out the next declaration.
     pub fn of_a_stopped_leader(replica: usize) -> Self {
         let stopped = |stopped| Happening::Stopped { replica, stopped };
         let declare = |device, firmware| Happening::Declare { device, firmware, interval: 1 };
         let behaves = |behaviour| Happening::Behave { device: 0, behaviour: Box::new(behaviour) };
+        let pauses = |paused| Happening::Fleet { fleet: 0, edit: FleetEdit::Pause(paused) };
         let happenings = [
             (11_500, Happening::Latency(400)),
             // What it is told reaches the device only after another one leads.
             (11_900, behaves(Behaviour { drop: Share::ALL, ..works() })),
             (12_000, declare(0, 2)),
             (12_100, declare(1, 2)),
+            (12_100, pauses(true)),
             (12_300, stopped(true)),
             (12_400, behaves(works())),
             (13_000, declare(0, 3)),
             (13_000, declare(1, 3)),
+            (13_000, pauses(false)),
             (14_800, stopped(false)),
             (15_000, Happening::Latency(CALM_LATENCY)),
         ];
         let happenings = happenings.map(|(at, happening)| (Duration::from_millis(at), happening)).to_vec();
-        Self { happenings, ..Self::sweep(None) }
+        let fleet = FleetPlan {
+            name: "fleet-0".to_owned(),
+            batches: json!(["100%"]),
+            max_in_flight: 1,
+            max_unavailable: 1,
+            failures: 100,
+            pauses: true,
+            members: vec![2],
+        };
+        Self { devices: 3, fleets: vec![fleet], happenings, ..Self::sweep(None) }
     }
 
     /// The scenario of the sweeps: a firmware, a setting, a change in the middle of an install, a pause. Nothing goes wrong but
@@ -174,7 +187,6 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::happening::FleetEdit;
     use crate::weather::Bad;
 
     #[test]

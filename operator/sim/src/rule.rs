@@ -13,6 +13,8 @@ pub enum Rule {
     Quiet,
     /// No device stores or applies a lower generation or epoch of the same owner.
     NeverLower,
+    /// No status of a fleet or a profile goes back to the epoch of an earlier leader.
+    EpochsRise,
     /// No command is carried out twice.
     Once,
     /// No process has more exchanges under way, or uses more retries, than it may.

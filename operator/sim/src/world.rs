@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::judge::Judge;
+use crate::mutation::backdate;
 use crate::network::{API, Listener, Turmoil, client};
 use crate::person::{NAMESPACE, Person, SYSTEM};
 use crate::plan::{CALM_LATENCY, Plan, REPLICAS, works};
@@ -117,8 +118,8 @@ impl World {
             .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &network, &turns))
             .collect();
         let judge = Judge::new(plan.fleets.clone(), states.clone());
-        let witness = judge.clone();
-        server.store.watch_by(Box::new(move |change| witness.saw(change)));
+        let (witness, breaks) = (judge.clone(), plan.breaks);
+        server.store.watch_by(Box::new(move |change| witness.saw(&backdate(breaks, change))));
         let person = Person { server, host: sim.lookup(DEVICES).to_string() };
         person.begins(plan);
         Ok(Self {

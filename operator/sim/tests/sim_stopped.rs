@@ -5,7 +5,7 @@ use std::process::Command;
 #[test]
 #[ignore = "sim rung: takes seconds"]
 fn a_stopped_leader_is_refused_by_the_device_and_by_the_api_server_when_it_goes_on() {
-    let mut fenced = [false; 2];
+    let mut fenced = [false; 3];
     // One of the two leads.
     for replica in [0, 1] {
         let output = Command::new(env!("CARGO_BIN_EXE_edge-sim"))
@@ -18,9 +18,10 @@ fn a_stopped_leader_is_refused_by_the_device_and_by_the_api_server_when_it_goes_
         let after = said.split_once(&goes_on).unwrap().1;
         let own = |line: &str| line.split_whitespace().nth(1) == Some(&format!("operator-{replica}"));
         fenced[0] |= after.lines().any(|line| line.contains("devices") && line.contains("(4.12)"));
-        fenced[1] |= after
-            .lines()
-            .any(|line| own(line) && line.contains(" status of devices") && line.contains(": 409 "));
+        for (number, status) in [(1, " status of devices "), (2, " status of devicefleets ")] {
+            let is_refused = |line: &str| own(line) && line.contains(status) && line.contains(": 409 ");
+            fenced[number] |= after.lines().any(is_refused);
+        }
     }
-    assert_eq!(fenced, [true, true], "refused by the device, and by the API server");
+    assert_eq!(fenced, [true; 3], "refused by the device, and by the API server, of a device and of a fleet");
 }

@@ -84,3 +84,22 @@ fn who_is_back_holds_nobody_up_and_neither_does_who_was_never_told() {
     }
     assert_eq!(judge.broken(), []);
 }
+
+#[test]
+fn a_status_that_goes_back_to_an_earlier_leader_or_to_none_is_found() {
+    let judge = judge();
+    let now =
+        |epoch: Value| Some(Arc::new(json!({"metadata": {"name": "loss"}, "status": {"epoch": epoch}})));
+    let becomes = |before, after| {
+        let place = ("edge-operator.dev/faultprofiles".to_owned(), NAMESPACE.to_owned(), "loss".to_owned());
+        judge.saw(&Change { version: 0, place, before, after });
+        judge.broken().iter().map(|one| one.rule).collect::<Vec<_>>()
+    };
+    let right = [(None, now(json!(7))), (now(Value::Null), now(json!(7))), (now(json!(7)), now(json!(8)))];
+    for (before, after) in right.into_iter().chain([(now(json!(8)), now(json!(8))), (now(json!(8)), None)]) {
+        assert_eq!(becomes(before, after), []);
+    }
+    for after in [json!(7), Value::Null] {
+        assert_eq!(becomes(now(json!(8)), now(after)), [Rule::EpochsRise]);
+    }
+}
