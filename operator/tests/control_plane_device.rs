@@ -1,5 +1,7 @@
 //! The device controller against a real API server and simulated devices that speak CoAP over the loopback.
 
+#[path = "control_plane_device/adopting.rs"]
+mod adopting;
 #[path = "control_plane_device/measured.rs"]
 mod measured;
 #[path = "control_plane_device/notices.rs"]

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //!  assets.rs    where the binaries are (KUBEBUILDER_ASSETS)
-//!  processes.rs etcd and kube-apiserver: started, watched, killed with their starter, their folder removed
+//!  processes.rs etcd and kube-apiserver: their folder, keys and flags
+//!  spawner.rs   started, watched, killed with their starter
+//!  backup.rs    what etcd held at a moment, to be put back
 //!  server.rs    ControlPlane: one a test binary; clients, also as somebody else
 //!  space.rs     Space: a namespace a test, and what to print when the test fails
 //!  wait.rs      waiting for objects and Events of a test, and reading conditions
@@ -19,12 +21,15 @@
 //! ```
 
 mod assets;
+mod backup;
 mod processes;
 mod server;
 mod space;
+mod spawner;
 pub mod wait;
 
 pub use assets::Assets;
+pub use backup::Backup;
 pub use server::{ControlPlane, Somebody, shared};
 pub use space::{Space, space};
 

@@ -6,9 +6,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -16,6 +13,8 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use tempfile::TempDir;
 
+use crate::backup::{Backup, DATA};
+use crate::spawner::Spawner;
 use crate::{Assets, Error};
 
 /// The name in the token file; in `system:masters`, so allowed everything.
@@ -34,9 +33,11 @@ pub(crate) struct Processes {
     pub(crate) port: u16,
     /// The admin's bearer token.
     pub(crate) token: String,
-    children: Arc<Mutex<Vec<(&'static str, Child)>>>,
-    stop: Option<SyncSender<()>>,
-    spawner: Option<JoinHandle<()>>,
+    assets: Assets,
+    etcd: [u16; 2],
+    flags: Vec<String>,
+    /// Before the folder: whoever writes to it is killed first.
+    spawner: Spawner,
     _keeper: Child,
     folder: TempDir,
 }
@@ -51,12 +52,30 @@ impl Processes {
         let keeper = keep(folder.path())?;
         let [etcd, peer, port] = free_ports()?;
         let token = write_identity(folder.path())?;
-        let mut apiserver = apiserver_command(assets, folder.path(), etcd, port)?;
-        apiserver.args(flags);
-        let etcd = etcd_command(assets, folder.path(), etcd, peer)?;
-        let commands = vec![("etcd", etcd), ("kube-apiserver", apiserver)];
-        let (children, stop, spawner) = spawn(commands)?;
-        Ok(Self { port, token, children, stop: Some(stop), spawner: Some(spawner), _keeper: keeper, folder })
+        let (assets, flags) = (assets.clone(), flags.iter().map(ToString::to_string).collect());
+        let (etcd, spawner) = ([etcd, peer], Spawner::begin());
+        let processes = Self { port, token, assets, etcd, flags, spawner, _keeper: keeper, folder };
+        processes.spawner.starts(processes.commands()?)?;
+        Ok(processes)
+    }
+
+    fn commands(&self) -> Result<Vec<(&'static str, Command)>, Error> {
+        let (assets, folder, [client, peer]) = (&self.assets, self.folder.path(), self.etcd);
+        let mut apiserver = apiserver_command(assets, folder, client, self.port)?;
+        apiserver.args(&self.flags);
+        Ok(vec![("etcd", etcd_command(assets, folder, client, peer)?), ("kube-apiserver", apiserver)])
+    }
+
+    /// What etcd holds at this moment.
+    pub(crate) fn back_up(&self) -> Result<Backup, Error> {
+        self.spawner.paused("etcd", || Backup::of(self.folder.path()))?
+    }
+
+    /// Kills both, puts this in the place of what etcd holds, and starts both again, on the ports that they had; neither is ready yet.
+    pub(crate) fn restore(&self, backup: Backup) -> Result<(), Error> {
+        self.spawner.ends()?;
+        backup.put_back(self.folder.path())?;
+        self.spawner.starts(self.commands()?)
     }
 
     /// The API server's certificate with its issuer, which it writes soon after its start.
@@ -66,8 +85,7 @@ impl Processes {
 
     /// The name of a process that has ended, which neither does by itself.
     pub(crate) fn ended(&self) -> Option<&'static str> {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.iter_mut().find_map(|(name, child)| (!matches!(child.try_wait(), Ok(None))).then_some(*name))
+        self.spawner.ended()
     }
 
     /// Where everything of this control plane lies.
@@ -77,8 +95,7 @@ impl Processes {
 
     /// Both processes' ids.
     pub(crate) fn ids(&self) -> Vec<u32> {
-        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.iter().map(|(_, child)| child.id()).collect()
+        self.spawner.ids()
     }
 
     /// The end of both logs.
@@ -93,61 +110,6 @@ impl Processes {
             text.push_str(&format!("--- {name}\n{}\n", tail.join("\n")));
         }
         text
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        // The spawner's thread kills and reaps them; then the folder is nobody's and can be removed.
-        drop(self.stop.take());
-        if let Some(spawner) = self.spawner.take() {
-            let _ = spawner.join();
-        }
-    }
-}
-
-type Children = Arc<Mutex<Vec<(&'static str, Child)>>>;
-
-/// Starts the commands from a thread of their own: the kernel's parent-death signal goes by the thread that
-/// forked, and a test's thread ends before its siblings.
-fn spawn(
-    commands: Vec<(&'static str, Command)>,
-) -> Result<(Children, SyncSender<()>, JoinHandle<()>), Error> {
-    let children = Children::default();
-    let (stop, stopped) = sync_channel::<()>(1);
-    let (tell, told) = sync_channel(1);
-    let shared = Arc::clone(&children);
-    let spawner = thread::spawn(move || live(commands, &shared, &tell, &stopped));
-    match told.recv() {
-        Ok(Ok(())) => Ok((children, stop, spawner)),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::Key("the thread that starts the control plane died".to_owned())),
-    }
-}
-
-fn live(
-    commands: Vec<(&'static str, Command)>,
-    children: &Children,
-    tell: &SyncSender<Result<(), Error>>,
-    stopped: &Receiver<()>,
-) {
-    let mut outcome = Ok(());
-    for (name, mut command) in commands {
-        match command.spawn() {
-            Ok(child) => children.lock().unwrap_or_else(PoisonError::into_inner).push((name, child)),
-            Err(source) => outcome = Err(Error::Io { what: format!("starting {name}"), source }),
-        }
-    }
-    let all_started = outcome.is_ok();
-    let _ = tell.send(outcome);
-    if all_started {
-        // Ends when the sender is dropped.
-        let _ = stopped.recv();
-    }
-    for (_, child) in children.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-        // An API server that lost its etcd hangs on SIGTERM.
-        let _ = child.kill();
-        let _ = child.wait();
     }
 }
 
@@ -195,7 +157,8 @@ fn write_identity(folder: &Path) -> Result<String, Error> {
 
 fn command(binary: &Path, folder: &Path, name: &str) -> Result<Command, Error> {
     let log = folder.join(name).with_extension("log");
-    let log = File::create(&log).map_err(Error::io(format!("making {}", log.display())))?;
+    let open = File::options().create(true).append(true).open(&log);
+    let log = open.map_err(Error::io(format!("making {}", log.display())))?;
     let errors = log.try_clone().map_err(Error::io("sharing a log"))?;
     let mut command = Command::new(binary);
     command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
@@ -209,7 +172,7 @@ fn command(binary: &Path, folder: &Path, name: &str) -> Result<Command, Error> {
 fn etcd_command(assets: &Assets, folder: &Path, client: u16, peer: u16) -> Result<Command, Error> {
     let mut etcd = command(&assets.etcd(), folder, "etcd")?;
     let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-    etcd.args(["--name", "test", "--data-dir", "etcd", "--unsafe-no-fsync", "--log-level", "warn"]);
+    etcd.args(["--name", "test", "--data-dir", DATA, "--unsafe-no-fsync", "--log-level", "warn"]);
     etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     etcd.args(["--initial-cluster", &format!("test={peer}")]);

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::processes::Processes;
-use crate::{Assets, Error};
+use crate::{Assets, Backup, Error};
 
 /// Two cores with a compiler beside it take their time; usually it is 3 s.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -98,23 +98,30 @@ impl ControlPlane {
 
     async fn attempt(assets: &Assets, flags: &[&str]) -> Result<Self, Error> {
         let processes = Processes::start(assets, flags)?;
-        let deadline = Instant::now() + READY_WITHIN;
-        loop {
-            if let Some(config) = configuration(&processes)?
-                && is_ready(&config).await
-            {
-                return Ok(Self { processes, config, assets: assets.clone() });
-            }
-            let what = match processes.ended() {
-                Some(name) => format!("is not ready ({name} ended)"),
-                None if Instant::now() > deadline => "is not ready".to_owned(),
-                None => {
-                    sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            return Err(Error::NotReady { what, within: READY_WITHIN, logs: processes.logs() });
+        let config = until_ready(&processes).await?;
+        Ok(Self { processes, config, assets: assets.clone() })
+    }
+
+    /// What etcd holds at this moment. It stands still meanwhile, for some tenths of a second.
+    ///
+    /// # Errors
+    /// When it does not run, or there is no room for it.
+    pub fn back_up(&self) -> Result<Backup, Error> {
+        self.processes.back_up()
+    }
+
+    /// Kills both processes and starts them again on what etcd held then, as an administrator restores a cluster. Clients made before
+    /// that are of the same use afterwards; what they watch has ended, as after any outage.
+    ///
+    /// # Errors
+    /// When it cannot be put back, or is not ready in time.
+    pub async fn restore(&self, backup: Backup) -> Result<(), Error> {
+        self.processes.restore(backup)?;
+        until_ready(&self.processes).await?;
+        for crd in edge_api::schema::crds()? {
+            self.serves(&crd).await?;
         }
+        Ok(())
     }
 
     async fn install(&self) -> Result<(), Error> {
@@ -231,6 +238,27 @@ impl ControlPlane {
             format!("--token={}", self.processes.token),
             "--cache-dir=/nonexistent".to_owned(),
         ])
+    }
+}
+
+/// Waits until it answers; gives how to reach it.
+async fn until_ready(processes: &Processes) -> Result<Config, Error> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        if let Some(config) = configuration(processes)?
+            && is_ready(&config).await
+        {
+            return Ok(config);
+        }
+        let what = match processes.ended() {
+            Some(name) => format!("is not ready ({name} ended)"),
+            None if Instant::now() > deadline => "is not ready".to_owned(),
+            None => {
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        return Err(Error::NotReady { what, within: READY_WITHIN, logs: processes.logs() });
     }
 }
 

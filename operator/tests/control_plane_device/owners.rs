@@ -13,9 +13,8 @@ use control_plane::wait::{WITHIN, condition};
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
 use device_sim::history::What;
-use edge_api::condition::find_condition;
-use edge_api::device::{ADOPT, FINALIZER};
-use edge_api::{Device, DevicePhase, DeviceStatus};
+use edge_api::device::FINALIZER;
+use edge_api::{Device, DevicePhase};
 use edge_operator::link::{Method, wire};
 use edge_protocol::{CommandId, DesiredCommand};
 use kube::ResourceExt as _;
@@ -42,20 +41,6 @@ impl Stage {
             Ok(gone) => drop(gone.unwrap()),
             Err(_) => panic!("{:#?} is still there\n{}", self.get(&name).await, self.operator.scrape()),
         }
-    }
-
-    /// A person does what the condition Consistent says.
-    async fn adopt(&self, name: &str, status: &DeviceStatus) {
-        let said = &find_condition(&status.conditions, "Consistent").unwrap().message;
-        let (_, value) = said.rsplit_once(&format!("{ADOPT}=")).unwrap_or_else(|| panic!("{said}"));
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {ADOPT: value}}}));
-        self.space.api::<Device>().patch(name, &PatchParams::default(), &patch).await.unwrap();
-    }
-
-    async fn until_unannotated(&self, name: &str) {
-        let done = |device: Option<&Device>| device.is_some_and(|it| !it.annotations().contains_key(ADOPT));
-        let waiting = await_condition(self.space.api::<Device>(), name, done);
-        tokio::time::timeout(WITHIN, waiting).await.expect("the annotation is taken away").unwrap();
     }
 }
 
