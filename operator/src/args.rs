@@ -9,6 +9,7 @@ use clap::{Args as ClapArgs, Parser, ValueEnum};
 use edge_api::quantity::{DurationString, Network};
 
 use self::bounds::BoundArgs;
+use crate::budget::Backoff;
 use crate::leader::decide::Settings;
 use crate::telemetry::TelemetryArgs;
 
@@ -195,12 +196,19 @@ pub struct RetryArgs {
     /// Retries a second that each device gets back
     #[arg(long, env = "DEVICE_RETRY_RATE", default_value_t = 0.2, value_parser = positive)]
     pub device_retry_rate: f64,
-    /// Retries that all devices together may use at once
+    /// Retries of commands that all devices together may use at once; and, by itself, of reconciles that failed, of all controllers together
     #[arg(long, env = "RETRY_BURST", default_value_t = 200)]
     pub retry_burst: u32,
-    /// Retries a second that all devices together get back
+    /// Retries a second that come back to each of the two
     #[arg(long, env = "RETRY_RATE", default_value_t = 50.0, value_parser = positive)]
     pub retry_rate: f64,
+}
+
+impl RetryArgs {
+    /// Delays of retries.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff { base: self.backoff_base, cap: self.backoff_cap }
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

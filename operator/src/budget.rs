@@ -84,8 +84,6 @@ impl Bucket {
 pub struct Budgets {
     /// Retries of commands.
     pub retries: Bucket,
-    /// Reconciles that failed twice and more.
-    pub reconciles: Bucket,
     /// Statuses of phases that lead somewhere.
     pub progress: Bucket,
 }

@@ -40,7 +40,6 @@ use self::choice::find;
 use self::decide::{Clock, Decision, Observed, decide};
 use self::memory::Memory;
 use self::world::{Concerned, World};
-use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
 use crate::leader::part::Part;
@@ -50,13 +49,12 @@ use crate::queue::Permits;
 use crate::record::apply_status;
 use crate::refusal::{Refusal, too_many};
 use crate::resolve::NotAllowed;
+use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST};
 use crate::shared::Shared;
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
 /// which no watch of this controller follows.
 const RESYNC: Duration = Duration::from_secs(60);
-/// After a conflict, or while the cache is behind a write of ours: the news is under way, this is in case it is lost.
-const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What reconciles share.
 struct Controls {
@@ -176,6 +174,13 @@ fn triggers(controls: Arc<Controls>) -> impl Stream<Item = ObjectRef<FaultProfil
 }
 
 impl Controls {
+    /// Counts a reconcile that failed; gives how long until the next one.
+    fn blame(&self, profile: &FaultProfile, failure: Failure) -> Duration {
+        let delay = self.shared.retries.blame(&self.metrics, self.memory.failed(profile), failure);
+        self.memory.rests(profile, Instant::now() + delay);
+        delay
+    }
+
     fn clock(&self) -> Clock {
         Clock { wall: self.shared.clock.now(), own: Instant::now() }
     }
@@ -274,7 +279,12 @@ async fn reconcile(profile: Arc<FaultProfile>, controls: Arc<Controls>) -> Resul
     };
     if controls.memory.is_outdated(&profile) {
         permit.finish("success");
-        return Ok(Action::requeue(CATCH_UP));
+        return Ok(Action::requeue(IN_CASE_NEWS_IS_LOST));
+    }
+    let rest = controls.memory.rest(&profile, Instant::now());
+    if !rest.is_zero() {
+        permit.finish("requeue_after");
+        return Ok(Action::requeue(rest));
     }
     let decision = controls.decide(&profile);
     match controls.act(&profile, decision).await {
@@ -284,21 +294,15 @@ async fn reconcile(profile: Arc<FaultProfile>, controls: Arc<Controls>) -> Resul
             Ok(action)
         }
         Err(error) if error.is_conflict() || error.is_not_found() => {
-            permit.finish("success");
-            Ok(Action::requeue(CATCH_UP))
+            permit.finish("requeue");
+            Ok(Action::requeue(controls.blame(&profile, Failure::Outdated)))
         }
         Err(error) => Err(error),
     }
 }
 
 fn retry(profile: Arc<FaultProfile>, error: &ApiError, controls: Arc<Controls>) -> Action {
-    let backoff = Backoff {
-        base: controls.shared.args.retry.backoff_base,
-        cap: controls.shared.args.retry.backoff_cap,
-    };
-    controls.metrics.retries.inc();
-    let failures = controls.memory.failed(&profile);
-    let delay = backoff.delay(failures, rand::random());
+    let delay = controls.blame(&profile, Failure::Broken);
     tracing::warn!(profile = profile.name_any(), namespace = profile.namespace(), %error, ?delay, "trying again");
     Action::requeue(delay)
 }

@@ -40,18 +40,16 @@ pub(crate) use self::member::keep_owners;
 use self::memory::Memory;
 use self::metrics::{Census, FleetMetrics};
 use self::observe::{Sight, lacks, take_over};
-use crate::budget::Backoff;
 use crate::cache::Cache;
 use crate::error::ApiError;
 use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::shared::{Shared, draw};
+use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST};
+use crate::shared::Shared;
 
 /// Every fleet is looked at so often, whatever was missed.
 const RESYNC: Duration = Duration::from_secs(60);
-/// After a conflict, or while a cache is behind: the news is under way, this is in case it is lost.
-const CATCH_UP: Duration = Duration::from_secs(1);
 /// Delay after taking a fleet over found a cache behind.
 const TAKE_OVER_AGAIN: Duration = Duration::from_millis(200);
 
@@ -65,6 +63,41 @@ struct Controls {
     permits: Permits,
     controller: Arc<ControllerMetrics>,
     metrics: FleetMetrics,
+}
+
+impl Controls {
+    /// With what is told of fleets by the leader alone, so that replicas can be summed up.
+    fn new(Filled { shared, fleets }: Filled) -> Result<Self> {
+        let registry = shared.metrics.registry();
+        let census = Census::new(fleets.store().clone())?;
+        registry.register(Box::new(census)).context("metrics of the fleets")?;
+        let (all, work) = (fleets.store().clone(), &shared.args.work);
+        shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
+        let all = fleets.store().clone();
+        let most = u32::try_from(MAX_RESERVED).unwrap_or(u32::MAX);
+        shared.metrics.bound("fleet_reserved", f64::from(most), move || metrics::most_reserved(&all));
+        let writers = Arc::new(Semaphore::new(usize::from(work.fleet_writers)));
+        let (free, most) = (writers.clone(), usize::from(work.fleet_writers));
+        let writing = move || most.saturating_sub(free.available_permits());
+        shared.metrics.bound("fleet_writers", f64::from(work.fleet_writers), writing);
+        let controller = shared.metrics.controller("fleet");
+        Ok(Self {
+            memory: Memory::default(),
+            writers,
+            permits: Permits::new(work.workers, controller.clone()),
+            controller,
+            metrics: FleetMetrics::new(registry)?,
+            fleets,
+            shared,
+        })
+    }
+
+    /// Counts a look that failed; gives how long until the next one.
+    fn blame(&self, fleet: &DeviceFleet, failure: Failure) -> Duration {
+        let delay = self.shared.retries.blame(&self.controller, self.memory.failed(fleet), failure);
+        self.memory.rests(fleet, Instant::now() + delay);
+        delay
+    }
 }
 
 /// A fleet controller whose caches are filled.
@@ -84,30 +117,8 @@ pub async fn fill(shared: Arc<Shared>, tasks: &mut JoinSet<Result<()>>) -> Fille
 ///
 /// # Errors
 /// When a metric is registered twice.
-pub async fn run(Filled { shared, fleets }: Filled, part: Part) -> Result<()> {
-    // Told by the leader alone, so that replicas can be summed up.
-    let registry = shared.metrics.registry();
-    let census = Census::new(fleets.store().clone())?;
-    registry.register(Box::new(census)).context("metrics of the fleets")?;
-    let (all, work) = (fleets.store().clone(), &shared.args.work);
-    shared.metrics.bound("fleet_devices", f64::from(work.max_fleet_devices), move || largest(&all));
-    let all = fleets.store().clone();
-    let most = u32::try_from(MAX_RESERVED).unwrap_or(u32::MAX);
-    shared.metrics.bound("fleet_reserved", f64::from(most), move || metrics::most_reserved(&all));
-    let writers = Arc::new(Semaphore::new(usize::from(work.fleet_writers)));
-    let (free, most) = (writers.clone(), usize::from(work.fleet_writers));
-    let writing = move || most.saturating_sub(free.available_permits());
-    shared.metrics.bound("fleet_writers", f64::from(work.fleet_writers), writing);
-    let controller = shared.metrics.controller("fleet");
-    let controls = Arc::new(Controls {
-        memory: Memory::default(),
-        writers,
-        permits: Permits::new(shared.args.work.workers, controller.clone()),
-        controller,
-        metrics: FleetMetrics::new(registry)?,
-        fleets,
-        shared,
-    });
+pub async fn run(filled: Filled, part: Part) -> Result<()> {
+    let controls = Arc::new(Controls::new(filled)?);
     let store = controls.fleets.store().clone();
     Controller::for_shared_stream(stream::pending(), store)
         .reconcile_on(triggers(controls.clone()))
@@ -165,13 +176,12 @@ async fn reconcile(fleet: Arc<DeviceFleet>, controls: Arc<Controls>) -> Result<A
     };
     match look(&controls, &fleet).await {
         Ok(action) => {
-            controls.memory.succeeded(&fleet);
             permit.finish("requeue_after");
             Ok(action)
         }
         Err(error) if error.is_conflict() || error.is_not_found() => {
             permit.finish("requeue");
-            Ok(Action::requeue(CATCH_UP))
+            Ok(Action::requeue(controls.blame(&fleet, Failure::Outdated)))
         }
         Err(error) => Err(error),
     }
@@ -183,7 +193,7 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
         return Ok(Action::await_change());
     }
     if controls.memory.is_outdated(fleet) {
-        return Ok(Action::requeue(CATCH_UP));
+        return Ok(Action::requeue(IN_CASE_NEWS_IS_LOST));
     }
     let pause = controls.memory.look(fleet, Instant::now());
     if !pause.is_zero() {
@@ -218,6 +228,7 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
         }
         Decision::Act { actions, wake } => {
             act::perform(controls, fleet, actions).await?;
+            controls.memory.succeeded(fleet);
             let wake = wake.unwrap_or(RESYNC).min(RESYNC);
             Ok(Action::requeue(wake.max(Duration::from_millis(1))))
         }
@@ -225,12 +236,7 @@ async fn look(controls: &Controls, fleet: &DeviceFleet) -> Result<Action, ApiErr
 }
 
 fn retry(fleet: Arc<DeviceFleet>, error: &ApiError, controls: Arc<Controls>) -> Action {
-    let backoff = Backoff {
-        base: controls.shared.args.retry.backoff_base,
-        cap: controls.shared.args.retry.backoff_cap,
-    };
-    controls.controller.retries.inc();
-    let delay = backoff.delay(controls.memory.failed(&fleet), draw());
+    let delay = controls.blame(&fleet, Failure::Broken);
     tracing::warn!(fleet = fleet.name_any(), namespace = fleet.namespace(), %error, ?delay, "trying again");
     Action::requeue(delay)
 }

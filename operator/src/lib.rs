@@ -18,6 +18,7 @@
 //! * [`cache`], [`resolve`]: what the API server holds, kept here; which addresses may be reached.
 //! * [`dns`]: addresses of names.
 //! * [`queue`], [`slots`], [`budget`]: fairness and bounds of work, of exchanges and of retries.
+//! * `retry`: when a reconcile that failed is tried again.
 //! * [`action`], [`act`]: what to do as values, and the one place that does it.
 //! * [`record`]: how statuses and Events are written.
 //! * `refusal`: why nothing is done for an object.
@@ -49,6 +50,7 @@ pub mod queue;
 pub mod record;
 pub(crate) mod refusal;
 pub mod resolve;
+pub(crate) mod retry;
 pub mod runtime;
 pub mod shared;
 pub mod slots;

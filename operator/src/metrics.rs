@@ -48,6 +48,7 @@ struct Families {
     depth: IntGaugeVec,
     adds: IntCounterVec,
     retries: IntCounterVec,
+    put_off: IntCounterVec,
     queue_seconds: HistogramVec,
     work_seconds: HistogramVec,
     results: IntCounterVec,
@@ -65,6 +66,8 @@ pub struct ControllerMetrics {
     pub adds: IntCounter,
     /// Reconciles that were scheduled again because they failed.
     pub retries: IntCounter,
+    /// Those of them that wait for a token of the process.
+    pub put_off: IntCounter,
     /// Seconds waited.
     pub queue_seconds: Histogram,
     /// Seconds worked.
@@ -168,8 +171,7 @@ impl Metrics {
 
 impl Families {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let name = &["name"];
-        let controller = &["controller"];
+        let (name, controller) = (&["name"], &["controller"]);
         Ok(Self {
             running: register(registry, AllRunning::new()?)?,
             depth: gauges(registry, "workqueue_depth", "Reconciles that wait for a permit.", name)?,
@@ -179,6 +181,12 @@ impl Families {
                 "workqueue_retries_total",
                 "Reconciles scheduled again because they failed.",
                 name,
+            )?,
+            put_off: counters(
+                registry,
+                "edge_retries_put_off_total",
+                "Reconciles scheduled again because they failed, that wait longer for a token of those that all controllers share.",
+                controller,
             )?,
             queue_seconds: histograms(
                 registry,
@@ -232,6 +240,7 @@ impl Families {
             depth: self.depth.with_label_values(label),
             adds: self.adds.with_label_values(label),
             retries: self.retries.with_label_values(label),
+            put_off: self.put_off.with_label_values(label),
             queue_seconds: self.queue_seconds.with_label_values(label),
             work_seconds: self.work_seconds.with_label_values(label),
             name: name.to_owned(),

@@ -27,6 +27,7 @@ use crate::leader::part::Cast;
 use crate::metrics::Metrics;
 use crate::record::{self, Events};
 use crate::resolve::{self, Ranges, Reach};
+use crate::retry::Retries;
 use crate::shared::{Shared, Watches, finish, ring, watched};
 use crate::{client, device, fault, fleet};
 
@@ -211,6 +212,7 @@ async fn fill(
     let shared = Arc::new(Shared {
         client,
         network,
+        retries: Retries::new(&args.retry),
         args,
         leadership,
         clock: ServerClock::default(),

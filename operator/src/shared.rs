@@ -21,6 +21,7 @@ use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
 use crate::resolve::Reach;
+use crate::retry::Retries;
 
 /// What all controllers share.
 pub struct Shared {
@@ -44,6 +45,8 @@ pub struct Shared {
     pub reach: Arc<Reach>,
     /// Tells people.
     pub events: Events,
+    /// Of reconciles that failed.
+    pub(crate) retries: Retries,
     /// The registry, and the metrics of controllers.
     pub metrics: Arc<Metrics>,
     /// Ends everything.

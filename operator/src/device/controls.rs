@@ -23,7 +23,6 @@ use super::memory::Memory;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::release::is_held;
-use super::retry::{self, Failure};
 use super::status;
 use super::table::Table;
 use crate::args::bounds::size;
@@ -37,6 +36,7 @@ use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, Metrics, usage};
 use crate::queue::Permits;
+use crate::retry::Failure;
 use crate::shared::{Shared, draw};
 use crate::slots::{Cause, Passes, Slots};
 
@@ -153,7 +153,6 @@ impl Controls {
             table,
             budgets: Mutex::new(Budgets {
                 retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
-                reconciles: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
                 progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
             }),
             shared,
@@ -316,18 +315,11 @@ impl Controls {
 
     /// Counts a failed reconcile of a device; gives how long until it is tried again.
     pub(super) fn blame(&self, key: &Key, failure: Failure) -> Duration {
-        self.controller.retries.inc();
         let failures = lock(&self.table).get_mut(key).map_or(1, |entry| {
             entry.failures = entry.failures.saturating_add(1);
             entry.failures
         });
-        let tokens = &mut lock(&self.budgets).reconciles;
-        let (delay, for_token) =
-            retry::wait((failures, failure), self.policy.backoff, tokens, Instant::now(), draw());
-        if for_token {
-            self.metrics.note(&key.namespace, &[Note::BudgetExhausted("reconciles")]);
-        }
-        delay
+        self.shared.retries.blame(&self.controller, failures, failure)
     }
 
     /// A reconcile went well.

@@ -80,7 +80,7 @@ impl DeviceMetrics {
             retries: count("edge_device_command_retries_total", "Commands sent again.", &["namespace"])?,
             exhausted: count(
                 "edge_device_budget_exhausted_total",
-                "Looks at a command that was due again and found no token, and reconciles that failed and wait for one, by whose budget had none.",
+                "Looks at a command that was due again and found no token, by whose budget had none.",
                 &["namespace", "budget"],
             )?,
             put_off: count(

@@ -36,7 +36,7 @@ impl Policy {
     /// Out of the flags.
     pub fn of(args: &Args) -> Self {
         Self {
-            backoff: Backoff { base: args.retry.backoff_base, cap: args.retry.backoff_cap },
+            backoff: args.retry.backoff(),
             poll_interval: args.link.poll_interval,
             dns_ttl: args.link.dns_ttl,
             release_deadline: args.link.release_deadline,

@@ -27,6 +27,8 @@ struct Recollection {
     /// The resourceVersion that the last successful write was decided on.
     decided_on: Option<String>,
     failures: u32,
+    /// Not again before this, unless it is another version by then.
+    rests: Option<(Instant, Option<String>)>,
 }
 
 impl Memory {
@@ -74,9 +76,23 @@ impl Memory {
         })
     }
 
+    /// … so that, whatever changes around it, the next one is not before this, unless the profile changes itself.
+    pub(crate) fn rests(&self, profile: &FaultProfile, until: Instant) {
+        self.of(profile, |memory| memory.rests = Some((until, profile.resource_version())));
+    }
+
+    /// How long not to look at it; zero: now.
+    pub(crate) fn rest(&self, profile: &FaultProfile, now: Instant) -> Duration {
+        let version = profile.resource_version();
+        self.of(profile, |memory| {
+            let rests = memory.rests.as_ref().filter(|(_, of)| *of == version);
+            rests.map_or(Duration::ZERO, |(until, _)| until.saturating_duration_since(now))
+        })
+    }
+
     /// A reconcile succeeded.
     pub(crate) fn succeeded(&self, profile: &FaultProfile) {
-        self.of(profile, |memory| memory.failures = 0);
+        self.of(profile, |memory| (memory.failures, memory.rests) = (0, None));
     }
 
     /// Forgets profiles that are no more.
@@ -122,6 +138,18 @@ mod tests {
         memory.wrote(&before, false, Instant::now());
         assert!(memory.is_outdated(&before));
         assert!(!memory.is_outdated(&profile("2", json!({}))));
+    }
+
+    #[tokio::test]
+    async fn a_profile_that_failed_rests_until_it_is_due_has_changed_itself_or_has_succeeded() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        let (one, changed) = (profile("1", json!({})), profile("2", json!({})));
+        assert_eq!(memory.rest(&one, start), Duration::ZERO);
+        memory.rests(&one, start + PAUSE);
+        assert_eq!((memory.rest(&one, start), memory.rest(&one, start + PAUSE)), (PAUSE, Duration::ZERO));
+        assert_eq!(memory.rest(&changed, start), Duration::ZERO);
+        memory.succeeded(&one);
+        assert_eq!(memory.rest(&one, start), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::leader::guard::Leadership;
 use crate::metrics::Metrics;
 use crate::record::Events;
 use crate::resolve::Reach;
+use crate::retry::Retries;
 use crate::shared::Watches;
 
 /// An API server without objects. The list of FaultProfiles takes a permit of `lists`; each one asked for adds one to `asked`.
@@ -43,8 +44,14 @@ fn server(asked: Arc<Semaphore>, lists: Arc<Semaphore>) -> Client {
 
 /// What controllers share, with an API server of one's own; its caches are filled by `tasks`.
 pub(crate) fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
+    shared_as(&[], client, tasks)
+}
+
+/// As [`shared_with`], with these flags.
+pub(crate) fn shared_as(flags: &[&str], client: Client, tasks: &mut JoinSet<Result<()>>) -> Arc<Shared> {
     let shutdown = CancellationToken::new();
-    let (metrics, args) = (Metrics::new().unwrap(), Args::parse_from(["edge-operator"]));
+    let args = Args::parse_from(["edge-operator"].iter().chain(flags));
+    let metrics = Metrics::new().unwrap();
     let (events, _) = Events::new(&metrics, &args.bounds).unwrap();
     let watches = Watches { args: &args, metrics: &metrics, shutdown: &shutdown };
     let devices = watches.watch(Api::all(client.clone()), tasks, |_| {});
@@ -56,6 +63,7 @@ pub(crate) fn shared_with(client: Client, tasks: &mut JoinSet<Result<()>>) -> Ar
         client,
         clock: ServerClock::default(),
         network: Arc::new(edge_protocol::network::System),
+        retries: Retries::new(&args.retry),
         args,
         leadership: Leadership::none(),
         reach: Arc::new(Reach::new(None, 64)),

@@ -27,7 +27,8 @@ pub(crate) struct Memory {
 struct Recollection {
     /// There once the caches have caught up with what former leaders wrote.
     revisions: Option<Revisions>,
-    looked: Option<(Instant, Option<String>)>,
+    /// Not again before this, unless it is another version by then.
+    rests: Option<(Instant, Option<String>)>,
     wrote: Option<Instant>,
     /// The resourceVersion that the last successful write was decided on.
     decided_on: Option<String>,
@@ -69,14 +70,18 @@ impl Memory {
     pub(crate) fn look(&self, fleet: &DeviceFleet, now: Instant) -> Duration {
         let version = fleet.resource_version();
         self.of(fleet, |memory| {
-            let before = memory.looked.as_ref().filter(|(_, of)| *of == version);
-            let left =
-                before.map_or(Duration::ZERO, |(at, _)| LOOK_PAUSE.saturating_sub(now.duration_since(*at)));
+            let rests = memory.rests.as_ref().filter(|(_, of)| *of == version);
+            let left = rests.map_or(Duration::ZERO, |(until, _)| until.saturating_duration_since(now));
             if left.is_zero() {
-                memory.looked = Some((now, version));
+                memory.rests = Some((now + LOOK_PAUSE, version));
             }
             left
         })
+    }
+
+    /// A look failed: however many of its devices change, the next one is not before this, unless the fleet changes itself.
+    pub(crate) fn rests(&self, fleet: &DeviceFleet, until: Instant) {
+        self.of(fleet, |memory| memory.rests = Some((until, fleet.resource_version())));
     }
 
     /// How soon what can wait may be written.
@@ -157,6 +162,18 @@ mod tests {
         assert_eq!(memory.look(&fleet("1"), start + LOOK_PAUSE / 2), LOOK_PAUSE / 2);
         assert_eq!(memory.look(&fleet("2"), start + LOOK_PAUSE / 2), Duration::ZERO);
         assert_eq!(memory.look(&fleet("2"), start + LOOK_PAUSE * 2), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_fleet_whose_look_failed_is_looked_at_again_when_it_is_due_or_has_changed_itself() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        memory.look(&fleet("1"), start);
+        let due = start + LOOK_PAUSE * 50;
+        memory.rests(&fleet("1"), due);
+        assert_eq!(memory.look(&fleet("1"), start + LOOK_PAUSE * 2), LOOK_PAUSE * 48);
+        assert_eq!(memory.look(&fleet("2"), start + LOOK_PAUSE * 2), Duration::ZERO);
+        memory.rests(&fleet("2"), due);
+        assert_eq!(memory.look(&fleet("2"), due), Duration::ZERO);
     }
 
     #[tokio::test]

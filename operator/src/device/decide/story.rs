@@ -96,11 +96,7 @@ impl Story {
             device,
             memory,
             place: Place::At(vec![(IpAddr::V4(Ipv4Addr::new(10, 20, 0, 17)), None)]),
-            budgets: Budgets {
-                retries: Bucket::new(100, 10.0),
-                reconciles: Bucket::new(100, 10.0),
-                progress: Bucket::new(20, 1.0),
-            },
+            budgets: Budgets { retries: Bucket::new(100, 10.0), progress: Bucket::new(20, 1.0) },
             writes: 0,
             notices: Vec::new(),
             notes: Vec::new(),

@@ -1,30 +1,65 @@
-//! When a reconcile that failed is tried again. What fails once is tried again soon; what fails again and again waits longer each time, for a
-//! draw of its own, and for a token of those that all devices of the process share, so that an API server in need is not asked more
-//! often the more of it fails. Pure.
+//! When a reconcile that failed is tried again, of whichever controller. What fails once is tried again soon; what fails again and again
+//! waits longer each time, for a draw of its own, and for a token of those that all objects of the process share, so that an API
+//! server in need is not asked more often the more of it fails. [`wait`] decides that, purely; [`Retries`] has the clock and the dice.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::args::RetryArgs;
 use crate::budget::{Backoff, Bucket};
+use crate::lock::lock;
+use crate::metrics::ControllerMetrics;
+use crate::shared::draw;
 
 /// Delay after the first failure of one that was decided on what is not the latest: the news is under way.
-pub(super) const CATCH_UP: Duration = Duration::from_millis(200);
+const CATCH_UP: Duration = Duration::from_millis(200);
+/// While a cache does not show our own last write of an object: the news is under way, and this is in case it is lost. That nothing is
+/// decided meanwhile is no failure.
+pub(crate) const IN_CASE_NEWS_IS_LOST: Duration = Duration::from_secs(1);
 /// Nobody waits longer for a token than until it would be looked at anyway.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// Why a reconcile failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The object has changed since it was read, or is known to be a later one than the cache has.
     Outdated,
     /// The API server refused for another reason, could not be reached, or did not answer in time.
     Broken,
 }
 
+/// What all reconciles of the process share that failed.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    backoff: Backoff,
+    tokens: Mutex<Bucket>,
+}
+
+impl Retries {
+    /// As the flags say.
+    pub(crate) fn new(args: &RetryArgs) -> Self {
+        let tokens = Mutex::new(Bucket::new(args.retry_burst, args.retry_rate));
+        Self { backoff: args.backoff(), tokens }
+    }
+
+    /// Counts a reconcile of a controller, whose object failed for the `failures`-th time in a row (from 1); gives how long until it is
+    /// tried again.
+    pub(crate) fn blame(&self, controller: &ControllerMetrics, failures: u32, failure: Failure) -> Duration {
+        controller.retries.inc();
+        let tokens = &mut lock(&self.tokens);
+        let (delay, for_token) = wait((failures, failure), self.backoff, tokens, Instant::now(), draw());
+        if for_token {
+            controller.put_off.inc();
+        }
+        delay
+    }
+}
+
 /// How long until the reconcile that failed for the `failures`-th time in a row (from 1) is tried again, and whether it is for want of a
 /// token that it takes so long. `draw` is in `0.0..1.0`.
-pub(super) fn wait(
+fn wait(
     (failures, failure): (u32, Failure),
     backoff: Backoff,
     tokens: &mut Bucket,
@@ -51,8 +86,12 @@ pub(super) fn wait(
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::Failure::{Broken, Outdated};
     use super::*;
+    use crate::args::Args;
+    use crate::metrics::Metrics;
 
     const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
@@ -104,5 +143,21 @@ mod tests {
             assert!(wait(1.0) <= LONGEST);
         }
         assert_eq!(wait(0.0), LONGEST.mul_f64(0.75));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn controllers_share_the_tokens_and_each_counts_what_waits_for_one() {
+        let metrics = Metrics::new().unwrap();
+        let flags = ["edge-operator", "--retry-burst=3", "--retry-rate=0.1", "--backoff-cap=1s"];
+        let retries = Retries::new(&Args::parse_from(flags).retry);
+        let (fleet, fault) = (metrics.controller("fleet"), metrics.controller("fault"));
+        for _ in 0..3 {
+            assert!(retries.blame(&fleet, 2, Broken) <= Duration::from_secs(1));
+        }
+        let waits = [(); 2].map(|()| retries.blame(&fault, 2, Outdated).as_secs());
+        assert_eq!(waits, [10, 20], "behind the fleets, and behind each other");
+        assert!(retries.blame(&fault, 1, Outdated) < Duration::from_secs(1), "who fails once needs none");
+        assert_eq!((fleet.retries.get(), fleet.put_off.get()), (3, 0));
+        assert_eq!((fault.retries.get(), fault.put_off.get()), (3, 2));
     }
 }
