@@ -99,7 +99,7 @@ async fn write_status(
     status: DeviceStatus,
 ) -> Result<(), ApiError> {
     let applied = apply_status(&controls.shared, device, sight.version.as_deref(), &status).await?;
-    controls.metrics.transition(sight.status.phase, status.phase);
+    controls.metrics.transition(&key.namespace, sight.status.phase, status.phase);
     let written =
         Written { on: device.metadata.resource_version.clone(), version: applied.resource_version(), status };
     controls.wrote(key, written);

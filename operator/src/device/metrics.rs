@@ -91,7 +91,7 @@ impl DeviceMetrics {
             transitions: count(
                 "edge_device_transitions_total",
                 "Changes of phase written to status.",
-                &["from", "to"],
+                &["namespace", "from", "to"],
             )?,
             releases: count(
                 "edge_device_releases_total",
@@ -165,9 +165,9 @@ impl DeviceMetrics {
     }
 
     /// Counts a change of phase.
-    pub fn transition(&self, from: DevicePhase, to: DevicePhase) {
+    pub fn transition(&self, namespace: &str, from: DevicePhase, to: DevicePhase) {
         if from != to {
-            self.transitions.with_label_values(&[from.as_str(), to.as_str()]).inc();
+            self.transitions.with_label_values(&[namespace, from.as_str(), to.as_str()]).inc();
         }
     }
 

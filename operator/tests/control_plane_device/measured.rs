@@ -8,7 +8,7 @@ use std::time::Duration;
 use control_plane::wait::WITHIN;
 use device_sim::Behaviour;
 use device_sim::behaviour::share;
-use edge_api::{Device, DeviceFleet, DevicePhase};
+use edge_api::{Device, DeviceFleet, DevicePhase, FaultProfile};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -41,7 +41,7 @@ const SERIES: &[(&str, &[&str])] = &[
     ("edge_device_silence_seconds", &[]),
     ("edge_device_unconverged_seconds", &[]),
     ("edge_device_generations_behind", &[]),
-    ("edge_device_transitions_total", &[r#"from="Syncing""#, r#"to="InSync""#]),
+    ("edge_device_transitions_total", &[r#"from="Syncing""#, r#"to="InSync""#, r#"namespace=""#]),
     ("edge_device_exchanges_total", &[r#"outcome="report""#]),
     ("edge_device_exchanges_total", &[r#"outcome="stored""#]),
     ("edge_device_sends_total", &[r#"outcome="answered""#]),
@@ -115,6 +115,66 @@ async fn a_scrape_of_a_running_operator_has_each_series_that_dashboards_ask_for(
     assert!(named > 40, "{named} metrics");
 }
 
+/// What is shown of each controller: by the label `name`, and by the label `controller`.
+const BY_NAME: [&str; 7] = [
+    "workqueue_depth",
+    "workqueue_adds_total",
+    "workqueue_retries_total",
+    "workqueue_queue_duration_seconds_count",
+    "workqueue_work_duration_seconds_count",
+    "workqueue_unfinished_work_seconds",
+    "workqueue_longest_running_processor_seconds",
+];
+const BY_CONTROLLER: [&str; 6] = [
+    "controller_runtime_reconcile_total",
+    "controller_runtime_reconcile_errors_total",
+    "controller_runtime_reconcile_time_seconds_count",
+    "controller_runtime_active_workers",
+    "controller_runtime_max_concurrent_reconciles",
+    "edge_retries_put_off_total",
+];
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_scrape_tells_the_queue_and_the_work_of_each_controller_from_those_of_the_others() {
+    let stage = Stage::set_with("controllers", 1, &["--controllers=device,fleet,fault", "--workers=3"]).await;
+    stage.declare(0, Some("2.0.0")).await;
+    stage.fleet_of("px4", "9.0.0").await;
+    let profile: FaultProfile = serde_json::from_value(json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": "loss"},
+        "spec": {"targets": {"pods": {"selector": {"matchLabels": {"app": "none"}}}}, "faults": {"loss": {"percent": "10%"}}, "duration": "10m"},
+    }))
+    .unwrap();
+    stage.space.api::<FaultProfile>().create(&PostParams::default(), &profile).await.unwrap();
+    for controller in ["device", "fleet", "fault"] {
+        let of = |metric: &str| {
+            let label = if BY_NAME.contains(&metric) { "name" } else { "controller" };
+            format!("{metric}{{{label}=\"{controller}\"}}")
+        };
+        let looks =
+            stage.operator.until_metric(&of("controller_runtime_reconcile_total"), |it| it > 0.5).await;
+        // The metrics of one scrape are of one moment each, and these only rise.
+        for metric in [
+            "workqueue_adds_total",
+            "workqueue_queue_duration_seconds_count",
+            "workqueue_work_duration_seconds_count",
+            "controller_runtime_reconcile_time_seconds_count",
+        ] {
+            let counted = stage.operator.metric(&of(metric));
+            assert!(counted >= looks, "{metric} is {counted} for {looks} looks of {controller}");
+        }
+        assert!(
+            (stage.operator.metric(&of("controller_runtime_max_concurrent_reconciles")) - 3.0).abs() < 0.5
+        );
+        let text = stage.operator.scrape();
+        for (metrics, label) in [(&BY_NAME[..], "name"), (&BY_CONTROLLER[..], "controller")] {
+            let label = format!("{label}=\"{controller}\"");
+            let missing = metrics.iter().find(|metric| !is_shown(&text, &(metric, &[label.as_str()])));
+            assert_eq!(missing, None, "of {controller}, in\n{text}");
+        }
+    }
+}
+
 /// Everything that can be bounded, at its least.
 const LEAST: [&str; 20] = [
     "--controllers=device,fleet",
@@ -140,6 +200,16 @@ const LEAST: [&str; 20] = [
 ];
 
 impl Stage {
+    /// A fleet that brings some firmware to devices that are labelled so.
+    pub(crate) async fn fleet_of(&self, model: &str, firmware: &str) {
+        let fleet: DeviceFleet = serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet", "metadata": {"name": model},
+            "spec": {"selector": {"matchLabels": {"model": model}}, "template": {"firmware": firmware}},
+        }))
+        .unwrap();
+        self.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
+    }
+
     /// The values of a metric with a label `name`, by that.
     fn by_name(&self, metric: &str) -> BTreeMap<String, f64> {
         let text = self.operator.scrape();
@@ -193,12 +263,7 @@ async fn with_every_bound_at_its_least_nothing_grows_beyond_it_and_all_that_fits
     // A fleet of one, which is left alone, since its desired state is somebody else's.
     let labels = Patch::Merge(json!({"metadata": {"labels": {"model": "px4"}}}));
     stage.space.api::<Device>().patch("device-0", &PatchParams::default(), &labels).await.unwrap();
-    let fleet: DeviceFleet = serde_json::from_value(json!({
-        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet", "metadata": {"name": "px4"},
-        "spec": {"selector": {"matchLabels": {"model": "px4"}}, "template": {"firmware": "9.0.0"}},
-    }))
-    .unwrap();
-    stage.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
+    stage.fleet_of("px4", "9.0.0").await;
     stage.operator.until_metric(r#"edge_usage{name="fleet_devices""#, |devices| devices > 0.5).await;
     let (mut fullest, deadline) = (BTreeMap::new(), Instant::now() + WITHIN);
     let mut synced = Vec::new();

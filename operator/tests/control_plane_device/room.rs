@@ -25,12 +25,7 @@ async fn what_finds_no_room_is_left_out_and_nothing_is_chosen_among_the_rest_unt
         let labels = Patch::Merge(json!({"metadata": {"labels": {"model": "px4"}}}));
         stage.space.api::<Device>().patch(&name, &PatchParams::default(), &labels).await.unwrap();
     }
-    let fleet: DeviceFleet = serde_json::from_value(json!({
-        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet", "metadata": {"name": "px4"},
-        "spec": {"selector": {"matchLabels": {"model": "px4"}}, "template": {"firmware": "9.0.0"}},
-    }))
-    .unwrap();
-    stage.space.api::<DeviceFleet>().create(&PostParams::default(), &fleet).await.unwrap();
+    stage.fleet_of("px4", "9.0.0").await;
     let profile: FaultProfile = serde_json::from_value(json!({
         "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile", "metadata": {"name": "loss"},
         "spec": {"targets": {"devices": {"selector": {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}}}, "faults": {"loss": {"percent": "10%"}}, "duration": "10m"},
