@@ -270,3 +270,6 @@ fn scopeguard<F: Fn()>(undo: F) -> impl Drop {
     }
     Undo(undo)
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,3 +188,6 @@ pub(crate) fn revision_name(fleet: &DeviceFleet, number: i64) -> String {
 fn check(controls: &Controls, what: impl FnOnce() -> String) -> Result<(), ApiError> {
     controls.shared.leadership.check().map_err(|NotLeading| ApiError::NotLeading { call: what() })
 }
+
+#[cfg(test)]
+mod tests;
