@@ -347,6 +347,8 @@ mod owners;
 #[cfg(test)]
 mod progressing;
 #[cfg(test)]
+mod reasons;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod story;
