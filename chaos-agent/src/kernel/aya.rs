@@ -1,5 +1,6 @@
 //! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
 
+mod ask;
 mod attach;
 mod change;
 mod filters;
@@ -12,6 +13,7 @@ mod read;
 mod spare;
 mod states;
 mod table;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;

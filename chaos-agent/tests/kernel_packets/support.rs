@@ -2,6 +2,7 @@
 //! an agent in a process of its own.
 
 pub(crate) mod agent;
+pub(crate) mod attached;
 pub(crate) mod behind;
 pub(crate) mod capture;
 pub(crate) mod child;

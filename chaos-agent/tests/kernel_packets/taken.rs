@@ -7,6 +7,7 @@ use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 
 use crate::support::agent::{Agent, Hooks};
+use crate::support::attached::Attached;
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{Family, Stage, TO_DEVICE, TO_PEER};
@@ -73,6 +74,52 @@ fn hooks_that_nobody_has_touched_are_found_each_time() {
             assert_eq!([(); 2].map(|()| agent.look_at_all_hooks()), [1, 0], "also where nothing is told");
         }
     }
+}
+
+/// The agent's links at the device's interface.
+fn links(agent: &Agent) -> Vec<Attached> {
+    let index = agent.hooked()[TO_DEVICE];
+    Attached::all().into_iter().filter(|link| link.interface == index).collect()
+}
+
+fn links_that_are_detached(hooks: Hooks, kinds: &[&str]) {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, hooks);
+    agent.set(&[Fault::partition().on(&[Family::V4.host(1, 2)])]);
+    is_cut(&stage, &agent, "at first");
+    for number in 0..kinds.len() {
+        let why = format!("{hooks:?}: without link {number} of {kinds:?}");
+        let mut all = links(&agent);
+        all.sort_by(|a, b| b.kind.cmp(&a.kind));
+        assert_eq!(all.iter().map(|link| link.kind.as_str()).collect::<Vec<_>>(), kinds, "{why}");
+        all[number].detach();
+        assert_eq!(links(&agent).len(), kinds.len() - 1, "{why}: it is off, and nobody is told");
+        assert_eq!(agent.find_lost(), 1, "{why}");
+        let entry = agent.entry().unwrap();
+        assert_eq!(
+            (entry.reason.as_deref(), entry.external_enforced),
+            (Some("NoHook"), 0),
+            "{why}: {entry:?}"
+        );
+        agent.locate();
+        let entry = agent.entry().unwrap();
+        assert_eq!((entry.reason, entry.external_enforced), (None, 1), "{why}: and back");
+        is_cut(&stage, &agent, &why);
+        assert_eq!(agent.look_at_all_hooks(), 0, "{why}: and then all are there");
+    }
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn native_xdp_that_somebody_detaches_is_found_told_and_attached_again() {
+    let rest = if Hooks::Tcx.has_tcx() { ["xdp", "tcx", "tcx"].as_slice() } else { &["xdp"] };
+    links_that_are_detached(Hooks::XdpNative, rest);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn tcx_programs_that_somebody_detaches_are_found_told_and_attached_again() {
+    links_that_are_detached(Hooks::Tcx, &["tcx", "tcx"]);
 }
 
 fn a_round_trip(hooks: Hooks) {

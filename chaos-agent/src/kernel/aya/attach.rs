@@ -1,6 +1,6 @@
 //! Attaching programs to interfaces, looking whether they are still there, and taking off what another agent has left there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
@@ -9,15 +9,15 @@ use edge_api::fault_node::HookKind;
 use fault_abi::names;
 
 use super::load::program;
-use super::{AyaKernel, chain, filters};
+use super::{AyaKernel, chain, filters, xdp};
 use crate::kernel::{Interface, KernelError, Layer};
 
 /// An attached hook; dropping it detaches.
 pub(super) struct Link {
     pub(super) hook: HookKind,
     tc: Placed,
-    /// Where that decides, with TC for what it leaves. Only who may end anybody's links can take it off.
-    _xdp: Option<XdpLink>,
+    /// Where that decides, with TC for what it leaves.
+    xdp: Option<XdpLink>,
 }
 
 /// A program that is attached to TC; dropping it detaches.
@@ -58,33 +58,40 @@ impl AyaKernel {
                     program(&mut self.programs, names::XDP_DISPATCH).map_err(|e| e.to_string())?;
                 let id = program.attach_to_if_index(interface.index, XdpMode::Driver).map_err(said)?;
                 let xdp = program.take_link(id).map_err(said)?;
-                return Ok(Link { hook, tc, _xdp: Some(xdp) });
+                return Ok(Link { hook, tc, xdp: Some(xdp) });
             }
             HookKind::TcxIngress => self.attach_program(interface, ingress, true),
             HookKind::TcxEgress => self.attach_program(interface, egress, true),
             HookKind::ClsactIngress => self.attach_program(interface, ingress, false),
             HookKind::ClsactEgress => self.attach_program(interface, egress, false),
         };
-        Ok(Link { hook, tc: tc?, _xdp: None })
+        Ok(Link { hook, tc: tc?, xdp: None })
     }
 
     /// Looks whether the programs of an interface are still there; forgets those that are not.
     pub(super) fn forget_lost(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, String> {
         let Some(links) = self.links.get(&interface.index) else { return Ok(BTreeSet::new()) };
-        let mut lost = BTreeSet::new();
+        let mut lost = BTreeMap::new();
         for link in links {
-            if !self.programs_at(interface, &link.tc)?.contains(&self.id_of(link.tc.program)?) {
-                lost.insert(link.hook);
+            let has_tc = self.programs_at(interface, &link.tc)?.contains(&self.id_of(link.tc.program)?);
+            if !has_tc || link.xdp.is_some() && !self.has_xdp(interface)? {
+                lost.insert(link.hook, has_tc);
             }
         }
         let links = self.links.entry(interface.index).or_default();
-        for link in links.extract_if(.., |link| lost.contains(&link.hook)) {
-            if !link.tc.is_tcx {
+        for link in links.extract_if(.., |link| lost.contains_key(&link.hook)) {
+            if !link.tc.is_tcx && lost.get(&link.hook) == Some(&false) {
                 // By now what has its place may be somebody else's filter.
                 std::mem::forget(link.tc.link);
             }
         }
-        Ok(lost)
+        Ok(lost.into_keys().collect())
+    }
+
+    /// Whether an interface's driver runs ours: whoever may end anybody's links can take it off (`bpftool link detach`), and the link stays.
+    fn has_xdp(&self, interface: &Interface) -> Result<bool, String> {
+        let found = xdp::native(interface.index).map_err(|error| error.to_string())?;
+        Ok(found == Some(self.id_of(names::XDP_DISPATCH)?))
     }
 
     /// The ids of the programs at the place of one.
@@ -99,9 +106,7 @@ impl AyaKernel {
     }
 
     fn id_of(&self, name: &str) -> Result<u32, String> {
-        let program =
-            self.programs.program(name).and_then(|program| <&SchedClassifier>::try_from(program).ok());
-        let program = program.ok_or_else(|| format!("there is no program {name}"))?;
+        let program = self.programs.program(name).ok_or_else(|| format!("there is no program {name}"))?;
         program.info().map(|info| info.id()).map_err(|error| chain(&error))
     }
 

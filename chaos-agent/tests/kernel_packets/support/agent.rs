@@ -55,7 +55,7 @@ impl Hooks {
         }
     }
 
-    fn has_tcx(self) -> bool {
+    pub(crate) fn has_tcx(self) -> bool {
         let release = preflight::parse_release(&preflight::kernel_release());
         self != Self::Clsact && release.unwrap() >= preflight::TCX
     }
@@ -192,7 +192,7 @@ impl Agent {
     }
 
     /// Looks at the interfaces, and hooks new ones.
-    fn locate(&mut self) {
+    pub(crate) fn locate(&mut self) {
         let topology = self.runtime.block_on(read(&self.netlink.handle())).unwrap();
         self.line.look(&topology);
         self.enforcer.set_lacks(self.line.lacks());
@@ -243,12 +243,18 @@ impl Agent {
 
     /// Looks whether all hooks are still there, as the agent does once in a while. Returns how many interfaces had lost one.
     pub(crate) fn look_at_all_hooks(&mut self) -> usize {
+        let lost = self.find_lost();
+        self.locate();
+        lost
+    }
+
+    /// The same, but attaches nothing again yet.
+    pub(crate) fn find_lost(&mut self) -> usize {
         self.enforcer.retry_hooks();
         let mut lost = 0;
         while let Some(has_lost) = self.enforcer.look_next() {
             lost += usize::from(has_lost);
         }
-        self.locate();
         lost
     }
 

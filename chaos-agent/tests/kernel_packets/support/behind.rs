@@ -93,10 +93,15 @@ impl Shooter {
     }
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+/// A command that makes a descriptor.
+pub(crate) fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: a fresh descriptor.
+    bpf_call(command, attributes).map(|raw| unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Any other command.
+pub(crate) fn bpf_call<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
     // SAFETY: attributes begin with what the command reads, are as long as said, and point at what lives.
     let raw = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
-    let raw = i32::try_from(raw).unwrap();
-    // SAFETY: a fresh descriptor.
-    if raw < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(raw) }) }
+    if raw < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(raw).unwrap()) }
 }
