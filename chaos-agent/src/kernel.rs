@@ -233,11 +233,22 @@ pub enum Ahead {
     Later,
 }
 
+/// What a sweep of the flows came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// So many are left.
+    pub left: u64,
+    /// So many were forgotten since their profile has ended, or has left their target.
+    pub ended: u64,
+    /// So many were forgotten to make room: when their next packet comes it is the first of a new flow.
+    pub made_room: u64,
+}
+
 /// Flows, which the programs fill in.
 pub trait Flows: Send + Sync {
-    /// Removes the flows of all other states, and where there is hardly any room left those that were silent for longest; returns how many
-    /// are left. Looks at each flow: up to seconds.
-    fn sweep(&self, kept: &Kept) -> u64;
+    /// Removes the flows of all other states, and where there is hardly any room left those that were silent for longest. Looks at each
+    /// flow: up to seconds.
+    fn sweep(&self, kept: &Kept) -> Swept;
 }
 
 /// What the programs count of a delay line of the engine `fq`.

@@ -184,13 +184,18 @@ impl Metrics {
             counter("edge_agent_status_writes_total", "Writes of the FaultNode, by result", &["result"])?;
         writes.with_label_values(&["success"]).inc_by(read(&stats.status_written));
         writes.with_label_values(&["error"]).inc_by(read(&stats.status_failed));
+        let help = "Flows that were forgotten: silent for longest when room was short (room), or of a profile that has ended (ended)";
+        let forgotten = counter("edge_agent_flows_forgotten_total", help, &["reason"])?;
+        forgotten.with_label_values(&["room"]).inc_by(read(&stats.flows_made_room));
+        forgotten.with_label_values(&["ended"]).inc_by(read(&stats.flows_ended));
         let offset = prometheus::Gauge::new(
             "edge_agent_clock_offset_seconds",
             "This node's clock minus the API server's, as it is corrected for",
         )?;
         offset.set(self.shared.offset().wall_ahead(clock::read()?).as_secs_f64());
         let gap = self.gap()?;
-        let all = [seconds.collect(), rounds.collect(), writes.collect(), offset.collect(), gap];
+        let counts = [rounds, writes, forgotten].map(|counter| counter.collect());
+        let all = [seconds.collect(), counts.concat(), offset.collect(), gap];
         Ok(all.concat())
     }
 

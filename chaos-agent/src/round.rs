@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 
 use crate::clock;
 use crate::enforce::{Enforcer, Outcome};
-use crate::kernel::{Ahead, Kernel};
-use crate::shared::{Shared, Wake};
+use crate::kernel::{Ahead, Kernel, Swept};
+use crate::shared::{Shared, Stats, Wake};
 
 /// Without any change the enforcer comes around so often: to correct deadlines by a clock that was set, to try
 /// refused hooks again, to forget flows.
@@ -124,7 +124,7 @@ impl<K: Kernel> Turns<K> {
             self.enforcer.set_lacks(shared.line.lacks());
         }
         self.enforcer.doubt(&wake.doubted);
-        let is_round = self.is_round(wake.world, now) && is_ready(shared);
+        let is_round = self.is_round(wake.world, now, &shared.stats) && is_ready(shared);
         if is_round {
             let outcome = round(&mut self.enforcer, shared, now);
             self.again.round = next_try(outcome, Instant::now());
@@ -155,12 +155,12 @@ impl<K: Kernel> Turns<K> {
     }
 
     /// Whether there is reason for a round; takes that in.
-    fn is_round(&mut self, is_new_world: bool, now: clock::Now) -> bool {
+    fn is_round(&mut self, is_new_world: bool, now: clock::Now, stats: &Stats) -> bool {
         let is_beat = self.last_beat.elapsed() >= BEAT;
         if is_beat {
             self.last_beat = Instant::now();
             self.enforcer.retry_hooks();
-            self.sweep.go_on(&mut self.enforcer);
+            self.sweep.go_on(&mut self.enforcer, stats);
         }
         let is_retry = self.again.is_round_due(Instant::now());
         let is_due = self.again.round.is_none() && is_over(self.enforcer.next_due(), now.boot_ns);
@@ -221,17 +221,19 @@ fn next_ahead(left: Ahead) -> Option<Instant> {
 /// Forgetting flows, on a thread of its own: there can be millions.
 #[derive(Default)]
 struct Sweep {
-    running: Option<JoinHandle<u64>>,
+    running: Option<JoinHandle<Swept>>,
 }
 
 impl Sweep {
     /// Takes the last one's count and starts the next, unless the last one still goes on.
-    fn go_on<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>) {
+    fn go_on<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>, stats: &Stats) {
         if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        if let Some(Ok(left)) = self.running.take().map(JoinHandle::join) {
+        if let Some(Ok(Swept { left, ended, made_room })) = self.running.take().map(JoinHandle::join) {
             enforcer.set_flows(left);
+            stats.flows_ended.fetch_add(ended, Ordering::Relaxed);
+            stats.flows_made_room.fetch_add(made_room, Ordering::Relaxed);
         }
         let (flows, kept) = enforcer.flows();
         self.running = Some(std::thread::spawn(move || flows.sweep(&kept)));

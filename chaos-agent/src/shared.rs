@@ -89,6 +89,10 @@ pub struct Stats {
     pub round_ns: AtomicU64,
     /// Rounds in which the kernel refused something.
     pub refused: AtomicU64,
+    /// Flows that were forgotten since their profile has ended, or has left their target.
+    pub flows_ended: AtomicU64,
+    /// Flows that were forgotten to make room for new ones.
+    pub flows_made_room: AtomicU64,
     /// Status writes that succeeded.
     pub status_written: AtomicU64,
     /// Status writes that failed.

@@ -11,7 +11,7 @@ use fault_abi::key::{Address, Direction, PortKey};
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 use fault_abi::verdict::Effect;
 
-use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Swept};
 use crate::ledger::bindings;
 use crate::table::{Op, Place, Prefix};
 
@@ -57,6 +57,8 @@ pub struct FakeKernel {
     pub(crate) counters: CounterTable,
     /// What it answers when it is asked to work ahead.
     pub ahead: FakeAhead,
+    /// What each sweep of its flows comes to.
+    pub swept: Swept,
 }
 
 /// What [`FakeKernel`] answers when it is asked to work ahead, one after the other; then that it is done.
@@ -211,7 +213,7 @@ impl Kernel for FakeKernel {
     }
 
     fn flows(&self) -> Arc<dyn Flows> {
-        Arc::new(NoFlows)
+        Arc::new(FakeFlows(self.swept))
     }
 
     fn added_qdiscs(&self) -> BTreeSet<u32> {
@@ -223,11 +225,12 @@ impl Kernel for FakeKernel {
     }
 }
 
-struct NoFlows;
+/// What each sweep of a fake kernel's flows comes to.
+struct FakeFlows(Swept);
 
-impl Flows for NoFlows {
-    fn sweep(&self, _: &Kept) -> u64 {
-        0
+impl Flows for FakeFlows {
+    fn sweep(&self, _: &Kept) -> Swept {
+        self.0
     }
 }
 

@@ -13,6 +13,7 @@ use crate::index::{Change, Index};
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::hooks::XdpMode;
 use crate::locate::{Link, Topology};
+use crate::metrics::Metrics;
 use crate::profile::tests::object;
 use crate::table::Capacity;
 
@@ -155,6 +156,28 @@ fn a_table_that_is_full_of_what_is_in_quarantine_gets_room_again() {
     });
     assert!(refused > 0, "it came in the quarantine");
     assert!(is_there, "{:?} before the next beat, {BEAT:?}", passing.state);
+}
+
+#[test]
+fn flows_that_sweeps_have_forgotten_are_counted_and_shown() {
+    let kernel = FakeKernel { swept: Swept { left: 5, ended: 2, made_room: 3 }, ..FakeKernel::default() };
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut enforcer = Enforcer::new(kernel, settings);
+    let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), 64);
+    let mut sweep = Sweep::default();
+    for sweeps in 0..3 {
+        sweep.go_on(&mut enforcer, &shared.stats);
+        while sweep.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            std::thread::yield_now();
+        }
+        let page = Metrics::new(Arc::clone(&shared), 1).render().unwrap();
+        for (reason, count) in [("room", 3 * sweeps), ("ended", 2 * sweeps)] {
+            let line = format!("edge_agent_flows_forgotten_total{{reason=\"{reason}\"}} {count}\n");
+            assert!(page.contains(&line), "{line} is not in\n{page}");
+        }
+    }
+    let flows = enforcer.view().limits.into_iter().find(|limit| limit.name == "flows").unwrap();
+    assert_eq!(flows.used, 5);
 }
 
 #[test]

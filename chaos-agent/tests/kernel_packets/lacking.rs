@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use chaos_agent::args::EngineChoice;
-use chaos_agent::kernel::LineLimits;
+use chaos_agent::kernel::{LineLimits, Swept};
 use chaos_agent::table::Capacity;
 use edge_api::fault_node::ProfileOnNode;
 use fault_abi::counter::Global;
@@ -205,12 +205,18 @@ fn flows_that_are_over_make_room_for_new_ones_and_one_that_is_alive_keeps_its_fa
     (0..2 * ROOM).for_each(|_| other());
     let untracked = counter().untracked;
     assert!(untracked >= u64::from(ROOM), "{untracked}");
-    assert!(agent.forget_flows() >= u64::from(ROOM) * 9 / 10, "none is forgotten that may be alive");
+    let full = agent.forget_flows();
+    assert!(full.left >= u64::from(ROOM) * 9 / 10, "none is forgotten that may be alive: {full:?}");
+    assert_eq!((full.ended, full.made_room), (0, 0), "and none is said to be");
+    let (forgotten, last) = (Cell::new(0), Cell::new(full));
     let has_room = || {
         is_as_ever();
-        (agent.forget_flows() <= u64::from(ROOM) * 8 / 10 + 1).then_some(())
+        last.set(agent.forget_flows());
+        forgotten.set(forgotten.get() + last.get().made_room);
+        (last.get().left <= u64::from(ROOM) * 8 / 10 + 1).then_some(())
     };
-    eventually(has_room, || format!("{} flows are left", agent.forget_flows()));
+    eventually(has_room, || format!("{:?}, {} were forgotten", last.get(), forgotten.get()));
+    assert_eq!(full.left - last.get().left, forgotten.get(), "each that was forgotten is counted");
     let before = counter().untracked;
     other();
     (0..20).for_each(|_| is_as_ever());
@@ -219,4 +225,7 @@ fn flows_that_are_over_make_room_for_new_ones_and_one_that_is_alive_keeps_its_fa
         before,
         "the new one has found room, and the one that is alive is still there"
     );
+    let left = agent.forget_flows().left;
+    agent.set(&[]);
+    assert_eq!(agent.forget_flows(), Swept { left: 0, ended: left, made_room: 0 }, "their profile has ended");
 }

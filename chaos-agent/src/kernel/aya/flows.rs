@@ -9,7 +9,7 @@ use fault_abi::counter::{Flow, tick};
 use fault_abi::key::FlowKey;
 
 use crate::clock;
-use crate::kernel::{Flows, Kept};
+use crate::kernel::{Flows, Kept, Swept};
 
 /// A flow that was silent for less is alive: no NAT forgets one of UDP sooner (RFC 4787 §4.3, REQ-5).
 pub(super) const IDLE: Duration = Duration::from_secs(120);
@@ -29,15 +29,14 @@ impl FlowTable {
 }
 
 impl Flows for FlowTable {
-    fn sweep(&self, kept: &Kept) -> u64 {
+    fn sweep(&self, kept: &Kept) -> Swept {
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<FlowKey> = flows.keys().filter_map(Result::ok).collect();
         let (mut stay, go): (Vec<_>, Vec<_>) = all.into_iter().partition(|key| kept.has(key.state));
-        for key in &go {
-            // It is not used any more; a failure leaves it for the next sweep.
-            let _ = flows.remove(key);
-        }
-        let excess = excess(stay.len(), self.room);
+        // They are not used any more; a failure leaves one for the next sweep.
+        let ended = go.iter().filter(|key| flows.remove(key).is_ok()).count();
+        let before_room = stay.len();
+        let excess = excess(before_room, self.room);
         // Without the time nobody is idle, and the enforcer, which reads the same clock, says why there is none.
         if let (1.., Ok(now)) = (excess, clock::read()) {
             let before = tick(now.boot_ns.saturating_sub(nanoseconds(self.idle)));
@@ -49,7 +48,7 @@ impl Flows for FlowTable {
                 }
             }
         }
-        stay.len() as u64
+        Swept { left: stay.len() as u64, ended: ended as u64, made_room: (before_room - stay.len()) as u64 }
     }
 }
 
