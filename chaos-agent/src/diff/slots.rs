@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, RuleRow, bindings};
 use crate::table::{Capacity, Op, Prefix, TargetName, Uid};
 
 /// A profile's handle.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Handle {
     /// Its number, which entries refer to.
     pub(super) number: u32,
@@ -54,13 +54,15 @@ impl<'a> Slots<'a> {
         let mut free = room.clone().filter(|slot| !ledger.rules.contains_key(slot));
         let mut free_handles = room.filter(|handle| !ledger.handles.contains_key(handle));
         let plan = self.plan;
+        let live = live(ledger);
         let left = LazyCell::new(|| left(ledger, plan));
         let bound: BTreeSet<&Uid> =
             plan.entries.values().flat_map(|spec| &spec.bindings).map(|bound| &bound.uid).collect();
         for (uid, spec) in plan.rules.iter().filter(|(uid, _)| bound.contains(uid)) {
-            let mut rows = ledger.rules.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
-            let same = rows.find(|(_, row)| self.is_same(row, spec)).map(|(slot, _)| *slot);
-            let held = held(ledger, uid, same);
+            let live = live.get(uid);
+            let same = live.and_then(|live| live.rules.iter().find(|(_, row)| self.is_same(row, spec)));
+            let same = same.map(|(slot, _)| *slot);
+            let held = live.and_then(|live| live.held(same));
             // Where all slots are in quarantine the old rule stays until one is released.
             let slot = same.or_else(|| Some(self.write_rule(uid, spec, free.next()?, ops)));
             // Those that go on with the same handle meet the other rule at once. Who leaves shall not.
@@ -126,11 +128,33 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// The handle that a profile has; of several the one that stands for this slot already.
-fn held(ledger: &Ledger, uid: &Uid, slot: Option<u32>) -> Option<Handle> {
-    let live = ledger.handles.iter().filter(|(_, row)| row.uid == *uid && row.retired_ns.is_none());
-    let (number, row) = live.min_by_key(|(_, row)| Some(row.slot) != slot)?;
-    Some(Handle { number: *number, slot: row.slot })
+/// What a profile has in the kernel that is not retired, in the order of numbers.
+#[derive(Default)]
+struct Live<'a> {
+    /// Its rules, by their slots: several while one takes another's place.
+    rules: Vec<(u32, &'a RuleRow)>,
+    /// Its handles.
+    handles: Vec<Handle>,
+}
+
+impl Live<'_> {
+    /// The handle that the profile has; of several the one that stands for this slot already.
+    fn held(&self, slot: Option<u32>) -> Option<Handle> {
+        self.handles.iter().min_by_key(|handle| Some(handle.slot) != slot).copied()
+    }
+}
+
+/// Of each profile. In one go: there can be as many profiles as slots, and to look through all slots for each of them takes seconds.
+fn live(ledger: &Ledger) -> BTreeMap<&Uid, Live<'_>> {
+    let mut live: BTreeMap<&Uid, Live<'_>> = BTreeMap::new();
+    for (slot, row) in ledger.rules.iter().filter(|(_, row)| row.retired_ns.is_none()) {
+        live.entry(&row.uid).or_default().rules.push((*slot, row));
+    }
+    for (number, row) in ledger.handles.iter().filter(|(_, row)| row.retired_ns.is_none()) {
+        let handle = Handle { number: *number, slot: row.slot };
+        live.entry(&row.uid).or_default().handles.push(handle);
+    }
+    live
 }
 
 /// Handles of profiles that leave a place at which they are now.
@@ -205,3 +229,6 @@ pub(super) fn release(ledger: &Ledger, now_ns: u64) -> impl Iterator<Item = Op> 
     let states = ledger.states.iter().filter(move |(_, row)| is_over(row.retired_ns));
     handles.chain(rules).chain(states.map(|(state, _)| Op::DropState { state: *state }))
 }
+
+#[cfg(test)]
+mod tests;
