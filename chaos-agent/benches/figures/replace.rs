@@ -49,46 +49,96 @@ struct Took {
 struct Times {
     first: Took,
     replaced: Vec<Took>,
+    joined: Vec<Took>,
+    left: Vec<Took>,
     shown: Took,
     lifted: Took,
+}
+
+/// Packets meanwhile.
+#[derive(Clone, Copy)]
+struct Seen {
+    sent: u64,
+    escaped: u64,
 }
 
 /// Measures, with `targets` of at least 3.
 pub(crate) fn measure(targets: u32, rounds: u32) -> Report {
     let stage = Stage::new();
     stage.node.ip(&format!("route add 10.128.0.0/15 via {}\n", Family::V4.ip(1, 2)));
-    // Those whose packets are sent: the ends of all tables and their middle.
-    let under_fire = [0, targets / 2, targets - 1].map(address);
-    let addresses = under_fire.map(|ip| format!("addr add {ip}/32 dev lo\n"));
+    let addresses = under_fire(targets).map(|ip| format!("addr add {ip}/32 dev lo\n"));
     stage.device.ip(&addresses.concat());
-    let capacity = Capacity { targets, rules: 512, flows: 4096, ..Capacity::of_each(64) };
-    let start = Start { capacity, ..Hooks::Tcx.into() };
-    let mut agent = Agent::start(&stage.node, start);
-    agent.world.devices = (0..targets).map(|number| (named(number), device(number))).collect();
     let sink = sink(&stage.device);
-    let (sent, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let source = stage.peer.run(|| UdpSocket::bind((Family::V4.ip(2, 2), 0)).unwrap());
+    let (mut times, replaced) = replace(&stage, &sink, targets, rounds);
+    let met = join(&stage, &sink, targets, rounds.div_ceil(4), &mut times);
+    report(targets, &times, Seen { sent: replaced.sent + met.sent, escaped: replaced.escaped + met.escaped })
+}
+
+/// Those whose packets are sent: the ends of all tables and their middle.
+fn under_fire(targets: u32) -> [Ipv4Addr; 3] {
+    [0, targets / 2, targets - 1].map(address)
+}
+
+/// An agent that knows all targets, with room for so many profiles on each of them.
+fn start(stage: &Stage, targets: u32, profiles: u32) -> Agent {
+    let capacity = Capacity { targets: targets * profiles, rules: 512, flows: 4096, ..Capacity::of_each(64) };
+    let mut agent = Agent::start(&stage.node, Start { capacity, ..Hooks::Tcx.into() });
+    agent.world.devices = (0..targets).map(|number| (named(number), device(number))).collect();
+    agent
+}
+
+/// The rule of a profile is replaced, again and again.
+fn replace(stage: &Stage, sink: &UdpSocket, targets: u32, rounds: u32) -> (Times, Seen) {
+    let mut agent = start(stage, targets, 1);
     // The kernel gives out the memory of so many counters in portions: the rest is tried again.
-    let first = timed(|| while !agent.bring(vec![profile("partition")]) {});
+    let first = timed(|| while !agent.bring(vec![profile("wall", "partition")]) {});
     let mut times = Times { first, ..Times::default() };
     let mut took_all = true;
-    thread::scope(|scope| {
-        scope.spawn(|| fire(&source, under_fire, &sent, &is_over));
+    let sent = meanwhile(stage, targets, |sent| {
         for round in 0..rounds {
             eprintln!("round {} of {rounds}", round + 1);
             let next = if round % 2 == 0 { "loss" } else { "partition" };
-            let profile = profile(next);
+            let profile = profile("wall", next);
             times.replaced.push(timed(|| took_all &= agent.bring(vec![profile])));
-            rest(&sent);
+            rest(sent);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(took_all, "the kernel refused a part");
-    let sent = sent.load(Ordering::Relaxed);
-    let escaped = escaped(&agent, &sink, sent);
+    let seen = Seen { sent, escaped: escaped(&agent, sink, sent) };
     times.shown = timed(|| assert_eq!(agent.enforced().0, targets));
     times.lifted = timed(|| assert!(agent.bring(Vec::new()), "the kernel refused a part"));
-    report(targets, &times, sent, escaped)
+    (times, seen)
+}
+
+/// A second profile joins the first on all targets, for each of which it has counters of its own, and leaves: all entries are replaced.
+/// It comes behind the first in order, which lets nothing get to it.
+fn join(stage: &Stage, sink: &UdpSocket, targets: u32, rounds: u32, times: &mut Times) -> Seen {
+    let mut agent = start(stage, targets, 2);
+    let first = || profile("wall", "partition");
+    while !agent.bring(vec![first()]) {}
+    let sent = meanwhile(stage, targets, |sent| {
+        for round in 0..rounds {
+            eprintln!("a second profile, round {} of {rounds}", round + 1);
+            let second = profile("wall-behind", "loss");
+            times.joined.push(timed(|| while !agent.bring(vec![first(), second.clone()]) {}));
+            rest(sent);
+            times.left.push(timed(|| while !agent.bring(vec![first()]) {}));
+            rest(sent);
+        }
+    });
+    Seen { sent, escaped: escaped(&agent, sink, sent) }
+}
+
+/// Does it while packets are sent to those under fire; returns how many were.
+fn meanwhile(stage: &Stage, targets: u32, work: impl FnOnce(&AtomicU64)) -> u64 {
+    let (sent, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let source = stage.peer.run(|| UdpSocket::bind((Family::V4.ip(2, 2), 0)).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| fire(&source, under_fire(targets), &sent, &is_over));
+        work(&sent);
+        is_over.store(true, Ordering::Relaxed);
+    });
+    sent.load(Ordering::Relaxed)
 }
 
 /// Until 200 more packets have gone: between two replacements the old rule is seen to act, and quarantines end.
@@ -148,16 +198,16 @@ fn device(number: u32) -> DeviceTarget {
     DeviceTarget { labels, port: PORT, addresses: vec![(IpAddr::from(address(number)), None)] }
 }
 
-/// The same profile with one of two rules, each of which lets nothing pass.
-fn profile(rule: &str) -> Profile {
+/// A profile with one of two rules, each of which lets nothing pass.
+fn profile(name: &str, rule: &str) -> Profile {
     let fault = if rule == "loss" { Fault::loss("100%") } else { Fault::partition() };
-    let mut object = serde_json::to_value(fault.named("wall").object()).unwrap();
+    let mut object = serde_json::to_value(fault.named(name).object()).unwrap();
     object["spec"]["targets"] = json!({"devices": {"selector": {"matchLabels": {"site": "berlin"}}}});
     let object: FaultProfile = serde_json::from_value(object).unwrap();
     Profile::parse(&object).unwrap()
 }
 
-fn report(targets: u32, times: &Times, sent: u64, escaped: u64) -> Report {
+fn report(targets: u32, times: &Times, Seen { sent, escaped }: Seen) -> Report {
     let method = format!(
         "{} replacements of the rule of {targets} targets, {sent} packets to three of them meanwhile",
         times.replaced.len()
@@ -175,6 +225,9 @@ fn report(targets: u32, times: &Times, sent: u64, escaped: u64) -> Report {
     figure("replaced, slowest", ms(quantile(&walls, 1000)), "ms");
     figure("replaced, processor time, median", ms(median(&cpus)), "ms");
     figure("lifted", ms(times.lifted.wall), "ms");
+    let walls_of = |all: &[Took]| median(&all.iter().map(|took| took.wall).collect::<Vec<u64>>());
+    figure("a second profile joins, with counters made, median", ms(walls_of(&times.joined)), "ms");
+    figure("a second profile leaves, median", ms(walls_of(&times.left)), "ms");
     figure("shown to status and metrics", ms(times.shown.wall), "ms");
     figure("packets sent meanwhile", float(sent), "packets");
     figure("packets that escaped", float(escaped), "packets");
