@@ -6,6 +6,7 @@
 //! ```
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +19,7 @@ use rtnetlink::Handle;
 
 use crate::args::EngineChoice;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
-use crate::line::ends::Ends;
+use crate::line::ends::{Device, Ends};
 use crate::line::fq::{self, Fq};
 use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
@@ -263,6 +264,23 @@ impl LineView {
         for ends in [&self.ends, &self.splitter].into_iter().flatten() {
             ends.look(topology);
         }
+    }
+
+    /// Takes in why packets cannot go through a device whose interfaces are well; nothing: they can.
+    pub fn lack(&self, device: Device, why: Option<String>) {
+        let ends = match device {
+            Device::Line => &self.ends,
+            Device::Splitter => &self.splitter,
+        };
+        if let Some(ends) = ends {
+            ends.lack(why);
+        }
+    }
+
+    /// Whether one of these is an end of the line or the splitter.
+    #[must_use]
+    pub fn has_end_among(&self, interfaces: &BTreeSet<u32>) -> bool {
+        [&self.ends, &self.splitter].into_iter().flatten().any(|ends| ends.are_among(interfaces))
     }
 
     /// What is lacking now, as of the last look.

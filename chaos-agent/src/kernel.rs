@@ -16,6 +16,7 @@ use fault_abi::key::Direction;
 use fault_abi::line::Held;
 use thiserror::Error;
 
+use crate::line::ends::Device;
 use crate::table::Op;
 
 /// A call to the kernel that failed.
@@ -188,6 +189,10 @@ pub trait Kernel: Send {
     /// # Errors
     /// When the kernel does not tell.
     fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError>;
+
+    /// Looks whether the programs at the ends of the delay line and the splitter are there, and attaches again what somebody else has removed.
+    /// `tell` is told why packets cannot go through a device, and then, once they can, nothing. Takes some hundreds of microseconds.
+    fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>));
 
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);

@@ -68,6 +68,8 @@ struct Turns<K> {
     enforcer: Enforcer<K>,
     last_beat: Instant,
     again: Again,
+    /// Somebody else may have removed programs at the ends of line and splitter.
+    are_ends_in_doubt: bool,
     /// Interfaces may lack hooks that they are to get.
     is_unhooked: bool,
     /// All rules were in the kernel once.
@@ -88,6 +90,7 @@ impl<K: Kernel> Turns<K> {
             enforcer,
             last_beat: now,
             again: Again::default(),
+            are_ends_in_doubt: false,
             is_unhooked: true,
             is_held: false,
             ahead_at: Some(now),
@@ -124,7 +127,12 @@ impl<K: Kernel> Turns<K> {
             self.enforcer.set_lacks(shared.line.lacks());
         }
         self.enforcer.doubt(&wake.doubted);
+        self.are_ends_in_doubt |= shared.line.has_end_among(&wake.doubted);
         let is_round = self.is_round(wake.world, now, &shared.stats) && is_ready(shared);
+        if std::mem::take(&mut self.are_ends_in_doubt) {
+            self.enforcer.mend_ends(&shared.line);
+            self.has_changed = true;
+        }
         if is_round {
             let outcome = round(&mut self.enforcer, shared, now);
             self.again.round = next_try(outcome, Instant::now());
@@ -160,6 +168,7 @@ impl<K: Kernel> Turns<K> {
         if is_beat {
             self.last_beat = Instant::now();
             self.enforcer.retry_hooks();
+            self.are_ends_in_doubt = true;
             self.sweep.go_on(&mut self.enforcer, stats);
         }
         let is_retry = self.again.is_round_due(Instant::now());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use edge_api::fault_node::HookKind;
 
 use super::Enforcer;
+use crate::behind::LineView;
 use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Interface, Kernel};
 use crate::locate::Topology;
@@ -67,6 +68,13 @@ impl<K: Kernel> Enforcer<K> {
             self.tried.remove(&index);
         }
         Some(!lost.is_empty())
+    }
+
+    /// Looks whether the delay line and the splitter have their programs; attaches again what somebody else has removed, and tells hooks
+    /// of each that is not there.
+    pub fn mend_ends(&mut self, line: &LineView) {
+        self.kernel.mend_ends(&mut |device, lack| line.lack(device, lack));
+        self.set_lacks(line.lacks());
     }
 
     /// Whether [`Self::look_next`] has something to do.

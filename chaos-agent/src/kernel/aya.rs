@@ -3,6 +3,7 @@
 mod ask;
 mod attach;
 mod change;
+mod ends;
 mod filters;
 mod flows;
 mod line;
@@ -30,10 +31,12 @@ use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal};
+use crate::line::ends::Device;
 use crate::line::engine::Engine;
 use crate::table::{Capacity, Op};
+use attach::Link;
 pub use attach::detach_filters;
-use attach::{Link, Placed};
+use ends::EndPrograms;
 use flows::FlowTable;
 use line::Counts;
 use load::{fill_arrays, take, typed};
@@ -77,7 +80,9 @@ pub struct AyaKernel {
     /// Gives out all that the line holds when it is dropped: the hooks must be gone then, and the ends still there.
     engine: Option<Engine>,
     /// Programs at the ends of line and splitter.
-    ends: Vec<Placed>,
+    ends: EndPrograms,
+    /// Those of a line of the engine `fq`: what is in it when this goes leaves at its time.
+    lasting: EndPrograms,
     added_qdiscs: BTreeSet<u32>,
     /// How long this round still waits for the kernel's memory.
     patience: Duration,
@@ -161,7 +166,8 @@ impl AyaKernel {
             sign,
             counts: Some(counts),
             engine: None,
-            ends: Vec::new(),
+            ends: EndPrograms::default(),
+            lasting: EndPrograms::default(),
             added_qdiscs: BTreeSet::new(),
             patience: REFILL,
             reader,
@@ -249,6 +255,10 @@ impl Kernel for AyaKernel {
 
     fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError> {
         self.forget_lost(interface).map_err(|reason| KernelError::Read { map: "hooks", reason })
+    }
+
+    fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>)) {
+        self.mend_all_ends(tell);
     }
 
     fn detach(&mut self, index: u32) {

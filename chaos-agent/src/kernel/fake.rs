@@ -13,6 +13,7 @@ use fault_abi::verdict::Effect;
 
 use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Swept};
 use crate::ledger::bindings;
+use crate::line::ends::Device;
 use crate::table::{Op, Place, Prefix};
 
 pub(crate) type CounterTable = Arc<Mutex<BTreeMap<(u32, u32), Counter>>>;
@@ -38,6 +39,10 @@ pub struct FakeKernel {
     pub hooks: BTreeMap<u32, BTreeSet<HookKind>>,
     /// Hooks that somebody else has removed since they were looked at last.
     pub removed: BTreeSet<(u32, HookKind)>,
+    /// What is told when the ends of line and splitter are looked at next.
+    pub bare_ends: Vec<(Device, Option<String>)>,
+    /// How often they were looked at.
+    pub mended: usize,
     /// How often hooks were attached.
     pub attached: usize,
     /// How packets of an interface begin, as its hooks take it.
@@ -202,6 +207,13 @@ impl Kernel for FakeKernel {
             hooks.retain(|hook| !lost.contains(hook));
         }
         Ok(lost)
+    }
+
+    fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>)) {
+        self.mended += 1;
+        for (device, lack) in self.bare_ends.drain(..) {
+            tell(device, lack);
+        }
     }
 
     fn detach(&mut self, index: u32) {

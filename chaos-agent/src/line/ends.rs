@@ -3,6 +3,7 @@
 //! a look at the ends, and as long as one is down or gone hooks are told that there is no such device. They pass packets
 //! without it then, and count them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fault_abi::line::KERNEL_LIVES;
@@ -111,7 +112,32 @@ pub struct Ends {
 
 struct State {
     tell: Tell,
+    /// What the interfaces lack.
+    shape: Option<String>,
+    /// What the programs there do.
+    lack: Option<String>,
+    /// The first of both, as hooks were told.
     fault: Option<String>,
+}
+
+impl State {
+    /// Tells hooks what has changed for them.
+    fn settle(&mut self, device: Device) {
+        let now = self.shape.clone().or_else(|| {
+            let lack = self.lack.as_ref()?;
+            Some(format!("{lack}, {}", device.meanwhile()))
+        });
+        if now == self.fault {
+            return;
+        }
+        let device = device.name();
+        match &now {
+            Some(why) => tracing::warn!("{device}: {why}"),
+            None => tracing::info!("{device} carries packets again"),
+        }
+        (self.tell)(now.is_none());
+        self.fault = now;
+    }
 }
 
 impl Ends {
@@ -119,23 +145,28 @@ impl Ends {
     #[must_use]
     pub fn new(device: Device, interfaces: Vec<Interface>, mut tell: Tell) -> Self {
         tell(true);
-        Self { device, interfaces, state: Mutex::new(State { tell, fault: None }) }
+        let state = State { tell, shape: None, lack: None, fault: None };
+        Self { device, interfaces, state: Mutex::new(state) }
     }
 
     /// Tells hooks whether packets can go through the device, by the interfaces that there are.
     pub fn look(&self, topology: &Topology) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.device.fault(&self.interfaces, topology, state.fault.is_some());
-        if now == state.fault {
-            return;
-        }
-        let device = self.device.name();
-        match &now {
-            Some(why) => tracing::warn!("{device}: {why}"),
-            None => tracing::info!("{device} carries packets again"),
-        }
-        (state.tell)(now.is_none());
-        state.fault = now;
+        state.shape = self.device.fault(&self.interfaces, topology, state.shape.is_some());
+        state.settle(self.device);
+    }
+
+    /// Tells hooks that packets cannot go through the device since its programs lack something, or that they no longer do.
+    pub fn lack(&self, why: Option<String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.lack = why;
+        state.settle(self.device);
+    }
+
+    /// Whether one of these is an interface of the device.
+    #[must_use]
+    pub fn are_among(&self, interfaces: &BTreeSet<u32>) -> bool {
+        self.interfaces.iter().any(|end| interfaces.contains(&end.index))
     }
 
     /// Why packets cannot go through it, as of the last look; none: they can.
@@ -198,6 +229,27 @@ mod tests {
             assert_eq!(look(&running), well, "nothing has changed");
         }
         assert_eq!(look(&[(7, UP), (8, UP)]), well, "what is told late is no failure");
+    }
+
+    #[test]
+    fn hooks_are_told_as_long_as_a_program_at_an_end_is_missing_whatever_the_interfaces_are() {
+        let (signs, sign) = signs();
+        let near = Interface { index: 7, name: "edo-line".to_owned() };
+        let ends = Ends::new(Device::Line, vec![near], lasting(sign));
+        let told = || (signs.lock().unwrap().drain(..).collect::<Vec<_>>(), ends.fault().unwrap_or_default());
+        assert_eq!(told(), (vec![KERNEL_LIVES], String::new()));
+        ends.lack(Some("it has no program".to_owned()));
+        let missing = "it has no program, packets pass without their delay".to_owned();
+        assert_eq!(told(), (vec![NONE], missing.clone()));
+        ends.look(&topology(&[(7, RUNNING)]));
+        assert_eq!(told(), (Vec::new(), missing), "all interfaces are well");
+        ends.look(&topology(&[(7, DOWN)]));
+        assert!(told().1.contains("is down"), "that is to be mended first");
+        ends.lack(None);
+        assert!(told().1.contains("is down"));
+        ends.look(&topology(&[(7, RUNNING)]));
+        assert_eq!(told(), (vec![KERNEL_LIVES], String::new()));
+        assert!(ends.are_among(&BTreeSet::from([3, 7])) && !ends.are_among(&BTreeSet::from([3])));
     }
 
     #[test]

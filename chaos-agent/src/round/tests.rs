@@ -8,10 +8,13 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 
 use super::*;
+use crate::behind::LineView;
 use crate::enforce::Settings;
 use crate::index::{Change, Index};
+use crate::kernel::Interface;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::hooks::XdpMode;
+use crate::line::ends::{Device, Ends};
 use crate::locate::{Link, Topology};
 use crate::metrics::Metrics;
 use crate::profile::tests::object;
@@ -240,4 +243,29 @@ fn an_interface_that_goes_away_and_comes_back_between_two_turns_gets_its_hooks_a
     shared.take_topology(Topology::default(), &BTreeSet::from([5]));
     shared.take_topology(there, &BTreeSet::new());
     assert_eq!(attached_after(&shared), 4);
+}
+
+#[test]
+fn ends_of_the_line_are_looked_at_when_their_filters_have_changed_and_at_each_beat() {
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut turns = Turns::new(Enforcer::new(FakeKernel::default(), settings));
+    let near = Interface { index: 7, name: "edo-line".to_owned() };
+    let ends = Ends::new(Device::Line, vec![near], Box::new(|_| {}));
+    let line = LineView { ends: Some(ends), ..LineView::default() };
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), 64);
+    let mut looks_after = |doubted: &[u32], lack: Option<&str>, is_beat: bool| {
+        shared.doubt(&doubted.iter().copied().collect());
+        turns.enforcer.kernel_mut().bare_ends = vec![(Device::Line, lack.map(str::to_owned))];
+        if is_beat {
+            turns.last_beat = Instant::now().checked_sub(BEAT).unwrap();
+        }
+        // The second one finds nothing to do.
+        (0..2).for_each(|_| turns.turn(shared.wait(Duration::ZERO), &shared).unwrap());
+        let fault = shared.line.ends.as_ref().unwrap().fault();
+        (turns.enforcer.kernel().mended, fault.is_some_and(|why| why.contains("no program")))
+    };
+    assert_eq!(looks_after(&[], None, false), (0, false));
+    assert_eq!(looks_after(&[3], None, false), (0, false), "somebody else's");
+    assert_eq!(looks_after(&[7], Some("no program"), false), (1, true));
+    assert_eq!(looks_after(&[], None, true), (2, false), "also where nothing is told");
 }

@@ -21,6 +21,7 @@ mod beside;
 mod deadline;
 mod death;
 mod down;
+mod ends;
 mod follow;
 mod fragments;
 mod frames;

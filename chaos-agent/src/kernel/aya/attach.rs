@@ -31,6 +31,13 @@ impl Placed {
     fn way(&self) -> TcAttachType {
         way(self.program)
     }
+
+    /// Detaches nothing that is not there any more: what has the place of a filter may be somebody else's by now.
+    pub(super) fn forget(self) {
+        if !self.is_tcx {
+            std::mem::forget(self.link);
+        }
+    }
 }
 
 fn way(program: &str) -> TcAttachType {
@@ -73,16 +80,15 @@ impl AyaKernel {
         let Some(links) = self.links.get(&interface.index) else { return Ok(BTreeSet::new()) };
         let mut lost = BTreeMap::new();
         for link in links {
-            let has_tc = self.programs_at(interface, &link.tc)?.contains(&self.id_of(link.tc.program)?);
+            let has_tc = self.is_placed(interface, &link.tc)?;
             if !has_tc || link.xdp.is_some() && !self.has_xdp(interface)? {
                 lost.insert(link.hook, has_tc);
             }
         }
         let links = self.links.entry(interface.index).or_default();
         for link in links.extract_if(.., |link| lost.contains_key(&link.hook)) {
-            if !link.tc.is_tcx && lost.get(&link.hook) == Some(&false) {
-                // By now what has its place may be somebody else's filter.
-                std::mem::forget(link.tc.link);
+            if lost.get(&link.hook) == Some(&false) {
+                link.tc.forget();
             }
         }
         Ok(lost.into_keys().collect())
@@ -92,6 +98,11 @@ impl AyaKernel {
     fn has_xdp(&self, interface: &Interface) -> Result<bool, String> {
         let found = xdp::native(interface.index).map_err(|error| error.to_string())?;
         Ok(found == Some(self.id_of(names::XDP_DISPATCH)?))
+    }
+
+    /// Whether a program is where it was attached.
+    pub(super) fn is_placed(&self, interface: &Interface, placed: &Placed) -> Result<bool, String> {
+        Ok(self.programs_at(interface, placed)?.contains(&self.id_of(placed.program)?))
     }
 
     /// The ids of the programs at the place of one.

@@ -10,11 +10,10 @@ use fault_abi::counter::TargetState;
 use fault_abi::line::{Held, LINE_IS_FQ, Line};
 use fault_abi::names;
 
-use super::attach::Placed;
 use super::load::convert;
 use super::{AyaKernel, chain};
 use crate::behind::{Behind, LineDevice, LineView, Queue};
-use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
+use crate::kernel::{Interface, KernelError, LineLimits, QueueCounters};
 use crate::line::audit::{Admission, Audit};
 use crate::line::ends::{self, Device, Ends, Tell, gated};
 use crate::line::engine::{Engine, Heartbeat, Options};
@@ -44,7 +43,7 @@ impl AyaKernel {
         if let Some((near, _)) = &devices.splitter {
             line.splitter = near.index;
         }
-        let lasting = self.attach_ends(&devices)?;
+        self.attach_ends(&devices)?;
         let splitter = self.tell_of_splitter(line)?;
         let Behind { line, no_line, second_choice, no_splitter, magic, .. } = behind;
         let mut view = LineView { no_line, second_choice, no_splitter, limits, ..LineView::default() };
@@ -70,34 +69,10 @@ impl AyaKernel {
                 let tell = ends::lasting(self.sign_of_life(Arc::clone(&view.sign_ns))?);
                 view.ends = Some(Ends::new(Device::Line, vec![near, far], tell));
                 let counters = Arc::clone(&self.reader) as Arc<dyn QueueCounters>;
-                view.queue = Some(Queue { counters, programs: Box::new(lasting) });
+                view.queue = Some(Queue { counters, programs: Box::new(self.lasting.clone()) });
             }
         }
         Ok(view)
-    }
-
-    /// Attaches the programs at the ends of line and splitter. Returns those that are to outlive this.
-    fn attach_ends(&mut self, devices: &Devices) -> Result<Vec<Placed>, KernelError> {
-        let refused = |end: &Interface| {
-            let interface = end.name.clone();
-            |reason| KernelError::Line { interface, reason }
-        };
-        let (mut ends, mut lasting) = (Vec::new(), Vec::new());
-        match &devices.line {
-            None => {}
-            Some(LineEnds { entry, end, is_fq: true }) => {
-                lasting.push(self.attach_lasting(end, names::LINE_END).map_err(refused(end))?);
-                lasting.push(self.attach_lasting(entry, names::LINE_START).map_err(refused(entry))?);
-            }
-            Some(LineEnds { end, .. }) => {
-                ends.push(self.attach_either(end, names::LINE_END).map_err(refused(end))?);
-            }
-        }
-        if let Some((_, far)) = &devices.splitter {
-            ends.push(self.attach_either(far, names::SPLITTER_END).map_err(refused(far))?);
-        }
-        self.ends = ends;
-        Ok(lasting)
     }
 
     /// Writes what hooks know of line and splitter. Returns what tells them later whether there is a splitter.

@@ -258,11 +258,19 @@ impl Agent {
         lost
     }
 
+    /// Looks whether line and splitter have their programs, as the agent does once in a while.
+    pub(crate) fn look_at_ends(&mut self) {
+        self.enforcer.mend_ends(&self.line);
+    }
+
     /// Takes in what netlink tells, as the agent's parts do together.
     fn take(&mut self, told: &Told) {
         self.gone.extend(told.gone());
         self.enforcer.forget(&told.gone());
         self.enforcer.doubt(&told.filters);
+        if self.line.has_end_among(&told.filters) {
+            self.enforcer.mend_ends(&self.line);
+        }
         while self.enforcer.look_next().is_some() {}
         self.locate();
     }

@@ -1,0 +1,115 @@
+//! The programs at the ends of the delay line and the splitter: attached when these are made, and again when somebody else has
+//! removed one. Without them packets would vanish there, or leave the line before their time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fault_abi::names;
+
+use super::AyaKernel;
+use super::attach::Placed;
+use crate::kernel::{Devices, Interface, KernelError, LineEnds};
+use crate::line::ends::Device;
+
+/// A program at an end of a device of ours.
+pub(super) struct End {
+    device: Device,
+    interface: Interface,
+    program: &'static str,
+    /// It works on when this agent is gone.
+    outlives: bool,
+    /// None: somebody else has removed it.
+    placed: Option<Placed>,
+}
+
+/// Programs at ends. Those that outlive the hooks are held by two: whoever is the last detaches them.
+#[derive(Clone, Default)]
+pub(super) struct EndPrograms(Arc<Mutex<Vec<End>>>);
+
+impl EndPrograms {
+    fn with<T>(&self, work: impl FnOnce(&mut Vec<End>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AyaKernel {
+    /// Attaches the programs at the ends of line and splitter.
+    pub(super) fn attach_ends(&mut self, devices: &Devices) -> Result<(), KernelError> {
+        let end = |device, interface: &Interface, program, outlives| End {
+            device,
+            interface: interface.clone(),
+            program,
+            outlives,
+            placed: None,
+        };
+        let mut ends = Vec::new();
+        if let Some(LineEnds { entry, end: last, is_fq }) = &devices.line {
+            ends.push(end(Device::Line, last, names::LINE_END, *is_fq));
+            ends.extend(is_fq.then(|| end(Device::Line, entry, names::LINE_START, true)));
+        }
+        if let Some((_, far)) = &devices.splitter {
+            ends.push(end(Device::Splitter, far, names::SPLITTER_END, false));
+        }
+        for end in &mut ends {
+            self.attach_end(end)?;
+        }
+        let (lasting, others) = ends.into_iter().partition(|end| end.outlives);
+        self.lasting.with(|all| *all = lasting);
+        self.ends.with(|all| *all = others);
+        Ok(())
+    }
+
+    /// Looks whether the programs are still there, and attaches again what is not. `tell` is told of each device that lacks one why
+    /// packets cannot go through it, and once they can again: nothing.
+    pub(super) fn mend_all_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>)) {
+        for device in [Device::Line, Device::Splitter] {
+            for programs in [self.lasting.clone(), self.ends.clone()] {
+                programs.with(|ends| {
+                    let of_it = ends.iter_mut().filter(|end| end.device == device);
+                    self.mend(of_it, &mut |lack| tell(device, lack));
+                });
+            }
+        }
+    }
+
+    fn mend<'a>(&mut self, ends: impl Iterator<Item = &'a mut End>, tell: &mut dyn FnMut(Option<String>)) {
+        let mut missing: Vec<&mut End> = Vec::new();
+        for end in ends {
+            if let Some(lost) = end.placed.take_if(|placed| self.is_lost(&end.interface, placed)) {
+                lost.forget();
+                tell(Some(format!("somebody else has removed the program at {}", end.interface.name)));
+            }
+            missing.extend(Some(end).filter(|end| end.placed.is_none()));
+        }
+        if !missing.is_empty() {
+            let attached: Result<Vec<()>, KernelError> =
+                missing.into_iter().map(|end| self.attach_end(end)).collect();
+            tell(attached.err().map(|error| error.to_string()));
+        }
+    }
+
+    /// Whether somebody else has removed it; where the kernel does not tell, it is taken to be there.
+    fn is_lost(&self, interface: &Interface, placed: &Placed) -> bool {
+        match self.is_placed(interface, placed) {
+            Ok(is_placed) => !is_placed,
+            Err(error) => {
+                tracing::debug!(interface = interface.name, %error, "whether it has its program is not known");
+                false
+            }
+        }
+    }
+
+    fn attach_end(&mut self, end: &mut End) -> Result<(), KernelError> {
+        let refused = |reason| KernelError::Line { interface: end.interface.name.clone(), reason };
+        // By its name somebody else's interface would be found, where this one is gone.
+        if nix::net::if_::if_nametoindex(end.interface.name.as_str()) != Ok(end.interface.index) {
+            return Err(refused("there is no such interface any more".to_owned()));
+        }
+        let placed = if end.outlives {
+            self.attach_lasting(&end.interface, end.program)
+        } else {
+            self.attach_either(&end.interface, end.program)
+        };
+        end.placed = Some(placed.map_err(refused)?);
+        Ok(())
+    }
+}
