@@ -147,7 +147,9 @@ impl FakeKernel {
     fn drop_state(&mut self, state: u32) {
         self.states.remove(&state);
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.retain(|(of, _), _| *of != state);
+        for way in Direction::ALL {
+            counters.remove(&(state, way as u32));
+        }
     }
 }
 
