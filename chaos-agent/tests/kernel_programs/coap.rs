@@ -181,8 +181,8 @@ fn libcoaps_client_gets_its_answer_by_retransmission_under_every_fault_and_none_
         scene.end(get(&scene, case, family, &path(case, family)));
         std::fs::remove_file(path(case, family)).expect("the first answer");
     }
-    let running = all().map(|(case, family)| get(&scene, case, family, &path(case, family)));
-    let ran = scene.end_all(running.collect());
+    let each: Vec<_> = all().collect();
+    let ran = scene.run_all(&each, |(case, family)| get(&scene, case, *family, &path(case, *family)));
     for (number, ((case, family), ran)) in all().zip(&ran).enumerate() {
         match std::fs::read(path(case, family)) {
             Ok(payload) => {

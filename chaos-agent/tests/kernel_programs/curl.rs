@@ -15,6 +15,7 @@ use crate::scene::Scene;
 use crate::stack::is_listened_to;
 use crate::support::agent::Hooks;
 use crate::support::stage::Family;
+use crate::support::time::{ms, ms_here};
 
 const PORT: u16 = 8_080;
 /// Bytes of the file: a second at the rate.
@@ -54,8 +55,9 @@ fn digest(bytes: &[u8]) -> Vec<u8> {
 fn start(scene: &Scene, case: &Case, family: Family, to: &Path) -> Running {
     let url = format!("http://{}/file", SocketAddr::new(case.ip(family), PORT));
     // A refusal must not have to wait for the end of this time; silence has to.
-    let limit = if case.is_partition() && !case.is_reject() { "1" } else { "40" };
-    let arguments = ["-sS", "-g", "--max-time", limit, "-w", "%{json}", "-o", to.to_str().unwrap(), &url];
+    let seconds = if case.is_partition() && !case.is_reject() { 1 } else { 40 };
+    let limit = (ms_here(seconds * 1_000) / ms(1_000)).to_string();
+    let arguments = ["-sS", "-g", "--max-time", &limit, "-w", "%{json}", "-o", to.to_str().unwrap(), &url];
     Running::start(&scene.stage.peer, "curl", &arguments)
 }
 
@@ -94,8 +96,9 @@ fn curl_downloads_the_same_bytes_under_every_fault_and_fails_as_it_should_under_
     let scene = Scene::new(Hooks::Clsact, &cases, |_, fault| fault, &[]);
     let site = Site::new(&scene);
     let all = || cases.iter().flat_map(|case| Family::BOTH.map(|family| (case, family)));
-    let running = all().map(|(case, family)| start(&scene, case, family, &site.download(case, family)));
-    let ran = scene.end_all(running.collect());
+    let each: Vec<_> = all().collect();
+    let ran =
+        scene.run_all(&each, |(case, family)| start(&scene, case, *family, &site.download(case, *family)));
     for ((case, family), ran) in all().zip(&ran) {
         agrees(&scene, &site, case, family, ran);
     }

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::kinds::{self, Case};
 use crate::process::Running;
-use crate::scene::{Counted, Scene};
+use crate::scene::{Counted, Scene, at_a_time};
 use crate::stack::{Stack, is_listened_to};
 use crate::support::agent::Hooks;
 use crate::support::fault::Fault;
 use crate::support::stage::Family;
-use crate::support::time::eventually;
+use crate::support::time::{eventually, ms, ms_here};
 
 const PORT: u16 = 5_201;
 
@@ -27,24 +27,38 @@ struct Measurement<'a> {
     client: Running,
 }
 
-/// Starts a server for each case and family, then all clients.
-fn start<'a, 'w>(
+/// Measures each case and family, as many at the same time as keep their pace.
+fn measure<'a, 'w>(
     scene: &Scene,
     cases: &'a [Case],
     arguments: impl Fn(Family) -> Vec<&'w str>,
-) -> Vec<Measurement<'a>> {
+) -> Vec<Outcome<'a>> {
     let all = cases.iter().flat_map(|case| Family::BOTH.map(|family| (case, family)));
-    let servers = all.map(|(case, family)| {
+    let all: Vec<_> = all.collect();
+    // Each is two programs.
+    let parts = all.chunks(at_a_time(2 * all.len()) / 2);
+    let part = |part| start(scene, part, &arguments).into_iter().map(|measurement| end(scene, measurement));
+    parts.flat_map(part).collect()
+}
+
+/// Starts a server for each, then all clients.
+fn start<'a, 'w>(
+    scene: &Scene,
+    all: &[(&'a Case, Family)],
+    arguments: impl Fn(Family) -> Vec<&'w str>,
+) -> Vec<Measurement<'a>> {
+    let servers = all.iter().copied().map(|(case, family)| {
         let at = case.ip(family).to_string();
         (case, family, Running::start(&scene.stage.device, "iperf3", &["-s", "-1", "--json", "-B", &at]))
     });
     let servers: Vec<_> = servers.collect();
+    let silent = (ms_here(500) / ms(1)).to_string();
     let clients = servers.into_iter().map(|(case, family, server)| {
         is_listened_to(&scene.stage.device, SocketAddr::new(case.ip(family), PORT));
         let to = case.ip(family).to_string();
         let mut words = vec!["-c", &to, "--json"];
         if case.is_partition() {
-            words.extend(["--connect-timeout", "500"]);
+            words.extend(["--connect-timeout", &silent]);
         }
         words.extend(arguments(family));
         let client = Running::start(&scene.stage.peer, "iperf3", &words);
@@ -176,9 +190,7 @@ fn iperf3_misses_the_datagrams_that_the_kernel_counts_under_every_fault() {
     };
     let scene = Scene::new(Hooks::Tcx, &cases, profile, &[control]);
     let bytes = (DATAGRAMS * LENGTH).to_string();
-    let running = start(&scene, &cases, |_| vec!["-u", "-b", "1M", "-l", "500", "-n", &bytes]);
-    for measurement in running {
-        let outcome = end(&scene, measurement);
+    for outcome in measure(&scene, &cases, |_| vec!["-u", "-b", "1M", "-l", "500", "-n", &bytes]) {
         if outcome.case.is_partition() {
             outcome.is_cut_off();
         } else {
@@ -229,8 +241,7 @@ fn iperf3_gets_its_bytes_over_tcp_under_every_fault_no_faster_than_the_rate() {
         Family::V4 => vec!["-n", &bytes, "-l", "10000"],
         Family::V6 => vec!["-n", &bytes, "-l", "10000", "-R"],
     };
-    for measurement in start(&scene, &cases, arguments) {
-        let outcome = end(&scene, measurement);
+    for outcome in measure(&scene, &cases, arguments) {
         if outcome.case.is_partition() {
             outcome.is_cut_off();
         } else {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The device has an address of each family for each kind of fault, so all of them act at the same time, each under a profile
-//! of its own. `cargo xtask test` brings the programs; the modules have their names, by which stories are skipped where one
+//! of its own; where a processor is emulated, some at a time. `cargo xtask test` brings the programs; the modules have their names, by which stories are skipped where one
 //! cannot be had.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 

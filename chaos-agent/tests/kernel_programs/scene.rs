@@ -13,7 +13,7 @@ use crate::stack::Stack;
 use crate::support::agent::{Agent, Hooks};
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage};
-use crate::support::time::eventually;
+use crate::support::time::{eventually, is_emulated};
 
 /// A node with an agent between a device with many addresses and a peer.
 pub(crate) struct Scene {
@@ -28,6 +28,12 @@ pub(crate) struct Scene {
 /// What the kernel counted under a fault at one address, by direction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted([Counter; 2]);
+
+/// So many of `all` programs keep their pace at the same time: where a processor is emulated, of twenty pings, or servers and clients,
+/// none does.
+pub(crate) fn at_a_time(all: usize) -> usize {
+    if is_emulated() { all.min(4) } else { all }
+}
 
 impl Scene {
     /// Puts each case on its addresses, by a profile that `fault` may change, and the others beside them.
@@ -62,6 +68,12 @@ impl Scene {
         let ran = process::end_all(running);
         self.said.borrow_mut().extend(ran.iter().map(Ran::to_string));
         ran
+    }
+
+    /// Starts a program for each of these and waits for its end: as many at the same time as keep their pace.
+    pub(crate) fn run_all<T>(&self, all: &[T], start: impl Fn(&T) -> Running) -> Vec<Ran> {
+        let parts = all.chunks(at_a_time(all.len()));
+        parts.flat_map(|part| self.end_all(part.iter().map(&start).collect())).collect()
     }
 
     /// What was counted for a case so far.

@@ -21,9 +21,6 @@ const MODULES: [Module; 5] = [
     ("coap::", &[("coap-client-notls", "libcoap3-bin")]),
     ("nft::", &[("nft", "nftables")]),
 ];
-/// Stories that cannot be told where a processor is emulated: of twenty pings, or servers and clients, at once none keeps its pace there,
-/// so that what they count says nothing of the kernel.
-const PACED: [&str; 4] = ["ping::", "iperf3::", "curl::", "coap::"];
 /// With it they are started.
 const STARTER: (&str, &str) = ("setpriv", "util-linux");
 
@@ -50,20 +47,6 @@ fn is_about(program: &Program) -> bool {
 /// Installs what a test program runs; returns the modules for which that did not succeed.
 pub(super) fn lacking(program: &Program) -> Vec<Lacking> {
     if is_about(program) { lacking_by(tools::program) } else { Vec::new() }
-}
-
-/// As [`lacking`], for an emulated machine: nothing is installed that is not run there.
-pub(super) fn lacking_where_emulated(program: &Program) -> Vec<Lacking> {
-    if is_about(program) { lacking_where_emulated_by(tools::program) } else { Vec::new() }
-}
-
-fn lacking_where_emulated_by(ensure: impl Fn(&str, Need<'_>) -> Result<PathBuf>) -> Vec<Lacking> {
-    let (paced, others): (Vec<Module>, Vec<Module>) =
-        MODULES.into_iter().partition(|(module, _)| PACED.contains(module));
-    let paced = paced.into_iter().map(|(module, _)| {
-        Lacking::of(module, "so many programs at once keep no pace in an emulated machine")
-    });
-    paced.chain(others.iter().filter_map(|module| lack(&ensure, module))).collect()
 }
 
 fn lacking_by(ensure: impl Fn(&str, Need<'_>) -> Result<PathBuf>) -> Vec<Lacking> {
@@ -121,14 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn in_an_emulated_machine_rules_are_there_and_nothing_that_keeps_a_pace() {
-        let lacking = lacking_where_emulated_by(|program, _| {
-            assert!(["nft", "setpriv"].contains(&program), "{program} is not run there");
-            Ok(program.into())
-        });
-        assert_eq!(called_without(&lacking), ["nft"]);
-        let tests = ["nft::a", "ping::b", "coap::c"].map(str::to_owned);
-        let skipped: Vec<_> = skipped(&tests, &lacking).into_iter().map(|(test, _)| test).collect();
-        assert_eq!(skipped, tests[1..]);
+    fn what_is_there_is_called_and_each_module_has_what_its_stories_run() {
+        let lacking = without("iperf3");
+        let called = called_without(&lacking);
+        assert_eq!(called, ["ping", "curl", "busybox", "coap-client-notls", "nft"]);
+        let skipped = skipped(&["nft::a", "iperf3::b"].map(str::to_owned), &lacking);
+        assert_eq!(skipped, [("iperf3::b".to_owned(), "no iperf3".to_owned())]);
     }
 }

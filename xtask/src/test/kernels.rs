@@ -86,7 +86,7 @@ fn choose<'a>(args: &Args, programs: &'a [Program]) -> Result<Vec<Chosen<'a>>> {
     for program in programs.iter().filter(|program| Rung::Kernels.has(program)) {
         let tests = program.tests(&arguments(args))?;
         if !tests.is_empty() {
-            all.push(Chosen { program, tests, foreign: foreign::lacking_where_emulated(program) });
+            all.push(Chosen { program, tests, foreign: foreign::lacking(program) });
         }
     }
     Ok(all)

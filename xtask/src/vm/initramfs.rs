@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Other programs, which it starts by their paths.
     pub others: &'a [PathBuf],
-    /// Programs on PATH that it calls, besides those that all tests call; each is linked with libraries.
+    /// Programs on PATH that it calls, besides those that all tests call.
     pub called: &'a [&'a str],
 }
 
@@ -96,10 +96,22 @@ fn stripped(program: &Path) -> Result<Vec<u8>> {
 /// Adds a program and the libraries that it is linked with.
 fn add(archive: &mut Archive, program: &Path, to: &Path, content: &[u8]) -> Result<()> {
     archive.file(to, content);
-    for library in libraries(&Cmd::new("ldd").arg(program).read()?) {
+    for library in linked(program)? {
         archive.file(&library, &read(&library)?);
     }
     Ok(())
+}
+
+/// The libraries that a program is linked with, and those that they are linked with.
+fn linked(program: &Path) -> Result<Vec<PathBuf>> {
+    let asking = Cmd::new("ldd").arg(program).env("LC_ALL", "C");
+    let output = asking.command().output().with_context(|| format!("starting `{asking}`"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(libraries(&String::from_utf8_lossy(&output.stdout))),
+        false if errors.contains("not a dynamic executable") => Ok(Vec::new()),
+        false => bail!("`{asking}` failed: {errors}"),
+    }
 }
 
 /// The paths in what `ldd` says.
@@ -193,6 +205,16 @@ mod tests {
         let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
         assert_eq!(libraries(said), expected);
         assert_eq!(libraries("\tstatically linked"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_program_that_is_linked_with_nothing_needs_nothing() {
+        let alone = tempfile::NamedTempFile::new().unwrap();
+        fs::write(alone.path(), "no program at all, as far as ldd is concerned").unwrap();
+        assert_eq!(linked(alone.path()).unwrap(), Vec::<PathBuf>::new());
+        let this = linked(&std::env::current_exe().unwrap()).unwrap();
+        assert!(!this.is_empty() && this.iter().all(|library| library.is_file()), "{this:?}");
+        assert!(linked(Path::new("/nowhere")).is_err());
     }
 
     #[test]
