@@ -19,7 +19,7 @@ use rtnetlink::Handle;
 
 use crate::args::EngineChoice;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
-use crate::line::ends::{Device, Ends};
+use crate::line::ends::{Device, Ends, Tell};
 use crate::line::fq::{self, Fq};
 use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
@@ -73,11 +73,7 @@ impl Behind {
     pub async fn make(netlink: &Handle, choice: EngineChoice, limits: LineLimits) -> Self {
         let mut behind = Self { magic: magic(), ..Self::default() };
         behind.make_line(netlink, choice, limits.packets).await;
-        let made = match splitter::remove(netlink).await {
-            Ok(_) => Splitter::make(netlink).await,
-            Err(error) => Err(error),
-        };
-        match made {
+        match splitter::renew(netlink).await {
             Ok(splitter) => behind.splitter = Some(splitter),
             Err(error) => behind.no_splitter = Some(error.to_string()),
         }
@@ -274,6 +270,19 @@ impl LineView {
         };
         if let Some(ends) = ends {
             ends.lack(why);
+        }
+    }
+
+    /// Whether somebody has removed the splitter, as of the last look.
+    #[must_use]
+    pub fn is_splitter_gone(&self) -> bool {
+        self.splitter.as_ref().is_some_and(Ends::is_gone)
+    }
+
+    /// The splitter was made anew; `tell` tells hooks of it.
+    pub fn renew_splitter(&self, Splitter { near, far }: &Splitter, tell: Tell) {
+        if let Some(ends) = &self.splitter {
+            ends.renew(vec![near.clone(), far.clone()], tell);
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::locate::Topology;
 use crate::locate::netlink::{Netlink, NetlinkError, Told, read};
 use crate::shared::Shared;
+use crate::splitter;
 
 /// Interfaces and routes are read so often also when netlink tells of no change: it drops what nobody fetches in time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -19,13 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// After a change, so that one look covers what comes with it.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The splitter is made anew so often at most: somebody may remove it again and again.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// Follows until `shutdown`.
 ///
 /// # Errors
 /// When the netlink connection has ended.
 pub async fn run(netlink: Netlink, shared: Arc<Shared>, shutdown: CancellationToken) -> Result<()> {
-    let mut following = Following { netlink, shared, last: None };
+    let mut following = Following { netlink, shared, last: None, renewed: None };
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         outcome = following.work() => outcome,
@@ -37,16 +40,37 @@ struct Following {
     shared: Arc<Shared>,
     /// What was handed over last; nothing before all was read once.
     last: Option<Topology>,
+    /// When a splitter was last made in the place of another one, or tried to be.
+    renewed: Option<Instant>,
 }
 
 impl Following {
     async fn work(&mut self) -> Result<()> {
         loop {
-            let until = Instant::now() + self.look().await?;
-            let Self { netlink, shared, last } = self;
+            let next_look = self.look().await?;
+            let until =
+                Instant::now() + self.renew_splitter().await.map_or(next_look, |wait| wait.min(next_look));
+            let Self { netlink, shared, last, .. } = self;
             let told = |told: &Told| tell(shared, last, told);
             until_settled(until, netlink, told).await?;
         }
+    }
+
+    /// Makes the splitter anew where somebody has removed it. Returns when to look at it again, if it may still be gone then.
+    async fn renew_splitter(&mut self) -> Option<Duration> {
+        if !self.shared.line.is_splitter_gone() {
+            return None;
+        }
+        let wait = wait_to_renew(self.renewed, Instant::now());
+        if wait.is_zero() {
+            self.renewed = Some(Instant::now());
+            match splitter::renew(&self.netlink.handle()).await {
+                Ok(splitter) => self.shared.take_splitter(splitter),
+                Err(error) => tracing::warn!(%error, "the splitter, which is gone, cannot be made anew"),
+            }
+            return Some(RENEW_EVERY);
+        }
+        Some(wait)
     }
 
     /// Reads everything, and takes in what is told meanwhile. Returns when to look again.
@@ -81,6 +105,11 @@ impl Following {
             }
         }
     }
+}
+
+/// How long a splitter that is gone has to wait for another one, after the last was made.
+fn wait_to_renew(last: Option<Instant>, now: Instant) -> Duration {
+    last.map_or(Duration::ZERO, |last| RENEW_EVERY.saturating_sub(now - last))
 }
 
 /// Who tells of changes.
@@ -165,6 +194,16 @@ mod tests {
         let outcome = until_settled(began + LOOK_EVERY, &mut Gapless(began), |_| told += 1).await;
         assert!(outcome.is_ok(), "nothing was read for {:?}, {told} changes", began.elapsed());
         assert!(told > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_splitter_that_is_gone_is_made_anew_at_once_and_then_not_too_often() {
+        let began = Instant::now();
+        assert!(wait_to_renew(None, began).is_zero());
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(wait_to_renew(Some(began), Instant::now()), Duration::from_secs(6));
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(wait_to_renew(Some(began), Instant::now()).is_zero());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,8 @@ use fault_abi::key::Direction;
 use fault_abi::line::Held;
 use thiserror::Error;
 
-use crate::line::ends::Device;
+use crate::line::ends::{Device, Tell};
+use crate::splitter::Splitter;
 use crate::table::Op;
 
 /// A call to the kernel that failed.
@@ -193,6 +194,12 @@ pub trait Kernel: Send {
     /// Looks whether the programs at the ends of the delay line and the splitter are there, and attaches again what somebody else has removed.
     /// `tell` is told why packets cannot go through a device, and then, once they can, nothing. Takes some hundreds of microseconds.
     fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>));
+
+    /// Takes a splitter in the place of the one that somebody has removed. Returns what tells hooks of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses its program, or the table.
+    fn take_splitter(&mut self, splitter: &Splitter) -> Result<Tell, KernelError>;
 
     /// Detaches what is attached to this interface, or forgets it where the interface is gone.
     fn detach(&mut self, index: u32);

@@ -127,6 +127,10 @@ impl<K: Kernel> Turns<K> {
             self.enforcer.set_lacks(shared.line.lacks());
         }
         self.enforcer.doubt(&wake.doubted);
+        if let Some(splitter) = &wake.splitter {
+            self.enforcer.take_splitter(splitter, &shared.line);
+            self.has_changed = true;
+        }
         self.are_ends_in_doubt |= shared.line.has_end_among(&wake.doubted);
         let is_round = self.is_round(wake.world, now, &shared.stats) && is_ready(shared);
         if std::mem::take(&mut self.are_ends_in_doubt) {

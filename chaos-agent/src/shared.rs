@@ -18,6 +18,7 @@ use crate::index::{Change, Index};
 use crate::kernel::Counters;
 use crate::locate::Topology;
 use crate::peers::Source;
+use crate::splitter::Splitter;
 use crate::status::gap::Predecessor;
 use crate::view::View;
 
@@ -35,13 +36,16 @@ pub struct Wake {
     pub gone: BTreeSet<u32>,
     /// Interfaces at which qdiscs or filters have changed.
     pub doubted: BTreeSet<u32>,
+    /// The splitter was made anew.
+    pub splitter: Option<Splitter>,
     /// It is to end.
     pub stop: bool,
 }
 
 impl Wake {
     fn is_any(&self) -> bool {
-        self.world || self.topology.is_some() || !self.doubted.is_empty() || self.stop
+        let is_changed = self.world || self.topology.is_some() || self.splitter.is_some();
+        is_changed || !self.doubted.is_empty() || self.stop
     }
 }
 
@@ -173,6 +177,11 @@ impl Shared {
         if !interfaces.is_empty() {
             self.wake(|wake| wake.doubted.extend(interfaces));
         }
+    }
+
+    /// Takes a splitter in the place of one that somebody has removed.
+    pub fn take_splitter(&self, splitter: Splitter) {
+        self.wake(|wake| wake.splitter = Some(splitter));
     }
 
     /// Whether deadlines can be told: no rule comes before that.

@@ -39,6 +39,15 @@ impl Splitter {
     }
 }
 
+/// Makes a splitter in the place of one that somebody has removed, or of what is left of it.
+///
+/// # Errors
+/// When the kernel refuses; nothing is left then.
+pub async fn renew(netlink: &Handle) -> Result<Splitter, PairError> {
+    remove(netlink).await?;
+    Splitter::make(netlink).await
+}
+
 /// Removes the pair, if it is there; says whether it was.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use crate::behind::LineView;
 use crate::kernel::hooks::{GENERIC, Hooked, XdpMode, egress_candidates, first_accepted, ingress_candidates};
 use crate::kernel::{Interface, Kernel};
 use crate::locate::Topology;
+use crate::splitter::Splitter;
 
 /// What became of a hook that is no longer there.
 pub(super) const REMOVED: &str = "somebody else has removed it; it is attached again";
@@ -74,6 +75,15 @@ impl<K: Kernel> Enforcer<K> {
     /// of each that is not there.
     pub fn mend_ends(&mut self, line: &LineView) {
         self.kernel.mend_ends(&mut |device, lack| line.lack(device, lack));
+        self.set_lacks(line.lacks());
+    }
+
+    /// Takes a splitter in the place of one that somebody has removed.
+    pub fn take_splitter(&mut self, splitter: &Splitter, line: &LineView) {
+        match self.kernel.take_splitter(splitter) {
+            Ok(tell) => line.renew_splitter(splitter, tell),
+            Err(error) => tracing::warn!(%error, "the splitter was made anew in vain"),
+        }
         self.set_lacks(line.lacks());
     }
 

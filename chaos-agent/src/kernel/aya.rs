@@ -27,12 +27,14 @@ use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, NetworkKey, PortKey};
+use fault_abi::line::Line;
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
 use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal};
-use crate::line::ends::Device;
+use crate::line::ends::{Device, Tell};
 use crate::line::engine::Engine;
+use crate::splitter::Splitter;
 use crate::table::{Capacity, Op};
 use attach::Link;
 pub use attach::detach_filters;
@@ -74,6 +76,8 @@ pub struct AyaKernel {
     config: Array<MapData, Config>,
     filter: Array<MapData, Filter>,
     line: MapData,
+    /// What it holds of line and splitter.
+    facts: Line,
     sign: MapData,
     /// For the engine, until it starts.
     counts: Option<Counts>,
@@ -163,6 +167,7 @@ impl AyaKernel {
             config: typed(&mut programs, names::CONFIG)?,
             filter: typed(&mut programs, names::FILTER)?,
             line,
+            facts: Line::default(),
             sign,
             counts: Some(counts),
             engine: None,
@@ -259,6 +264,12 @@ impl Kernel for AyaKernel {
 
     fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>)) {
         self.mend_all_ends(tell);
+    }
+
+    fn take_splitter(&mut self, splitter: &Splitter) -> Result<Tell, KernelError> {
+        self.attach_splitter(splitter)?;
+        self.facts.splitter = splitter.near.index;
+        self.tell_of_splitter(self.facts)
     }
 
     fn detach(&mut self, index: u32) {

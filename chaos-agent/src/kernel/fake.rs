@@ -13,7 +13,8 @@ use fault_abi::verdict::Effect;
 
 use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Swept};
 use crate::ledger::bindings;
-use crate::line::ends::Device;
+use crate::line::ends::{Device, Tell};
+use crate::splitter::Splitter;
 use crate::table::{Op, Place, Prefix};
 
 pub(crate) type CounterTable = Arc<Mutex<BTreeMap<(u32, u32), Counter>>>;
@@ -43,6 +44,8 @@ pub struct FakeKernel {
     pub bare_ends: Vec<(Device, Option<String>)>,
     /// How often they were looked at.
     pub mended: usize,
+    /// Splitters that were made anew.
+    pub splitters: Vec<Splitter>,
     /// How often hooks were attached.
     pub attached: usize,
     /// How packets of an interface begin, as its hooks take it.
@@ -216,6 +219,11 @@ impl Kernel for FakeKernel {
         for (device, lack) in self.bare_ends.drain(..) {
             tell(device, lack);
         }
+    }
+
+    fn take_splitter(&mut self, splitter: &Splitter) -> Result<Tell, KernelError> {
+        self.splitters.push(splitter.clone());
+        Ok(Box::new(|_| {}))
     }
 
     fn detach(&mut self, index: u32) {

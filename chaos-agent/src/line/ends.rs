@@ -4,7 +4,7 @@
 //! without it then, and count them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fault_abi::line::KERNEL_LIVES;
 
@@ -40,17 +40,22 @@ impl Device {
         }
     }
 
+    /// What is done, or to be done, when it is gone. A line is not made anew: what was lost with it still counts as held, in tables that
+    /// programs write.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Line => "start the agent again, which makes the delay line anew",
+            Self::Splitter => "it is made anew within ten seconds, or the log says why not",
+        }
+    }
+
     /// Why packets cannot go through one with these ends; none: they can. `was_faulty`: they could not before. An end that comes
     /// up again drops what is sent until the kernel has noticed its carrier; the new ends of a device that never failed have theirs,
     /// but the kernel may tell that late.
     fn fault(self, ends: &[Interface], topology: &Topology, was_faulty: bool) -> Option<String> {
         let meanwhile = self.meanwhile();
         ends.iter().find_map(|end| match topology.links.get(&end.index) {
-            None => Some(format!(
-                "{} is gone, {meanwhile}: start the agent again, which makes {} anew",
-                end.name,
-                self.name()
-            )),
+            None => Some(format!("{} is gone, {meanwhile}: {}", end.name, self.remedy())),
             Some(link) if !link.is_up => {
                 let name = &link.name;
                 Some(format!("{name} is down, {meanwhile}: `ip link set {name} up`"))
@@ -106,11 +111,13 @@ impl Gate {
 /// The ends, and whether hooks know the device as one that works.
 pub struct Ends {
     device: Device,
-    interfaces: Vec<Interface>,
     state: Mutex<State>,
 }
 
 struct State {
+    interfaces: Vec<Interface>,
+    /// One of them is not there any more.
+    is_gone: bool,
     tell: Tell,
     /// What the interfaces lack.
     shape: Option<String>,
@@ -145,20 +152,32 @@ impl Ends {
     #[must_use]
     pub fn new(device: Device, interfaces: Vec<Interface>, mut tell: Tell) -> Self {
         tell(true);
-        let state = State { tell, shape: None, lack: None, fault: None };
-        Self { device, interfaces, state: Mutex::new(state) }
+        let state = State { interfaces, is_gone: false, tell, shape: None, lack: None, fault: None };
+        Self { device, state: Mutex::new(state) }
+    }
+
+    /// The device was made anew, and works; `tell` tells hooks of this one.
+    pub fn renew(&self, interfaces: Vec<Interface>, mut tell: Tell) {
+        tracing::info!("{} is made anew", self.device.name());
+        tell(true);
+        *self.lock() = State { interfaces, is_gone: false, tell, shape: None, lack: None, fault: None };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells hooks whether packets can go through the device, by the interfaces that there are.
     pub fn look(&self, topology: &Topology) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.shape = self.device.fault(&self.interfaces, topology, state.shape.is_some());
+        let mut state = self.lock();
+        state.is_gone = state.interfaces.iter().any(|end| !topology.links.contains_key(&end.index));
+        state.shape = self.device.fault(&state.interfaces, topology, state.shape.is_some());
         state.settle(self.device);
     }
 
     /// Tells hooks that packets cannot go through the device since its programs lack something, or that they no longer do.
     pub fn lack(&self, why: Option<String>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.lack = why;
         state.settle(self.device);
     }
@@ -166,13 +185,19 @@ impl Ends {
     /// Whether one of these is an interface of the device.
     #[must_use]
     pub fn are_among(&self, interfaces: &BTreeSet<u32>) -> bool {
-        self.interfaces.iter().any(|end| interfaces.contains(&end.index))
+        self.lock().interfaces.iter().any(|end| interfaces.contains(&end.index))
+    }
+
+    /// Whether somebody has removed one of its interfaces, as of the last look.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.lock().is_gone
     }
 
     /// Why packets cannot go through it, as of the last look; none: they can.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
+        self.lock().fault.clone()
     }
 }
 
@@ -270,17 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn a_splitter_that_is_gone_says_what_to_do() {
-        let told: Arc<Mutex<Vec<bool>>> = Arc::default();
-        let of_ends = Arc::clone(&told);
-        let near = Interface { index: 7, name: "edo-split".to_owned() };
-        let ends = Ends::new(
-            Device::Splitter,
-            vec![near],
-            Box::new(move |carries| of_ends.lock().unwrap().push(carries)),
-        );
+    fn a_splitter_that_is_gone_says_what_is_done_and_works_again_when_it_is_made_anew() {
+        let told: Arc<Mutex<Vec<(u32, bool)>>> = Arc::default();
+        let tell = |index| -> Tell {
+            let told = Arc::clone(&told);
+            Box::new(move |carries| told.lock().unwrap().push((index, carries)))
+        };
+        let near = |index| vec![Interface { index, name: "edo-split".to_owned() }];
+        let ends = Ends::new(Device::Splitter, near(7), tell(7));
+        assert!(!ends.is_gone());
         ends.look(&topology(&[]));
-        assert_eq!(*told.lock().unwrap(), [true, false]);
-        assert!(ends.fault().unwrap().contains("start the agent again, which makes the splitter anew"));
+        assert_eq!(*told.lock().unwrap(), [(7, true), (7, false)]);
+        assert!(ends.is_gone() && ends.fault().unwrap().contains("it is made anew"), "{:?}", ends.fault());
+        ends.renew(near(9), tell(9));
+        ends.look(&topology(&[(9, UP)]));
+        assert!(!ends.is_gone() && ends.fault().is_none(), "{:?}", ends.fault());
+        ends.look(&topology(&[(9, DOWN)]));
+        assert_eq!(told.lock().unwrap()[2..], [(9, true), (9, false)], "the old one is never told of again");
     }
 }

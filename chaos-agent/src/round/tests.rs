@@ -18,6 +18,7 @@ use crate::line::ends::{Device, Ends};
 use crate::locate::{Link, Topology};
 use crate::metrics::Metrics;
 use crate::profile::tests::object;
+use crate::splitter::{self, Splitter};
 use crate::table::Capacity;
 
 const BOOT: u64 = 5_000_000_000;
@@ -243,6 +244,25 @@ fn an_interface_that_goes_away_and_comes_back_between_two_turns_gets_its_hooks_a
     shared.take_topology(Topology::default(), &BTreeSet::from([5]));
     shared.take_topology(there, &BTreeSet::new());
     assert_eq!(attached_after(&shared), 4);
+}
+
+#[test]
+fn a_splitter_that_was_made_anew_is_taken_in_the_place_of_the_old_one() {
+    let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
+    let mut turns = Turns::new(Enforcer::new(FakeKernel::default(), settings));
+    let end = |index, name: &str| Interface { index, name: name.to_owned() };
+    let ends = Ends::new(Device::Splitter, vec![end(7, splitter::NEAR)], Box::new(|_| {}));
+    let line = LineView { splitter: Some(ends), ..LineView::default() };
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), 64);
+    shared.take_topology(Topology::default(), &BTreeSet::new());
+    turns.turn(shared.wait(Duration::ZERO), &shared).unwrap();
+    assert!(shared.line.is_splitter_gone() && shared.view().profiles.is_empty());
+    let made = Splitter { near: end(9, splitter::NEAR), far: end(8, splitter::FAR) };
+    shared.take_splitter(made.clone());
+    turns.turn(shared.wait(Duration::MAX), &shared).unwrap();
+    assert_eq!(turns.enforcer.kernel().splitters, [made]);
+    assert!(!shared.line.is_splitter_gone() && shared.line.has_end_among(&BTreeSet::from([8])));
+    assert_eq!(shared.line.lacks().splitter, None);
 }
 
 #[test]

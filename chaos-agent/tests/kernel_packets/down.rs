@@ -56,7 +56,7 @@ fn a_line_that_is_down_or_gone_is_no_partition_packets_pass_undelayed_and_are_co
 
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
-fn a_splitter_that_is_down_or_gone_is_no_partition_packets_pass_it_by_and_are_counted() {
+fn a_splitter_that_is_down_or_gone_is_no_partition_packets_pass_it_by_and_it_is_made_anew() {
     let stage = Stage::new();
     let mut agent = Agent::start(&stage.node, Hooks::Tcx);
     agent.set(&[Fault::new("flipped", json!({"corrupt": {"percent": "100%"}})).on(&[Family::V4.host(1, 2)])]);
@@ -68,8 +68,14 @@ fn a_splitter_that_is_down_or_gone_is_no_partition_packets_pass_it_by_and_are_co
         ("link set edo-split-end down\n", false),
         ("link set edo-split-end up\n", true),
         ("link del edo-split\n", false),
+        // The agent makes it anew.
+        ("", true),
+        ("link del edo-split-end\n", false),
     ] {
         stage.node.ip(change);
+        if change.is_empty() {
+            agent.renew_splitter();
+        }
         agent.follow_splitter(runs);
         // Receivers take no packet that is flipped.
         arrive(&device, &peer, sent, if runs { 0 } else { COUNT }, change);
@@ -88,5 +94,5 @@ fn a_splitter_that_is_down_or_gone_is_no_partition_packets_pass_it_by_and_are_co
         assert_eq!(told.contains("edo-split"), !runs, "{change}: {told}");
     }
     let message = agent.entry().unwrap().message.unwrap();
-    assert!(message.contains("start the agent again"), "{message}");
+    assert!(message.contains("it is made anew"), "{message}");
 }

@@ -9,6 +9,7 @@ use super::AyaKernel;
 use super::attach::Placed;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds};
 use crate::line::ends::Device;
+use crate::splitter::Splitter;
 
 /// A program at an end of a device of ours.
 pub(super) struct End {
@@ -19,6 +20,13 @@ pub(super) struct End {
     outlives: bool,
     /// None: somebody else has removed it.
     placed: Option<Placed>,
+}
+
+impl End {
+    /// One that is not attached yet, and goes with the agent.
+    fn new(device: Device, interface: &Interface, program: &'static str) -> Self {
+        Self { device, interface: interface.clone(), program, outlives: false, placed: None }
+    }
 }
 
 /// Programs at ends. Those that outlive the hooks are held by two: whoever is the last detaches them.
@@ -34,20 +42,16 @@ impl EndPrograms {
 impl AyaKernel {
     /// Attaches the programs at the ends of line and splitter.
     pub(super) fn attach_ends(&mut self, devices: &Devices) -> Result<(), KernelError> {
-        let end = |device, interface: &Interface, program, outlives| End {
-            device,
-            interface: interface.clone(),
-            program,
-            outlives,
-            placed: None,
-        };
         let mut ends = Vec::new();
-        if let Some(LineEnds { entry, end: last, is_fq }) = &devices.line {
-            ends.push(end(Device::Line, last, names::LINE_END, *is_fq));
-            ends.extend(is_fq.then(|| end(Device::Line, entry, names::LINE_START, true)));
+        if let Some(LineEnds { entry, end, is_fq: true }) = &devices.line {
+            let of_line = [(end, names::LINE_END), (entry, names::LINE_START)];
+            let of_line = of_line.map(|(at, program)| End::new(Device::Line, at, program));
+            ends.extend(of_line.map(|end| End { outlives: true, ..end }));
+        } else if let Some(LineEnds { end, .. }) = &devices.line {
+            ends.push(End::new(Device::Line, end, names::LINE_END));
         }
         if let Some((_, far)) = &devices.splitter {
-            ends.push(end(Device::Splitter, far, names::SPLITTER_END, false));
+            ends.push(End::new(Device::Splitter, far, names::SPLITTER_END));
         }
         for end in &mut ends {
             self.attach_end(end)?;
@@ -55,6 +59,19 @@ impl AyaKernel {
         let (lasting, others) = ends.into_iter().partition(|end| end.outlives);
         self.lasting.with(|all| *all = lasting);
         self.ends.with(|all| *all = others);
+        Ok(())
+    }
+
+    /// Attaches the program at the end of a splitter, in the place of one that is gone.
+    pub(super) fn attach_splitter(&mut self, splitter: &Splitter) -> Result<(), KernelError> {
+        let ends = self.ends.clone();
+        ends.with(|ends| {
+            let gone = ends.extract_if(.., |end| end.device == Device::Splitter);
+            gone.filter_map(|end| end.placed).for_each(Placed::forget);
+        });
+        let mut end = End::new(Device::Splitter, &splitter.far, names::SPLITTER_END);
+        self.attach_end(&mut end)?;
+        ends.with(|ends| ends.push(end));
         Ok(())
     }
 

@@ -44,6 +44,7 @@ impl AyaKernel {
             line.splitter = near.index;
         }
         self.attach_ends(&devices)?;
+        self.facts = line;
         let splitter = self.tell_of_splitter(line)?;
         let Behind { line, no_line, second_choice, no_splitter, magic, .. } = behind;
         let mut view = LineView { no_line, second_choice, no_splitter, limits, ..LineView::default() };
@@ -76,7 +77,7 @@ impl AyaKernel {
     }
 
     /// Writes what hooks know of line and splitter. Returns what tells them later whether there is a splitter.
-    fn tell_of_splitter(&self, line: Line) -> Result<Tell, KernelError> {
+    pub(super) fn tell_of_splitter(&self, line: Line) -> Result<Tell, KernelError> {
         let mut table: Array<MapData, Line> =
             convert(names::LINE, Map::Array(again(names::LINE, &self.line)?))?;
         let refused = |error: MapError| KernelError::Table { op: "Line", reason: chain(&error) };

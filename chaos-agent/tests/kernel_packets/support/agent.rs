@@ -32,6 +32,9 @@ use super::fault::{Fault, NAMESPACE, server_time};
 use super::space::{Inside, Namespace};
 use super::time::{boot_ns, patience};
 
+#[path = "agent_ends.rs"]
+mod agent_ends;
+
 /// Which hooks the agent uses. Before Linux 6.6 there is no TCX, and the agent takes clsact in its place, as it does for users; stories
 /// that are about TCX itself have it in their names, and are skipped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,20 +217,6 @@ impl Agent {
         });
     }
 
-    /// Waits until netlink tells of a change, and goes on until packets leave the delay line at their time, or do not.
-    pub(crate) fn follow_line(&mut self, runs: bool) {
-        self.follow_until(&format!("the line runs: {runs}"), |agent| {
-            agent.line.is_running(boot_ns()) == runs
-        });
-    }
-
-    /// The same until packets can go through the splitter, or cannot.
-    pub(crate) fn follow_splitter(&mut self, runs: bool) {
-        self.follow_until(&format!("the splitter runs: {runs}"), |agent| {
-            agent.line.lacks().splitter.is_none() == runs
-        });
-    }
-
     /// Takes in what netlink tells until it is so.
     pub(crate) fn follow_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let wait = Duration::from_nanos(patience());
@@ -256,11 +245,6 @@ impl Agent {
             lost += usize::from(has_lost);
         }
         lost
-    }
-
-    /// Looks whether line and splitter have their programs, as the agent does once in a while.
-    pub(crate) fn look_at_ends(&mut self) {
-        self.enforcer.mend_ends(&self.line);
     }
 
     /// Takes in what netlink tells, as the agent's parts do together.
