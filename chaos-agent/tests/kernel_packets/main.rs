@@ -33,6 +33,7 @@ mod lines;
 mod links;
 mod loss;
 mod marks;
+mod mended;
 mod padding;
 mod partition;
 mod protect;
