@@ -98,9 +98,9 @@ impl AyaKernel {
             missing.extend(Some(end).filter(|end| end.placed.is_none()));
         }
         if !missing.is_empty() {
-            let attached: Result<Vec<()>, KernelError> =
-                missing.into_iter().map(|end| self.attach_end(end)).collect();
-            tell(attached.err().map(|error| error.to_string()));
+            let failed: Vec<KernelError> =
+                missing.into_iter().filter_map(|end| self.attach_end(end).err()).collect();
+            tell(failed.first().map(ToString::to_string));
         }
     }
 
