@@ -209,8 +209,9 @@ fn profile(name: &str, rule: &str) -> Profile {
 
 fn report(targets: u32, times: &Times, Seen { sent, escaped }: Seen) -> Report {
     let method = format!(
-        "{} replacements of the rule of {targets} targets, {sent} packets to three of them meanwhile",
-        times.replaced.len()
+        "{} replacements of the rule of {targets} targets, {} times a second profile on all of them, {sent} packets to three of them meanwhile",
+        times.replaced.len(),
+        times.joined.len()
     );
     let mut report = Report::new(method).unwrap();
     let ms = |ns: u64| float(ns) / 1e6;
