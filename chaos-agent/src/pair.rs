@@ -2,7 +2,10 @@
 
 use std::os::fd::AsRawFd as _;
 
-use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
+use futures::TryStreamExt as _;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkInfo,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -136,10 +139,23 @@ impl Pair {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove(self, netlink: &Handle) -> Result<bool, PairError> {
-        // Another kind of device may have the near one's name.
-        let Ok(index) = nix::net::if_::if_nametoindex(self.far) else { return Ok(false) };
+        let far = nix::net::if_::if_nametoindex(self.far).ok();
+        let end = if far.is_some() { far } else { self.near_alone(netlink).await? };
+        let Some(index) = end else { return Ok(false) };
         netlink.link().del(index).execute().await.map_err(self.failed("removing"))?;
         Ok(true)
+    }
+
+    /// The near end, where the far one is not here any more. Another kind of device may have its name: that is not ours.
+    async fn near_alone(self, netlink: &Handle) -> Result<Option<u32>, PairError> {
+        let Ok(index) = nix::net::if_::if_nametoindex(self.near) else { return Ok(None) };
+        let mut links = std::pin::pin!(netlink.link().get().match_index(index).execute());
+        let link = links.try_next().await.map_err(self.failed("reading"))?;
+        let is_veth = |attribute: &LinkAttribute| match attribute {
+            LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Veth)),
+            _ => false,
+        };
+        Ok(link.filter(|link| link.attributes.iter().any(is_veth)).map(|_| index))
     }
 
     fn failed(self, what: &'static str) -> impl Fn(rtnetlink::Error) -> PairError {

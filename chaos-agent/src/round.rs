@@ -14,10 +14,13 @@ use crate::kernel::{Ahead, Kernel, Swept};
 use crate::shared::{Shared, Stats, Wake};
 
 /// Without any change the enforcer comes around so often: to correct deadlines by a clock that was set, to try
-/// refused hooks again, to forget flows.
+/// refused hooks again, to look at the ends of line and splitter, to forget flows.
 const BEAT: Duration = Duration::from_secs(10);
 /// What the kernel refused is tried again after so long.
 const RETRY: Duration = Duration::from_secs(1);
+/// Where somebody else removes our programs at the ends of line and splitter again and again, they are attached again no sooner than so
+/// long after the last time.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
 /// The kernel's memory for counters is looked for again after so long: a worker of its fills it up, by the portion.
 const REFILL: Duration = Duration::from_millis(2);
 
@@ -70,6 +73,8 @@ struct Turns<K> {
     again: Again,
     /// Somebody else may have removed programs at the ends of line and splitter.
     are_ends_in_doubt: bool,
+    /// When they may be attached again.
+    may_mend_at: Option<Instant>,
     /// Interfaces may lack hooks that they are to get.
     is_unhooked: bool,
     /// All rules were in the kernel once.
@@ -91,6 +96,7 @@ impl<K: Kernel> Turns<K> {
             last_beat: now,
             again: Again::default(),
             are_ends_in_doubt: false,
+            may_mend_at: None,
             is_unhooked: true,
             is_held: false,
             ahead_at: Some(now),
@@ -114,13 +120,16 @@ impl<K: Kernel> Turns<K> {
         let clear = self.enforcer.next_release().map(until);
         let clear = clear.map(|due| due.max(self.again.clear.map_or(Duration::ZERO, still)));
         let ahead = self.ahead_at.map(still);
-        Ok([round, clear, ahead].into_iter().flatten().fold(beat, Duration::min))
+        let mend = self.may_mend_at.filter(|_| self.are_ends_in_doubt).map(still);
+        Ok([round, clear, ahead, mend].into_iter().flatten().fold(beat, Duration::min))
     }
 
     /// Does what is to be done now: of rounds and hooks one, of the rest a portion.
     fn turn(&mut self, wake: Wake, shared: &Shared) -> Result<()> {
         let now = clock::read().context("CLOCK_BOOTTIME")?;
         self.has_changed |= wake.topology.is_some();
+        // An end that was gone, to another namespace, comes back without programs.
+        self.are_ends_in_doubt |= wake.topology.is_some();
         self.enforcer.forget(&wake.gone);
         if let Some(topology) = wake.topology {
             self.enforcer.set_topology(topology);
@@ -133,10 +142,7 @@ impl<K: Kernel> Turns<K> {
         }
         self.are_ends_in_doubt |= shared.line.has_end_among(&wake.doubted);
         let is_round = self.is_round(wake.world, now, &shared.stats) && is_ready(shared);
-        if std::mem::take(&mut self.are_ends_in_doubt) {
-            self.enforcer.mend_ends(&shared.line);
-            self.has_changed = true;
-        }
+        self.mend_ends(shared);
         if is_round {
             let outcome = round(&mut self.enforcer, shared, now);
             self.again.round = next_try(outcome, Instant::now());
@@ -164,6 +170,18 @@ impl<K: Kernel> Turns<K> {
         }
         shared.beat(is_round);
         Ok(())
+    }
+
+    /// Looks at the ends of line and splitter, if there is reason to and it is time.
+    fn mend_ends(&mut self, shared: &Shared) {
+        let now = Instant::now();
+        if !self.are_ends_in_doubt || self.may_mend_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.are_ends_in_doubt = false;
+        let was_one_missing = self.enforcer.mend_ends(&shared.line);
+        self.may_mend_at = was_one_missing.then(|| now + MEND_PAUSE);
+        self.has_changed |= was_one_missing;
     }
 
     /// Whether there is reason for a round; takes that in.

@@ -49,7 +49,7 @@ use crate::queue::Permits;
 use crate::record::apply_status;
 use crate::refusal::{Refusal, too_many};
 use crate::resolve::NotAllowed;
-use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST};
+use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST, Retries};
 use crate::shared::Shared;
 
 /// Every profile that has not ended is looked at so often, whatever was missed; also for the cluster's ranges,
@@ -177,7 +177,7 @@ impl Controls {
     /// Counts a reconcile that failed; gives how long until the next one.
     fn blame(&self, profile: &FaultProfile, failure: Failure) -> Duration {
         let delay = self.shared.retries.blame(&self.metrics, self.memory.failed(profile), failure);
-        self.memory.rests(profile, Instant::now() + delay);
+        self.memory.rests(profile, Retries::rests_until(delay));
         delay
     }
 

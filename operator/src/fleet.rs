@@ -45,7 +45,7 @@ use crate::error::ApiError;
 use crate::leader::part::Part;
 use crate::metrics::ControllerMetrics;
 use crate::queue::Permits;
-use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST};
+use crate::retry::{Failure, IN_CASE_NEWS_IS_LOST, Retries};
 use crate::shared::Shared;
 
 /// Every fleet is looked at so often, whatever was missed.
@@ -95,7 +95,7 @@ impl Controls {
     /// Counts a look that failed; gives how long until the next one.
     fn blame(&self, fleet: &DeviceFleet, failure: Failure) -> Duration {
         let delay = self.shared.retries.blame(&self.controller, self.memory.failed(fleet), failure);
-        self.memory.rests(fleet, Instant::now() + delay);
+        self.memory.rests(fleet, Retries::rests_until(delay));
         delay
     }
 }

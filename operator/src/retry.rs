@@ -18,6 +18,9 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 /// While a cache does not show our own last write of an object: the news is under way, and this is in case it is lost. That nothing is
 /// decided meanwhile is no failure.
 pub(crate) const IN_CASE_NEWS_IS_LOST: Duration = Duration::from_secs(1);
+/// Whatever changes around a fleet or a profile that failed, it is not looked at for so long; for no longer, since what has changed
+/// may be what it waits for, and since only one of its devices may be refused.
+const REST: Duration = Duration::from_secs(1);
 /// Nobody waits longer for a token than until it would be looked at anyway.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -42,6 +45,11 @@ impl Retries {
     pub(crate) fn new(args: &RetryArgs) -> Self {
         let tokens = Mutex::new(Bucket::new(args.retry_burst, args.retry_rate));
         Self { backoff: args.backoff(), tokens }
+    }
+
+    /// Until when one that is tried again after `delay` rests, unless it changes itself.
+    pub(crate) fn rests_until(delay: Duration) -> Instant {
+        Instant::now() + delay.min(REST)
     }
 
     /// Counts a reconcile of a controller, whose object failed for the `failures`-th time in a row (from 1); gives how long until it is
@@ -156,6 +164,8 @@ mod tests {
         }
         let waits = [(); 2].map(|()| retries.blame(&fault, 2, Outdated).as_secs());
         assert_eq!(waits, [10, 20], "behind the fleets, and behind each other");
+        let rests = |seconds| Retries::rests_until(Duration::from_secs(seconds)) - Instant::now();
+        assert_eq!(rests(20), REST, "what changes meanwhile is looked at before that");
         assert!(retries.blame(&fault, 1, Outdated) < Duration::from_secs(1), "who fails once needs none");
         assert_eq!((fleet.retries.get(), fleet.put_off.get()), (3, 0));
         assert_eq!((fault.retries.get(), fault.put_off.get()), (3, 2));

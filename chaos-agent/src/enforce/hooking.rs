@@ -72,10 +72,15 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Looks whether the delay line and the splitter have their programs; attaches again what somebody else has removed, and tells hooks
-    /// of each that is not there.
-    pub fn mend_ends(&mut self, line: &LineView) {
-        self.kernel.mend_ends(&mut |device, lack| line.lack(device, lack));
+    /// of each that is not there. Returns whether one was missing.
+    pub fn mend_ends(&mut self, line: &LineView) -> bool {
+        let mut was_one_missing = false;
+        self.kernel.mend_ends(&mut |device, lack| {
+            was_one_missing = true;
+            line.lack(device, lack);
+        });
         self.set_lacks(line.lacks());
+        was_one_missing
     }
 
     /// Takes a splitter in the place of one that somebody has removed.

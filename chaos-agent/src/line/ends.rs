@@ -159,8 +159,9 @@ impl Ends {
     /// The device was made anew, and works; `tell` tells hooks of this one.
     pub fn renew(&self, interfaces: Vec<Interface>, mut tell: Tell) {
         tracing::info!("{} is made anew", self.device.name());
+        let mut state = self.lock();
         tell(true);
-        *self.lock() = State { interfaces, is_gone: false, tell, shape: None, lack: None, fault: None };
+        *state = State { interfaces, is_gone: false, tell, shape: None, lack: None, fault: None };
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

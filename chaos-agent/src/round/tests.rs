@@ -278,6 +278,7 @@ fn ends_of_the_line_are_looked_at_when_their_filters_have_changed_and_at_each_be
         turns.enforcer.kernel_mut().bare_ends = vec![(Device::Line, lack.map(str::to_owned))];
         if is_beat {
             turns.last_beat = Instant::now().checked_sub(BEAT).unwrap();
+            turns.may_mend_at = Some(turns.last_beat);
         }
         // The second one finds nothing to do.
         (0..2).for_each(|_| turns.turn(shared.wait(Duration::ZERO), &shared).unwrap());
@@ -287,5 +288,10 @@ fn ends_of_the_line_are_looked_at_when_their_filters_have_changed_and_at_each_be
     assert_eq!(looks_after(&[], None, false), (0, false));
     assert_eq!(looks_after(&[3], None, false), (0, false), "somebody else's");
     assert_eq!(looks_after(&[7], Some("no program"), false), (1, true));
+    assert_eq!(
+        looks_after(&[7], Some("no program"), false),
+        (1, true),
+        "whoever fights us does not get all of our time"
+    );
     assert_eq!(looks_after(&[], None, true), (2, false), "also where nothing is told");
 }

@@ -178,7 +178,7 @@ fn flows_that_are_over_make_room_for_new_ones_and_one_that_is_alive_keeps_its_fa
     const ROOM: u32 = 16;
     let stage = Stage::new();
     let capacity = Capacity { flows: ROOM, ..CAPACITY };
-    let flow_idle = Duration::from_secs(3);
+    let flow_idle = Duration::from_nanos(ms_here(3_000));
     let mut agent = Agent::start(&stage.node, Start { capacity, flow_idle, ..Hooks::Tcx.into() });
     let target = Family::V4.host(1, 2);
     agent.set(&[Fault::loss("50%").on(std::slice::from_ref(&target))]);

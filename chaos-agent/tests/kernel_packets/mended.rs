@@ -91,11 +91,21 @@ fn links(index: u32, kind: &str) -> Vec<Attached> {
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn a_splitter_that_is_removed_is_there_again_with_its_program() {
-    let stage = Stage::new();
+    is_made_anew(|node, _| node.ip("link del edo-split\n"));
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_splitter_one_end_of_which_is_moved_away_is_there_again_with_its_program() {
+    is_made_anew(|node, elsewhere| node.ip(&format!("link set edo-split-end netns {}\n", elsewhere.path())));
+}
+
+fn is_made_anew(harm: impl FnOnce(&Namespace, &Namespace)) {
+    let (stage, elsewhere) = (Stage::new(), Namespace::new());
     let work = Work::start(&stage.node, Hooks::Tcx);
     let before = index(&stage.node, "edo-split-end").unwrap();
     eventually(|| work.ingress(), || format!("{:?}", work.shared.view().hooked));
-    stage.node.ip("link del edo-split\n");
+    harm(&stage.node, &elsewhere);
     let is_new = || {
         let now = index(&stage.node, "edo-split-end").filter(|now| *now != before)?;
         let carries = !work.shared.line.is_splitter_gone() && work.shared.line.lacks().splitter.is_none();
@@ -116,8 +126,9 @@ fn native_xdp_that_somebody_detaches_is_there_again_after_the_next_beat() {
     eventually(is_native, || format!("{:?}", work.shared.view().hooked));
     let device = index(&stage.node, TO_DEVICE).unwrap();
     let of_device = || links(device, "xdp");
-    of_device()[0].detach();
-    assert_eq!(of_device(), [], "it is off, and nobody is told");
-    eventually(|| of_device().pop(), || format!("{:?}", Attached::all()));
+    let detached = of_device().remove(0);
+    detached.detach();
+    let another = || of_device().into_iter().find(|link| *link != detached);
+    eventually(another, || format!("{:?}", Attached::all()));
     eventually(is_native, || format!("{:?}", work.shared.view().hooked));
 }

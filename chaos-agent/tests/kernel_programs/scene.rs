@@ -13,7 +13,7 @@ use crate::stack::Stack;
 use crate::support::agent::{Agent, Hooks};
 use crate::support::fault::Fault;
 use crate::support::stage::{ETH, Family, Stage};
-use crate::support::time::{eventually, is_emulated};
+use crate::support::time::{boot_ns, eventually, is_emulated, ms_here};
 
 /// A node with an agent between a device with many addresses and a peer.
 pub(crate) struct Scene {
@@ -52,7 +52,10 @@ impl Scene {
         stage.device.ip(&lines.collect::<String>());
         let mut agent = Agent::start(&stage.node, hooks);
         let put = |case: &Case| fault(case, Fault::new(case.name, case.faults.clone())).on(&case.targets());
-        let faults: Vec<Fault> = cases.iter().map(put).chain(others.iter().cloned()).collect();
+        // Where not all programs run at the same time they take that many times as long.
+        let ends_ns = boot_ns() + ms_here(600_000);
+        let faults = cases.iter().map(put).chain(others.iter().cloned()).map(|fault| fault.until(ends_ns));
+        let faults: Vec<Fault> = faults.collect();
         agent.set(&faults);
         let before = [&stage.device, &stage.peer].map(Stack::of);
         Self { stage, agent, cases: cases.to_vec(), before, said: RefCell::default() }

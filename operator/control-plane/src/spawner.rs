@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::Error;
@@ -61,6 +62,9 @@ impl Spawner {
         let signal =
             |signal| kill(id, signal).map_err(|error| Error::io(format!("{signal} to {name}"))(error.into()));
         signal(Signal::SIGSTOP)?;
+        // Until all of its threads stand still.
+        let stands = waitid(Id::Pid(id), WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        stands.map_err(|error| Error::io(format!("waiting until {name} stands still"))(error.into()))?;
         let result = meanwhile();
         signal(Signal::SIGCONT)?;
         Ok(result)

@@ -22,7 +22,7 @@ pub struct BoundArgs {
     #[arg(long, env = "MOVE_RING", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub move_ring: u32,
     /// Exchanges that ended and are remembered, so that late and repeated answers are told from noise
-    #[arg(long, env = "REMEMBERED_EXCHANGES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, env = "REMEMBERED_EXCHANGES", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub remembered_exchanges: u32,
     /// Messages that wait for one exchange; more are dropped, as the network might
     #[arg(long, env = "EXCHANGE_MAILBOX", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -109,9 +109,15 @@ fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     let errors = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(libraries(&String::from_utf8_lossy(&output.stdout))),
-        false if errors.contains("not a dynamic executable") => Ok(Vec::new()),
+        // A script would be of no use without what it runs.
+        false if errors.contains("not a dynamic executable") && is_elf(program)? => Ok(Vec::new()),
         false => bail!("`{asking}` failed: {errors}"),
     }
+}
+
+/// Whether it is a program of its own (ELF-64 Object File Format, version 1.5, "File identification").
+fn is_elf(program: &Path) -> Result<bool> {
+    Ok(read(program)?.starts_with(b"\x7fELF"))
 }
 
 /// The paths in what `ldd` says.
