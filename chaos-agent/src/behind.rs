@@ -73,7 +73,7 @@ impl Behind {
     pub async fn make(netlink: &Handle, choice: EngineChoice, limits: LineLimits) -> Self {
         let mut behind = Self { magic: magic(), ..Self::default() };
         behind.make_line(netlink, choice, limits.packets).await;
-        match splitter::renew(netlink).await {
+        match splitter::renew(netlink, &[]).await {
             Ok(splitter) => behind.splitter = Some(splitter),
             Err(error) => behind.no_splitter = Some(error.to_string()),
         }
@@ -271,6 +271,12 @@ impl LineView {
         if let Some(ends) = ends {
             ends.lack(why);
         }
+    }
+
+    /// The ends of the splitter, also where somebody has removed one.
+    #[must_use]
+    pub fn splitter_ends(&self) -> Vec<Interface> {
+        self.splitter.as_ref().map(Ends::interfaces).unwrap_or_default()
     }
 
     /// Whether somebody has removed the splitter, as of the last look.

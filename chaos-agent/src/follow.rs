@@ -64,7 +64,8 @@ impl Following {
         let wait = wait_to_renew(self.renewed, Instant::now());
         if wait.is_zero() {
             self.renewed = Some(Instant::now());
-            match splitter::renew(&self.netlink.handle()).await {
+            let remain = self.shared.line.splitter_ends();
+            match splitter::renew(&self.netlink.handle(), &remain).await {
                 Ok(splitter) => self.shared.take_splitter(splitter),
                 Err(error) => tracing::warn!(%error, "the splitter, which is gone, cannot be made anew"),
             }

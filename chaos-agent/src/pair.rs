@@ -2,10 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 
-use futures::TryStreamExt as _;
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkInfo,
-};
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -139,23 +136,21 @@ impl Pair {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove(self, netlink: &Handle) -> Result<bool, PairError> {
-        let far = nix::net::if_::if_nametoindex(self.far).ok();
-        let end = if far.is_some() { far } else { self.near_alone(netlink).await? };
-        let Some(index) = end else { return Ok(false) };
+        // Another kind of device may have the near one's name.
+        let Ok(index) = nix::net::if_::if_nametoindex(self.far) else { return Ok(false) };
         netlink.link().del(index).execute().await.map_err(self.failed("removing"))?;
         Ok(true)
     }
 
-    /// The near end, where the far one is not here any more. Another kind of device may have its name: that is not ours.
-    async fn near_alone(self, netlink: &Handle) -> Result<Option<u32>, PairError> {
-        let Ok(index) = nix::net::if_::if_nametoindex(self.near) else { return Ok(None) };
-        let mut links = std::pin::pin!(netlink.link().get().match_index(index).execute());
-        let link = links.try_next().await.map_err(self.failed("reading"))?;
-        let is_veth = |attribute: &LinkAttribute| match attribute {
-            LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Veth)),
-            _ => false,
-        };
-        Ok(link.filter(|link| link.attributes.iter().any(is_veth)).map(|_| index))
+    /// Removes what is left of the pair where one end is somewhere else, if it is there. By its name alone it might be somebody else's.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_end(self, netlink: &Handle, end: &Interface) -> Result<(), PairError> {
+        if nix::net::if_::if_nametoindex(end.name.as_str()) == Ok(end.index) {
+            netlink.link().del(end.index).execute().await.map_err(self.failed("removing"))?;
+        }
+        Ok(())
     }
 
     fn failed(self, what: &'static str) -> impl Fn(rtnetlink::Error) -> PairError {

@@ -39,12 +39,15 @@ impl Splitter {
     }
 }
 
-/// Makes a splitter in the place of one that somebody has removed, or of what is left of it.
+/// Makes a splitter in the place of one that another agent left, or that somebody has removed; of such a one these ends may `remain`.
 ///
 /// # Errors
 /// When the kernel refuses; nothing is left then.
-pub async fn renew(netlink: &Handle) -> Result<Splitter, PairError> {
+pub async fn renew(netlink: &Handle, remain: &[Interface]) -> Result<Splitter, PairError> {
     remove(netlink).await?;
+    for end in remain {
+        PAIR.remove_end(netlink, end).await?;
+    }
     Splitter::make(netlink).await
 }
 

@@ -183,6 +183,12 @@ impl Ends {
         state.settle(self.device);
     }
 
+    /// What its ends are, or were.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.lock().interfaces.clone()
+    }
+
     /// Whether one of these is an interface of the device.
     #[must_use]
     pub fn are_among(&self, interfaces: &BTreeSet<u32>) -> bool {

@@ -150,8 +150,9 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
     agent.set(&[]);
     let beside = Fault::new("beside", json!({"loss": {"every": 1_000_000}}));
     agent.set(&[Fault::loss("50%"), beside].map(|fault| fault.on(std::slice::from_ref(&target))));
-    for _ in 0..COUNT {
-        let other = End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), 0));
+    for port in (20_000..).take(COUNT as usize) {
+        // Of a port of its own: the system may give the same one again.
+        let other = End::new(&stage.peer, std::net::SocketAddr::new(Family::V4.ip(2, 2), port));
         other.send(&device, 0).unwrap();
     }
     let all = || {

@@ -27,7 +27,7 @@ impl Agent {
     /// Makes a splitter in the place of the one that is gone, as the agent does when it sees that.
     pub(crate) fn renew_splitter(&mut self) {
         assert!(self.line.is_splitter_gone());
-        let splitter = self.runtime.block_on(splitter::renew(&self.netlink.handle())).unwrap();
+        let splitter = self.runtime.block_on(splitter::renew(&self.netlink.handle(), &[])).unwrap();
         self.enforcer.take_splitter(&splitter, &self.line);
         self.locate();
     }
