@@ -216,8 +216,10 @@ mod tests {
     #[test]
     fn a_program_that_is_linked_with_nothing_needs_nothing() {
         let alone = tempfile::NamedTempFile::new().unwrap();
-        fs::write(alone.path(), "no program at all, as far as ldd is concerned").unwrap();
+        fs::write(alone.path(), "\x7fELF, and nothing that ldd could read").unwrap();
         assert_eq!(linked(alone.path()).unwrap(), Vec::<PathBuf>::new());
+        fs::write(alone.path(), "#!/bin/sh\nexec something-else").unwrap();
+        assert!(linked(alone.path()).is_err(), "a script");
         let this = linked(&std::env::current_exe().unwrap()).unwrap();
         assert!(!this.is_empty() && this.iter().all(|library| library.is_file()), "{this:?}");
         assert!(linked(Path::new("/nowhere")).is_err());

@@ -77,7 +77,7 @@ impl World {
 
     /// Both operators, once both are ready and one of them leads.
     pub(crate) fn both_operators(&self) -> Pair {
-        wait::until("two operators of which one leads", PATIENCE, SOON, || {
+        wait::until("two operators of which one leads", 4 * PATIENCE, SOON, || {
             let (pods, Some(term)) = (self.operator_pods(), self.term()?) else { return Ok(None) };
             let [one, other] = &pods[..] else { return Ok(None) };
             let (leader, standby) = if term.is_of(one) { (one, other) } else { (other, one) };

@@ -204,7 +204,9 @@ impl World {
 
     /// The pod of simulated devices on a node.
     pub(crate) fn device_pod(&self, node: u8) -> PodSeen {
-        wait::until("the pod of devices", PATIENCE, SOON, || {
+        // Whoever watches nodes takes them for lost when the API server was gone for long, and their pods for unready, until the
+        // kubelets' own watches, which wait longer and longer between their tries, have told them that.
+        wait::until("the pod of devices", 4 * PATIENCE, SOON, || {
             Ok(self.pods(DEVICES, "device-sim-").into_iter().find(|pod| pod.node == node))
         })
         .unwrap()
