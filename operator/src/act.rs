@@ -51,33 +51,26 @@ pub async fn write(
     let _slot = controls.writers.acquire(false, Cause::Routine).await;
     drop(waiting);
     // In a place of its own: all devices of a cluster may wait at once, and few are written.
-    Box::pin(write_all(controls, key, device, sight, writes)).await
-}
-
-async fn write_all(
-    controls: &Controls,
-    key: &Key,
-    device: &Device,
-    sight: &Sight,
-    writes: Vec<Action>,
-) -> Result<bool, ApiError> {
-    for action in writes {
-        if controls.shared.shutdown.is_cancelled() {
-            return Ok(false);
-        }
-        match action {
-            Action::WriteStatus(status) if doubts(&status) && has_answered(controls, key, device) => {
+    Box::pin(async {
+        for action in writes {
+            if controls.shared.shutdown.is_cancelled() {
                 return Ok(false);
             }
-            Action::WriteStatus(status) => write_status(controls, key, device, sight, *status).await?,
-            Action::Mark(mark) => {
-                let marked = apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
-                controls.marked(key, marked.metadata.resource_version.as_deref());
+            match action {
+                Action::WriteStatus(status) if doubts(&status) && has_answered(controls, key, device) => {
+                    return Ok(false);
+                }
+                Action::WriteStatus(status) => write_status(controls, key, device, sight, *status).await?,
+                Action::Mark(mark) => {
+                    let marked = apply_mark(&controls.shared, device, sight.version.as_deref(), mark).await?;
+                    controls.marked(key, marked.metadata.resource_version.as_deref());
+                }
+                Action::Exchange(_) | Action::Resolve(_) | Action::Notify(_) => {}
             }
-            Action::Exchange(_) | Action::Resolve(_) | Action::Notify(_) => {}
         }
-    }
-    Ok(true)
+        Ok(true)
+    })
+    .await
 }
 
 /// Does it say that the device is silent?

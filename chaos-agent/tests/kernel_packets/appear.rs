@@ -4,17 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use chaos_agent::behind::LineView;
 use chaos_agent::enforce::Enforcer;
-use chaos_agent::index::Index;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::hooks::Hooked;
 use chaos_agent::kernel::object::built_in;
-use chaos_agent::locate::netlink::Netlink;
-use chaos_agent::shared::Shared;
-use chaos_agent::{follow, round};
 use fault_abi::key::Direction;
 use fault_abi::verdict::Verdict;
 use futures::StreamExt as _;
@@ -33,6 +29,7 @@ use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{ETH, Family, Stage, TO_DEVICE, TO_PEER};
 use crate::support::time::{Beat, boot_ns, eventually, is_emulated, ms};
+use crate::support::working::{Working, alone};
 
 /// When what happened first to each interface, CLOCK_BOOTTIME in nanoseconds.
 #[derive(Clone, Debug, Default)]
@@ -75,11 +72,9 @@ impl Visit for Said {
     }
 }
 
-/// The parts of an agent that give interfaces their hooks, at work.
+/// An agent that gives interfaces their hooks, and when.
 struct Hooking {
-    shared: Arc<Shared>,
-    shutdown: CancellationToken,
-    parts: Vec<JoinHandle<()>>,
+    working: Working,
     appeared: Times,
     hooked: Times,
 }
@@ -89,26 +84,14 @@ impl Hooking {
         let _inside = node.enter();
         let kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, false).unwrap();
         let enforcer = Enforcer::new(kernel, hooks.settings(CAPACITY));
-        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), 64);
-        let (appeared, hooked, shutdown) = (Times::default(), Times::default(), CancellationToken::new());
-        let for_thread = Arc::clone(&shared);
+        let (appeared, hooked) = (Times::default(), Times::default());
         let noting = tracing_subscriber::registry().with(hooked.clone());
-        let attaching = thread::spawn(move || {
-            tracing::subscriber::with_default(noting, || round::run(enforcer, &for_thread)).unwrap();
-        });
-        let (for_task, until) = (Arc::clone(&shared), shutdown.clone());
-        let following = thread::spawn(move || {
-            alone(async {
-                let mut tasks = JoinSet::new();
-                let netlink = Netlink::connect(&mut tasks).unwrap();
-                follow::run(netlink, for_task, until).await.unwrap();
-            });
-        });
-        let (seen, until) = (appeared.clone(), shutdown.clone());
+        let mut working = Working::start(enforcer, LineView::default(), noting);
+        let seen = appeared.clone();
         let (listening, listens) = mpsc::sync_channel(1);
-        let watching = thread::spawn(move || alone(watch(seen, until, listening)));
+        working.also(move |until| alone(watch(seen, until, listening)));
         listens.recv().unwrap();
-        Self { shared, shutdown, parts: vec![attaching, following, watching], appeared, hooked }
+        Self { working, appeared, hooked }
     }
 
     /// Waits until these have hooks; returns how long that took for each from its appearance on, in nanoseconds, the
@@ -125,21 +108,6 @@ impl Hooking {
         took.sort_unstable();
         took
     }
-}
-
-impl Drop for Hooking {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        self.shared.stop();
-        for part in self.parts.drain(..) {
-            let ended = part.join();
-            assert!(ended.is_ok() || thread::panicking(), "a part of the agent panicked");
-        }
-    }
-}
-
-fn alone(work: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
 /// Notes when the kernel tells of an interface for the first time. Says when it listens: what appears earlier is not told.
@@ -200,7 +168,7 @@ fn interfaces_get_their_hooks_when_they_appear_one_after_the_other_and_a_hundred
         let many = names("many", together);
         node.ip(&many.iter().map(|name| pod(name, &pods)).collect::<String>());
         tell(hooks, &format!("{together} interfaces at once"), &hooking.took_ns(&many));
-        let view = hooking.shared.view();
+        let view = hooking.working.shared.view();
         assert!(view.hooked.values().all(Hooked::is_complete), "{:?}", view.hooked);
     }
 }
@@ -239,7 +207,7 @@ fn a_rule_that_is_there_before_its_device_acts_as_soon_as_that_has_hooks_and_wha
             counter.packets[Verdict::Partition as usize]
         };
         let over = CancellationToken::new();
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let (until, to, from) = (over.clone(), &peer, &device);
             let talking = scope.spawn(move || {
                 let mut beat = Beat::new(EVERY);

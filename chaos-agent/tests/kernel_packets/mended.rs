@@ -1,82 +1,39 @@
 //! An agent at work, one task following netlink and one thread enforcing as on a node, while somebody removes what it has made: it is
 //! there again without anybody's help, by what netlink tells or at the next beat.
 
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-
 use chaos_agent::args::EngineChoice;
 use chaos_agent::behind::Behind;
 use chaos_agent::enforce::Enforcer;
-use chaos_agent::index::Index;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::Netlink;
-use chaos_agent::shared::Shared;
-use chaos_agent::{follow, round};
 use edge_api::fault_node::HookKind;
 use nix::net::if_::if_nametoindex;
-use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tracing::subscriber::NoSubscriber;
 
 use crate::support::agent::{CAPACITY, Hooks, LINE_LIMITS};
 use crate::support::attached::Attached;
 use crate::support::space::Namespace;
 use crate::support::stage::{Stage, TO_DEVICE};
 use crate::support::time::eventually;
+use crate::support::working::{Working, alone};
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+fn start(node: &Namespace, hooks: Hooks) -> Working {
+    let _inside = node.enter();
+    let mut kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, hooks == Hooks::XdpNative).unwrap();
+    let behind = alone(async {
+        let mut tasks = JoinSet::new();
+        let netlink = Netlink::connect(&mut tasks).unwrap();
+        Behind::make(&netlink.handle(), EngineChoice::Userspace, LINE_LIMITS).await
+    });
+    let line = kernel.connect(behind, LINE_LIMITS).unwrap();
+    Working::start(Enforcer::new(kernel, hooks.settings(CAPACITY)), line, NoSubscriber::default())
 }
 
-/// The parts of an agent that look after hooks, line and splitter.
-struct Work {
-    shared: Arc<Shared>,
-    shutdown: CancellationToken,
-    parts: Vec<JoinHandle<()>>,
-}
-
-impl Work {
-    fn start(node: &Namespace, hooks: Hooks) -> Self {
-        let _inside = node.enter();
-        let mut kernel = AyaKernel::load(built_in().unwrap(), CAPACITY, hooks == Hooks::XdpNative).unwrap();
-        let behind = runtime().block_on(async {
-            let mut tasks = JoinSet::new();
-            let netlink = Netlink::connect(&mut tasks).unwrap();
-            Behind::make(&netlink.handle(), EngineChoice::Userspace, LINE_LIMITS).await
-        });
-        let line = kernel.connect(behind, LINE_LIMITS).unwrap();
-        let enforcer = Enforcer::new(kernel, hooks.settings(CAPACITY));
-        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::new(line), 64);
-        let shutdown = CancellationToken::new();
-        let for_thread = Arc::clone(&shared);
-        let enforcing = thread::spawn(move || round::run(enforcer, &for_thread).unwrap());
-        let (for_task, until) = (Arc::clone(&shared), shutdown.clone());
-        let following = thread::spawn(move || {
-            runtime().block_on(async {
-                let mut tasks = JoinSet::new();
-                let netlink = Netlink::connect(&mut tasks).unwrap();
-                follow::run(netlink, for_task, until).await.unwrap();
-            });
-        });
-        Self { shared, shutdown, parts: vec![enforcing, following] }
-    }
-
-    /// What decides on packets that come in from the device, as status and metrics show it.
-    fn ingress(&self) -> Option<HookKind> {
-        self.shared.view().hooked.values().find(|hooked| hooked.name == TO_DEVICE)?.ingress
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        self.shared.stop();
-        for part in self.parts.drain(..) {
-            let ended = part.join();
-            assert!(ended.is_ok() || thread::panicking(), "a part of the agent panicked");
-        }
-    }
+/// What decides on packets that come in from the device, as status and metrics show it.
+fn ingress(work: &Working) -> Option<HookKind> {
+    work.shared.view().hooked.values().find(|hooked| hooked.name == TO_DEVICE)?.ingress
 }
 
 fn index(node: &Namespace, interface: &str) -> Option<u32> {
@@ -102,9 +59,9 @@ fn a_splitter_one_end_of_which_is_moved_away_is_there_again_with_its_program() {
 
 fn is_made_anew(harm: impl FnOnce(&Namespace, &Namespace)) {
     let (stage, elsewhere) = (Stage::new(), Namespace::new());
-    let work = Work::start(&stage.node, Hooks::Tcx);
+    let work = start(&stage.node, Hooks::Tcx);
     let before = index(&stage.node, "edo-split-end").unwrap();
-    eventually(|| work.ingress(), || format!("{:?}", work.shared.view().hooked));
+    eventually(|| ingress(&work), || format!("{:?}", work.shared.view().hooked));
     harm(&stage.node, &elsewhere);
     let is_new = || {
         let now = index(&stage.node, "edo-split-end").filter(|now| *now != before)?;
@@ -121,8 +78,8 @@ fn is_made_anew(harm: impl FnOnce(&Namespace, &Namespace)) {
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn native_xdp_that_somebody_detaches_is_there_again_after_the_next_beat() {
     let stage = Stage::new();
-    let work = Work::start(&stage.node, Hooks::XdpNative);
-    let is_native = || (work.ingress() == Some(HookKind::XdpNative)).then_some(());
+    let work = start(&stage.node, Hooks::XdpNative);
+    let is_native = || (ingress(&work) == Some(HookKind::XdpNative)).then_some(());
     eventually(is_native, || format!("{:?}", work.shared.view().hooked));
     let device = index(&stage.node, TO_DEVICE).unwrap();
     let of_device = || links(device, "xdp");

@@ -17,3 +17,4 @@ pub(crate) mod stage;
 pub(crate) mod time;
 pub(crate) mod traffic;
 pub(crate) mod tun;
+pub(crate) mod working;
