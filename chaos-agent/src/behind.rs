@@ -19,6 +19,7 @@ use rtnetlink::Handle;
 
 use crate::args::EngineChoice;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds, LineLimits, QueueCounters};
+use crate::line;
 use crate::line::ends::{Device, Ends, Tell};
 use crate::line::fq::{self, Fq};
 use crate::line::stats::{Figures, Stats};
@@ -27,13 +28,10 @@ use crate::locate::Topology;
 use crate::splitter::{self, Splitter};
 use crate::view::Lacks;
 
-/// Name of the delay line's device.
-pub const LINE: &str = "edo-line";
-
 /// Whether an interface of this name is one of those here.
 #[must_use]
 pub fn is_ours(interface: &str) -> bool {
-    [LINE, fq::FAR, splitter::NEAR, splitter::FAR].contains(&interface)
+    [line::NAME, fq::FAR, splitter::NEAR, splitter::FAR].contains(&interface)
 }
 
 /// Whether it is the far end of a pair of ours, which goes with the near one.
@@ -97,11 +95,11 @@ impl Behind {
             EngineChoice::None => self.no_line = Some("--engine none: there is no delay line".to_owned()),
             EngineChoice::Fq => self.take(Fq::make(netlink, packets).await.map(LineDevice::Fq)),
             EngineChoice::Userspace => {
-                self.take(Tap::make(LINE, packets, netlink).await.map(LineDevice::Tap));
+                self.take(Tap::make(line::NAME, packets, netlink).await.map(LineDevice::Tap));
             }
             EngineChoice::Auto => match Fq::make(netlink, packets).await {
                 Ok(fq) => self.line = Some(LineDevice::Fq(fq)),
-                Err(first) => match Tap::make(LINE, packets, netlink).await {
+                Err(first) => match Tap::make(line::NAME, packets, netlink).await {
                     Ok(tap) => {
                         tracing::info!("the agent holds delayed packets itself: {first}");
                         self.second_choice = Some(first.to_string());
@@ -309,23 +307,31 @@ impl LineView {
         self.no_splitter.clone().or_else(|| self.splitter.as_ref()?.fault())
     }
 
-    /// Packets that were lost at the device, or on the way into it or back: must stay 0.
+    /// Packets that were lost at the device, or on the way into it or back: must stay 0. What the device itself has not counted, such as
+    /// what a queue held that was removed, is there once it is settled.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let beside = match (&self.stats, &self.queue) {
-            (Some(stats), _) => stats.write_failures.get(),
-            // The table is there as long as this is.
-            (None, Some(queue)) => queue.counters.refused().unwrap_or_default(),
-            (None, None) => return 0,
-        };
-        // The interface is gone only when all of this is.
-        tap::dropped(LINE).unwrap_or_default() + beside
+        // The interface may be gone.
+        let at_device = tap::dropped(line::NAME).unwrap_or_default();
+        match (&self.stats, &self.queue) {
+            (Some(stats), _) => (at_device + stats.write_failures.get()).max(self.settled()),
+            // The table is there as long as this is. What the queue refuses has never been in the line.
+            (None, Some(queue)) => {
+                at_device.max(self.settled()) + queue.counters.refused().unwrap_or_default()
+            }
+            (None, None) => 0,
+        }
     }
 
-    /// Packets that were lost and that the engine `userspace` has seen to take no room any more.
+    /// Packets that were lost in the line and have been counted out of it: they take no room any more.
     #[must_use]
     pub fn settled(&self) -> u64 {
-        self.stats.as_ref().map_or(0, |stats| stats.settled.get())
+        match (&self.stats, &self.queue) {
+            (Some(stats), _) => stats.settled.get(),
+            // As above.
+            (None, Some(queue)) => queue.counters.settled().unwrap_or_default(),
+            (None, None) => 0,
+        }
     }
 
     /// How the line is at `now_ns` (CLOCK_BOOTTIME).

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::sync::Arc;
 
+use fault_abi::line::Held;
 use fault_abi::rule::Binding;
 use jiff::Timestamp;
 
@@ -12,7 +13,7 @@ use crate::clock::Deadlines;
 use crate::compile::{Plan, Report, compile};
 use crate::diff::{QUARANTINE_NS, Referred, diff, release};
 use crate::kernel::hooks::{Hooked, XdpMode};
-use crate::kernel::{Ahead, Flows, Kept, Kernel, KernelError, Refusal};
+use crate::kernel::{Ahead, Flows, Kept, Kernel, KernelError, Refusal, Tickets};
 use crate::ledger::{Ledger, bindings};
 use crate::locate::Topology;
 use crate::table::{Capacity, Op, Uid};
@@ -195,6 +196,24 @@ impl<K: Kernel> Enforcer<K> {
         let states = self.ledger.state_of.iter().filter(|((uid, _), _)| living.contains(uid));
         let kept = Kept { states: states.map(|(_, state)| *state).collect(), known: self.ledger.last_state };
         (self.kernel.flows(), kept)
+    }
+
+    /// See [`Kernel::tickets`].
+    #[must_use]
+    pub fn tickets(&self) -> Arc<dyn Tickets> {
+        self.kernel.tickets()
+    }
+
+    /// Counts packets out of the line that were lost in it.
+    pub fn settle(&mut self, lost: &BTreeMap<u32, Held>) {
+        let packets: u64 = lost.values().map(|held| held.packets).sum();
+        match self.kernel.settle(lost) {
+            Ok(()) if packets == 0 => {}
+            Ok(()) => tracing::warn!(packets, "lost in the delay line, which nobody asked for"),
+            Err(error) => {
+                tracing::warn!(packets, %error, "lost in the delay line, where they take room until the agent is started again");
+            }
+        }
     }
 
     /// So many flows there are, as a sweep has counted.

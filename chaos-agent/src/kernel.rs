@@ -6,7 +6,7 @@ mod fds;
 pub mod hooks;
 pub mod object;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use edge_api::fault_node::HookKind;
@@ -191,8 +191,8 @@ pub trait Kernel: Send {
     /// When the kernel does not tell.
     fn lose(&mut self, interface: &Interface) -> Result<BTreeSet<HookKind>, KernelError>;
 
-    /// Looks whether the programs at the ends of the delay line and the splitter are there, and attaches again what somebody else has removed.
-    /// `tell` is told why packets cannot go through a device, and then, once they can, nothing. Takes some hundreds of microseconds.
+    /// Looks whether the programs at the ends of the delay line and the splitter are there, and the queue of a line of the engine `fq`, and
+    /// puts back what somebody else has removed. `tell` is told why packets cannot go through a device, and then, once they can, nothing. Takes some hundreds of microseconds.
     fn mend_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>));
 
     /// Takes a splitter in the place of the one that somebody has removed. Returns what tells hooks of it.
@@ -209,6 +209,15 @@ pub trait Kernel: Send {
 
     /// The flows, for a thread of its own.
     fn flows(&self) -> Arc<dyn Flows>;
+
+    /// The tickets of a line of the engine `fq`, for a thread of its own.
+    fn tickets(&self) -> Arc<dyn Tickets>;
+
+    /// Counts packets out of the line that were lost in it, by their states.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn settle(&mut self, lost: &BTreeMap<u32, Held>) -> Result<(), KernelError>;
 
     /// Interfaces that were given a clsact qdisc, which outlives this.
     fn added_qdiscs(&self) -> BTreeSet<u32>;
@@ -263,6 +272,14 @@ pub trait Flows: Send + Sync {
     fn sweep(&self, kept: &Kept) -> Swept;
 }
 
+/// Tickets of the packets in a line of the engine `fq`: one that is there long after its packet's time is that of a packet which was lost in
+/// the line, with its queue or at its end.
+pub trait Tickets: Send + Sync {
+    /// Takes away those of packets that were lost as of `now_ns` (CLOCK_BOOTTIME). Returns what they are by their states, to be counted out of
+    /// the line. Looks at each ticket.
+    fn take_lost(&self, now_ns: u64) -> BTreeMap<u32, Held>;
+}
+
 /// What the programs count of a delay line of the engine `fq`.
 pub trait QueueCounters: Send + Sync {
     /// What is in the line.
@@ -288,6 +305,12 @@ pub trait QueueCounters: Send + Sync {
     /// # Errors
     /// When the kernel refuses.
     fn refused(&self) -> Result<u64, KernelError>;
+
+    /// Packets that were lost in the line and have been counted out of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn settled(&self) -> Result<u64, KernelError>;
 }
 
 /// Counters, read when they are asked for and never copied.

@@ -9,6 +9,7 @@
 
 pub mod alone;
 pub mod args;
+pub mod ask;
 pub mod behind;
 pub mod clock;
 pub mod compile;

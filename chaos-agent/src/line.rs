@@ -16,7 +16,8 @@
 //! * [`tap`]: the device
 //! * [`schedule`]: how soon the thread runs when it is woken
 //! * [`engine`]: the thread
-//! * [`fq`]: the device of the other engine, with its queue
+//! * [`fq`]: the device of the other engine
+//! * [`queue`]: the kernel's queue there
 //! * [`ends`]: whether packets can go through that device
 
 pub mod audit;
@@ -25,8 +26,12 @@ pub mod engine;
 pub mod fq;
 pub mod frame;
 pub mod pool;
+pub mod queue;
 pub mod relay;
 pub mod schedule;
 pub mod stats;
 pub mod tap;
 pub mod wheel;
+
+/// Name of the delay line's device, whichever it is.
+pub const NAME: &str = "edo-line";

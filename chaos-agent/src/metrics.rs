@@ -223,7 +223,8 @@ fn counts(counter: &Counter, verdict: Verdict) -> (u64, u64) {
 
 const fn event_name(what: Global) -> Option<&'static str> {
     match what {
-        Global::Protected => None,
+        // They have metrics of their own.
+        Global::Protected | Global::LineSettled => None,
         Global::Untracked => Some("untracked"),
         Global::Orphaned => Some("orphaned"),
         Global::Reread => Some("reread"),

@@ -10,7 +10,7 @@ use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessa
 use rtnetlink::Handle;
 use thiserror::Error;
 
-use crate::line::fq;
+use crate::line::{self, fq};
 use crate::locate::Topology;
 use crate::{behind, kernel};
 
@@ -123,8 +123,8 @@ pub async fn remove(netlink: &Handle, leftovers: &[Leftover]) -> Result<(), Resi
 
 /// Removes a device of ours. A delay line that the kernel keeps going is waited for until it is empty.
 async fn remove_device(netlink: &Handle, index: u32, interface: &str) -> Result<(), String> {
-    if interface == behind::LINE {
-        fq::drain(netlink).await.map_err(|error| error.to_string())?;
+    if interface == line::NAME {
+        fq::drain().await.map_err(|error| error.to_string())?;
     }
     netlink.link().del(index).execute().await.map_err(|error| error.to_string())
 }

@@ -1,12 +1,14 @@
 //! The enforcer's thread: a round for each change, at once; in between hooks one by one, spare counters by the dozen, and what
 //! nothing refers to any more in portions, so that a rule never waits for more than one interface.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use fault_abi::line::Held;
 
 use crate::clock;
 use crate::enforce::{Enforcer, Outcome};
@@ -191,7 +193,7 @@ impl<K: Kernel> Turns<K> {
             self.last_beat = Instant::now();
             self.enforcer.retry_hooks();
             self.are_ends_in_doubt = true;
-            self.sweep.go_on(&mut self.enforcer, stats);
+            self.sweep.go_on(&mut self.enforcer, stats, now.boot_ns);
         }
         let is_retry = self.again.is_round_due(Instant::now());
         let is_due = self.again.round.is_none() && is_over(self.enforcer.next_due(), now.boot_ns);
@@ -249,25 +251,26 @@ fn next_ahead(left: Ahead) -> Option<Instant> {
     }
 }
 
-/// Forgetting flows, on a thread of its own: there can be millions.
+/// Forgetting flows and lost packets' tickets, on a thread of its own: there can be millions.
 #[derive(Default)]
 struct Sweep {
-    running: Option<JoinHandle<Swept>>,
+    running: Option<JoinHandle<(Swept, BTreeMap<u32, Held>)>>,
 }
 
 impl Sweep {
-    /// Takes the last one's count and starts the next, unless the last one still goes on.
-    fn go_on<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>, stats: &Stats) {
+    /// Takes what the last one came to and starts the next, unless the last one still goes on.
+    fn go_on<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>, stats: &Stats, boot_ns: u64) {
         if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        if let Some(Ok(Swept { left, ended, made_room })) = self.running.take().map(JoinHandle::join) {
-            enforcer.set_flows(left);
-            stats.flows_ended.fetch_add(ended, Ordering::Relaxed);
-            stats.flows_made_room.fetch_add(made_room, Ordering::Relaxed);
+        if let Some(Ok((swept, lost))) = self.running.take().map(JoinHandle::join) {
+            enforcer.set_flows(swept.left);
+            stats.flows_ended.fetch_add(swept.ended, Ordering::Relaxed);
+            stats.flows_made_room.fetch_add(swept.made_room, Ordering::Relaxed);
+            enforcer.settle(&lost);
         }
-        let (flows, kept) = enforcer.flows();
-        self.running = Some(std::thread::spawn(move || flows.sweep(&kept)));
+        let ((flows, kept), tickets) = (enforcer.flows(), enforcer.tickets());
+        self.running = Some(std::thread::spawn(move || (flows.sweep(&kept), tickets.take_lost(boot_ns))));
     }
 }
 

@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use crate::progress::Step;
 
@@ -173,6 +176,11 @@ impl Cmd {
     fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
         let mut command = self.command();
         command.stdout(stdout).stderr(stderr);
+        // Nobody waits for it when this is killed. (The thread that starts it is the one that waits.)
+        // SAFETY: prctl is async-signal-safe, and the closure touches nothing of this process.
+        unsafe {
+            command.pre_exec(|| set_pdeathsig(Signal::SIGTERM).map_err(std::io::Error::from));
+        }
         command.spawn().with_context(|| self.not_started())
     }
 
@@ -240,6 +248,8 @@ fn keep(tail: &mut VecDeque<String>, line: String) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
@@ -249,6 +259,18 @@ mod tests {
         for part in ["sh -c", "exit status: 3", "one", "two words"] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
+    }
+
+    #[test]
+    fn a_program_ends_when_the_thread_that_waits_for_it_is_gone() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let started = thread::spawn(move || {
+            let child = Cmd::new("sleep").arg("600").spawn(Stdio::null(), Stdio::null()).unwrap();
+            tell.send(child).unwrap();
+        });
+        started.join().unwrap();
+        let ended = told.recv().unwrap().wait().unwrap();
+        assert_eq!(ended.signal(), Some(Signal::SIGTERM as i32));
     }
 
     #[test]

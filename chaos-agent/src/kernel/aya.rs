@@ -1,6 +1,5 @@
 //! The real kernel, by way of the `aya` library; nothing else in the agent calls that.
 
-mod ask;
 mod attach;
 mod change;
 mod ends;
@@ -14,6 +13,7 @@ mod read;
 mod spare;
 mod states;
 mod table;
+mod tickets;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,11 +27,11 @@ use aya::{Ebpf, EbpfLoader};
 use edge_api::fault_node::HookKind;
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, CounterKey, Direction, NetworkKey, PortKey};
-use fault_abi::line::Line;
+use fault_abi::line::{Held, Line};
 use fault_abi::names;
 use fault_abi::rule::{Config, Entry, Rule};
 
-use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal};
+use super::{Ahead, Counters, Flows, Interface, Kernel, KernelError, Layer, Refusal, Tickets};
 use crate::line::ends::{Device, Tell};
 use crate::line::engine::Engine;
 use crate::splitter::Splitter;
@@ -46,6 +46,7 @@ use portion::Portion;
 use read::Reader;
 use states::States;
 use table::Table;
+use tickets::TicketTable;
 
 /// Room for those that are lost behind the queue, which must not be.
 const SPARE_TICKETS: u32 = 1_024;
@@ -70,6 +71,7 @@ pub struct AyaKernel {
     peers: LpmTrie<MapData, NetworkKey, u32>,
     states: States,
     flows: Arc<FlowTable>,
+    tickets: Arc<TicketTable>,
     node_addresses: HashMap<MapData, Address, u32>,
     protected: HashMap<MapData, PortKey, u32>,
     protected_cidrs: LpmTrie<MapData, NetworkKey, u32>,
@@ -161,6 +163,7 @@ impl AyaKernel {
                 capacity.flows,
                 wanted.flow_idle,
             )),
+            tickets: Arc::new(TicketTable::new(typed(&mut programs, names::TICKETS)?)),
             node_addresses: typed(&mut programs, names::NODE_ADDRESSES)?,
             protected: typed(&mut programs, names::PROTECTED)?,
             protected_cidrs: typed(&mut programs, names::PROTECTED_CIDRS)?,
@@ -282,6 +285,14 @@ impl Kernel for AyaKernel {
 
     fn flows(&self) -> Arc<dyn Flows> {
         Arc::clone(&self.flows) as Arc<dyn Flows>
+    }
+
+    fn tickets(&self) -> Arc<dyn Tickets> {
+        Arc::clone(&self.tickets) as Arc<dyn Tickets>
+    }
+
+    fn settle(&mut self, lost: &BTreeMap<u32, Held>) -> Result<(), KernelError> {
+        self.count_out(lost)
     }
 
     fn added_qdiscs(&self) -> BTreeSet<u32> {

@@ -8,10 +8,11 @@ use edge_api::fault_node::HookKind;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::filter::Filter;
 use fault_abi::key::{Address, Direction, PortKey};
+use fault_abi::line::Held;
 use fault_abi::rule::{Binding, CONFIG_HAS_CIDRS, Config, ENTRY_HAS_PORTS, Entry, Rule};
 use fault_abi::verdict::Effect;
 
-use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Swept};
+use super::{Ahead, Counters, Flows, Interface, Kept, Kernel, KernelError, Layer, Swept, Tickets};
 use crate::ledger::bindings;
 use crate::line::ends::{Device, Tell};
 use crate::splitter::Splitter;
@@ -67,6 +68,10 @@ pub struct FakeKernel {
     pub ahead: FakeAhead,
     /// What each sweep of its flows comes to.
     pub swept: Swept,
+    /// What is lost in its line each time that is looked.
+    pub lost: BTreeMap<u32, Held>,
+    /// What was counted out of it.
+    pub settled: Vec<BTreeMap<u32, Held>>,
 }
 
 /// What [`FakeKernel`] answers when it is asked to work ahead, one after the other; then that it is done.
@@ -238,6 +243,15 @@ impl Kernel for FakeKernel {
         Arc::new(FakeFlows(self.swept))
     }
 
+    fn tickets(&self) -> Arc<dyn Tickets> {
+        Arc::new(FakeTickets(self.lost.clone()))
+    }
+
+    fn settle(&mut self, lost: &BTreeMap<u32, Held>) -> Result<(), KernelError> {
+        self.settled.push(lost.clone());
+        Ok(())
+    }
+
     fn added_qdiscs(&self) -> BTreeSet<u32> {
         BTreeSet::new()
     }
@@ -253,6 +267,15 @@ struct FakeFlows(Swept);
 impl Flows for FakeFlows {
     fn sweep(&self, _: &Kept) -> Swept {
         self.0
+    }
+}
+
+/// What is lost in a fake kernel's line each time that is looked.
+struct FakeTickets(BTreeMap<u32, Held>);
+
+impl Tickets for FakeTickets {
+    fn take_lost(&self, _: u64) -> BTreeMap<u32, Held> {
+        self.0.clone()
     }
 }
 

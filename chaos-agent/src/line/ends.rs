@@ -40,8 +40,7 @@ impl Device {
         }
     }
 
-    /// What is done, or to be done, when it is gone. A line is not made anew: what was lost with it still counts as held, in tables that
-    /// programs write.
+    /// What is done, or to be done, when it is gone. A line is not made anew: its engine has ended with it.
     const fn remedy(self) -> &'static str {
         match self {
             Self::Line => "start the agent again, which makes the delay line anew",

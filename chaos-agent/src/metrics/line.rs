@@ -137,6 +137,10 @@ mod tests {
         fn refused(&self) -> Result<u64, KernelError> {
             Ok(7)
         }
+
+        fn settled(&self) -> Result<u64, KernelError> {
+            Ok(4)
+        }
     }
 
     #[test]
@@ -154,7 +158,8 @@ mod tests {
             "edge_line_bytes 300",
             "edge_line_running 1",
             "edge_line_released_packets_total 3",
-            "edge_line_dropped_total 7",
+            "edge_line_dropped_total 11",
+            "edge_line_settled_packets_total 4",
             "edge_line_lateness_seconds_bucket{le=\"0.002097152\"} 2",
             "edge_line_lateness_seconds_sum 0.008",
             "edge_line_lead_seconds 0.00000825",
@@ -162,7 +167,7 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
         let status = line.status(u64::MAX - 1);
-        assert_eq!((status.kind.as_str(), status.state, status.dropped), ("Fq", EngineState::Running, 7));
+        assert_eq!((status.kind.as_str(), status.state, status.dropped), ("Fq", EngineState::Running, 11));
         assert_eq!(status.message, None);
         assert_eq!(line.status(0).lateness.map(|late| late.p50.to_string()).as_deref(), Some("2032us"));
         line.look(&Topology::default());

@@ -163,14 +163,16 @@ fn a_table_that_is_full_of_what_is_in_quarantine_gets_room_again() {
 }
 
 #[test]
-fn flows_that_sweeps_have_forgotten_are_counted_and_shown() {
-    let kernel = FakeKernel { swept: Swept { left: 5, ended: 2, made_room: 3 }, ..FakeKernel::default() };
+fn flows_that_sweeps_have_forgotten_are_counted_and_shown_and_lost_packets_are_counted_out() {
+    let swept = Swept { left: 5, ended: 2, made_room: 3 };
+    let lost = BTreeMap::from([(7, Held { packets: 2, bytes: 300 })]);
+    let kernel = FakeKernel { swept, lost: lost.clone(), ..FakeKernel::default() };
     let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
     let mut enforcer = Enforcer::new(kernel, settings);
     let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), 64);
     let mut sweep = Sweep::default();
     for sweeps in 0..3 {
-        sweep.go_on(&mut enforcer, &shared.stats);
+        sweep.go_on(&mut enforcer, &shared.stats, 0);
         while sweep.running.as_ref().is_some_and(|running| !running.is_finished()) {
             std::thread::yield_now();
         }
@@ -182,6 +184,7 @@ fn flows_that_sweeps_have_forgotten_are_counted_and_shown() {
     }
     let flows = enforcer.view().limits.into_iter().find(|limit| limit.name == "flows").unwrap();
     assert_eq!(flows.used, 5);
+    assert_eq!(enforcer.kernel().settled, [lost.clone(), lost]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn take_off(stage: &Stage, agent: &mut Agent, interface: &str, program: &str) {
 }
 
 /// All packets arrive, none before its time.
-fn are_held(device: &End, peer: &End, why: &str) {
+pub(crate) fn are_held(device: &End, peer: &End, why: &str) {
     let from_ns = boot_ns();
     (0..COUNT).for_each(|number| device.send(peer, number).unwrap());
     let (mut came, mut first_ns) = (0, None);

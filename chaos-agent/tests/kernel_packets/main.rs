@@ -37,6 +37,7 @@ mod mended;
 mod padding;
 mod partition;
 mod protect;
+mod queue;
 mod quiet;
 mod replace;
 mod selection;

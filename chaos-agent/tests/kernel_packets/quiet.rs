@@ -2,7 +2,8 @@
 
 mod fq {
     use chaos_agent::args::EngineChoice;
-    use chaos_agent::behind::{Behind, LINE};
+    use chaos_agent::behind::Behind;
+    use chaos_agent::line;
     use chaos_agent::locate::netlink::Netlink;
     use tokio::task::JoinSet;
 
@@ -13,7 +14,8 @@ mod fq {
     /// Packets that the line's beginning sent, and those that it dropped.
     fn sent_and_dropped() -> [u64; 2] {
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        let row = table.lines().find_map(|line| line.trim().strip_prefix(LINE)?.strip_prefix(':')).unwrap();
+        let row =
+            table.lines().find_map(|line| line.trim().strip_prefix(line::NAME)?.strip_prefix(':')).unwrap();
         let numbers: Vec<u64> = row.split_whitespace().map(|number| number.parse().unwrap()).collect();
         // Eight columns of what was received, then bytes, packets, errors, and what was dropped.
         [numbers[9], numbers[11]]

@@ -147,11 +147,13 @@ pub enum Global {
     Foreign = 12,
     /// Packets that the line's queue refused: must stay 0.
     LineRefused = 13,
+    /// Packets that were lost in the line and have been counted out of it, so that they take no room any more.
+    LineSettled = 14,
 }
 
 impl Global {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Protected,
         Self::Untracked,
         Self::Orphaned,
@@ -166,6 +168,7 @@ impl Global {
         Self::Unsplit,
         Self::Foreign,
         Self::LineRefused,
+        Self::LineSettled,
     ];
 }
 

@@ -24,7 +24,7 @@ pub const TICKET_INGRESS: u32 = 1;
 /// to beside it on the way, so that its length does not tell.
 pub const TICKET_BYTES: u32 = 8;
 
-/// [`Ticket::flags`]: no packet, but the engine's word that some were lost in the line: so many as
+/// [`Ticket::flags`]: no packet, but the agent's word that some were lost in the line: so many as
 /// [`Ticket::interface`] says, and as many bytes as [`Ticket::release_ns`] does (both signed), are counted out of the line
 /// and of [`Ticket::state`].
 pub const TICKET_SETTLES: u32 = 2;
@@ -84,8 +84,10 @@ pub const TICKET: usize = size_of::<Ticket>();
 
 #[cfg(feature = "user")]
 mod user {
-    use super::Ticket;
+    use super::{Queued, Ticket};
 
     // SAFETY: `repr(C)`, integers only, no padding (tests/layout.rs), every bit pattern valid.
     unsafe impl aya::Pod for Ticket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Queued {}
 }

@@ -15,7 +15,7 @@ use fault_abi::pass::World as _;
 use fault_abi::ticket::{GUARD, Queued, TICKET, TICKET_BYTES, TICKET_INGRESS, TICKET_SETTLES, Ticket};
 
 use crate::errand;
-use crate::maps::{LATENESS, LEAD, LINE, SEQUENCE, TICKETS};
+use crate::maps::{GLOBAL, LATENESS, LEAD, LINE, SEQUENCE, TICKETS};
 use crate::tc::{NEXT, drop};
 use crate::world::{Maps, add, count_out, leave_line};
 
@@ -169,7 +169,45 @@ pub fn line_start(ctx: &TcContext) -> i32 {
 pub fn line_end(ctx: &TcContext) -> i32 {
     let is_fq = LINE.get(0).is_some_and(|line| line.flags & LINE_IS_FQ != 0);
     let left = if is_fq { leave_queue(ctx) } else { leave(ctx) };
-    left.unwrap_or_else(foreign)
+    left.or_else(|| settle(ctx)).unwrap_or_else(foreign)
+}
+
+/// The agent's word that packets were lost in the line: they are counted out of it. It comes as a ticket behind nothing, out of the TAP or,
+/// where the engine is `fq`, as a test run.
+#[inline(always)]
+fn settle(ctx: &TcContext) -> Option<i32> {
+    let ticket = ticket(ctx)?;
+    if ticket.flags & TICKET_SETTLES == 0 {
+        return None;
+    }
+    let packets = i64::from(ticket.interface as i32);
+    count_out(ticket.state, packets as u64, ticket.release_ns);
+    if packets > 0
+        && let Some(settled) = GLOBAL.get_ptr_mut(Global::LineSettled as u32)
+    {
+        // SAFETY: this CPU's own copy of a live map value.
+        unsafe { *settled += packets as u64 };
+    }
+    Some(TC_ACT_SHOT)
+}
+
+/// The ticket behind a frame.
+#[inline(always)]
+fn ticket(ctx: &TcContext) -> Option<Ticket> {
+    let length = ctx.len();
+    if length < (TICKET + ETHERNET) as u32 {
+        return None;
+    }
+    let mut ticket = core::mem::MaybeUninit::<Ticket>::uninit();
+    // SAFETY: the helper fills all of it, or says that it did not; every bit pattern is a ticket.
+    let ticket = unsafe {
+        let at = length - TICKET as u32;
+        if bpf_skb_load_bytes(ctx.skb.skb.cast(), at, ticket.as_mut_ptr().cast(), TICKET as u32) != 0 {
+            return None;
+        }
+        ticket.assume_init()
+    };
+    (ticket.magic == LINE.get(0)?.magic && ticket.magic != 0).then_some(ticket)
 }
 
 /// Nobody's packet of ours.
@@ -182,30 +220,13 @@ fn foreign() -> i32 {
 /// Out of the engine `userspace`, which has put the ticket behind the frame.
 #[inline(always)]
 fn leave(ctx: &TcContext) -> Option<i32> {
-    let line = LINE.get(0)?;
-    let length = ctx.len();
-    if length < (TICKET + ETHERNET) as u32 {
-        return None;
-    }
-    let frame = length - TICKET as u32;
-    let mut ticket = core::mem::MaybeUninit::<Ticket>::uninit();
-    // SAFETY: the helper fills all of it, or says that it did not; every bit pattern is a ticket.
-    let ticket = unsafe {
-        if bpf_skb_load_bytes(ctx.skb.skb.cast(), frame, ticket.as_mut_ptr().cast(), TICKET as u32) != 0 {
-            return None;
-        }
-        ticket.assume_init()
-    };
-    if ticket.magic != line.magic || ticket.magic == 0 {
-        return None;
-    }
+    let ticket = ticket(ctx)?;
     if ticket.flags & TICKET_SETTLES != 0 {
-        count_out(ticket.state, i64::from(ticket.interface as i32) as u64, ticket.release_ns);
-        return Some(TC_ACT_SHOT);
+        return None;
     }
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: the context that the kernel gave; a helper that checks what it is given.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, frame, 0) } != 0 {
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - TICKET as u32, 0) } != 0 {
         Maps.count_global(Global::Stray);
         return Some(TC_ACT_SHOT);
     }
@@ -219,8 +240,10 @@ fn leave_queue(ctx: &TcContext) -> Option<i32> {
     let was_held = errand::in_line(ctx)?;
     let (number, queued) = queued(ctx)?;
     let ticket = queued.ticket;
-    // It is there; were it not, nothing would be left to do.
-    let _ = TICKETS.remove(&number);
+    // The agent may have taken it for lost, and counts it out then.
+    if TICKETS.remove(&number).is_err() {
+        return None;
+    }
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: a helper without arguments; this CPU's own copy of a live map value; the context that the kernel gave.
     unsafe {

@@ -1,5 +1,5 @@
 //! The programs at the ends of the delay line and the splitter: attached when these are made, and again when somebody else has
-//! removed one. Without them packets would vanish there, or leave the line before their time.
+//! removed one, as is the queue of a line of the engine `fq`. Without them packets would vanish there, or leave the line before their time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +9,7 @@ use super::AyaKernel;
 use super::attach::Placed;
 use crate::kernel::{Devices, Interface, KernelError, LineEnds};
 use crate::line::ends::Device;
+use crate::line::queue;
 use crate::splitter::Splitter;
 
 /// A program at an end of a device of ours.
@@ -75,33 +76,64 @@ impl AyaKernel {
         Ok(())
     }
 
-    /// Looks whether the programs are still there, and attaches again what is not. `tell` is told of each device that lacks one why
+    /// Looks whether programs and queue are still there, and puts back what is not. `tell` is told of each device that lacks one why
     /// packets cannot go through it, and once they can again: nothing.
     pub(super) fn mend_all_ends(&mut self, tell: &mut dyn FnMut(Device, Option<String>)) {
-        for device in [Device::Line, Device::Splitter] {
-            for programs in [self.lasting.clone(), self.ends.clone()] {
-                programs.with(|ends| {
+        for programs in [self.lasting.clone(), self.ends.clone()] {
+            programs.with(|ends| {
+                for device in [Device::Line, Device::Splitter] {
                     let of_it = ends.iter_mut().filter(|end| end.device == device);
                     self.mend(of_it, &mut |lack| tell(device, lack));
-                });
-            }
+                }
+            });
         }
     }
 
     fn mend<'a>(&mut self, ends: impl Iterator<Item = &'a mut End>, tell: &mut dyn FnMut(Option<String>)) {
         let mut missing: Vec<&mut End> = Vec::new();
+        let mut bare: Vec<Interface> = Vec::new();
         for end in ends {
+            let name = &end.interface.name;
             if let Some(lost) = end.placed.take_if(|placed| self.is_lost(&end.interface, placed)) {
                 lost.forget();
-                tell(Some(format!("somebody else has removed the program at {}", end.interface.name)));
+                tell(Some(format!("somebody else has removed the program at {name}")));
+            }
+            if end.program == names::LINE_START && self.lacks_queue(&end.interface) {
+                tell(Some(format!("{name} has not the queue that it was given")));
+                bare.push(end.interface.clone());
             }
             missing.extend(Some(end).filter(|end| end.placed.is_none()));
         }
-        if !missing.is_empty() {
-            let failed: Vec<KernelError> =
-                missing.into_iter().filter_map(|end| self.attach_end(end).err()).collect();
-            tell(failed.first().map(ToString::to_string));
+        if missing.is_empty() && bare.is_empty() {
+            return;
         }
+        let queues = bare.into_iter().filter_map(|interface| self.set_queue(interface).err());
+        let failed: Vec<KernelError> = queues.collect();
+        let failed =
+            failed.into_iter().chain(missing.into_iter().filter_map(|end| self.attach_end(end).err()));
+        let failed: Vec<KernelError> = failed.collect();
+        tell(failed.first().map(ToString::to_string));
+    }
+
+    /// Whether a line's beginning has not the queue `fq` as it was made; where the kernel does not tell, it is taken to have it.
+    fn lacks_queue(&self, near: &Interface) -> bool {
+        match queue::is_set(near.index, self.queued()) {
+            Ok(is_set) => !is_set,
+            Err(error) => {
+                tracing::debug!(interface = near.name, %error, "whether it has its queue is not known");
+                false
+            }
+        }
+    }
+
+    fn set_queue(&self, near: Interface) -> Result<(), KernelError> {
+        queue::set(near.index, self.queued())
+            .map_err(|error| KernelError::Line { interface: near.name, reason: error.to_string() })
+    }
+
+    /// How many packets the queue has room for.
+    fn queued(&self) -> u32 {
+        u32::try_from(self.facts.packets).unwrap_or(u32::MAX)
     }
 
     /// Whether somebody else has removed it; where the kernel does not tell, it is taken to be there.

@@ -8,7 +8,7 @@ use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
-use super::ask::ask;
+use crate::ask::ask_about;
 
 /// The ids of the programs in an interface's clsact filters of one direction; none where it has no clsact qdisc.
 ///
@@ -20,7 +20,7 @@ pub(super) fn programs(index: u32, is_egress: bool) -> io::Result<BTreeSet<u32>>
     let minor = if is_egress { TcHandle::MIN_EGRESS } else { TcHandle::MIN_INGRESS };
     message.header.parent = TcHandle { major: 0xffff, minor };
     let mut found = BTreeSet::new();
-    ask(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |told| {
+    ask_about(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |told| {
         if let RouteNetlinkMessage::NewTrafficFilter(filter) = told {
             found.extend(program(filter));
         }

@@ -74,6 +74,10 @@ impl QueueCounters for Reader {
     fn refused(&self) -> Result<u64, KernelError> {
         self.global(Global::LineRefused)
     }
+
+    fn settled(&self) -> Result<u64, KernelError> {
+        self.global(Global::LineSettled)
+    }
 }
 
 /// An entry, over all CPUs.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
-use super::ask::ask;
+use crate::ask::ask_about;
 
 /// The id of the program of native XDP; none where the driver runs none, and where there is no such interface.
 ///
@@ -16,7 +16,7 @@ pub(super) fn native(index: u32) -> io::Result<Option<u32>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     let mut found = None;
-    ask(RouteNetlinkMessage::GetLink(message), 0, |told| {
+    ask_about(RouteNetlinkMessage::GetLink(message), 0, |told| {
         let RouteNetlinkMessage::NewLink(link) = told else { return ControlFlow::Continue(()) };
         found = program(link);
         ControlFlow::Break(())

@@ -24,6 +24,12 @@ impl Agent {
         self.enforcer.mend_ends(&self.line);
     }
 
+    /// Counts out of the line what was lost in it, as the agent does once in a while.
+    pub(crate) fn settle(&mut self) {
+        let lost = self.enforcer.tickets().take_lost(boot_ns());
+        self.enforcer.settle(&lost);
+    }
+
     /// Makes a splitter in the place of the one that is gone, as the agent does when it sees that.
     pub(crate) fn renew_splitter(&mut self) {
         assert!(self.line.is_splitter_gone());

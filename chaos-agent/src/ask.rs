@@ -12,12 +12,26 @@ use nix::libc;
 /// What the kernel says where there is no such qdisc, or no such interface any more.
 const ABSENT: [i32; 3] = [libc::EINVAL, libc::ENODEV, libc::ENOENT];
 
-/// Asks, and hands over what the kernel answers, until `take` has enough or that is all; nothing where there is no such thing to be
-/// asked about. `flags` are those beside `NLM_F_REQUEST`.
+/// As [`ask`]; what is not there answers nothing.
 ///
 /// # Errors
 /// When there is no socket, or the kernel does not tell.
-pub(super) fn ask(
+pub fn ask_about(
+    question: RouteNetlinkMessage,
+    flags: u16,
+    take: impl FnMut(&RouteNetlinkMessage) -> ControlFlow<()>,
+) -> io::Result<()> {
+    match ask(question, flags, take) {
+        Err(error) if error.raw_os_error().is_some_and(|code| ABSENT.contains(&code)) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Asks, and hands over what the kernel answers, until `take` has enough or that is all. `flags` are those beside `NLM_F_REQUEST`.
+///
+/// # Errors
+/// When there is no socket, and what the kernel said.
+pub fn ask(
     question: RouteNetlinkMessage,
     flags: u16,
     mut take: impl FnMut(&RouteNetlinkMessage) -> ControlFlow<()>,
@@ -35,11 +49,8 @@ pub(super) fn ask(
             let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
             match message.payload {
                 NetlinkPayload::InnerMessage(told) if take(&told).is_break() => return Ok(()),
-                NetlinkPayload::Error(error) => {
-                    let error = error.to_io();
-                    let is_absent = error.raw_os_error().is_some_and(|code| ABSENT.contains(&code));
-                    return if is_absent { Ok(()) } else { Err(error) };
-                }
+                // Without a code it says that all is done.
+                NetlinkPayload::Error(said) => return said.code.map_or(Ok(()), |_| Err(said.to_io())),
                 NetlinkPayload::Done(_) => return Ok(()),
                 _ => {}
             }
