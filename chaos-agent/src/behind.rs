@@ -7,8 +7,8 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use edge_api::fault_node::{Engine, EngineState, EngineStatus, Lateness, LimitStatus};
 use edge_api::quantity::DurationString;
@@ -25,7 +25,7 @@ use crate::line::fq::{self, Fq};
 use crate::line::stats::{Figures, Stats};
 use crate::line::tap::{self, Tap};
 use crate::locate::Topology;
-use crate::splitter::{self, Splitter};
+use crate::splitter::{self, Losses, Splitter};
 use crate::view::Lacks;
 
 /// Whether an interface of this name is one of those here.
@@ -154,6 +154,8 @@ pub struct LineView {
     pub ends: Option<Ends>,
     /// Those of the splitter; none: there is none.
     pub splitter: Option<Ends>,
+    /// What that has lost.
+    pub splitter_losses: Mutex<Losses>,
     /// The engine's last sign of life, CLOCK_BOOTTIME in nanoseconds.
     pub sign_ns: Arc<AtomicU64>,
     /// Why there is no line, if somebody asked.
@@ -321,6 +323,15 @@ impl LineView {
             }
             (None, None) => 0,
         }
+    }
+
+    /// Packets that the splitter has lost, where more came at once than the kernel lets wait for a veth pair's far end
+    /// (`net.core.netdev_max_backlog`): must stay 0.
+    #[must_use]
+    pub fn splitter_dropped(&self) -> u64 {
+        // None while it is gone; what it has lost was seen before.
+        let now = tap::dropped(splitter::NEAR).unwrap_or_default();
+        self.splitter_losses.lock().unwrap_or_else(PoisonError::into_inner).with(now)
     }
 
     /// Packets that were lost in the line and have been counted out of it: they take no room any more.

@@ -58,3 +58,34 @@ pub async fn renew(netlink: &Handle, remain: &[Interface]) -> Result<Splitter, P
 pub async fn remove(netlink: &Handle) -> Result<bool, PairError> {
     PAIR.remove(netlink).await
 }
+
+/// What the splitter has lost, over all that were made: each begins to count at 0.
+#[derive(Debug, Default)]
+pub struct Losses {
+    before: u64,
+    /// Of the one that is there.
+    last: u64,
+}
+
+impl Losses {
+    /// Packets that were lost so far, those of the one that is there included.
+    pub const fn with(&mut self, of_this: u64) -> u64 {
+        if of_this < self.last {
+            self.before += self.last;
+        }
+        self.last = of_this;
+        self.before + of_this
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_splitter_has_lost_that_was_removed_stays_counted() {
+        let mut losses = Losses::default();
+        let seen = [0, 3, 5, 0, 0, 2].map(|of_this| losses.with(of_this));
+        assert_eq!(seen, [0, 3, 5, 5, 5, 7]);
+    }
+}

@@ -21,7 +21,7 @@ use crate::kernel::hooks;
 use crate::kernel::{Counters, KernelError};
 use crate::table::Uid;
 use crate::view::{MAX_PROFILES, ProfileView, StateView, View};
-use strain::{Rising, Strain};
+use strain::{Losses, Rising, Strain};
 
 /// What the kernel's counters show of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,14 +52,14 @@ pub struct Seen {
     node_super_packets: u64,
     /// Packets of the whole node for which the line had no room, and draws of those that it does not tell apart.
     node_strained: (u64, u64),
-    /// Packets that the line's device has lost, by the first look at it.
-    line_dropped: Option<u64>,
     /// By profile: packets for which the line had no room.
     full: Rising,
     /// By profile: draws of flows that are not told apart.
     untracked: Rising,
-    /// By profile that delays: packets that the line's device has lost, whosever they were.
-    drops: Rising,
+    /// By profile that delays: packets that the line's device has lost.
+    drops: Losses,
+    /// By profile that sends packets through the splitter: those that it has lost.
+    splitter_drops: Losses,
     /// When the last look was.
     at: Option<Instant>,
 }
@@ -71,6 +71,8 @@ pub struct Moment {
     pub now: Instant,
     /// Packets that the delay line's device has lost since it is there.
     pub line_dropped: u64,
+    /// Those that the splitter has lost.
+    pub splitter_dropped: u64,
 }
 
 impl Seen {
@@ -120,7 +122,7 @@ impl Seen {
             self.full.take(uid, full, moment.now);
             self.untracked.take(uid, untracked, moment.now);
         }
-        self.look_at_line(view, moment);
+        self.look_at_devices(view, moment);
         for rising in [&mut self.full, &mut self.untracked] {
             rising.retain(&exist);
         }
@@ -145,24 +147,26 @@ impl Seen {
         }
     }
 
-    /// The line's device does not say whose packets it loses: all that delay now may have lost them, and none that began later.
-    fn look_at_line(&mut self, view: &View, moment: Moment) {
-        let before = self.line_dropped.unwrap_or(moment.line_dropped);
-        let delaying: BTreeSet<&Uid> =
-            view.profiles.iter().filter(|one| one.is_acting && one.delays()).map(|one| &one.uid).collect();
-        self.drops.retain(&delaying);
-        for uid in delaying {
-            self.drops.begin(uid, before);
-            self.drops.take(uid, moment.line_dropped, moment.now);
-        }
-        self.line_dropped = Some(moment.line_dropped);
+    /// Neither device says whose packets it loses: all that send some there now may have lost them.
+    fn look_at_devices(&mut self, view: &View, moment: Moment) {
+        let acting = || view.profiles.iter().filter(|one| one.is_acting);
+        let delaying = acting().filter(|one| one.delays()).map(|one| &one.uid).collect();
+        self.drops.take(&delaying, moment.line_dropped, moment.now);
+        // One whose super-packets have one fate sends none there; all the same it may be the one.
+        let split = |one: &&ProfileView| one.rewrites() || self.super_packets.contains(&one.uid);
+        let split = acting().filter(split).map(|one| &one.uid).collect();
+        self.splitter_drops.take(&split, moment.splitter_dropped, moment.now);
         self.at = Some(moment.now);
     }
 
     fn strain(&self, uid: &Uid) -> Option<Strain> {
         let now = self.at?;
-        let all =
-            [(&self.drops, Strain::Drops), (&self.full, Strain::Full), (&self.untracked, Strain::Untracked)];
+        let all = [
+            (&self.drops.of, Strain::Drops),
+            (&self.splitter_drops.of, Strain::SplitterDrops),
+            (&self.full, Strain::Full),
+            (&self.untracked, Strain::Untracked),
+        ];
         all.into_iter().find(|(rising, _)| rising.lasts(uid, now)).map(|(_, strain)| strain)
     }
 

@@ -94,6 +94,12 @@ impl ProfileView {
         asks(&self.rule, Phase::delays)
     }
 
+    /// Whether it needs the splitter in some phase.
+    #[must_use]
+    pub fn rewrites(&self) -> bool {
+        asks(&self.rule, Phase::rewrites)
+    }
+
     /// All that it lacks is outside, where other nodes may hold it; some of that is held here.
     #[must_use]
     pub const fn holds_what_it_can(&self) -> bool {
@@ -119,10 +125,8 @@ pub struct Lacks {
 impl Lacks {
     /// Why a rule cannot be enforced as a whole: a CamelCase reason and a sentence.
     fn trouble(&self, rule: &Rule) -> Option<(&'static str, String)> {
-        let asks =
-            |what: fn(&Phase) -> bool| rule.phases.iter().take(usize::from(rule.phase_count)).any(what);
-        let line = self.line.as_ref().filter(|_| asks(Phase::delays));
-        let splitter = self.splitter.as_ref().filter(|_| asks(Phase::rewrites));
+        let line = self.line.as_ref().filter(|_| asks(rule, Phase::delays));
+        let splitter = self.splitter.as_ref().filter(|_| asks(rule, Phase::rewrites));
         line.map(|why| ("EngineMissing", format!("packets pass without their delay: {why}"))).or_else(|| {
             splitter.map(|why| ("SplitterMissing", format!("nothing is corrupted or rejected: {why}")))
         })

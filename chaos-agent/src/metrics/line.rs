@@ -42,6 +42,11 @@ pub(super) fn collect(line: &LineView) -> Result<Vec<MetricFamily>> {
             "Packets lost on their way into the delay line or out of it that no longer take room there",
             line.settled(),
         )?,
+        counter(
+            "edge_splitter_dropped_total",
+            "Packets lost in the splitter, which nobody asked for: must stay 0",
+            line.splitter_dropped(),
+        )?,
         vec![lateness(&late)],
         line.lead_ns()?.map(lead).transpose()?.unwrap_or_default(),
     ];

@@ -149,7 +149,12 @@ impl Publisher {
     /// Looks at the counters, on a thread that nobody waits for.
     async fn look(&self, view: Arc<View>, warned: &mut Warned) -> Result<()> {
         let (seen, counters) = (Arc::clone(&self.seen), Arc::clone(&self.shared.counters));
-        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.shared.line.dropped() };
+        let line = &self.shared.line;
+        let moment = Moment {
+            now: std::time::Instant::now(),
+            line_dropped: line.dropped(),
+            splitter_dropped: line.splitter_dropped(),
+        };
         let look =
             move || seen.lock().unwrap_or_else(PoisonError::into_inner).look(&view, &*counters, moment);
         let failure = tokio::task::spawn_blocking(look).await.context("counters")?.err();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use edge_api::condition::reasons::{FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL};
+use edge_api::condition::reasons::{FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, SPLITTER_DROPS};
 
 use crate::table::Uid;
 
@@ -16,6 +16,8 @@ pub const LASTS: Duration = Duration::from_secs(60);
 pub enum Strain {
     /// The delay line's device has lost packets.
     Drops,
+    /// The splitter has lost packets.
+    SplitterDrops,
     /// The delay line had no room for packets.
     Full,
     /// Its targets have more flows than are told apart on this node.
@@ -29,6 +31,10 @@ impl Strain {
             Self::Drops => (
                 LINE_DROPS,
                 "the delay line loses packets, which no profile asked for (status.engine.dropped of the FaultNode says how many): delay or send less",
+            ),
+            Self::SplitterDrops => (
+                SPLITTER_DROPS,
+                "the splitter loses packets, which no profile asked for (edge_splitter_dropped_total says how many): send less at once, or raise net.core.netdev_max_backlog on the node",
             ),
             Self::Full => (
                 LINE_FULL,
@@ -72,5 +78,27 @@ impl Rising {
     pub(super) fn retain(&mut self, exist: &BTreeSet<&Uid>) {
         self.known.retain(|uid, _| exist.contains(uid));
         self.rose.retain(|uid, _| exist.contains(uid));
+    }
+}
+
+/// Packets that a device has lost, whosever they were.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Losses {
+    /// By profile that uses it.
+    pub(super) of: Rising,
+    /// As of the last look at it.
+    last: Option<u64>,
+}
+
+impl Losses {
+    /// Takes in who uses the device now, and what it has lost so far. None of a profile's is what was lost before it began, or before anybody
+    /// looked.
+    pub(super) fn take(&mut self, users: &BTreeSet<&Uid>, lost: u64, now: Instant) {
+        let before = self.last.replace(lost).unwrap_or(lost);
+        self.of.retain(users);
+        for uid in users {
+            self.of.begin(uid, before);
+            self.of.take(uid, lost, now);
+        }
     }
 }

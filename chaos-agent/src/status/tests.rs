@@ -52,7 +52,7 @@ fn kernel() -> FakeKernel {
 
 /// A look at a line that has lost nothing.
 fn calm() -> Moment {
-    Moment { now: Instant::now(), line_dropped: 0 }
+    Moment { now: Instant::now(), line_dropped: 0, splitter_dropped: 0 }
 }
 
 /// Two profiles on one target each, with these states; both delay.
@@ -184,7 +184,7 @@ fn a_limit_is_told_of_the_profile_that_reached_it_as_long_as_that_goes_on() {
     let (mut kernel, mut seen, view) = (kernel(), Seen::default(), two());
     kernel.perform(&Op::MakeState { state: 2, uid: Arc::from("v"), target: Arc::from("t") }).unwrap();
     let start = Instant::now();
-    let after = |seconds| Moment { now: start + Duration::from_secs(seconds), line_dropped: 0 };
+    let after = |seconds| Moment { now: start + Duration::from_secs(seconds), ..calm() };
     let mut told = |kernel: &FakeKernel, seconds| told_of_both(&view, &mut seen, kernel, after(seconds));
     let reason = |name: &str| Some(name.to_owned());
     assert_eq!(told(&kernel, 0), [None, None]);
@@ -204,7 +204,8 @@ fn a_limit_is_told_of_the_profile_that_reached_it_as_long_as_that_goes_on() {
 fn packets_that_the_line_loses_are_told_of_profiles_that_delay_meanwhile() {
     let (kernel, mut seen, mut view) = (kernel(), Seen::default(), two());
     let start = Instant::now();
-    let moment = |seconds, line_dropped| Moment { now: start + Duration::from_secs(seconds), line_dropped };
+    let moment =
+        |seconds, line_dropped| Moment { now: start + Duration::from_secs(seconds), line_dropped, ..calm() };
     view.profiles[1].is_acting = false;
     let drops = || Some("LineDrops".to_owned());
     let told = told_of_both(&view, &mut seen, &kernel, moment(0, 7));
@@ -217,6 +218,20 @@ fn packets_that_the_line_loses_are_told_of_profiles_that_delay_meanwhile() {
     assert_eq!(told_of_both(&view, &mut seen, &kernel, moment(62, 9)), [drops(), drops()]);
     view.profiles[0].rule = Arc::default();
     assert_eq!(told_of_both(&view, &mut seen, &kernel, moment(63, 10)), [None, drops()], "it holds nothing");
+}
+
+#[test]
+fn packets_that_the_splitter_loses_are_told_of_profiles_that_send_some_there() {
+    let (kernel, mut seen, mut view) = (kernel(), Seen::default(), two());
+    view.profiles[1].rule = Arc::new(Rule::of(Phase { corrupt: u64::MAX, ..Phase::default() }));
+    let told = |seen: &mut Seen, splitter_dropped| {
+        told_of_both(&view, seen, &kernel, Moment { splitter_dropped, ..calm() })
+    };
+    let drops = || Some("SplitterDrops".to_owned());
+    assert_eq!(told(&mut seen, 3), [None, None], "those were lost before anybody looked");
+    assert_eq!(told(&mut seen, 4), [None, drops()], "the other one flips bits");
+    kernel.count(1, Direction::ToDevice, |counter| counter.gso_frames += 1);
+    assert_eq!(told(&mut seen, 5), [drops(), drops()], "super-packets go there");
 }
 
 #[test]

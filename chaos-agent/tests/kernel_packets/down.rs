@@ -96,3 +96,26 @@ fn a_splitter_that_is_down_or_gone_is_no_partition_packets_pass_it_by_and_it_is_
     let message = agent.entry().unwrap().message.unwrap();
     assert!(message.contains("it is made anew"), "{message}");
 }
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_that_the_splitter_loses_are_counted_and_told_of_the_profile_that_sent_them_there() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    agent.set(&[Fault::new("flipped", json!({"corrupt": {"percent": "100%"}})).on(&[Family::V4.host(1, 2)])]);
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    assert_eq!((agent.entry().unwrap().reason, agent.line.splitter_dropped()), (None, 0));
+    // What is longer than its far end takes is lost on the way there, as is what finds no room in the kernel's backlog.
+    stage.node.ip("link set edo-split-end mtu 200\n");
+    (0..COUNT).for_each(|number| device.send_long(&peer, number, 400).unwrap());
+    let all = || (agent.line.splitter_dropped() == u64::from(COUNT)).then_some(());
+    eventually(all, || format!("{} are counted", agent.line.splitter_dropped()));
+    assert_eq!(agent.entry().unwrap().reason.as_deref(), Some("SplitterDrops"));
+    let flipped = agent.total(Direction::FromDevice).effects[Effect::Corrupt as usize];
+    assert_eq!((flipped, agent.line.dropped()), (0, 0));
+    stage.node.ip("link del edo-split\n");
+    agent.follow_splitter(false);
+    agent.renew_splitter();
+    agent.follow_splitter(true);
+    assert_eq!(agent.line.splitter_dropped(), u64::from(COUNT), "the old one's stay counted");
+}

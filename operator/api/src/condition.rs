@@ -49,10 +49,12 @@ pub mod reasons {
     pub const LINE_FULL: &str = "LineFull";
     /// As `LineFull`: the delay line's device has lost packets.
     pub const LINE_DROPS: &str = "LineDrops";
+    /// As `LineFull`: the splitter has lost packets.
+    pub const SPLITTER_DROPS: &str = "SplitterDrops";
     /// As `LineFull`: more flows than are told apart draw their fates together.
     pub const FLOWS_UNTRACKED: &str = "FlowsUntracked";
     /// FaultProfile: its rules are held, and its packets meet what it does not ask for. It is Degraded for as long as that goes on.
-    pub const STRAINED: [&str; 3] = [LINE_FULL, LINE_DROPS, FLOWS_UNTRACKED];
+    pub const STRAINED: [&str; 4] = [LINE_FULL, LINE_DROPS, SPLITTER_DROPS, FLOWS_UNTRACKED];
 }
 
 /// Status of a condition.

@@ -322,7 +322,7 @@ pub struct NodeProblem {
     #[schemars(length(max = 253))]
     pub name: String,
     /// CamelCase, bounded: `AgentLost`, `NoAnswer`, or the `reason` of the node's entry in its FaultNode: `NoRoute`,
-    /// `NoHook`, `Limit`, `EngineMissing`, `EngineStalled`, `LineDrops`, `PeersUnknown`, …
+    /// `NoHook`, `Limit`, `EngineMissing`, `EngineStalled`, `LineDrops`, `SplitterDrops`, `PeersUnknown`, …
     #[schemars(length(max = 64))]
     pub state: String,
     /// One sentence a person can act on.

@@ -295,7 +295,11 @@ impl Agent {
     /// The same of all of them.
     pub(crate) fn entries(&mut self) -> Vec<ProfileOnNode> {
         let view = self.enforcer.view();
-        let moment = Moment { now: std::time::Instant::now(), line_dropped: self.line.dropped() };
+        let moment = Moment {
+            now: std::time::Instant::now(),
+            line_dropped: self.line.dropped(),
+            splitter_dropped: self.line.splitter_dropped(),
+        };
         self.seen.look(&view, &*self.enforcer.counters(), moment).unwrap();
         let now = boot_ns();
         let facts = Facts {
