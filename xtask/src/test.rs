@@ -43,7 +43,7 @@ use crate::{cleanup, interrupt, paths, progress};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Run this rung alone, and fail when it cannot run; can be given several times [default: all that can run, but for
-    /// `kernels`, which takes a quarter of an hour of a core for each kernel, and `fuzz`]
+    /// `kernels`, which takes some twenty minutes of a core for each kernel, and `fuzz`]
     #[arg(long = "rung", value_enum)]
     pub rungs: Vec<Rung>,
     /// Skip a rung that was asked for and cannot run here, with its reason, as one that was not asked for
@@ -53,7 +53,7 @@ pub struct Args {
     /// the newest, and the newest of Debian's backports. In the rung `node`: also what takes minutes
     #[arg(long)]
     pub all: bool,
-    /// In the rung `kernels`: of those kernels only the ones whose release begins with this, such as 6.12
+    /// In the rung `kernels`: only this release, or the newest of this series, such as 6.12
     #[arg(long, value_name = "RELEASE")]
     pub kernel: Option<String>,
     /// In the rung `fuzz`: how long each target runs, in seconds

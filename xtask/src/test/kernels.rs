@@ -38,12 +38,14 @@ struct Chosen<'a> {
 /// When apt cannot be asked for kernels, when a program does not list its tests, and on Ctrl-C.
 pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     let offered = kernel::offered()?;
-    let mut chosen = if args.all { offered.clone() } else { kernel::ends(&offered) };
+    // Of a release that is asked for any that is offered, and not the ends alone.
+    let takes_all = args.all || args.kernel.is_some();
+    let mut chosen = if takes_all { offered.clone() } else { kernel::ends(&offered) };
     if args.all {
         chosen.extend(kernel::newest(&offered)?);
     }
     if let Some(release) = &args.kernel {
-        chosen.retain(|offer| offer.release.starts_with(release));
+        chosen.retain(|offer| is_of(&offer.release, release));
         if chosen.is_empty() {
             bail!(
                 "no kernel {release} is offered: see `cargo xtask test --rung kernels --help` for which are"
@@ -74,6 +76,11 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     // Ctrl-C is no failure of the programs.
     interrupt::check()?;
     Ok(sum)
+}
+
+/// Whether a release is one that was asked for, or of the series that was: 6.12 is not of 6.1.
+fn is_of(release: &str, asked: &str) -> bool {
+    release.strip_prefix(asked).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn releases(kernels: &[Offer]) -> String {
@@ -191,6 +198,15 @@ fn agent_beside(program: &Program) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_series_that_is_asked_for_is_not_one_whose_number_begins_like_its() {
+        let releases = ["6.1.0-56-cloud-amd64", "6.12.117+deb12-cloud-amd64"];
+        let chosen = |asked| releases.map(|release| is_of(release, asked));
+        assert_eq!(chosen("6.1"), [true, false]);
+        assert_eq!(chosen("6.12"), [false, true]);
+        assert_eq!((chosen("6.1.0-56-cloud-amd64"), chosen("6.2")), ([true, false], [false, false]));
+    }
 
     #[test]
     fn tcx_is_there_from_its_release_on() {

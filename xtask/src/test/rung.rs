@@ -21,7 +21,7 @@ pub enum Rung {
     ControlPlane,
     /// The kernel programs, by test run and by real packets between namespaces: needs root
     Kernel,
-    /// The agent's kernel rung again under other kernels, in qemu without KVM, which takes a quarter of an hour of a core for each: Debian's oldest and newest,
+    /// The agent's kernel rung again under other kernels, in qemu without KVM, which takes some twenty minutes of a core for each: Debian's oldest and newest,
     /// see `--all`
     Kernels,
     /// The installation as users install it, on a real cluster of two nodes: needs root
