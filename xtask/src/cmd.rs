@@ -263,13 +263,8 @@ mod tests {
 
     #[test]
     fn a_program_ends_when_the_thread_that_waits_for_it_is_gone() {
-        let (tell, told) = std::sync::mpsc::channel();
-        let started = thread::spawn(move || {
-            let child = Cmd::new("sleep").arg("600").spawn(Stdio::null(), Stdio::null()).unwrap();
-            tell.send(child).unwrap();
-        });
-        started.join().unwrap();
-        let ended = told.recv().unwrap().wait().unwrap();
+        let start = || Cmd::new("sleep").arg("600").spawn(Stdio::null(), Stdio::null()).unwrap();
+        let ended = thread::spawn(start).join().unwrap().wait().unwrap();
         assert_eq!(ended.signal(), Some(Signal::SIGTERM as i32));
     }
 

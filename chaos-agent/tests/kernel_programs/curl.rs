@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use fault_abi::key::Direction::{self, FromDevice};
 use fault_abi::verdict::{Effect, Verdict};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::kinds::{self, Case};
 use crate::process::{Ran, Running};
-use crate::scene::Scene;
+use crate::scene::{Scene, peers};
 use crate::stack::is_listened_to;
 use crate::support::agent::Hooks;
 use crate::support::stage::Family;
@@ -89,11 +89,31 @@ fn agrees(scene: &Scene, site: &Site, case: &Case, family: Family, ran: &Ran) {
     }
 }
 
+/// At a port that no profile names the device's own stack says at once that nobody listens, whatever the fault.
+fn other_ports_are_let_alone(scene: &Scene, all: &[(&Case, Family)]) {
+    let seen = || {
+        let of = |(case, family): &(&Case, Family)| {
+            Direction::ALL.map(|direction| scene.counted(case, *family).seen(direction))
+        };
+        all.iter().map(of).collect::<Vec<_>>()
+    };
+    let before = seen();
+    let ran = scene.run_all(all, |(case, family)| {
+        let url = format!("http://{}/file", SocketAddr::new(case.ip(*family), PORT + 1_000));
+        Running::start(&scene.stage.peer, "curl", &["-sS", "-g", "--max-time", "20", &url])
+    });
+    for ((case, family), ran) in all.iter().zip(&ran) {
+        assert_eq!(ran.code, Some(REFUSED), "{} {family:?}: {ran}", case.name);
+    }
+    assert_eq!(seen(), before);
+}
+
 #[test]
 #[ignore = "kernel rung: needs root, the eBPF object and curl"]
 fn curl_downloads_the_same_bytes_under_every_fault_and_fails_as_it_should_under_a_partition() {
     let cases = kinds::all();
-    let scene = Scene::new(Hooks::Clsact, &cases, |_, fault| fault, &[]);
+    let matching = json!({"protocol": "TCP", "ports": ["8000-8100"], "peers": peers()});
+    let scene = Scene::new(Hooks::Clsact, &cases, |_, fault| fault.matching(matching.clone()), &[]);
     let site = Site::new(&scene);
     let all = || cases.iter().flat_map(|case| Family::BOTH.map(|family| (case, family)));
     let each: Vec<_> = all().collect();
@@ -103,6 +123,7 @@ fn curl_downloads_the_same_bytes_under_every_fault_and_fails_as_it_should_under_
         agrees(&scene, &site, case, family, ran);
     }
     scene.all_segments_arrive();
+    other_ports_are_let_alone(&scene, &each);
     for direction in Direction::ALL {
         let corrupted = |(case, family)| scene.counted(case, family).effect(direction, Effect::Corrupt);
         let (wrong, corrupted) =

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::kinds::{self, Case};
 use crate::process::{Ran, Running};
-use crate::scene::Scene;
+use crate::scene::{Scene, peers};
 use crate::stack::Stack;
 use crate::support::agent::Hooks;
 use crate::support::fault::Fault;
-use crate::support::stage::Family;
+use crate::support::stage::{ETH, Family};
 use crate::support::time::{ms, ms_here};
 
 /// Both, requests first.
@@ -95,6 +95,27 @@ fn agrees(scene: &Scene, case: &Case, family: Family, ran: &Ran) {
     assert!(!has_overflown || case.has("rate"), "{what}");
 }
 
+/// From an address that no profile names as a peer each request is answered, once, whatever the fault.
+fn who_is_no_peer_is_let_alone(scene: &Scene, all: &[(&Case, Family)]) {
+    let other = |family: Family| family.ip(2, 9).to_string();
+    for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
+        scene.stage.peer.ip(&format!("addr add {}/{length} dev {ETH} nodad\n", other(family)));
+    }
+    let seen = || all.iter().map(|(case, family)| scene.counted(case, *family).seen(ToDevice)).sum::<u64>();
+    let before = seen();
+    let ran = scene.run_all(all, |(case, family)| {
+        let (from, to) = (other(*family), case.ip(*family).to_string());
+        let arguments = ["-n", "-q", "-i", EVERY, "-c", "5", "-W", "1", "-I", &from, &to];
+        Running::start(&scene.stage.peer, "ping", &arguments)
+    });
+    for ((case, family), ran) in all.iter().zip(&ran) {
+        let said = statistics(&ran.stdout);
+        let counts = (said.transmitted, said.received, said.duplicates, said.errors);
+        assert_eq!(counts, (5, 5, 0, 0), "{} {family:?}: {ran}", case.name);
+    }
+    assert_eq!(seen(), before);
+}
+
 #[test]
 #[ignore = "kernel rung: needs root, the eBPF object and ping"]
 fn ping_counts_what_the_kernel_counts_under_every_fault() {
@@ -106,12 +127,14 @@ fn ping_counts_what_the_kernel_counts_under_every_fault() {
     let everywhere: Vec<String> = cases.iter().flat_map(Case::targets).collect();
     let base = Fault::new("base", json!({"delay": {"time": format!("{}ms", base().as_millis())}}));
     let base = base.on(&everywhere).direction("FromDevice");
-    let scene = Scene::new(Hooks::Tcx, &cases, |_, fault| fault, &[base]);
+    let matching = json!({"protocol": "ICMP", "peers": peers()});
+    let scene = Scene::new(Hooks::Tcx, &cases, |_, fault| fault.matching(matching.clone()), &[base]);
     let all: Vec<_> = cases.iter().flat_map(|case| Family::BOTH.map(|family| (case, family))).collect();
     let ran = scene.run_all(&all, |(case, family)| start(&scene, case, *family));
-    for ((case, family), ran) in all.into_iter().zip(&ran) {
-        agrees(&scene, case, family, ran);
+    for ((case, family), ran) in all.iter().zip(&ran) {
+        agrees(&scene, case, *family, ran);
     }
+    who_is_no_peer_is_let_alone(&scene, &all);
     for (family, direction) in Family::BOTH.into_iter().flat_map(|family| WAYS.map(|way| (family, way))) {
         let corrupted = |case| scene.counted(case, family).effect(direction, Effect::Corrupt);
         let wrong = scene.stack(direction, &Stack::name(family, "Icmp", "InCsumErrors"));

@@ -6,6 +6,7 @@ use std::thread;
 use fault_abi::counter::{Counter, Global};
 use fault_abi::key::Direction;
 use fault_abi::verdict::{Effect, Verdict};
+use serde_json::{Value, json};
 
 use crate::kinds::Case;
 use crate::process::{self, Ran, Running};
@@ -28,6 +29,12 @@ pub(crate) struct Scene {
 /// What the kernel counted under a fault at one address, by direction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted([Counter; 2]);
+
+/// The peers of all conversations with [`Stage::peer`] by the addresses that programs take by themselves: it has two of each family.
+pub(crate) fn peers() -> Value {
+    let all = Family::BOTH.into_iter().flat_map(|family| [2, 3].map(|host| family.host(2, host)));
+    all.map(|cidr| json!({"cidr": cidr})).collect()
+}
 
 /// So many of `all` programs keep their pace at the same time: where a processor is emulated, of twenty pings, or servers and clients,
 /// none does.

@@ -33,8 +33,9 @@ fn a_pod_that_starts_again_is_hit_again_at_its_new_address() {
             "node{node}: hit again {} ms after the pod was ready",
             (started.elapsed() - Duration::from_secs(1)).as_millis()
         );
-        let [to, from] = probe.stop().unwrap();
-        for (way, fates) in [to, from] {
+        for (way, fates) in probe.stop().unwrap() {
+            let passed = fates.iter().take_while(|fate| fate.arrived).count();
+            println!("{way}: {passed} packets passed between its readiness and its first loss");
             // Once hit, no packet escapes.
             let escaped = fates.iter().skip_while(|fate| fate.arrived).filter(|fate| fate.arrived).count();
             assert_eq!(escaped, 0, "{way}");

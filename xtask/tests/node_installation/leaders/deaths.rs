@@ -5,6 +5,7 @@ use std::time::Instant;
 use kube::ResourceExt;
 use xtask::wait;
 
+use super::super::deaths::{ROW, deadline, partition, probe};
 use super::super::world::{PATIENCE, PodSeen, SOON, Story};
 use super::{
     MOST, all, begin, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well,
@@ -47,7 +48,10 @@ fn when_the_leaders_node_is_killed_the_other_one_brings_its_devices_in_sync_and_
     let other = story.device_pod(3 - node);
     let gone = story.device_pod(node);
     story.apply(&rough(MOST));
+    story.apply(&partition("outlives", "10m"));
     story.wait_for("Effective", &["fault/rough"]);
+    story.wait_for("Installed", &["fault/outlives"]);
+    let until = deadline(&story, "outlives");
     let (before, firmware) = (story.truth(), new_firmware(&story, 7));
     commands_are_under_way(&story, &firmware);
 
@@ -76,6 +80,13 @@ fn when_the_leaders_node_is_killed_the_other_one_brings_its_devices_in_sync_and_
     })
     .unwrap();
     story.agent_pod(node);
+    // A fault that was on when it died is there again for its pods, which have other addresses.
+    let mut probe = probe(&story, node);
+    probe.until(false, ROW).unwrap();
+    probe.stop().unwrap();
+    story.wait_for("jsonpath={.status.phase}=Active", &["fault/outlives"]);
+    assert_eq!(until, deadline(&story, "outlives"), "the deadline is not the original one");
+    story.kubectl(&["-n", "edge-demo", "delete", "fault", "outlives"]);
     the_next_one_ends_it_well(&story, &firmware, &before);
 }
 
