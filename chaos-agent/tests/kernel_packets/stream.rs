@@ -14,9 +14,11 @@ use crate::support::engines::for_each_engine;
 use crate::support::fault::Fault;
 use crate::support::space::Namespace;
 use crate::support::stage::{Family, Stage};
-use crate::support::time::{is_emulated, patience};
+use crate::support::time::{eventually, is_emulated, patience};
 
 pub(crate) const PORT: u16 = 7_000;
+/// A quarter of those in a super-packet of UDP.
+const SEGMENTS: u32 = 10;
 
 /// Bytes of a transfer: many super-packets.
 fn length() -> usize {
@@ -101,6 +103,41 @@ fn a_tcp_transfer_arrives_whole_under_loss_duplicate_delay_and_reorder(holds: Ho
 fn a_tcp_transfer_arrives_whole_although_packets_are_corrupted() {
     let agent = arrives_whole(Hooks::Tcx, Holds::Best, &json!({"corrupt": {"percent": "2%"}}));
     assert!(agent.total(Direction::ToDevice).effects[Effect::Corrupt as usize] > 0);
+}
+
+/// As QUIC sends them.
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn segments_of_a_super_packet_of_udp_are_lost_one_by_one() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    for family in Family::BOTH {
+        let all = 4 * SEGMENTS;
+        agent.set(&[]);
+        let on = Family::BOTH.map(|family| family.host(1, 2));
+        agent.set(&[Fault::new("stream", json!({"loss": {"every": 4}})).on(&on)]);
+        let (device, peer) = (stage.device_end(family), stage.peer_end(family));
+        device.send_segments(&peer, 0..all, 1_000);
+        let mut came = Vec::new();
+        let enough = || {
+            came.extend(peer.take());
+            (came.len() as u64 == u64::from(all - SEGMENTS)).then_some(())
+        };
+        eventually(enough, || format!("{family:?}: {:?}", agent.total(Direction::FromDevice)));
+        let missing: Vec<u32> = (0..all).filter(|number| !came.contains(number)).collect();
+        let apart = missing.windows(2).all(|two| two[1] - two[0] == 4);
+        assert!(apart && missing.len() == SEGMENTS as usize, "{family:?}: {missing:?}");
+        let counted = agent.total(Direction::FromDevice);
+        assert_eq!(counted.seen(), u64::from(all), "{family:?}: {counted:?}");
+    }
+    // Without a splitter each has one fate: so it is seen that they come as one.
+    stage.node.ip("link del edo-split\n");
+    agent.follow_splitter(false);
+    stage.device_end(Family::V4).send_segments(&stage.peer_end(Family::V4), 0..4 * SEGMENTS, 1_000);
+    let as_one = || (agent.global(Global::GsoFrames) == 1).then_some(());
+    eventually(as_one, || format!("{:?}", agent.total(Direction::FromDevice)));
+    assert_eq!([Global::Stray, Global::Unsplit].map(|what| agent.global(what)), [0, 0]);
+    assert_eq!(agent.line.splitter_dropped(), 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, SystemTime};
 
@@ -49,6 +50,13 @@ impl End {
     /// Sends a datagram, in fragments where it is too long for the wire.
     pub(crate) fn send_long(&self, to: &Self, number: u32, length: usize) -> std::io::Result<()> {
         self.socket.send_to(&payload(number, length), to.address).map(drop)
+    }
+
+    /// Sends datagrams as one super-packet (UDP_SEGMENT), which stays one as far as interfaces take that.
+    pub(crate) fn send_segments(&self, to: &Self, numbers: Range<u32>, length: usize) {
+        setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::try_from(length).unwrap()).unwrap();
+        let datagrams: Vec<u8> = numbers.flat_map(|number| payload(number, length)).collect();
+        self.socket.send_to(&datagrams, to.address).unwrap();
     }
 
     /// What it sends has this `skb->mark` from now on.
