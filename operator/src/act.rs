@@ -174,7 +174,8 @@ async fn under_way(controls: &Controls, key: &Key, uid: &str, generation: Option
         Question::Own(owning) => (Method::Put, edge_protocol::PATH_OWNER, owning.payload.clone()),
     };
     let observe = matches!(ask.question, Question::Report).then(|| key.subject(uid));
-    let request = Request { peer: ask.peer, method, path, payload, id: ask.message_id, observe };
+    let Ask { peer, message_id: id, given_up_after, .. } = ask;
+    let request = Request { peer, method, path, payload, id, observe, given_up_after };
     let counters = controls.metrics.of(key);
     let end = controls.link.exchange(request, rand::random(), shared::draw(), &counters).await;
     let answer = match ask.question {

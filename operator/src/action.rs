@@ -1,6 +1,7 @@
 //! What decisions ask for, as values. They say what to do, not how; [`crate::act`] does it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use edge_api::DeviceStatus;
 use edge_protocol::{DesiredCommand, OwnerCommand};
@@ -46,6 +47,8 @@ pub struct Ask {
     pub cause: Cause,
     /// CoAP message id.
     pub message_id: u16,
+    /// Given up after so long under way without any answer, so that it is asked afresh; none: when all transmissions are sent.
+    pub given_up_after: Option<Duration>,
     /// What is asked.
     pub question: Question,
 }

@@ -11,6 +11,7 @@ use edge_api::quantity::{DurationString, Network};
 use self::bounds::BoundArgs;
 use crate::budget::Backoff;
 use crate::leader::decide::Settings;
+use crate::link::Timing;
 use crate::telemetry::TelemetryArgs;
 
 /// Keeps edge devices at their declared state, and runs fault profiles against them.
@@ -178,6 +179,13 @@ pub struct LinkArgs {
     /// Time after a Device's deletion until a device that does not answer is given up, unreleased
     #[arg(long, env = "RELEASE_DEADLINE", default_value = "30s", value_parser = duration)]
     pub release_deadline: Duration,
+}
+
+impl LinkArgs {
+    /// When messages are sent again.
+    pub(crate) fn timing(&self) -> Timing {
+        Timing { ack_timeout: self.ack_timeout, max_retransmit: self.max_retransmit }
+    }
 }
 
 /// How soon and how often what failed is tried again.

@@ -72,6 +72,7 @@ fn is_asked(controls: &Arc<Controls>, number: usize, peer: std::net::SocketAddr)
         doubtful: false,
         cause: Cause::Routine,
         message_id: u16::try_from(number).unwrap(),
+        given_up_after: None,
         question: Question::Report,
     };
     assert!(begin(controls, &key, &device, vec![Action::Exchange(ask)]).is_empty());

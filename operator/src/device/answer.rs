@@ -68,6 +68,7 @@ impl Answer {
             End::Response(code, _) => Self::Unable(code),
             End::Reset => Self::Reset,
             End::NoAnswer | End::NoResponse => Self::Silence,
+            End::GivenUp => Self::Abandoned,
         }
     }
 
@@ -90,6 +91,7 @@ impl Answer {
             End::Reset => Self::Reset,
             // Nobody observes what is commanded.
             End::NoAnswer | End::NoResponse | End::Notified(_) => Self::Silence,
+            End::GivenUp => Self::Abandoned,
         }
     }
 

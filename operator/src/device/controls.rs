@@ -30,9 +30,9 @@ use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
 use crate::leader::guard::Leadership;
+use crate::link::Link;
 use crate::link::observe::{Heed, Notification, Subject};
 use crate::link::socket::{self, Datagrams, Sockets};
-use crate::link::{Link, Timing};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, Metrics, usage};
 use crate::queue::Permits;
@@ -121,7 +121,6 @@ impl Controls {
             move || summaries(&lock(&table), Instant::now())
         })?;
         let sockets = Arc::new(Sockets::bind_in(shared.network.as_ref()).await.context("UDP socket")?);
-        let timing = Timing { ack_timeout: args.link.ack_timeout, max_retransmit: args.link.max_retransmit };
         let in_flight = usize::from(args.work.max_in_flight);
         let outlet = WhileLeading { sockets: sockets.clone(), leadership: shared.leadership.clone() };
         let observed = usize::try_from(args.work.max_observations).unwrap_or(usize::MAX);
@@ -129,7 +128,7 @@ impl Controls {
         let heed = Heed { burst: bounds.notification_burst, rate: bounds.notification_rate };
         shared.metrics.bound("notifications", f64::from(bounds.notification_queue), usage::waiting(&news));
         shared.metrics.bound("outcomes", f64::from(bounds.outcome_queue), usage::waiting(&outcomes));
-        let link = Link::new(outlet, timing, in_flight, metrics.datagrams.clone())
+        let link = Link::new(outlet, args.link.timing(), in_flight, metrics.datagrams.clone())
             .bounded(size(bounds.remembered_exchanges), usize::from(bounds.exchange_mailbox))
             .observing((observed, heed), news, metrics.observations.clone());
         let (link, dns) =

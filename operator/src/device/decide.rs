@@ -186,7 +186,7 @@ fn act(
     decision.notes = memory.hear(&around);
     if memory.busy.is_none() {
         match next_question(seen, spec, memory, budget, decision) {
-            Ok(question) => decision.actions.extend(ask(seen, memory, question)),
+            Ok(question) => decision.actions.extend(ask(seen, memory, question, Some(spec.patience))),
             Err(wait) => decision.wake = decision.wake.min(wait),
         }
     }
@@ -336,6 +336,8 @@ fn patience(seen: &Observed<'_>) -> Option<Duration> {
     seen.spec.as_ref().ok().map(|spec| spec.patience.suspect)
 }
 
+#[cfg(test)]
+mod afresh;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]

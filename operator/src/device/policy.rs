@@ -16,6 +16,8 @@ const SHORTEST: Duration = Duration::from_millis(20);
 pub struct Policy {
     /// Delays of retries.
     pub backoff: Backoff,
+    /// The longest time until the third transmission of a question may be answered.
+    pub opening: Duration,
     /// Time between reads of a device that installs.
     pub poll_interval: Duration,
     /// Longest time for which a resolved name is used.
@@ -37,6 +39,7 @@ impl Policy {
     pub fn of(args: &Args) -> Self {
         Self {
             backoff: args.retry.backoff(),
+            opening: args.link.timing().opening(),
             poll_interval: args.link.poll_interval,
             dns_ttl: args.link.dns_ttl,
             release_deadline: args.link.release_deadline,

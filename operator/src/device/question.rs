@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 
 use super::decide::{Observed, Place};
 use super::memory::{Busy, Memory, Put, Verdict};
-use super::validate::Target;
+use super::validate::{Patience, Target};
 use crate::action::{Action, Ask, Command, Owning, Question};
 use crate::slots::Cause;
 
@@ -69,19 +69,26 @@ fn command_id(memory: &Memory, generation: u64) -> CommandId {
     CommandId(hash.finish())
 }
 
-/// Starts an exchange with a device that is somewhere.
-pub(super) fn ask(seen: &Observed<'_>, memory: &mut Memory, question: Question) -> Option<Action> {
+/// Starts an exchange with a device that is somewhere. With this patience, if any, it is asked afresh in time.
+pub(super) fn ask(
+    seen: &Observed<'_>,
+    memory: &mut Memory,
+    question: Question,
+    patience: Option<Patience>,
+) -> Option<Action> {
     let Place::At(addresses) = seen.place else { return None };
     let (address, _) = addresses.get(memory.address_index % addresses.len().max(1))?;
     let port = memory.endpoint.as_ref().map(|(_, port)| *port)?;
     let number = memory.next_number;
     memory.next_number += 1;
+    let given_up_after =
+        patience.and_then(|patience| memory.goes_on_for(patience, seen.policy.opening, seen.now));
     let message_id = memory.next_message_id;
     memory.next_message_id = message_id.wrapping_add(1);
     memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
     let peer = SocketAddr::new(*address, port);
     let (cause, doubtful) = (cause(memory, &question), memory.doubtful);
-    Some(Action::Exchange(Ask { number, peer, doubtful, cause, message_id, question }))
+    Some(Action::Exchange(Ask { number, peer, doubtful, cause, message_id, given_up_after, question }))
 }
 
 /// A report is asked for because of a change while a command may come of it.

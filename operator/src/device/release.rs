@@ -128,7 +128,7 @@ pub(super) fn decide(
     }
     if memory.busy.is_none() && matches!(seen.place, Place::At(_)) {
         match begin(seen, memory, budget, &mut decision.notes) {
-            Ok(question) => decision.actions.extend(ask(seen, memory, question)),
+            Ok(question) => decision.actions.extend(ask(seen, memory, question, None)),
             Err(wait) => decision.wake = decision.wake.min(wait),
         }
     }

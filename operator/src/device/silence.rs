@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Outcome};
 use super::memory::Memory;
+use super::validate::Patience;
 
 impl Memory {
     /// How long nothing was heard, without the time that questions waited here.
@@ -40,6 +41,14 @@ impl Memory {
     pub fn has_answered(&self) -> bool {
         let answered = |outcome: &Outcome| !matches!(outcome.answer, Answer::Silence | Answer::Abandoned);
         self.pushed.is_some() || self.inbox.as_deref().is_some_and(answered)
+    }
+
+    /// For how long a question that is asked now goes on without any answer, until it is given up and asked afresh: so that its first three
+    /// transmissions fall before the device is suspected, not the gap of up to 24 s between the fourth and the fifth. None where
+    /// it would not have gone on for as long itself: with little patience, and once it is asked afresh, so that this is once in a silence.
+    pub fn goes_on_for(&self, patience: Patience, opening: Duration, now: Instant) -> Option<Duration> {
+        let left = patience.suspect.saturating_sub(self.silence(now));
+        left.checked_sub(opening).filter(|long| *long >= opening)
     }
 
     /// How long a question has been waiting to be sent, if one is.

@@ -33,6 +33,11 @@ impl Timing {
         self.ack_timeout.saturating_mul(doubled).mul_f64(ACK_RANDOM_FACTOR).max(self.ack_timeout)
     }
 
+    /// The longest time from a first transmission to the third one, and half an ACK_TIMEOUT in which that may be answered.
+    pub fn opening(self) -> Duration {
+        self.ack_timeout.mul_f64((1.0 + 2.0) * ACK_RANDOM_FACTOR + 0.5)
+    }
+
     /// MAX_TRANSMIT_WAIT: the longest time from a first transmission until it is given up.
     pub fn wait(self) -> Duration {
         let doubled = 2_u32.saturating_pow(self.max_retransmit + 1) - 1;
@@ -51,6 +56,8 @@ pub enum End {
     Reset,
     /// No transmission was acknowledged.
     NoAnswer,
+    /// None was acknowledged for as long as it was to go on.
+    GivenUp,
     /// Acknowledged, and no response came.
     NoResponse,
 }
@@ -78,18 +85,26 @@ pub struct Exchange {
     timing: Timing,
     state: State,
     deadline: Instant,
+    given_up_at: Option<Instant>,
 }
 
 impl Exchange {
     /// An exchange whose request is sent now. `draw` in `0.0..1.0`.
     pub fn start(timing: Timing, now: Instant, draw: f64) -> Self {
         let timeout = timing.first(draw);
-        Self { timing, state: State::Unacknowledged { timeout, transmissions: 1 }, deadline: now + timeout }
+        let state = State::Unacknowledged { timeout, transmissions: 1 };
+        Self { timing, state, deadline: now + timeout, given_up_at: None }
+    }
+
+    /// Given up then unless a transmission was acknowledged, also before the last one (RFC 7252 §4.2 allows it).
+    #[must_use]
+    pub fn given_up_at(self, given_up_at: Option<Instant>) -> Self {
+        Self { given_up_at, ..self }
     }
 
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.given_up_at.map_or(self.deadline, |given_up_at| given_up_at.min(self.deadline))
     }
 
     /// Is the last transmission still without any answer?
@@ -99,8 +114,11 @@ impl Exchange {
 
     /// The deadline came.
     pub fn on_deadline(&mut self, now: Instant) -> Step {
-        if now < self.deadline {
+        if now < self.deadline() {
             return Step::Wait;
+        }
+        if self.given_up_at.is_some_and(|given_up_at| now >= given_up_at) {
+            return Step::Done(End::GivenUp);
         }
         match &mut self.state {
             State::Acknowledged => Step::Done(End::NoResponse),
@@ -130,6 +148,7 @@ impl Exchange {
                 if self.is_unanswered() {
                     self.state = State::Acknowledged;
                     self.deadline = now + self.timing.span();
+                    self.given_up_at = None;
                 }
                 Step::Wait
             }
@@ -157,6 +176,25 @@ mod tests {
     fn the_derived_times_are_those_of_the_rfc() {
         assert_eq!(TIMING.span(), Duration::from_secs(45));
         assert_eq!(TIMING.wait(), Duration::from_secs(93));
+        assert_eq!(TIMING.opening(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn it_is_given_up_before_the_last_transmission_where_that_was_said_unless_it_was_acknowledged() {
+        let start = Instant::now();
+        let at = start + TIMING.opening();
+        let mut exchange = Exchange::start(TIMING, start, 1.0).given_up_at(Some(at));
+        for seconds in [3, 9] {
+            assert_eq!(exchange.deadline(), start + Duration::from_secs(seconds));
+            assert_eq!(exchange.on_deadline(exchange.deadline()), Step::Transmit);
+        }
+        let mut acknowledged = exchange.clone();
+        assert_eq!((exchange.deadline(), exchange.on_deadline(at)), (at, Step::Done(End::GivenUp)));
+        acknowledged.on_message(empty(Kind::Acknowledgement), start);
+        assert_eq!(
+            (acknowledged.deadline(), acknowledged.on_deadline(at)),
+            (start + TIMING.span(), Step::Wait)
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use edge_protocol::network::{Network, Port, System};
 use futures::StreamExt as _;
@@ -118,6 +119,8 @@ pub struct Request {
     pub id: u16,
     /// Whose changes are to be told from then on, if any; for a GET.
     pub observe: Option<Subject>,
+    /// After so long without any answer it is given up; none: after the last transmission.
+    pub given_up_after: Option<Duration>,
 }
 
 /// Where notifications go, and how many devices are observed at most.
@@ -202,7 +205,7 @@ impl<D: Datagrams> Link<D> {
     /// Sends a request until it is answered or given up. `token` names the exchange and is random; `draw` in
     /// `0.0..1.0` spreads the retransmissions.
     pub async fn exchange(&self, request: Request, token: Token, draw: f64, counters: &Counters) -> End {
-        let Request { peer, method, path, payload, id, observe } = request;
+        let Request { peer, method, path, payload, id, observe, given_up_after } = request;
         let observed = observe.and_then(|subject| self.observations(|all| all.token(&subject, peer, token)));
         let observed = observed.flatten();
         let token = observed.unwrap_or(token);
@@ -221,7 +224,8 @@ impl<D: Datagrams> Link<D> {
         }
         let mut closing = Closing { link: self, token, peer, id, answered: false };
         let started = Instant::now();
-        let mut exchange = Exchange::start(self.timing, started, draw);
+        let given_up_at = given_up_after.map(|long| started + long);
+        let mut exchange = Exchange::start(self.timing, started, draw).given_up_at(given_up_at);
         self.transmit(peer, &bytes).await;
         loop {
             let was_unanswered = exchange.is_unanswered();

@@ -69,6 +69,7 @@ pub(crate) async fn commands(stage: &Stage, epoch: u64, firmware: &str) -> Refus
         payload: edge_protocol::encode(&command).unwrap(),
         id: 7,
         observe: None,
+        given_up_after: None,
     };
     match exchange(request).await {
         End::Response(code, payload) => {

@@ -30,8 +30,11 @@ pub(super) struct Story {
     pub(super) policy: Policy,
     pub(super) wake: Duration,
     pub(super) now: Instant,
+    pub(super) draw: f64,
     /// Why it was asked last.
     pub(super) cause: Option<Cause>,
+    /// For how long at most it is asked without any answer.
+    pub(super) given_up_after: Option<Duration>,
     /// A fault profile looks for its addresses.
     pub(super) is_sought: bool,
     /// Questions wait for a slot instead of being sent at once.
@@ -81,6 +84,7 @@ impl Story {
         device.metadata.finalizers = Some(vec![edge_api::device::FINALIZER.into()]);
         let policy = Policy {
             backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) },
+            opening: Duration::from_secs(10),
             poll_interval: Duration::from_secs(1),
             dns_ttl: Duration::from_secs(30),
             release_deadline: Duration::from_secs(30),
@@ -103,7 +107,9 @@ impl Story {
             policy,
             wake: Duration::ZERO,
             now,
+            draw: 1.0,
             cause: None,
+            given_up_after: None,
             is_sought: false,
             queues: false,
             sequence: 0,
@@ -156,7 +162,7 @@ impl Story {
             policy: &self.policy,
             now: self.now,
             wall: wall(),
-            draw: 1.0,
+            draw: self.draw,
         };
         let decision = decide(&seen, &mut self.memory, &mut self.budgets);
         self.notes.extend(decision.notes);
@@ -167,6 +173,7 @@ impl Story {
                 Action::Exchange(ask) => {
                     assert_eq!(asked, Asked::Nothing, "one exchange at a time");
                     (self.number, self.cause) = (ask.number, Some(ask.cause));
+                    self.given_up_after = ask.given_up_after;
                     if !self.queues {
                         self.memory.leaves_queue(ask.number, self.now);
                     }

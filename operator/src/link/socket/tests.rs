@@ -112,6 +112,10 @@ struct Played {
 static TOKENS: AtomicU64 = AtomicU64::new(1);
 
 async fn play(script: &[Fate]) -> Played {
+    play_for(script, None).await
+}
+
+async fn play_for(script: &[Fate], given_up_after: Option<Duration>) -> Played {
     let (deliveries, mut queue) = mpsc::channel(64);
     let net = Arc::new(Net {
         script: Mutex::new(script.iter().copied().collect()),
@@ -142,6 +146,7 @@ async fn play(script: &[Fate]) -> Played {
         payload: Vec::new(),
         id: 42,
         observe: None,
+        given_up_after,
     };
     let token = TOKENS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let started = Instant::now();
@@ -199,6 +204,14 @@ async fn without_any_answer_it_is_given_up_after_five_transmissions() {
     assert_eq!((played.end.clone(), played.requests), (End::NoAnswer, 5));
     assert_eq!(played.took, Duration::from_secs(62));
     assert_eq!(played.sends(), (0, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_given_up_sooner_is_and_counts_what_it_sent_as_unanswered() {
+    let played = play_for(&[Fate::Lost], Some(TIMING.opening())).await;
+    assert_eq!((played.end.clone(), played.requests), (End::GivenUp, 3));
+    assert_eq!((played.took, played.sends()), (TIMING.opening(), (0, 3)));
+    assert_eq!(played.link.in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,6 +277,7 @@ async fn an_exchange_that_is_dropped_leaves_nothing_open() {
         payload: Vec::new(),
         id: 1,
         observe: None,
+        given_up_after: None,
     };
     let exchange = played.link.exchange(request, [9; 8], 0.0, &played.counters);
     let dropped = tokio::time::timeout(Duration::from_millis(1), exchange).await;
@@ -276,8 +290,15 @@ async fn messages_that_an_exchange_does_not_take_in_time_are_dropped_and_counted
     let (link, _heard, _, datagrams) = observing();
     let link = link.bounded(4, 1);
     let (peer, token) = (SocketAddr::from(([10, 20, 0, 17], 5683)), [6; 8]);
-    let request =
-        Request { peer, method: Method::Get, path: "state", payload: Vec::new(), id: 1, observe: None };
+    let request = Request {
+        peer,
+        method: Method::Get,
+        path: "state",
+        payload: Vec::new(),
+        id: 1,
+        observe: None,
+        given_up_after: None,
+    };
     let asked = wire::request(Method::Get, "state", 1, token, Vec::new()).unwrap();
     let (_, _, answer) = answers(Fate::Answered(SOON), peer, &Packet::from_bytes(&asked).unwrap()).remove(0);
     let counters = counters();

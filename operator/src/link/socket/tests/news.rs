@@ -42,6 +42,7 @@ async fn a_device_that_counts_anew_answers_a_question_by_a_message_of_its_own() 
             payload: Vec::new(),
             id: 42,
             observe: Some(subject()),
+            given_up_after: None,
         };
         let counters = counters();
         let exchange = link.exchange(request, [6; 8], 0.0, &counters);
