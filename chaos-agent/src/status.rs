@@ -5,6 +5,7 @@ pub mod publish;
 pub mod strain;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::time::Instant;
 
 use edge_api::fault_node::{
@@ -21,7 +22,7 @@ use crate::kernel::hooks;
 use crate::kernel::{Counters, KernelError};
 use crate::table::Uid;
 use crate::view::{MAX_PROFILES, ProfileView, StateView, View};
-use strain::{Losses, Rising, Strain};
+use strain::{Counts, Losses, Rising, Strain};
 
 /// What the kernel's counters show of a profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,12 +51,10 @@ pub struct Seen {
     acting: BTreeSet<Uid>,
     /// Super-packets of the whole node at the last look.
     node_super_packets: u64,
-    /// Packets of the whole node for which the line had no room, and draws of those that it does not tell apart.
-    node_strained: (u64, u64),
-    /// By profile: packets for which the line had no room.
-    full: Rising,
-    /// By profile: draws of flows that are not told apart.
-    untracked: Rising,
+    /// What the whole node counts of each strain.
+    node_strained: Counts,
+    /// By profile: what is counted of each strain.
+    strained: [Rising; Strain::COUNTED.len()],
     /// By profile that delays: packets that the line's device has lost.
     drops: Losses,
     /// By profile that sends packets through the splitter: those that it has lost.
@@ -96,9 +95,12 @@ impl Seen {
             view.profiles.iter().filter(|one| one.is_acting).map(|one| one.uid.clone()).collect();
         let node_super_packets = counters.global(Global::GsoFrames)?;
         let has_moved = node_super_packets != self.node_super_packets;
-        let node_strained = (counters.global(Global::LineFull)?, counters.global(Global::Untracked)?);
+        let mut node_strained = Counts::default();
+        for (count, strain) in node_strained.iter_mut().zip(Strain::COUNTED) {
+            *count = strain.event().map(|event| counters.global(event)).transpose()?.unwrap_or_default();
+        }
         let is_strained = node_strained != self.node_strained;
-        let mut strained: BTreeMap<&Uid, (u64, u64)> = BTreeMap::new();
+        let mut strained: BTreeMap<&Uid, Counts> = BTreeMap::new();
         for state in &view.states {
             let is_awaited = |seen: &BTreeSet<Uid>| !seen.contains(&state.uid);
             let has_acted = acting.contains(&state.uid) || self.acting.contains(&state.uid);
@@ -113,17 +115,19 @@ impl Seen {
             for direction in Direction::ALL {
                 let counter = counters.counter(state.state, direction)?.unwrap_or_default();
                 self.take(state, &counter, is_by_peers);
-                let (full, untracked) = strained.entry(&state.uid).or_default();
-                *full += counter.effects[Effect::LineFull as usize];
-                *untracked += counter.untracked;
+                let counts = strained.entry(&state.uid).or_default();
+                for (count, strain) in counts.iter_mut().zip(Strain::COUNTED) {
+                    *count += strain.count(&counter);
+                }
             }
         }
-        for (uid, (full, untracked)) in strained.into_iter().filter(|_| is_strained) {
-            self.full.take(uid, full, moment.now);
-            self.untracked.take(uid, untracked, moment.now);
+        for (uid, counts) in strained.into_iter().filter(|_| is_strained) {
+            for (rising, count) in self.strained.iter_mut().zip(counts) {
+                rising.take(uid, count, moment.now);
+            }
         }
         self.look_at_devices(view, moment);
-        for rising in [&mut self.full, &mut self.untracked] {
+        for rising in &mut self.strained {
             rising.retain(&exist);
         }
         (self.acting, self.node_super_packets, self.node_strained) =
@@ -161,13 +165,9 @@ impl Seen {
 
     fn strain(&self, uid: &Uid) -> Option<Strain> {
         let now = self.at?;
-        let all = [
-            (&self.drops.of, Strain::Drops),
-            (&self.splitter_drops.of, Strain::SplitterDrops),
-            (&self.full, Strain::Full),
-            (&self.untracked, Strain::Untracked),
-        ];
-        all.into_iter().find(|(rising, _)| rising.lasts(uid, now)).map(|(_, strain)| strain)
+        let lost = [(&self.drops.of, Strain::Drops), (&self.splitter_drops.of, Strain::SplitterDrops)];
+        let mut all = lost.into_iter().chain(self.strained.iter().zip(Strain::COUNTED));
+        all.find(|(rising, _)| rising.lasts(uid, now)).map(|(_, strain)| strain)
     }
 
     fn of(&self, uid: &Uid) -> Evidence {
@@ -184,9 +184,7 @@ impl Seen {
 fn acted_on(counter: &Counter) -> u64 {
     let dropping = Verdict::ALL.into_iter().filter(|verdict| verdict.drops());
     let dropped = dropping.filter_map(|verdict| counter.packets.get(verdict as usize));
-    // Full and stopped lines are not what anybody asked for.
-    let asked =
-        Effect::ALL.into_iter().filter(|effect| !matches!(effect, Effect::LineFull | Effect::Stalled));
+    let asked = Effect::ALL.into_iter().filter(|effect| effect.is_asked());
     dropped.chain(asked.filter_map(|effect| counter.effects.get(effect as usize))).sum()
 }
 

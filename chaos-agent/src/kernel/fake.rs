@@ -309,6 +309,8 @@ impl Counters for FakeCounters {
         Ok(match what {
             Global::GsoFrames => sum(|counter| counter.gso_frames),
             Global::LineFull => sum(|counter| counter.effects[Effect::LineFull as usize]),
+            Global::Unduplicated => sum(|counter| counter.effects[Effect::Unduplicated as usize]),
+            Global::Stray => sum(|counter| counter.effects[Effect::Stray as usize]),
             Global::Untracked => sum(|counter| counter.untracked),
             _ => 0,
         })

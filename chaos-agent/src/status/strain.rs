@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use edge_api::condition::reasons::{FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, SPLITTER_DROPS};
+use edge_api::condition::reasons::{
+    COPIES_MISSING, FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, PACKETS_STRAYED, SPLITTER_DROPS,
+};
+use fault_abi::counter::{Counter, Global};
+use fault_abi::verdict::Effect;
 
 use crate::table::Uid;
 
@@ -18,13 +22,45 @@ pub enum Strain {
     Drops,
     /// The splitter has lost packets.
     SplitterDrops,
+    /// The kernel refused a step of packets' way, so that they were lost, or neither flipped nor answered.
+    Strays,
     /// The delay line had no room for packets.
     Full,
+    /// Packets were not duplicated.
+    Uncopied,
     /// Its targets have more flows than are told apart on this node.
     Untracked,
 }
 
+/// How often each of [`Strain::COUNTED`] came up.
+pub(super) type Counts = [u64; Strain::COUNTED.len()];
+
 impl Strain {
+    /// Those that the kernel counts by target, the worst first.
+    pub(super) const COUNTED: [Self; 4] = [Self::Strays, Self::Full, Self::Uncopied, Self::Untracked];
+
+    /// What the kernel counts of it over all targets; nothing where it does not.
+    pub(super) const fn event(self) -> Option<Global> {
+        match self {
+            Self::Drops | Self::SplitterDrops => None,
+            Self::Strays => Some(Global::Stray),
+            Self::Full => Some(Global::LineFull),
+            Self::Uncopied => Some(Global::Unduplicated),
+            Self::Untracked => Some(Global::Untracked),
+        }
+    }
+
+    /// What a target's counter says of it.
+    pub(super) const fn count(self, counter: &Counter) -> u64 {
+        match self {
+            Self::Drops | Self::SplitterDrops => 0,
+            Self::Strays => counter.effects[Effect::Stray as usize],
+            Self::Full => counter.effects[Effect::LineFull as usize],
+            Self::Uncopied => counter.effects[Effect::Unduplicated as usize],
+            Self::Untracked => counter.untracked,
+        }
+    }
+
     /// A CamelCase reason, and a sentence that says what to do. Neither changes with each packet, so that no status does.
     pub(super) const fn told(self) -> (&'static str, &'static str) {
         match self {
@@ -35,10 +71,17 @@ impl Strain {
             Self::SplitterDrops => (
                 SPLITTER_DROPS,
                 "the splitter loses packets, which no profile asked for (edge_splitter_dropped_total says how many): send less at once, or raise net.core.netdev_max_backlog on the node",
+            Self::Strays => (
+                PACKETS_STRAYED,
+                "packets were lost, or neither corrupted nor answered, since the kernel refused a step of their way, which no profile asked for: it had no memory for it, or the splitter was removed at that moment; give the node memory, and leave edo-split alone",
             ),
             Self::Full => (
                 LINE_FULL,
                 "packets were lost since the delay line had no room for them, which no profile asked for: delay or send less, or start the agent with more --line-packets, --line-bytes or their --line-target-… counterparts",
+            ),
+            Self::Uncopied => (
+                COPIES_MISSING,
+                "packets were not duplicated as asked: one has four copies at most, however many profiles duplicate it, and each needs room in the kernel and in the interface's queue; let at most two profiles duplicate on one target, or send less",
             ),
             Self::Untracked => (
                 FLOWS_UNTRACKED,

@@ -201,6 +201,22 @@ fn a_limit_is_told_of_the_profile_that_reached_it_as_long_as_that_goes_on() {
 }
 
 #[test]
+fn what_the_kernel_does_not_do_for_a_profile_is_told_the_worst_first_and_is_no_effect() {
+    let (mut kernel, mut seen, view) = (kernel(), Seen::default(), two());
+    kernel.perform(&Op::MakeState { state: 2, uid: Arc::from("v"), target: Arc::from("t") }).unwrap();
+    for (effect, reason) in [
+        (Effect::Unduplicated, "CopiesMissing"),
+        (Effect::LineFull, "LineFull"),
+        (Effect::Stray, "PacketsStrayed"),
+    ] {
+        kernel.count(2, Direction::FromDevice, |counter| counter.effects[effect as usize] += 1);
+        let told = told_of_both(&view, &mut seen, &kernel, calm());
+        assert_eq!(told, [None, Some(reason.to_owned())], "{effect:?}");
+    }
+    assert!(!make(&view, &seen, &facts()).profiles[1].effective, "nobody asked for any of it");
+}
+
+#[test]
 fn packets_that_the_line_loses_are_told_of_profiles_that_delay_meanwhile() {
     let (kernel, mut seen, mut view) = (kernel(), Seen::default(), two());
     let start = Instant::now();

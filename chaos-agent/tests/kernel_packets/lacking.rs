@@ -1,6 +1,7 @@
 //! Nodes that lack something: what cannot be done then is told with its reason, packets pass, and all else is done as ever.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chaos_agent::args::EngineChoice;
@@ -171,6 +172,73 @@ fn a_line_or_a_table_of_flows_that_was_full_is_told_of_the_profile_that_met_it()
         ["loss", "beside"].map(|name| agent.counter(name, &target, Direction::ToDevice).untracked);
     assert_eq!((loss, beside), (agent.global(Global::Untracked), 0));
     assert!(loss >= u64::from(COUNT) - 16, "{loss} packets of flows that found no room");
+}
+
+/// Sends so many packets to the device, and returns how often one came once all copies of each are there.
+fn copies_of_each(stage: &Stage, expected: usize) {
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let mut came = BTreeMap::<u32, usize>::new();
+    peer.stream(&device, COUNT, || {
+        device.take().into_iter().for_each(|number| *came.entry(number).or_default() += 1);
+        came.len() as u64
+    });
+    let mut all = || {
+        device.take().into_iter().for_each(|number| *came.entry(number).or_default() += 1);
+        (came.values().sum::<usize>() >= COUNT as usize * expected).then(|| came.clone())
+    };
+    let came = eventually(&mut all, || format!("not all of {expected} copies of each came"));
+    assert!(came.values().all(|copies| *copies == expected), "{expected} of each: {came:?}");
+}
+
+/// How often packets to a target were duplicated under a profile, and how often not although it asked for it.
+fn duplicated(agent: &Agent, profile: &str, target: &str) -> (u64, u64) {
+    let effects = agent.counter(profile, target, Direction::ToDevice).effects;
+    (effects[Effect::Duplicate as usize], effects[Effect::Unduplicated as usize])
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn of_each_packet_that_three_profiles_duplicate_four_copies_come_and_the_last_one_says_copies_missing() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let target = Family::V4.host(1, 2);
+    let twice = |name| Fault::new(name, json!({"duplicate": {"percent": "100%"}}));
+    agent.set(&["a", "b", "c"].map(|name| twice(name).on(std::slice::from_ref(&target))));
+    copies_of_each(&stage, 4);
+    let count = u64::from(COUNT);
+    let all = ["a", "b", "c"].map(|name| duplicated(&agent, name, &target));
+    assert_eq!(all, [(count, 0), (2 * count, 0), (0, 4 * count)]);
+    assert_eq!(agent.global(Global::Unduplicated), 4 * count);
+    for name in ["a", "b"] {
+        assert_eq!(told(&mut agent, name, ""), (None, true, 1), "{name}");
+    }
+    let missing = (Some("CopiesMissing".to_owned()), true, 1);
+    assert_eq!(told(&mut agent, "c", "one has four copies at most"), missing);
+}
+
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn a_copy_that_the_interface_has_no_room_for_does_not_count_as_one_and_is_told() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let target = Family::V4.host(1, 2);
+    let twice = Fault::new("twice", json!({"duplicate": {"percent": "100%"}}));
+    agent.set(&[twice.on(std::slice::from_ref(&target))]);
+    copies_of_each(&stage, 2);
+    let count = u64::from(COUNT);
+    assert_eq!(duplicated(&agent, "twice", &target), (count, 0));
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    stage.node.tc(&format!("qdisc add dev {TO_DEVICE} root pfifo limit 0"));
+    (0..COUNT).for_each(|number| peer.send(&device, number).unwrap());
+    let met = || duplicated(&agent, "twice", &target);
+    let all = || (met().0 + met().1 == 2 * count).then(met);
+    let met = eventually(all, || format!("{:?}", met()));
+    assert_eq!((met, agent.global(Global::Unduplicated)), ((count, count), count));
+    assert_eq!(told(&mut agent, "twice", "needs room"), (Some("CopiesMissing".to_owned()), true, 1));
+    stage.node.tc(&format!("qdisc del dev {TO_DEVICE} root"));
+    drop((device, peer));
+    copies_of_each(&stage, 2);
+    assert_eq!(duplicated(&agent, "twice", &target), (2 * count, count), "those of which there are two");
 }
 
 #[test]

@@ -2,8 +2,6 @@
 //! says that they are held. All of it is in a module `fq`, which is skipped where the kernel has no such queue.
 
 mod fq {
-    use std::process::Command;
-
     use fault_abi::line::Held;
     use serde_json::json;
 
@@ -17,14 +15,8 @@ mod fq {
     /// Packets in the queue that is harmed.
     const IN_IT: u32 = 10;
 
-    fn tc(node: &Namespace, command: &str) -> String {
-        let ran = node.run(|| Command::new("tc").args(command.split(' ')).output()).unwrap();
-        assert!(ran.status.success(), "tc {command}: {ran:?}");
-        String::from_utf8(ran.stdout).unwrap()
-    }
-
     fn shown(node: &Namespace) -> String {
-        tc(node, "qdisc show dev edo-line root")
+        node.tc("qdisc show dev edo-line root")
     }
 
     /// An agent whose profile delays what comes from the device.
@@ -49,7 +41,7 @@ mod fq {
             "qdisc replace dev edo-line root pfifo limit 10",
             "qdisc change dev edo-line root fq flow_limit 1",
         ] {
-            tc(&stage.node, harm);
+            stage.node.tc(harm);
             assert_ne!(options(&shown(&stage.node)), ours, "{harm}");
             agent.follow_until(harm, |_| options(&shown(&stage.node)) == ours);
             let status = agent.line.status(boot_ns());
@@ -72,7 +64,7 @@ mod fq {
         agent.settle();
         assert_eq!((agent.line.settled(), agent.line.dropped()), (0, 0), "none is late yet");
         assert_eq!(agent.entry().unwrap().reason, None);
-        tc(&stage.node, "qdisc del dev edo-line root");
+        stage.node.tc("qdisc del dev edo-line root");
         agent.follow_until("the queue is back", |agent| {
             shown(&stage.node).contains("qdisc fq") && agent.line.is_running(boot_ns())
         });

@@ -137,9 +137,9 @@ pub enum Global {
     EngineStalled = 7,
     /// Packets dropped since the line held as many, or as many bytes, as it may.
     LineFull = 8,
-    /// Duplicates that were not made, since a packet has four at most, or the kernel had no memory for one.
+    /// Duplicates that were not made, since a packet has four copies at most, or the kernel or the interface had no room for one.
     Unduplicated = 9,
-    /// Packets lost on their way into or out of the line or the splitter: the kernel refused a step of it.
+    /// Packets lost on their way into or out of the line or the splitter, or neither flipped nor answered: the kernel refused a step of it.
     Stray = 10,
     /// Super-packets, or packets to be corrupted or rejected, that were not split, since there is no splitter.
     Unsplit = 11,

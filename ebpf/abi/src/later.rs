@@ -41,6 +41,10 @@ pub struct Copy {
     pub flags: u32,
     /// Which bit of what stands behind the IP header is flipped: this share (in 2⁻³²) of its length.
     pub bit: u32,
+    /// The state of the binding that flips it.
+    pub corrupter: u32,
+    /// The state of the binding that made it, where it is a duplicate.
+    pub maker: u32,
     /// Always 0.
     pub zero: u32,
 }
@@ -62,7 +66,8 @@ impl Plan {
     pub const AS_IT_IS: Self = Self {
         count: 1,
         zero: 0,
-        copies: [Copy { delay_ns: 0, state: 0, flags: 0, bit: 0, zero: 0 }; MAX_COPIES],
+        copies: [Copy { delay_ns: 0, state: 0, flags: 0, bit: 0, corrupter: 0, maker: 0, zero: 0 };
+            MAX_COPIES],
     };
 }
 
@@ -169,9 +174,10 @@ pub fn shape<'r, W: World<'r>>(
             effects |= u64::from(Effect::Corrupt.bit());
             copy.flags |= COPY_CORRUPT;
             copy.bit = (draw.bits(binding.key, Kind::Bit) >> 32) as u32;
+            copy.corrupter = binding.state;
         }
         if phase.duplicate != 0 && draw.happens(binding.key, Kind::Duplicate, phase.duplicate) {
-            effects |= u64::from(duplicate(world, plan, copy));
+            effects |= u64::from(duplicate(world, plan, Copy { maker: binding.state, ..copy }));
         }
     }
     let mut effects = world.blur(effects);
@@ -189,7 +195,7 @@ pub fn shape<'r, W: World<'r>>(
 fn duplicate<'r, W: World<'r>>(world: &mut W, plan: &mut Plan, copy: Copy) -> u32 {
     if plan.count as usize >= MAX_COPIES {
         world.count_global(Global::Unduplicated);
-        return 0;
+        return Effect::Unduplicated.bit();
     }
     plan.copies[world.forget(plan.count as usize) & (MAX_COPIES - 1)] = copy;
     plan.count += 1;

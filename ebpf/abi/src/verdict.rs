@@ -76,11 +76,15 @@ pub enum Effect {
     LineFull = 6,
     /// Passed without its delay, since the delay line is missing or its engine has stopped.
     Stalled = 7,
+    /// Was to be duplicated and was not: a packet has four copies at most, or the kernel or its interface had no room for one.
+    Unduplicated = 8,
+    /// Lost on its way into or out of the line or the splitter, or neither flipped nor answered: the kernel refused a step of it.
+    Stray = 9,
 }
 
 impl Effect {
     /// All effects, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Corrupt,
         Self::Duplicate,
         Self::Delay,
@@ -89,6 +93,8 @@ impl Effect {
         Self::Overflow,
         Self::LineFull,
         Self::Stalled,
+        Self::Unduplicated,
+        Self::Stray,
     ];
 
     /// Its bit in a set of effects.
@@ -104,6 +110,12 @@ impl Effect {
         matches!(self, Self::Overflow | Self::LineFull)
     }
 
+    /// Whether somebody asked for it; else it is a trouble.
+    #[must_use]
+    pub const fn is_asked(self) -> bool {
+        !matches!(self, Self::LineFull | Self::Stalled | Self::Unduplicated | Self::Stray)
+    }
+
     /// Its name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -116,6 +128,8 @@ impl Effect {
             Self::Overflow => "overflow",
             Self::LineFull => "line_full",
             Self::Stalled => "stalled",
+            Self::Unduplicated => "unduplicated",
+            Self::Stray => "stray",
         }
     }
 }

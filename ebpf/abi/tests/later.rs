@@ -227,6 +227,11 @@ fn profiles_duplicate_the_duplicates_of_those_before_them_as_long_as_there_is_ro
         assert_eq!(plan.count, count, "under {profiles}");
         assert_eq!(model.globals, vec![Global::Unduplicated; refused]);
         assert_eq!(model.effect(Effect::Duplicate), u64::from(count) - 1);
+        let of_last = (u32::try_from(profiles).unwrap() - 1, Effect::Unduplicated);
+        assert_eq!(model.effects.get(&of_last).copied().unwrap_or_default(), refused as u64);
+        assert_eq!(model.effect(Effect::Unduplicated), refused as u64, "of nobody else");
+        let made = copies(&plan).iter().map(|copy| copy.maker).collect::<Vec<_>>();
+        assert_eq!(made, [0, 0, 1, 1][..count as usize], "each by whom it is counted for");
     }
 }
 

@@ -3,12 +3,10 @@
 use aya_ebpf::bindings::{BPF_CSUM_LEVEL_RESET, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_csum_level, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use fault_abi::counter::Global;
 use fault_abi::key::Direction;
 use fault_abi::later::{COPY_CORRUPT, COPY_DROPPED, Copy, MAX_COPIES};
 use fault_abi::line::bytes_before;
 use fault_abi::packet::MAX_OFFSET;
-use fault_abi::pass::World as _;
 use fault_abi::remake;
 
 use crate::bare;
@@ -17,7 +15,11 @@ use crate::frame::within;
 use crate::line;
 use crate::maps::{SCRATCH, Scratch};
 use crate::tc::{NEXT, drop};
-use crate::world::{Maps, leave_line};
+use crate::trouble::{stray, unduplicate};
+use crate::world::leave_line;
+
+/// The interface's queue took the clone, and dropped another packet for it (`NET_XMIT_CN` of linux/netdevice.h).
+const CONGESTED: i64 = 2;
 
 /// A packet's plan, and what is needed for it. On the stack: a duplicate that goes out may meet another hook on this CPU,
 /// which uses `SCRATCH` for itself.
@@ -26,6 +28,7 @@ struct Work {
     network: u32,
     payload: u32,
     end: u32,
+    packets: u32,
     protocol: u8,
     now_ns: u64,
     copies: [Copy; MAX_COPIES],
@@ -41,6 +44,7 @@ impl Work {
                 network: (&raw const (*scratch).network).read_volatile(),
                 payload: (&raw const (*scratch).payload).read_volatile(),
                 end: (&raw const (*scratch).end).read_volatile(),
+                packets: (&raw const (*scratch).packet.packets).read_volatile(),
                 protocol: (&raw const (*scratch).packet.protocol).read_volatile(),
                 now_ns: (&raw const (*scratch).now_ns).read_volatile(),
                 copies: (&raw const (*scratch).plan.copies).read_volatile(),
@@ -67,12 +71,12 @@ pub fn act(ctx: &TcContext, direction: Direction) -> i32 {
         return drop(direction);
     }
     if own.flags & COPY_CORRUPT != 0 {
-        flip(ctx, &work, own.bit);
+        flip(ctx, direction, &work, own);
     }
     if own.delay_ns == 0 {
         return NEXT;
     }
-    if work.network == 0 && !bare::dress_counted(ctx, own.state) {
+    if work.network == 0 && !bare::dress_counted(ctx, own.state, direction) {
         return drop(direction);
     }
     line::enter(ctx, direction, work.now_ns + own.delay_ns, own.state)
@@ -85,7 +89,7 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
         return;
     }
     if copy.flags & COPY_CORRUPT != 0 {
-        flip(ctx, work, copy.bit);
+        flip(ctx, direction, work, copy);
     }
     if copy.delay_ns == 0 {
         errand::done(ctx);
@@ -100,30 +104,30 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
     let (failed, bytes) = unsafe {
         let skb = ctx.skb.skb;
         let bytes = u64::from((*skb).len) + bytes_before(work.network);
-        (bpf_clone_redirect(skb, (*skb).ifindex, flags) != 0, bytes)
+        (!matches!(bpf_clone_redirect(skb, (*skb).ifindex, flags), 0 | CONGESTED), bytes)
     };
     errand::clear(ctx);
     if failed {
-        Maps.count_global(Global::Unduplicated);
+        unduplicate(copy.maker, direction, u64::from(work.packets));
         if copy.delay_ns != 0 {
             leave_line(copy.state, bytes);
         }
     }
     if copy.flags & COPY_CORRUPT != 0 {
-        flip(ctx, work, copy.bit);
+        flip(ctx, direction, work, copy);
     }
 }
 
 /// Flips a bit of what stands behind IP, but not of what says where the packet ends: the receiver shall find it whole
 /// and its checksum wrong. The packet has passed the splitter, so its checksum is in it.
 #[inline(always)]
-fn flip(ctx: &TcContext, work: &Work, random: u32) {
+fn flip(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
     let skb = ctx.skb.skb;
     let whole = ctx.len();
     let end = if work.end < whole { work.end } else { whole };
     // One without such a bit is not planned to be flipped.
     let Some(begin) = remake::flippable(work.protocol, work.payload, end) else { return };
-    let bit = ((u64::from(random) * u64::from((end - begin) * 8)) >> 32) as u32;
+    let bit = ((u64::from(copy.bit) * u64::from((end - begin) * 8)) >> 32) as u32;
     let at = within::<{ MAX_OFFSET as u64 }>(u64::from(begin + bit / 8)) as u32;
     let mut byte = 0_u8;
     // SAFETY: helpers that check where they read and write. The checksum is to be looked at anew, and what the kernel has
@@ -131,12 +135,12 @@ fn flip(ctx: &TcContext, work: &Work, random: u32) {
     unsafe {
         bpf_csum_level(skb, u64::from(BPF_CSUM_LEVEL_RESET));
         if bpf_skb_load_bytes(skb.cast(), at, (&raw mut byte).cast(), 1) != 0 {
-            Maps.count_global(Global::Stray);
+            stray(ctx, copy.corrupter, direction);
             return;
         }
         byte ^= 1 << (bit % 8);
         if bpf_skb_store_bytes(skb, at, (&raw const byte).cast(), 1, u64::from(BPF_F_RECOMPUTE_CSUM)) != 0 {
-            Maps.count_global(Global::Stray);
+            stray(ctx, copy.corrupter, direction);
         }
     }
 }

@@ -8,19 +8,19 @@
 
 use aya_ebpf::helpers::{bpf_skb_change_head, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use fault_abi::counter::Global;
+use fault_abi::key::Direction;
 use fault_abi::packet::ETHERNET;
-use fault_abi::pass::World as _;
 
 use crate::errand;
-use crate::world::{Maps, leave_line};
+use crate::trouble::stray;
+use crate::world::leave_line;
 
 /// Where an Ethernet header says what it carries.
 const KIND: u32 = ETHERNET as u32 - 2;
 
-/// Puts an Ethernet header in front; `false`: the kernel refused, and the packet is to be dropped.
+/// Puts an Ethernet header in front; `false`: the kernel refused, and the packet, which is counted under this state, is to be dropped.
 #[inline(always)]
-pub fn dress(ctx: &TcContext) -> bool {
+pub fn dress(ctx: &TcContext, state: u32, direction: Direction) -> bool {
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel gave; helpers that check what they are given, and leave zeros in front.
     let is_dressed = unsafe {
@@ -29,16 +29,16 @@ pub fn dress(ctx: &TcContext) -> bool {
             && bpf_skb_store_bytes(skb, KIND, (&raw const kind).cast(), 2, 0) == 0
     };
     if !is_dressed {
-        Maps.count_global(Global::Stray);
+        stray(ctx, state, direction);
     }
     is_dressed
 }
 
 /// As [`dress`], for a packet that this state has counted into the line: where that fails it is counted out again.
 #[inline(always)]
-pub fn dress_counted(ctx: &TcContext, state: u32) -> bool {
+pub fn dress_counted(ctx: &TcContext, state: u32, direction: Direction) -> bool {
     let bytes = u64::from(ctx.len()) + ETHERNET as u64;
-    let is_dressed = dress(ctx);
+    let is_dressed = dress(ctx, state, direction);
     if !is_dressed {
         leave_line(state, bytes);
     }
@@ -47,7 +47,7 @@ pub fn dress_counted(ctx: &TcContext, state: u32) -> bool {
 
 /// As [`dress_counted`], for a duplicate whose errand says the state.
 #[inline(always)]
-pub fn dress_held(ctx: &TcContext) -> bool {
+pub fn dress_held(ctx: &TcContext, direction: Direction) -> bool {
     let (_, state) = errand::held(ctx, 0);
-    dress_counted(ctx, state)
+    dress_counted(ctx, state, direction)
 }

@@ -53,6 +53,13 @@ pub fn arrived() -> Option<(Direction, bool)> {
     unsafe { Some(((*scratch).packet.direction, (*scratch).network == 0)) }
 }
 
+/// The state of the binding by which the packet in `SCRATCH` goes to the splitter, or is answered.
+#[inline(always)]
+pub fn author() -> u32 {
+    // SAFETY: this CPU's own memory.
+    SCRATCH.get_ptr(0).map_or(0, |scratch| unsafe { (*scratch).author })
+}
+
 /// What becomes of the packet in `SCRATCH`, at TC.
 #[inline(always)]
 pub fn outcome() -> Outcome {
@@ -191,8 +198,11 @@ fn at_hand(index: u32) -> Option<(&'static mut Scratch, Binding)> {
 pub extern "C" fn bind(index: u32, stage: u32) -> u32 {
     let Some((scratch, binding)) = at_hand(index) else { return Verdict::Pass as u32 };
     let (packet, protection, now_ns) = (&scratch.packet, scratch.protection, scratch.now_ns);
-    pass::bind(&mut Maps, &binding, packet, protection, Stage::of(stage), now_ns)
-        .map_or(SPARED, |verdict| verdict as u32)
+    let verdict = pass::bind(&mut Maps, &binding, packet, protection, Stage::of(stage), now_ns);
+    if verdict == Some(Verdict::Reject) {
+        scratch.author = binding.state;
+    }
+    verdict.map_or(SPARED, |verdict| verdict as u32)
 }
 
 /// Whether the packet in `SCRATCH` goes to the splitter before its first `count` bindings decide: one of them wants it, and it
@@ -232,6 +242,7 @@ pub extern "C" fn split(count: u32) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn one_wants_splitter(index: u32) -> u32 {
     let Some((scratch, binding)) = at_hand(index) else { return 0 };
+    scratch.author = binding.state;
     pass::wants_splitter(&Maps, &binding, &scratch.packet, scratch.protection, scratch.now_ns) as u32
 }
 

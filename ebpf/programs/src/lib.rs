@@ -12,7 +12,7 @@
 //! [`maps`], [`filter`] (whose packets are looked at), [`frame`] (the packet's bytes), [`gather`] (what is decided by), [`hook`] (the verdict on a packet), [`entry`] (its target's profiles), [`tc`] and
 //! [`xdp`]; [`act`] carries out what is decided beside the verdict, [`reject`] answers in a packet's stead, [`line`] leads into
 //! the delay line and the splitter and out of them, [`bare`] is what they need where interfaces have no Ethernet header,
-//! [`note`] writes lines for people, and [`errand`] is what one program tells another about a packet.
+//! [`trouble`] counts what the kernel refuses meanwhile, [`note`] writes lines for people, and [`errand`] is what one program tells another about a packet.
 #![no_std]
 // For the one instruction in `world::add`.
 #![feature(asm_experimental_arch)]
@@ -30,5 +30,6 @@ pub mod maps;
 pub mod note;
 pub mod reject;
 pub mod tc;
+pub mod trouble;
 pub mod world;
 pub mod xdp;

@@ -15,8 +15,10 @@ use fault_abi::pass::World as _;
 use fault_abi::ticket::{GUARD, Queued, TICKET, TICKET_BYTES, TICKET_INGRESS, TICKET_SETTLES, Ticket};
 
 use crate::errand;
+use crate::hook;
 use crate::maps::{GLOBAL, LATENESS, LEAD, LINE, SEQUENCE, TICKETS};
 use crate::tc::{NEXT, drop};
+use crate::trouble::stray;
 use crate::world::{Maps, add, count_out, leave_line};
 
 /// Sends a packet to an interface, out of it or as one that came in.
@@ -32,7 +34,7 @@ pub fn split(ctx: &TcContext, direction: Direction) -> i32 {
     let Some(line) = LINE.get(0) else { return drop(direction) };
     // It is gone since this packet was looked at.
     if line.splitter == 0 {
-        Maps.count_global(Global::Stray);
+        stray(ctx, hook::author(), direction);
         return drop(direction);
     }
     errand::to_splitter(ctx, direction);
@@ -81,18 +83,17 @@ pub fn enter(ctx: &TcContext, direction: Direction, release_ns: u64, state: u32)
         };
         (bytes, ticket)
     };
-    let refused = if line.flags & LINE_IS_FQ != 0 {
-        match queue(ctx, line.entry, ticket) {
-            Ok(()) => return drop(direction),
-            Err(what) => what,
-        }
+    let is_lost = if line.flags & LINE_IS_FQ != 0 {
+        queue(ctx, line.entry, ticket)
     } else if put_in_front(ctx, &ticket) {
         return redirect(line.entry, false);
     } else {
-        Global::Stray
+        stray(ctx, state, direction);
+        true
     };
-    Maps.count_global(refused);
-    leave_line(state, u64::from(bytes));
+    if is_lost {
+        leave_line(state, u64::from(bytes));
+    }
     drop(direction)
 }
 
@@ -109,13 +110,14 @@ fn put_in_front(ctx: &TcContext, ticket: &Ticket) -> bool {
 
 /// Puts a clone of the packet into the kernel's queue; the packet itself is to be dropped. So its sender's socket takes it
 /// for sent: it would else stay on the packet, and TCP sends no more while two of its packets are in a queue (`tcp_small_queue_check`
-/// of net/ipv4/tcp_output.c).
+/// of net/ipv4/tcp_output.c). Whether the queue refused it, which is counted.
 #[inline(always)]
-fn queue(ctx: &TcContext, entry: u32, ticket: Ticket) -> Result<(), Global> {
+fn queue(ctx: &TcContext, entry: u32, ticket: Ticket) -> bool {
     let queued = Queued { ticket, lead_ns: LEAD.get(0).map_or(0, |lead| lead.ns) };
     let number = SEQUENCE.get_ptr_mut(0).map_or(0, |next| add(next, 1)) as u32;
     if TICKETS.insert(&number, &queued, u64::from(BPF_NOEXIST)).is_err() {
-        return Err(Global::LineRefused);
+        Maps.count_global(Global::LineRefused);
+        return true;
     }
     errand::to_line(ctx);
     // SAFETY: the context that the kernel gave; a helper that checks what it is given. What the queue says comes back here.
@@ -126,9 +128,9 @@ fn queue(ctx: &TcContext, entry: u32, ticket: Ticket) -> Result<(), Global> {
     if failed {
         // It is there; were it not, nothing would be left to do.
         let _ = TICKETS.remove(&number);
-        return Err(Global::LineRefused);
+        Maps.count_global(Global::LineRefused);
     }
-    Ok(())
+    failed
 }
 
 /// The number of a packet in the line of the engine `fq`, and what is known of it.
@@ -227,7 +229,9 @@ fn leave(ctx: &TcContext) -> Option<i32> {
     leave_line(ticket.state, ticket.bytes());
     // SAFETY: the context that the kernel gave; a helper that checks what it is given.
     if unsafe { bpf_skb_change_tail(ctx.skb.skb, ctx.len() - TICKET as u32, 0) } != 0 {
-        Maps.count_global(Global::Stray);
+        let direction =
+            if ticket.flags & TICKET_INGRESS != 0 { Direction::FromDevice } else { Direction::ToDevice };
+        stray(ctx, ticket.state, direction);
         return Some(TC_ACT_SHOT);
     }
     Some(go_on(ctx, &ticket))

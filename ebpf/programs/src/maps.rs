@@ -138,6 +138,8 @@ pub struct Scratch {
     pub notes: u32,
     /// Where the splitter is: `SPLITTER_*`, or 0.
     pub splitter: u32,
+    /// The state of the binding by which it goes to the splitter, or is answered.
+    pub author: u32,
     /// What is decided at the packet's hook: a [`Stage`](fault_abi::pass::Stage) as a number.
     pub stage: u32,
     /// What the verifier shall forget: see [`crate::frame::Forgetful`] and `fault_abi::pass::World::forget`.

@@ -5,17 +5,16 @@
 
 use aya_ebpf::helpers::{bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use fault_abi::counter::Global;
 use fault_abi::decide::Packet;
 use fault_abi::key::{Address, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP};
-use fault_abi::pass::World as _;
 use fault_abi::remake;
 
 use crate::errand;
+use crate::hook;
 use crate::line::redirect;
 use crate::maps::SCRATCH;
 use crate::tc::drop;
-use crate::world::Maps;
+use crate::trouble::stray;
 
 /// Bytes of an IPv4 header, of an IPv6 header, of a TCP header, all without options, and of the head of an ICMP error.
 const IPV4: usize = 20;
@@ -53,7 +52,7 @@ pub fn reject(ctx: &TcContext, direction: Direction) -> i32 {
         }
         // The kernel had no memory for it.
         None => {
-            Maps.count_global(Global::Stray);
+            stray(ctx, hook::author(), direction);
             drop(direction)
         }
     }

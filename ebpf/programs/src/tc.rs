@@ -205,7 +205,7 @@ fn decide(ctx: &TcContext, direction: Direction, stage: Stage, layer: Layer) -> 
             line::learn(departure);
             return NEXT;
         }
-        Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx) => return drop(direction),
+        Errand::Hold if layer == Layer::Ip && !bare::dress_held(ctx, direction) => return drop(direction),
         Errand::Hold => return line::enter_copy(ctx, direction),
         Errand::Split | Errand::None if !concerns(ctx, direction, layer) => return NEXT,
         Errand::Split => gather::note_arrival(SPLITTER_BEHIND),
@@ -256,7 +256,7 @@ fn carry_out(ctx: &TcContext, outcome: Outcome, direction: Direction, is_bare: b
     match outcome {
         Outcome::Pass => NEXT,
         Outcome::Drop => drop(direction),
-        Outcome::Split if is_bare && !bare::dress(ctx) => drop(direction),
+        Outcome::Split if is_bare && !bare::dress(ctx, hook::author(), direction) => drop(direction),
         Outcome::Split => line::split(ctx, direction),
         Outcome::Plan => call(ctx, act, drop(direction)),
         Outcome::Reject => call(ctx, reject, drop(direction)),

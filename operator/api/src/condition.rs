@@ -53,8 +53,13 @@ pub mod reasons {
     pub const SPLITTER_DROPS: &str = "SplitterDrops";
     /// As `LineFull`: more flows than are told apart draw their fates together.
     pub const FLOWS_UNTRACKED: &str = "FlowsUntracked";
+    /// As `LineFull`: packets were lost, or neither flipped nor answered, where the kernel refused a step of their way.
+    pub const PACKETS_STRAYED: &str = "PacketsStrayed";
+    /// As `LineFull`: packets were not duplicated, since one has four copies at most, or there was no room for one.
+    pub const COPIES_MISSING: &str = "CopiesMissing";
     /// FaultProfile: its rules are held, and its packets meet what it does not ask for. It is Degraded for as long as that goes on.
-    pub const STRAINED: [&str; 4] = [LINE_FULL, LINE_DROPS, SPLITTER_DROPS, FLOWS_UNTRACKED];
+    pub const STRAINED: [&str; 6] =
+        [LINE_FULL, LINE_DROPS, SPLITTER_DROPS, FLOWS_UNTRACKED, PACKETS_STRAYED, COPIES_MISSING];
 }
 
 /// Status of a condition.

@@ -325,8 +325,9 @@ pub struct ProfileOnNode {
     /// `Limit`, `SameAddress`, `HostNetwork`, `NoLinkHeader` (an interface that a delayed packet cannot be put back on),
     /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (packets show this node's address, never a peer's),
     /// `PeersUnknown` (its peers have none now).
-    /// Beside a complete `enforced` it is a remark, which the profile shows in `status.nodes`; by `LineFull`, `LineDrops`, `SplitterDrops`
-    /// (packets were lost that nobody asked for, within the last minute) and `FlowsUntracked` (flows draw their fates together) it is Degraded, too.
+    /// Beside a complete `enforced` it is a remark, which the profile shows in `status.nodes`; by `LineFull`, `LineDrops`, `SplitterDrops`,
+    /// `PacketsStrayed` (packets were lost that nobody asked for, within the last minute), `CopiesMissing` (others were not duplicated) and
+    /// `FlowsUntracked` (flows draw their fates together) it is Degraded, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,

@@ -88,6 +88,13 @@ impl Namespace {
         assert!(output.status.success(), "ip said {said}to\n{lines}");
     }
 
+    /// What `tc` says of itself, given these words.
+    pub(crate) fn tc(&self, command: &str) -> String {
+        let ran = self.run(|| Command::new("tc").args(command.split(' ')).output()).unwrap();
+        assert!(ran.status.success(), "tc {command}: {ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
     /// A path to it for other processes, while this one holds it.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())

@@ -7,7 +7,8 @@ use edge_api::ProfileOnNode;
 
 #[tokio::test]
 async fn a_limit_that_is_reached_degrades_it_with_its_reason_for_as_long_as_an_agent_says_so() {
-    for reason in ["LineFull", "LineDrops", "SplitterDrops", "FlowsUntracked"] {
+    let all = ["LineFull", "LineDrops", "SplitterDrops", "PacketsStrayed", "CopiesMissing", "FlowsUntracked"];
+    for reason in all {
         let mut story = Story::begin();
         story.agent("n1", acts(1)).agent("n2", acts(1)).pod("a", "n1").pod("b", "n2").look();
         assert_eq!(story.phase(), FaultPhase::Active);
