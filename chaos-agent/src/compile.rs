@@ -33,8 +33,10 @@ pub struct Plan {
     pub protected: BTreeMap<PortKey, u32>,
     /// Networks whose conversations with this node are protected.
     pub protected_cidrs: BTreeSet<Prefix>,
-    /// Addresses of the node and far ends of its conversations for which there is no room.
+    /// Addresses by which the node is named and far ends of its conversations for which there is no room.
     pub unprotected: usize,
+    /// Addresses of the node for which there is no room either, and which it does not name: profiles act all the same.
+    pub unprotected_others: usize,
     /// Profiles that exist: their counters are kept.
     pub profiles: BTreeMap<Uid, ObjectName>,
     /// Rules of profiles that act.
@@ -200,6 +202,8 @@ fn protect(plan: &mut Plan, world: &World, capacity: Capacity) {
     plan.node_addresses =
         addresses.take(size(capacity.node_addresses)).map(|ip| Address::from(*ip)).collect();
     plan.unprotected = world.named_addresses.len().saturating_sub(plan.node_addresses.len());
+    let all = world.node_addresses.union(&world.named_addresses).count();
+    plan.unprotected_others = all - plan.node_addresses.len() - plan.unprotected;
     // The node's own conversations come first where room is short.
     let mut ends: Vec<(PortKey, u32)> = world.protected().into_iter().collect();
     ends.sort_by_key(|(_, class)| *class);

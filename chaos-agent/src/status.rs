@@ -210,6 +210,11 @@ pub struct Facts {
 /// Makes the status.
 #[must_use]
 pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
+    let of_node = view.has_unprotected.then_some(Strain::Unprotected);
+    let evidence = |uid: &Uid| {
+        let evidence = seen.of(uid);
+        Evidence { strain: evidence.strain.or(of_node), ..evidence }
+    };
     FaultNodeStatus {
         renewed_at: Some(MicroTime(facts.server_time)),
         installed_at: facts.installed_at.map(MicroTime),
@@ -221,7 +226,7 @@ pub fn make(view: &View, seen: &Seen, facts: &Facts) -> FaultNodeStatus {
         kernel: facts.kernel.clone(),
         clock_offset: facts.clock_offset,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        profiles: told(view).map(|one| entry(one, seen.of(&one.uid), &facts.engine)).collect(),
+        profiles: told(view).map(|one| entry(one, evidence(&one.uid), &facts.engine)).collect(),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct View {
     pub hooked: BTreeMap<u32, Hooked>,
     /// How full the tables are.
     pub limits: Vec<LimitStatus>,
+    /// Whether the node has addresses that are not protected, since there are too many.
+    pub has_unprotected: bool,
     /// The last change that the kernel refused.
     pub failure: Option<String>,
 }
@@ -172,6 +174,7 @@ pub fn make(
     });
     View {
         limits: limits(usage, profiles.len()),
+        has_unprotected: usage.plan.unprotected_others > 0,
         profiles,
         states: states.collect(),
         peers_outside: peers_outside(usage).collect(),
@@ -347,6 +350,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
     // Those in quarantine do nothing any more.
     let rules = usage.ledger.rules.values().filter(|row| row.retired_ns.is_none()).count();
     let (capacity, ledger) = (usage.capacity, usage.ledger);
+    let addresses = ledger.node_addresses.len() + usage.plan.unprotected_others;
     let most = usage.plan.entries.values().map(|entry| entry.bindings.len()).max().unwrap_or(0);
     let rows = [
         ("targets", capacity.targets, count(|place| matches!(place, Place::Address(_)))),
@@ -359,7 +363,7 @@ fn limits(usage: Usage<'_>, profiles: usize) -> Vec<LimitStatus> {
         ("peerNamespaces", capacity.peer_namespaces, usage.plan.peer_namespaces),
         ("protected", capacity.protected, ledger.protected.len()),
         ("protectedNetworks", capacity.protected, ledger.protected_cidrs.len()),
-        ("nodeAddresses", capacity.node_addresses, ledger.node_addresses.len()),
+        ("nodeAddresses", capacity.node_addresses, addresses),
         ("flows", capacity.flows, usize::try_from(usage.flows).unwrap_or(usize::MAX)),
         ("profiles", MAX_PROFILES, profiles),
     ];

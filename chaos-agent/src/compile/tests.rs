@@ -319,9 +319,18 @@ fn where_addresses_are_many_those_that_the_node_names_are_kept() {
     world.node_addresses.extend((1..=5).map(|i| IpAddr::from([10, 96, 0, i])));
     world.named_addresses.insert(ip("10.240.0.11"));
     world.node_addresses.insert(ip("10.240.0.11"));
+    let mut world = world.profile("p", &cidrs(&["10.20.0.1/32"]), &json!({"faults": {"partition": {}}}));
     let plan = world.compile();
     assert_eq!(plan.node_addresses.len(), 3);
     assert!(plan.node_addresses.contains(&ip("10.240.0.11").into()));
+    let others = world.node_addresses.len() - 3;
+    assert_eq!((plan.unprotected, plan.unprotected_others), (0, others), "which is told");
+    assert_eq!(plan.rules.len(), 1, "and profiles act");
+    world.named_addresses.extend((1..=5).map(|i| IpAddr::from([10, 96, 0, i])));
+    let plan = world.compile();
+    assert!(plan.unprotected > 0 && plan.rules.is_empty(), "without those that it names nothing is done");
+    let missing = plan.unprotected + plan.unprotected_others;
+    assert_eq!(missing, world.node_addresses.union(&world.named_addresses).count() - 3);
 }
 
 #[test]

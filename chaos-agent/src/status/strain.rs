@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use edge_api::condition::reasons::{
-    COPIES_MISSING, FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, PACKETS_STRAYED, SPLITTER_DROPS,
+    ADDRESSES_UNPROTECTED, COPIES_MISSING, FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, PACKETS_STRAYED, SPLITTER_DROPS,
 };
 use fault_abi::counter::{Counter, Global};
 use fault_abi::verdict::Effect;
@@ -30,6 +30,8 @@ pub enum Strain {
     Uncopied,
     /// Its targets have more flows than are told apart on this node.
     Untracked,
+    /// The node has more addresses than it has room to protect.
+    Unprotected,
 }
 
 /// How often each of [`Strain::COUNTED`] came up.
@@ -42,7 +44,7 @@ impl Strain {
     /// What the kernel counts of it over all targets; nothing where it does not.
     pub(super) const fn event(self) -> Option<Global> {
         match self {
-            Self::Drops | Self::SplitterDrops => None,
+            Self::Drops | Self::SplitterDrops | Self::Unprotected => None,
             Self::Strays => Some(Global::Stray),
             Self::Full => Some(Global::LineFull),
             Self::Uncopied => Some(Global::Unduplicated),
@@ -53,7 +55,7 @@ impl Strain {
     /// What a target's counter says of it.
     pub(super) const fn count(self, counter: &Counter) -> u64 {
         match self {
-            Self::Drops | Self::SplitterDrops => 0,
+            Self::Drops | Self::SplitterDrops | Self::Unprotected => 0,
             Self::Strays => counter.effects[Effect::Stray as usize],
             Self::Full => counter.effects[Effect::LineFull as usize],
             Self::Uncopied => counter.effects[Effect::Unduplicated as usize],
@@ -86,6 +88,10 @@ impl Strain {
             Self::Untracked => (
                 FLOWS_UNTRACKED,
                 "its targets have more flows than are told apart on this node: those beyond draw their fates together, and may get others when all is run again; start the agent with more --max-flows",
+            ),
+            Self::Unprotected => (
+                ADDRESSES_UNPROTECTED,
+                "this node has more addresses than there is room for, so its own conversations by those that its Node does not name meet faults, too: start the agent with more --max-node-addresses",
             ),
         }
     }

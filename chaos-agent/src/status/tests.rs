@@ -217,6 +217,19 @@ fn what_the_kernel_does_not_do_for_a_profile_is_told_the_worst_first_and_is_no_e
 }
 
 #[test]
+fn addresses_that_are_not_protected_are_told_of_all_that_act_behind_what_each_has_met() {
+    let (kernel, mut seen) = (kernel(), Seen::default());
+    let view = View { has_unprotected: true, ..two() };
+    let reason = |name: &str| Some(name.to_owned());
+    let told = told_of_both(&view, &mut seen, &kernel, calm());
+    assert_eq!(told, [reason("AddressesUnprotected"), reason("AddressesUnprotected")]);
+    kernel.count(1, Direction::ToDevice, |counter| counter.untracked += 1);
+    let told = told_of_both(&view, &mut seen, &kernel, calm());
+    assert_eq!(told, [reason("FlowsUntracked"), reason("AddressesUnprotected")]);
+    assert_eq!(told_of_both(&two(), &mut seen, &kernel, calm()), [reason("FlowsUntracked"), None]);
+}
+
+#[test]
 fn packets_that_the_line_loses_are_told_of_profiles_that_delay_meanwhile() {
     let (kernel, mut seen, mut view) = (kernel(), Seen::default(), two());
     let start = Instant::now();

@@ -57,9 +57,18 @@ pub mod reasons {
     pub const PACKETS_STRAYED: &str = "PacketsStrayed";
     /// As `LineFull`: packets were not duplicated, since one has four copies at most, or there was no room for one.
     pub const COPIES_MISSING: &str = "CopiesMissing";
+    /// As `LineFull`: a node has more addresses than it has room to protect.
+    pub const ADDRESSES_UNPROTECTED: &str = "AddressesUnprotected";
     /// FaultProfile: its rules are held, and its packets meet what it does not ask for. It is Degraded for as long as that goes on.
-    pub const STRAINED: [&str; 6] =
-        [LINE_FULL, LINE_DROPS, SPLITTER_DROPS, FLOWS_UNTRACKED, PACKETS_STRAYED, COPIES_MISSING];
+    pub const STRAINED: [&str; 7] = [
+        LINE_FULL,
+        LINE_DROPS,
+        SPLITTER_DROPS,
+        FLOWS_UNTRACKED,
+        PACKETS_STRAYED,
+        COPIES_MISSING,
+        ADDRESSES_UNPROTECTED,
+    ];
 }
 
 /// Status of a condition.

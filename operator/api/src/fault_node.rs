@@ -326,8 +326,8 @@ pub struct ProfileOnNode {
     /// `EngineMissing`, `EngineStalled` (the delay line), `PeersMasqueraded` (packets show this node's address, never a peer's),
     /// `PeersUnknown` (its peers have none now).
     /// Beside a complete `enforced` it is a remark, which the profile shows in `status.nodes`; by `LineFull`, `LineDrops`, `SplitterDrops`,
-    /// `PacketsStrayed` (packets were lost that nobody asked for, within the last minute), `CopiesMissing` (others were not duplicated) and
-    /// `FlowsUntracked` (flows draw their fates together) it is Degraded, too.
+    /// `PacketsStrayed` (packets were lost that nobody asked for, within the last minute), `CopiesMissing` (others were not duplicated),
+    /// `FlowsUntracked` (flows draw their fates together) and `AddressesUnprotected` (the node's own conversations meet them, too) it is Degraded, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,

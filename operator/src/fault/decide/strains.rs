@@ -4,11 +4,11 @@ use super::story::{Story, acts, reaches};
 use super::*;
 use crate::fault::validate::Wanted;
 use edge_api::ProfileOnNode;
+use edge_api::condition::reasons::STRAINED;
 
 #[tokio::test]
 async fn a_limit_that_is_reached_degrades_it_with_its_reason_for_as_long_as_an_agent_says_so() {
-    let all = ["LineFull", "LineDrops", "SplitterDrops", "PacketsStrayed", "CopiesMissing", "FlowsUntracked"];
-    for reason in all {
+    for reason in STRAINED {
         let mut story = Story::begin();
         story.agent("n1", acts(1)).agent("n2", acts(1)).pod("a", "n1").pod("b", "n2").look();
         assert_eq!(story.phase(), FaultPhase::Active);
