@@ -15,7 +15,7 @@ use fault_abi::rule::ALWAYS;
 use fault_abi::verdict::{Effect, Verdict};
 use serde_json::json;
 
-use crate::later::{self, Scene, checksum_errors};
+use crate::later::{self, Scene};
 use crate::support::agent::{Agent, Holds, Hooks, is_lost};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
@@ -75,6 +75,14 @@ fn missing(
     sent.keys().filter(|id| !received.contains_key(id)).map(|(number, _)| *number).collect()
 }
 
+/// Before a neighbour of IPv6 is known, for a second where its interface has just come up, the kernel keeps some 256 packets for it and
+/// drops the others.
+fn know_each_other(stage: &Stage) {
+    for family in Family::BOTH {
+        stage.device_end(family).reaches(&stage.peer_end(family), 1);
+    }
+}
+
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
@@ -87,9 +95,7 @@ fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
         {
             let target = family.host(1, 2);
             agent.set(&[]);
-            // Before a neighbour of IPv6 is known, for a second where its interface has just come up, the kernel keeps some 256 packets for
-            // it and drops the others.
-            stage.device_end(family).reaches(&stage.peer_end(family), 1);
+            know_each_other(&stage);
             agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target))]);
             assert_eq!(agent.enforced(), (1, 1));
             let lost = missing(&stage, &agent, family, direction, "loss");
@@ -151,17 +157,8 @@ fn without_an_ethernet_header_packets_are_held_doubled_and_put_back_as_they_were
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn without_an_ethernet_header_a_flipped_bit_is_a_wrong_checksum() {
     let mut scene = Scene::on(tun::stage(), Hooks::Tcx, Holds::Best);
-    for direction in Direction::ALL {
-        let errors = |scene: &Scene| match direction {
-            Direction::FromDevice => checksum_errors(&scene.stage.peer),
-            Direction::ToDevice => checksum_errors(&scene.stage.device),
-        };
-        let before = errors(&scene);
-        let trip = scene.trip(json!({"corrupt": {"percent": "100%"}}), direction, Family::V4, Some(0));
-        assert_eq!(trip.effect(Effect::Corrupt), u64::from(later::COUNT));
-        let all = || (errors(&scene) == before + u64::from(later::COUNT)).then_some(());
-        eventually(all, || format!("{} wrong checksums {direction:?}", errors(&scene) - before));
-    }
+    know_each_other(&scene.stage);
+    later::flipped_bits_are_wrong_checksums(&mut scene);
 }
 
 /// Super-packets pass the splitter, whose devices take Ethernet frames alone.

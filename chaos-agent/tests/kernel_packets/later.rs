@@ -236,26 +236,36 @@ fn a_rate_lets_its_burst_pass_makes_the_rest_wait_and_drops_what_would_wait_for_
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn corrupted_packets_reach_the_receivers_stack_and_are_counted_there_as_wrong_checksums() {
     let mut scene = Scene::new(Hooks::Tcx, Holds::Best);
-    for direction in Direction::ALL {
-        let space = match direction {
-            Direction::FromDevice => &scene.stage.peer,
-            Direction::ToDevice => &scene.stage.device,
+    flipped_bits_are_wrong_checksums(&mut scene);
+}
+
+/// Every packet has a bit flipped, of both families and both ways, and the receiver's stack counts it as a wrong checksum.
+pub(crate) fn flipped_bits_are_wrong_checksums(scene: &mut Scene) {
+    for (family, direction) in
+        Family::BOTH.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction)))
+    {
+        let errors = |scene: &Scene| match direction {
+            Direction::FromDevice => checksum_errors(&scene.stage.peer, family),
+            Direction::ToDevice => checksum_errors(&scene.stage.device, family),
         };
-        let before = checksum_errors(space);
-        let trip = scene.trip(json!({"corrupt": {"percent": "100%"}}), direction, Family::V4, Some(0));
+        let before = errors(scene);
+        let trip = scene.trip(json!({"corrupt": {"percent": "100%"}}), direction, family, Some(0));
         assert_eq!(trip.effect(Effect::Corrupt), u64::from(COUNT));
-        let space = match direction {
-            Direction::FromDevice => &scene.stage.peer,
-            Direction::ToDevice => &scene.stage.device,
-        };
-        let all = || (checksum_errors(space) == before + u64::from(COUNT)).then_some(());
-        eventually(all, || format!("{} wrong checksums {direction:?}", checksum_errors(space) - before));
+        let all = || (errors(scene) == before + u64::from(COUNT)).then_some(());
+        let state = || format!("{} wrong checksums {family:?} {direction:?}", errors(scene) - before);
+        eventually(all, state);
     }
 }
 
-/// `UdpInCsumErrors` of a namespace.
-pub(crate) fn checksum_errors(space: &crate::support::space::Namespace) -> u64 {
-    let table = space.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+/// How many UDP packets of this family had a wrong checksum in a namespace.
+pub(crate) fn checksum_errors(space: &crate::support::space::Namespace, family: Family) -> u64 {
+    let name = if family == Family::V4 { "snmp" } else { "snmp6" };
+    let path = format!("/proc/thread-self/net/{name}");
+    let table = space.run(|| std::fs::read_to_string(path)).unwrap();
+    if family == Family::V6 {
+        let value = table.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
+        return value.unwrap().trim().parse().unwrap();
+    }
     let mut lines = table.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let at = names.split_whitespace().position(|name| name == "InCsumErrors").unwrap();

@@ -77,7 +77,7 @@ impl Scene<'_> {
             Direction::ToDevice => (&peer, &device, &self.stage.device),
         };
         let is_corrupt = faults.get("corrupt").is_some();
-        let before = if is_corrupt && family == Family::V4 { checksum_errors(at) } else { 0 };
+        let before = if is_corrupt { checksum_errors(at, family) } else { 0 };
         let began = boot_ns();
         let mut beat = Beat::new(EVERY);
         for number in 0..COUNT {
@@ -101,9 +101,9 @@ impl Scene<'_> {
             assert!(boot_ns() - began >= ms(DELAY_MS), "{about}");
             assert_eq!(counter.delay_ns, u64::from(COUNT) * ms(DELAY_MS), "{about}");
         }
-        if is_corrupt && family == Family::V4 {
-            let all = || (checksum_errors(at) - before == u64::from(COUNT)).then_some(());
-            eventually(all, || format!("{about}: {} wrong checksums", checksum_errors(at) - before));
+        if is_corrupt {
+            let all = || (checksum_errors(at, family) - before == u64::from(COUNT)).then_some(());
+            eventually(all, || format!("{about}: {} wrong checksums", checksum_errors(at, family) - before));
         }
     }
 
