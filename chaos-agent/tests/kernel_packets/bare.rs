@@ -19,7 +19,7 @@ use crate::later::{self, Scene};
 use crate::support::agent::{Agent, Holds, Hooks, is_lost};
 use crate::support::capture::Capture;
 use crate::support::fault::Fault;
-use crate::support::stage::{ETH, Family, Stage};
+use crate::support::stage::{ETH, Family, Stage, TO_DEVICE};
 use crate::support::time::{eventually, ms};
 use crate::support::tun;
 use crate::{links, stream};
@@ -146,11 +146,19 @@ fn without_an_ethernet_header_packets_are_held_doubled_and_put_back_as_they_were
         let both = scene.trip(faults, direction, family, None);
         assert_eq!(both.effect(Effect::Delay), u64::from(later::COUNT) + both.effect(Effect::Duplicate));
     }
-    // Packets of 92 bytes (64 and headers), of which the bucket takes 20 at once.
-    let faults = json!({"rate": {"bitsPerSecond": "25k", "burst": "1840", "queue": "400ms"}});
-    let slow = scene.trip(faults, Direction::ToDevice, Family::V4, None);
-    assert!(slow.effect(Effect::Rate) > 0 && slow.effect(Effect::Overflow) > 0);
-    assert_eq!(slow.came.len() as u64, u64::from(later::COUNT) - slow.effect(Effect::Overflow));
+    // Packets of 92 bytes (64 and headers), and of 112 with IPv6, of which the bucket takes 20 at once.
+    for (family, direction) in
+        Family::BOTH.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction)))
+    {
+        let (rate, burst) = if family == Family::V4 { ("25k", "1840") } else { ("30k", "2240") };
+        let faults = json!({"rate": {"bitsPerSecond": rate, "burst": burst, "queue": "400ms"}});
+        let slow = scene.trip(faults, direction, family, None);
+        assert!(
+            slow.effect(Effect::Rate) > 0 && slow.effect(Effect::Overflow) > 0,
+            "{family:?} {direction:?}"
+        );
+        assert_eq!(slow.came.len() as u64, u64::from(later::COUNT) - slow.effect(Effect::Overflow));
+    }
 }
 
 #[test]
@@ -199,4 +207,15 @@ fn without_an_ethernet_header_who_is_rejected_learns_it_at_once() {
     let stage = tun::stage();
     let mut agent = Agent::start(&stage.node, Hooks::Tcx);
     links::rejections_are_told(&stage, &mut agent);
+}
+
+/// Those of [`links`], loss in bursts, each n-th packet and reordering among them.
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn every_fault_acts_without_an_ethernet_header_on_tcx_and_on_clsact() {
+    let stage = tun::stage();
+    for hooks in [Hooks::Tcx, Hooks::Clsact] {
+        know_each_other(&stage);
+        links::every_fault_acts(&stage, hooks, TO_DEVICE, 64);
+    }
 }

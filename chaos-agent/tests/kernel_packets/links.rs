@@ -132,7 +132,7 @@ impl Scene<'_> {
 }
 
 /// All of them, on this stage.
-fn every_fault_acts(stage: &Stage, hooks: Hooks, interface: &str, length: usize) {
+pub(crate) fn every_fault_acts(stage: &Stage, hooks: Hooks, interface: &str, length: usize) {
     let agent = Agent::start(&stage.node, hooks);
     let hooked = agent.hooked();
     assert!(hooked.contains_key(interface), "{hooked:?}");
