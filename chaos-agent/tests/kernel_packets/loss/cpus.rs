@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use fault_abi::counter::Counter;
+use fault_abi::verdict::Effect;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -36,6 +38,57 @@ fn the_same_packets_have_the_same_fates_whichever_cpu_they_are_sent_on() {
             assert_eq!(first, second, "{hooks:?} {model}");
             assert!(first.iter().all(|lost| lost.len() > 100), "{hooks:?} {model}: {first:?}");
         }
+    }
+}
+
+/// Sends packets both ways under later faults, and returns what was counted, without when the last one came.
+fn counted_under(stage: &Stage, agent: &mut Agent, faults: &Value) -> [Counter; 2] {
+    let target = Family::V4.host(1, 2);
+    agent.set(&[]);
+    agent.set(&[Fault::new("later", faults.clone()).on(std::slice::from_ref(&target))]);
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    let counter = |direction| agent.counter("later", &target, direction);
+    exchange(&device, &peer, |direction| counter(direction).seen());
+    let all = || {
+        let both = Direction::ALL.map(counter);
+        both.iter().all(|one| one.seen() == u64::from(COUNT)).then_some(both)
+    };
+    let both = eventually(all, || format!("{faults}: {:?}", Direction::ALL.map(counter)));
+    // What came later would be refused, and the next run's ends be told.
+    let arriving = |counter: &Counter| {
+        counter.seen() + counter.effects[Effect::Duplicate as usize]
+            - counter.effects[Effect::Corrupt as usize]
+    };
+    let (expected, mut came) = (both.iter().map(arriving).sum::<u64>(), 0);
+    let all = || {
+        came += (device.take().len() + peer.take().len()) as u64;
+        (came == expected).then_some(())
+    };
+    eventually(all, || format!("{faults}: not all of {expected} arrive"));
+    both.map(|counter| Counter { last_seen_ns: 0, ..counter })
+}
+
+#[test]
+#[ignore = "kernel rung: needs root, the eBPF object and two CPUs"]
+fn the_same_packets_are_delayed_doubled_reordered_and_flipped_whichever_cpu_they_are_sent_on() {
+    let stage = Stage::new();
+    let mut agent = Agent::start(&stage.node, Hooks::Tcx);
+    let jitter = json!({"time": "9ms", "jitter": "2ms"});
+    let correlated = json!({"time": "9ms", "jitter": "2ms", "correlation": "60%"});
+    for (faults, effect) in [
+        (json!({"delay": jitter}), Effect::Delay),
+        (json!({"delay": correlated}), Effect::Delay),
+        (json!({"duplicate": {"percent": "20%"}, "delay": jitter}), Effect::Duplicate),
+        (json!({"reorder": {"percent": "20%", "by": "9ms"}}), Effect::Reorder),
+        (json!({"corrupt": {"percent": "20%"}}), Effect::Corrupt),
+    ] {
+        let [first, second] = two().map(|cpu| {
+            let _here = OneCpu::on(cpu);
+            counted_under(&stage, &mut agent, &faults)
+        });
+        assert_eq!(first, second, "{faults}");
+        let is_met = |counter: &Counter| counter.effects[effect as usize] > 100;
+        assert!(first.iter().all(is_met), "{faults}: {first:?}");
     }
 }
 
