@@ -136,15 +136,19 @@ fn pod(name: &str, far: &Namespace) -> String {
 fn tell(hooks: Hooks, what: &str, sorted_ns: &[u64]) {
     let of =
         |percent: usize| sorted_ns[(sorted_ns.len() * percent / 100).min(sorted_ns.len() - 1)] as f64 / 1e6;
-    let [half, most, all] = [50, 99, 100].map(of);
+    let [half, most, nearly, all] = [50, 90, 99, 100].map(of);
     println!(
-        "{hooks:?}, {what}, from appearance to hooks: p50 {half:.1} ms, p99 {most:.1} ms, at most {all:.1} ms"
+        "{hooks:?}, {what}, from appearance to hooks: p50 {half:.1} ms, p90 {most:.1} ms, p99 {nearly:.1} ms, at most {all:.1} ms"
     );
 }
 
 /// Half of the interfaces that appear one by one have their hooks within this time, on a busy machine, too. (A quarter of it is what they
 /// take: two grace periods of RCU.)
-const GUARANTEE_NS: u64 = ms(100);
+const HALF_NS: u64 = ms(100);
+/// Nine tenths of them have theirs within this time, …
+const MOST_NS: u64 = ms(250);
+/// … and of a hundred that appear at once the last one within this. With TCX it waits for two grace periods of each.
+const LAST_NS: u64 = ms(20_000);
 
 /// Interfaces are read once a minute also without an event: who waits for that is not here in time.
 #[test]
@@ -163,11 +167,16 @@ fn interfaces_get_their_hooks_when_they_appear_one_after_the_other_and_a_hundred
         one_by_one.sort_unstable();
         tell(hooks, &format!("{single} interfaces one after the other"), &one_by_one);
         // Where a grace period of RCU is as long as the host is busy, times say nothing.
-        let median = one_by_one[single / 2];
-        assert!(is_emulated() || median <= GUARANTEE_NS, "{hooks:?}: half of them took {median} ns or more");
+        for (percent, most) in [(50, HALF_NS), (90, MOST_NS)] {
+            let took = one_by_one[single * percent / 100];
+            assert!(is_emulated() || took <= most, "{hooks:?}: p{percent} of them is {took} ns");
+        }
         let many = names("many", together);
         node.ip(&many.iter().map(|name| pod(name, &pods)).collect::<String>());
-        tell(hooks, &format!("{together} interfaces at once"), &hooking.took_ns(&many));
+        let at_once = hooking.took_ns(&many);
+        tell(hooks, &format!("{together} interfaces at once"), &at_once);
+        let last = at_once[together - 1];
+        assert!(is_emulated() || last <= LAST_NS, "{hooks:?}: the last one of {together} took {last} ns");
         let view = hooking.working.shared.view();
         assert!(view.hooked.values().all(Hooked::is_complete), "{:?}", view.hooked);
     }
