@@ -142,7 +142,7 @@ impl<'a> Draft<'a> {
             return self.freeze(plan, lacks);
         }
         let found: &'a Found = self.observed.found;
-        self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted(found));
+        self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted(found, plan.repeats));
         self.choose(plan);
         let chosen = found.chosen(self.next.cutoff);
         if self.next.started_at.is_none() && chosen.total > 0 {

@@ -11,8 +11,10 @@ use jiff::SignedDuration;
 use kube::core::Selector;
 
 use crate::refusal::{Refusal, invalid, malformed, selector};
+pub(crate) use repeats::Repeats;
 
 mod packets;
+mod repeats;
 
 /// What a profile asks for, valid and within reach.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) duration: SignedDuration,
     /// Faults lifted for now.
     pub(crate) paused: bool,
+    /// How far it repeats.
+    pub(crate) repeats: Repeats,
 }
 
 /// Whose packets a profile wants.
@@ -55,6 +59,7 @@ pub(crate) fn plan(
         seed: spec.seed,
         duration: SignedDuration::try_from(duration).map_err(|_| malformed("spec.duration is too long"))?,
         paused: spec.paused,
+        repeats: Repeats::of(spec),
     })
 }
 

@@ -45,7 +45,8 @@ impl<'a> Draft<'a> {
     /// another choice, and to lift the faults would be one, too: agents go on with the cutoff that they have.
     pub(super) fn freeze(&mut self, plan: &Plan, lacks: &Refusal) {
         let before = find_condition(&self.old.conditions, types::ACCEPTED).filter(|it| it.status == "True");
-        let accepted = before.map_or_else(|| accepted(&Found::default()), |it| it.message.clone());
+        let accepted =
+            before.map_or_else(|| accepted(&Found::default(), plan.repeats), |it| it.message.clone());
         self.set(types::ACCEPTED, ConditionStatus::True, "Accepted", &accepted);
         self.wake_at_end();
         if plan.paused {

@@ -11,7 +11,7 @@ use kube::core::Selector;
 
 use super::super::choice::find;
 use super::super::population::{Kind, Member, NoTarget, Place, Population};
-use super::super::validate::Wanted;
+use super::super::validate::{Repeats, Wanted};
 use super::*;
 
 /// One profile of namespace `demo`, selecting all pods, for ten minutes.
@@ -41,6 +41,7 @@ impl Story {
             seed: 7,
             duration: SignedDuration::from_mins(10),
             paused: false,
+            repeats: Repeats::Flow,
         };
         Self {
             status: None,
@@ -59,6 +60,11 @@ impl Story {
 
     pub(super) fn wants(mut self, targets: Wanted) -> Self {
         self.plan.as_mut().unwrap().targets = targets;
+        self
+    }
+
+    pub(super) fn repeats(mut self, repeats: Repeats) -> Self {
+        self.plan.as_mut().unwrap().repeats = repeats;
         self
     }
 

@@ -4,7 +4,7 @@ use edge_api::ProfileOnNode;
 use edge_api::choose::{self, MAX_RANK};
 
 use super::super::population::NoTarget;
-use super::super::validate::Wanted;
+use super::super::validate::{Repeats, Wanted};
 use super::story::{SECOND, Story, active, acts, holds, reaches, two};
 use super::*;
 
@@ -115,6 +115,19 @@ fn an_operator_that_was_away_past_the_end_expires_it_at_its_first_look() {
     story.after(SECOND * 3600).look();
     assert_eq!(story.phase(), FaultPhase::Expired);
     assert_eq!(story.condition("Effective"), "Effective=False/Expired");
+}
+
+#[test]
+fn an_accepted_profile_says_how_far_it_repeats() {
+    for (repeats, sentence) in [
+        (Repeats::Flow, "repeat flow by flow"),
+        (Repeats::Order, "as far as the order in which those of a target arrive"),
+        (Repeats::Time, "as far as time does"),
+    ] {
+        let mut story = Story::begin().repeats(repeats);
+        story.agent("n1", None).pod("a", "n1").look();
+        assert!(story.message("Accepted").contains(sentence), "{repeats:?}: {}", story.message("Accepted"));
+    }
 }
 
 #[test]

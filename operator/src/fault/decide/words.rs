@@ -4,16 +4,30 @@ use edge_api::condition::reasons::ENDPOINT_NOT_ALLOWED;
 
 use super::super::choice::Found;
 use super::super::population::NoTarget;
+use super::super::validate::Repeats;
 
 /// What is to be said of an accepted profile.
-pub(super) fn accepted(found: &Found) -> String {
-    let mut message = "everything that it asks for is within its reach".to_owned();
+pub(super) fn accepted(found: &Found, repeats: Repeats) -> String {
+    let mut message = format!("everything that it asks for is within its reach; {}", repeating(repeats));
     if let Some((count, first)) = found.others.get(&NoTarget::HostNetwork) {
         message += &format!(
             "; {count} matching pods, {first} among them, are on the host network and are no targets"
         );
     }
     message
+}
+
+/// How far what happens to packets repeats.
+const fn repeating(repeats: Repeats) -> &'static str {
+    match repeats {
+        Repeats::Flow => "with the same seed the fates of packets repeat flow by flow",
+        Repeats::Order => {
+            "with the same seed the fates of packets repeat as far as the order in which those of a target arrive (flow by flow with the scope Flow)"
+        }
+        Repeats::Time => {
+            "with the same seed the fates of packets repeat as far as time does, by which a rate and the phases of a timeline go"
+        }
+    }
 }
 
 /// Why nobody is hit: a CamelCase reason and a sentence.
