@@ -42,6 +42,15 @@ pub struct Args {
     /// Targets of this node above which metrics have one series a profile instead of one a device
     #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000, help_heading = "Metrics")]
     pub per_device_series: usize,
+    /// Connections to /metrics, /healthz and /readyz at once; more wait in the kernel
+    #[arg(
+        long,
+        env = "MAX_CONNECTIONS",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u16).range(1..=4096),
+        help_heading = "Metrics"
+    )]
+    pub max_connections: u16,
 }
 
 /// What goes into the kernel.
@@ -185,6 +194,8 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::compile::size;
+    use crate::shared::Bounds;
 
     #[test]
     fn the_flags_are_consistent() {
@@ -192,10 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_series_stands_among_what_metrics_are_told() {
+    fn what_metrics_are_told_stands_together() {
         let command = Args::command();
-        let flag = command.get_arguments().find(|flag| flag.get_long() == Some("per-device-series")).unwrap();
-        assert_eq!(flag.get_help_heading(), Some("Metrics"));
+        for name in ["per-device-series", "max-connections"] {
+            let flag = command.get_arguments().find(|flag| flag.get_long() == Some(name)).unwrap();
+            assert_eq!(flag.get_help_heading(), Some("Metrics"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_bounded_outside_of_the_kernels_tables_is_so_by_default_as_the_flags_say() {
+        let args = Args::try_parse_from(["chaos-agent", "--node-name", "n1"]).unwrap();
+        let Bounds { peer_namespaces, connections } = Bounds::default();
+        assert_eq!(usize::from(args.max_connections), connections);
+        assert_eq!(size(args.kernel.max_peer_namespaces), peer_namespaces);
     }
 
     #[test]

@@ -303,6 +303,7 @@ mod tests {
     use crate::index::Index;
     use crate::kernel::fake::FakeKernel;
     use crate::kernel::{Counters, Kernel as _, KernelError};
+    use crate::shared::Bounds;
     use crate::table::Op;
     use crate::view::StateView;
 
@@ -324,7 +325,7 @@ mod tests {
                 state,
             });
         }
-        let shared = Shared::new(Index::default(), kernel.counters(), Arc::default(), 64);
+        let shared = Shared::new(Index::default(), kernel.counters(), Arc::default(), Bounds::default());
         shared.show(view);
         Metrics::new(shared, per_device_series).render().unwrap()
     }
@@ -376,7 +377,7 @@ mod tests {
                 Ok(0)
             }
         }
-        let shared = Shared::new(Index::default(), Arc::new(Refusing), Arc::default(), 64);
+        let shared = Shared::new(Index::default(), Arc::new(Refusing), Arc::default(), Bounds::default());
         let profile = ObjectName { namespace: "demo".to_owned(), name: "p".to_owned() };
         let state = StateView { profile, uid: "u".into(), target: "a".into(), state: 1 };
         shared.show(View { states: vec![state], ..View::default() });

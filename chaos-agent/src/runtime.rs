@@ -26,7 +26,7 @@ use crate::kernel::object;
 use crate::line::fq;
 use crate::locate::netlink::{Netlink, read};
 use crate::metrics::Metrics;
-use crate::shared::Shared;
+use crate::shared::{Bounds, Shared};
 use crate::status::publish::Publisher;
 use crate::world::{World, dns_ends};
 use crate::{alone, follow, http, preflight, residue, round, splitter, watch};
@@ -36,7 +36,17 @@ use crate::{alone, follow, http, preflight, residue, round, splitter, watch};
 /// # Errors
 /// When it cannot start, with what to do; or when one of its parts ends by itself.
 pub async fn run(args: Args) -> Result<()> {
-    let Args { node_name, listen, kernel, line, protection, cleanup, log, per_device_series } = args;
+    let Args {
+        node_name,
+        listen,
+        kernel,
+        line,
+        protection,
+        cleanup,
+        log,
+        per_device_series,
+        max_connections,
+    } = args;
     start_logs(&log)?;
     let shutdown = CancellationToken::new();
     let _signals = cancel_on_signal(shutdown.clone())?;
@@ -51,7 +61,10 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = http::bind(listen).await?;
     sweep(&netlink, cleanup).await?;
     let behind = Behind::make(&netlink.handle(), line.engine, line.limits()).await;
-    let peer_namespaces = size(kernel.max_peer_namespaces);
+    let bounds = Bounds {
+        peer_namespaces: size(kernel.max_peer_namespaces),
+        connections: usize::from(max_connections),
+    };
     let (enforcer, line, lines) = take_kernel(kernel, behind, line.limits())?;
     if let Some(lines) = lines {
         tasks.spawn(lines.follow(shutdown.clone()));
@@ -59,7 +72,7 @@ pub async fn run(args: Args) -> Result<()> {
     let config = cluster().await?;
     let index = Index::new(fixed(&node, &config, &protection), protection.kubelet_port);
     let client = Client::try_from(config).context("API client")?;
-    let shared = Shared::new(index, enforcer.counters(), Arc::new(line), peer_namespaces);
+    let shared = Shared::new(index, enforcer.counters(), Arc::new(line), bounds);
     tracing::info!(address = %listener.local_addr()?, node, "metrics and probes");
     let metrics = Arc::new(Metrics::new(Arc::clone(&shared), per_device_series));
     tasks.spawn(http::serve(listener, metrics, Arc::clone(&shared), shutdown.clone()));

@@ -22,8 +22,21 @@ use crate::splitter::Splitter;
 use crate::status::gap::Predecessor;
 use crate::view::View;
 
-/// Connections to the pages that are open at once; more wait in the kernel's queue.
-pub const CONNECTIONS: usize = 64;
+/// How much of what has no room in the kernel's tables there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Namespaces in which peers are looked up.
+    pub peer_namespaces: usize,
+    /// Connections to the pages that are open at once; more wait in the kernel's queue.
+    pub connections: usize,
+}
+
+impl Default for Bounds {
+    /// As the flags have them.
+    fn default() -> Self {
+        Self { peer_namespaces: 64, connections: 64 }
+    }
+}
 
 /// What wakes the enforcer.
 #[derive(Debug, Default)]
@@ -104,13 +117,13 @@ pub struct Stats {
 }
 
 impl Shared {
-    /// Nothing known yet; peers are looked up in so many namespaces.
+    /// Nothing known yet.
     #[must_use]
     pub fn new(
         index: Index,
         counters: Arc<dyn Counters>,
         line: Arc<LineView>,
-        peer_namespaces: usize,
+        Bounds { peer_namespaces, connections }: Bounds,
     ) -> Arc<Self> {
         Arc::new(Self {
             index: Mutex::new(index),
@@ -120,7 +133,7 @@ impl Shared {
             wanted: watch::Sender::default(),
             peer_namespaces,
             shown: Notify::new(),
-            connections: Room::new(CONNECTIONS),
+            connections: Room::new(connections),
             counters,
             line,
             offset: Mutex::default(),
@@ -303,7 +316,12 @@ mod tests {
 
     #[test]
     fn the_enforcer_is_woken_by_the_first_look_at_the_clock_and_by_each_correction() {
-        let shared = Shared::new(Index::default(), FakeKernel::default().counters(), Arc::default(), 64);
+        let shared = Shared::new(
+            Index::default(),
+            FakeKernel::default().counters(),
+            Arc::default(),
+            Bounds::default(),
+        );
         assert!(!shared.is_clock_compared(), "no deadline can be told yet");
         let woken_by = |is_corrected| {
             shared.take_clock(is_corrected);

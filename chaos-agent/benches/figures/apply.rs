@@ -18,7 +18,7 @@ use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::locate::netlink::{Netlink, read};
 use chaos_agent::preflight;
-use chaos_agent::shared::Shared;
+use chaos_agent::shared::{Bounds, Shared};
 use chaos_agent::status::publish::Publisher;
 use chaos_agent::table::Capacity;
 use chaos_agent::world::World;
@@ -125,7 +125,7 @@ fn be_agent(node: &Namespace, give: &mpsc::SyncSender<Arc<Shared>>) {
     let has_tcx = preflight::parse_release(&preflight::kernel_release()).unwrap() >= preflight::TCX;
     let enforcer = Enforcer::new(kernel, Settings { capacity: CAPACITY, xdp: XdpMode::Off, has_tcx });
     let fixed = World { node: NODE.to_owned(), ..World::default() };
-    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line), 64);
+    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::new(line), Bounds::default());
     shared.take_topology(runtime.block_on(read(&netlink.handle())).unwrap(), &BTreeSet::new());
     give.send(Arc::clone(&shared)).unwrap();
     round::run(enforcer, &shared).unwrap();

@@ -18,6 +18,7 @@ use crate::line::ends::{Device, Ends};
 use crate::locate::{Link, Topology};
 use crate::metrics::Metrics;
 use crate::profile::tests::object;
+use crate::shared::Bounds;
 use crate::splitter::{self, Splitter};
 use crate::table::Capacity;
 
@@ -27,7 +28,7 @@ const BOOT: u64 = 5_000_000_000;
 fn within_a_beat(kernel: FakeKernel, index: Index, mut is_so: impl FnMut(&Shared) -> bool) -> Duration {
     let capacity = Capacity::of_each(8);
     let enforcer = Enforcer::new(kernel, Settings { capacity, xdp: XdpMode::Off, has_tcx: true });
-    let shared = Shared::new(index, enforcer.counters(), Arc::default(), 64);
+    let shared = Shared::new(index, enforcer.counters(), Arc::default(), Bounds::default());
     shared.take_clock(false);
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -169,7 +170,7 @@ fn flows_that_sweeps_have_forgotten_are_counted_and_shown_and_lost_packets_are_c
     let kernel = FakeKernel { swept, lost: lost.clone(), ..FakeKernel::default() };
     let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
     let mut enforcer = Enforcer::new(kernel, settings);
-    let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), 64);
+    let shared = Shared::new(Index::default(), enforcer.counters(), Arc::default(), Bounds::default());
     let mut sweep = Sweep::default();
     for sweeps in 0..3 {
         sweep.go_on(&mut enforcer, &shared.stats, 0);
@@ -211,7 +212,8 @@ fn what_cannot_be_cleared_is_tried_again_as_rarely_as_a_refused_round() {
 fn a_wall_clock_that_is_set_between_rounds_moves_no_deadline_in_the_kernel() {
     let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
     let mut enforcer = Enforcer::new(FakeKernel::default(), settings);
-    let shared = Shared::new(complete([profile("p", &[])]), enforcer.counters(), Arc::default(), 64);
+    let shared =
+        Shared::new(complete([profile("p", &[])]), enforcer.counters(), Arc::default(), Bounds::default());
     let wall = |seconds: i64| jiff::Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let at = |ahead: i64| clock::Now { wall: wall(ahead), boot_ns: BOOT };
     shared.offset().observe(wall(0), at(0), at(0));
@@ -230,7 +232,7 @@ fn a_wall_clock_that_is_set_between_rounds_moves_no_deadline_in_the_kernel() {
 fn an_interface_that_goes_away_and_comes_back_between_two_turns_gets_its_hooks_anew() {
     let settings = Settings { capacity: Capacity::of_each(8), xdp: XdpMode::Off, has_tcx: true };
     let mut turns = Turns::new(Enforcer::new(FakeKernel::default(), settings));
-    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::default(), 64);
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::default(), Bounds::default());
     let link = Link { name: "eth0".to_owned(), ..Default::default() };
     let there = Topology { links: BTreeMap::from([(5, link)]), ..Default::default() };
     let mut attached_after = |shared: &Shared| {
@@ -256,7 +258,7 @@ fn a_splitter_that_was_made_anew_is_taken_in_the_place_of_the_old_one() {
     let end = |index, name: &str| Interface { index, name: name.to_owned() };
     let ends = Ends::new(Device::Splitter, vec![end(7, splitter::NEAR)], Box::new(|_| {}));
     let line = LineView { splitter: Some(ends), ..LineView::default() };
-    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), 64);
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), Bounds::default());
     shared.take_topology(Topology::default(), &BTreeSet::new());
     turns.turn(shared.wait(Duration::ZERO), &shared).unwrap();
     assert!(shared.line.is_splitter_gone() && shared.view().profiles.is_empty());
@@ -275,7 +277,7 @@ fn ends_of_the_line_are_looked_at_when_their_filters_have_changed_and_at_each_be
     let near = Interface { index: 7, name: "edo-line".to_owned() };
     let ends = Ends::new(Device::Line, vec![near], Box::new(|_| {}));
     let line = LineView { ends: Some(ends), ..LineView::default() };
-    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), 64);
+    let shared = Shared::new(Index::default(), turns.enforcer.counters(), Arc::new(line), Bounds::default());
     let mut looks_after = |doubted: &[u32], lack: Option<&str>, is_beat: bool| {
         shared.doubt(&doubted.iter().copied().collect());
         turns.enforcer.kernel_mut().bare_ends = vec![(Device::Line, lack.map(str::to_owned))];

@@ -12,7 +12,7 @@ use chaos_agent::kernel::fake::{FakeKernel, FakePackets};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::locate::{Link, Route, Topology};
 use chaos_agent::metrics::Metrics;
-use chaos_agent::shared::Shared;
+use chaos_agent::shared::{Bounds, Shared};
 use chaos_agent::status::publish::Publisher;
 use chaos_agent::table::Capacity;
 use chaos_agent::view::View;
@@ -225,7 +225,7 @@ fn start(
     let packets = kernel.packets();
     let enforcer = Enforcer::new(kernel, settings());
     let fixed = World { node: node.to_owned(), ..World::default() };
-    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default(), 64);
+    let shared = Shared::new(Index::new(fixed, None), enforcer.counters(), Arc::default(), Bounds::default());
     shared.take_topology(topology(true), &BTreeSet::new());
     let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
     watch::start(&client, node, &shared, &shutdown, &mut tasks);

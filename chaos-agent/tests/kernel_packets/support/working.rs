@@ -8,7 +8,7 @@ use chaos_agent::enforce::Enforcer;
 use chaos_agent::index::Index;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::locate::netlink::Netlink;
-use chaos_agent::shared::Shared;
+use chaos_agent::shared::{Bounds, Shared};
 use chaos_agent::{follow, round};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ impl Working {
         line: LineView,
         noting: impl Subscriber + Send + Sync + 'static,
     ) -> Self {
-        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::new(line), 64);
+        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::new(line), Bounds::default());
         let mut working = Self { shared, shutdown: CancellationToken::new(), parts: Vec::new() };
         let shared = Arc::clone(&working.shared);
         working.also(move |_| {
