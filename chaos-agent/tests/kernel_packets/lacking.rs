@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::support::agent::{Agent, CAPACITY, Hooks, LINE_LIMITS, Start, is_lost};
 use crate::support::fault::Fault;
-use crate::support::stage::{Family, Stage, TO_DEVICE};
+use crate::support::stage::{ETH, Family, Stage, TO_DEVICE, TO_PEER};
 use crate::support::time::{eventually, ms_here};
 use crate::support::traffic::End;
 use crate::support::tun;
@@ -239,6 +239,34 @@ fn a_copy_that_the_interface_has_no_room_for_does_not_count_as_one_and_is_told()
     drop((device, peer));
     copies_of_each(&stage, 2);
     assert_eq!(duplicated(&agent, "twice", &target), (2 * count, count), "those of which there are two");
+}
+
+/// The kernel gives no packet more room in front than what four pages hold, and the agent's own engine wants a ticket there.
+#[test]
+#[ignore = "kernel rung: needs root and the eBPF object"]
+fn packets_that_the_kernel_does_not_let_into_the_line_are_counted_of_their_profile_which_says_packets_strayed()
+ {
+    let stage = Stage::new();
+    for (space, interface) in
+        [(&stage.node, TO_DEVICE), (&stage.node, TO_PEER), (&stage.device, ETH), (&stage.peer, ETH)]
+    {
+        space.ip(&format!("link set {interface} mtu 60000\n"));
+    }
+    let engine = EngineChoice::Userspace;
+    let mut agent = Agent::start(&stage.node, Start { engine, ..Hooks::Tcx.into() });
+    let targets = [Family::V4.host(1, 2)];
+    let held = Fault::new("held", json!({"delay": {"time": "5ms"}}));
+    agent.set(&[held.on(&targets), Fault::loss("0%").on(&targets)]);
+    all_come(&stage, &agent, "held");
+    assert_eq!(told(&mut agent, "held", ""), (None, true, 1));
+    let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
+    (0..COUNT).for_each(|number| peer.send_long(&device, number, 50_000).unwrap());
+    let count = |name| agent.counter(name, &targets[0], Direction::ToDevice).effects[Effect::Stray as usize];
+    eventually(|| (count("held") == u64::from(COUNT)).then_some(()), || format!("{}", count("held")));
+    assert_eq!((count("loss"), agent.global(Global::Stray)), (0, u64::from(COUNT)));
+    assert_eq!(agent.line.held().unwrap().map(|held| held.packets), Some(0), "they take no room");
+    assert_eq!(told(&mut agent, "held", "refused a step"), (Some("PacketsStrayed".to_owned()), true, 1));
+    assert_eq!(told(&mut agent, "loss", ""), (None, true, 1));
 }
 
 #[test]
