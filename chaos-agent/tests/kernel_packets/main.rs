@@ -34,6 +34,7 @@ mod links;
 mod loss;
 mod marks;
 mod mended;
+mod moved;
 mod padding;
 mod partition;
 mod protect;

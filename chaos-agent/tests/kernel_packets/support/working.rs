@@ -28,7 +28,17 @@ impl Working {
         line: LineView,
         noting: impl Subscriber + Send + Sync + 'static,
     ) -> Self {
-        let shared = Shared::new(Index::default(), enforcer.counters(), Arc::new(line), Bounds::default());
+        Self::knowing(Index::default(), enforcer, line, noting)
+    }
+
+    /// The same with what they know of the cluster.
+    pub(crate) fn knowing(
+        index: Index,
+        enforcer: Enforcer<AyaKernel>,
+        line: LineView,
+        noting: impl Subscriber + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Shared::new(index, enforcer.counters(), Arc::new(line), Bounds::default());
         let mut working = Self { shared, shutdown: CancellationToken::new(), parts: Vec::new() };
         let shared = Arc::clone(&working.shared);
         working.also(move |_| {
