@@ -86,7 +86,7 @@ impl Controls {
             writers,
             permits: Permits::new(work.workers, controller.clone()),
             controller,
-            metrics: FleetMetrics::new(registry)?,
+            metrics: FleetMetrics::new(registry, fleets.store().clone())?,
             fleets,
             shared,
         })

@@ -1,6 +1,7 @@
 //! The registry and the metrics of all controllers, under the names that dashboards for controller-runtime know.
 //! What concerns devices alone is in [`crate::device::metrics`].
 
+pub mod namespaces;
 pub mod running;
 pub mod usage;
 

@@ -1,6 +1,7 @@
 //! What is counted of devices. What they are is read when it is scraped, in [`super::census`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use edge_api::{Device, DevicePhase};
 use kube::runtime::reflector::Store;
@@ -11,6 +12,8 @@ use super::answer::Answer;
 use super::key::Key;
 use super::tally::Tallies;
 use crate::link::Counters;
+use crate::lock::lock;
+use crate::metrics::namespaces::{self, Namespaces};
 use crate::metrics::{counters, register};
 
 /// Buckets of round trips: 0.5 ms to 131 s, past RFC 7252's 93 s of a whole exchange.
@@ -47,6 +50,8 @@ pub struct DeviceMetrics {
     per_device: IntGauge,
     limit: usize,
     above: AtomicBool,
+    /// Those that have series.
+    namespaces: Mutex<Namespaces>,
     devices: Store<Device>,
 }
 
@@ -126,8 +131,32 @@ impl DeviceMetrics {
             per_device: gauge("edge_per_device_series", "1 while series carry devices' names.")?,
             limit,
             above: AtomicBool::new(false),
+            namespaces: Mutex::default(),
             devices,
         })
+    }
+
+    /// Series of a namespace are about to be touched: those of others, that have had no device for longer, are removed. None is
+    /// while the guard lives.
+    fn at(&self, namespace: &str) -> MutexGuard<'_, Namespaces> {
+        let mut namespaces = lock(&self.namespaces);
+        if namespaces.add(namespace, || namespaces::of_all(&self.devices)) {
+            for counted in [
+                &self.reboots,
+                &self.reports,
+                &self.retries,
+                &self.exhausted,
+                &self.transitions,
+                &self.put_off,
+                &self.releases,
+                &self.adoptions,
+            ] {
+                namespaces.keep_only_these(counted);
+            }
+            namespaces.keep_only_these(&self.round_trip);
+            self.tallies.keep_only(|key| namespaces.knows(&key.namespace));
+        }
+        namespaces
     }
 
     /// The label of a device: empty above the limit, so that the number of series is bounded.
@@ -144,6 +173,7 @@ impl DeviceMetrics {
     /// nothing would show nothing.
     pub fn of(&self, key: &Key) -> Counters {
         let namespace = key.namespace.as_str();
+        let _kept = self.at(namespace);
         self.retries.with_label_values(&[namespace]);
         self.reboots.with_label_values(&[namespace]);
         self.put_off.with_label_values(&[namespace]);
@@ -167,12 +197,17 @@ impl DeviceMetrics {
     /// Counts a change of phase.
     pub fn transition(&self, namespace: &str, from: DevicePhase, to: DevicePhase) {
         if from != to {
+            let _kept = self.at(namespace);
             self.transitions.with_label_values(&[namespace, from.as_str(), to.as_str()]).inc();
         }
     }
 
     /// Counts what a decision says is to be counted.
     pub fn note(&self, namespace: &str, notes: &[Note]) {
+        if notes.is_empty() {
+            return;
+        }
+        let _kept = self.at(namespace);
         for note in notes {
             match note {
                 Note::Report(disposition) => self.reports.with_label_values(&[namespace, disposition]).inc(),
@@ -201,13 +236,17 @@ mod tests {
 
     use super::*;
 
-    fn add(writer: &mut Writer<Device>, name: &str, phase: DevicePhase) {
+    fn device(namespace: &str, name: &str, phase: DevicePhase) -> Device {
         let endpoint = Endpoint { host: "10.20.0.17".into(), port: 5683 };
         let spec = DeviceSpec { endpoint, desired: None, liveness: Liveness::default(), paused: false };
         let mut device = Device::new(name, spec);
-        device.metadata.namespace = Some("edge-demo".into());
+        device.metadata.namespace = Some(namespace.into());
         device.status = Some(DeviceStatus { phase, ..DeviceStatus::default() });
-        writer.apply_watcher_event(&Event::Apply(device));
+        device
+    }
+
+    fn add(writer: &mut Writer<Device>, name: &str, phase: DevicePhase) {
+        writer.apply_watcher_event(&Event::Apply(device("edge-demo", name, phase)));
     }
 
     fn scrape(registry: &Registry) -> String {
@@ -256,5 +295,36 @@ mod tests {
         metrics.ended(&key, &Answer::Silence);
         metrics.forget(&key);
         assert!(!scrape(&registry).contains("pump-0"));
+    }
+
+    #[test]
+    fn namespaces_that_come_and_go_leave_no_series_behind_for_ever() {
+        let (store, mut writer) = reflector::store();
+        let registry = Registry::new();
+        // Above the limit: then also exchanges are counted by namespace alone.
+        let metrics = DeviceMetrics::new(&registry, store, 0).unwrap();
+        let count = |namespace: &str| {
+            let key = Key { namespace: namespace.into(), name: "pump-0".into() };
+            metrics.of(&key).round_trip.observe(0.1);
+            metrics.ended(&key, &Answer::Silence);
+            metrics.transition(namespace, DevicePhase::Syncing, DevicePhase::InSync);
+            metrics.note(namespace, &[Note::Adopted, Note::Released("released")]);
+        };
+        add(&mut writer, "pump-0", DevicePhase::InSync);
+        count("edge-demo");
+        let of_one = scrape(&registry).matches(r#"namespace="edge-demo""#).count();
+        for number in 0..1000 {
+            let device = device(&format!("test-{number}"), "pump-0", DevicePhase::InSync);
+            writer.apply_watcher_event(&Event::Apply(device.clone()));
+            count(&format!("test-{number}"));
+            writer.apply_watcher_event(&Event::Delete(device));
+        }
+        let text = scrape(&registry);
+        let all = text.matches(r#"namespace=""#).count();
+        assert!(all <= 70 * of_one, "{all} series, and {of_one} of one namespace");
+        for lasting in ["edge-demo", "test-999"] {
+            let series = text.matches(&format!(r#"namespace="{lasting}""#)).count();
+            assert_eq!(series, of_one, "{lasting} in\n{text}");
+        }
     }
 }

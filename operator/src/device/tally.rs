@@ -67,6 +67,11 @@ impl Tallies {
         lock(&self.0).remove(key);
     }
 
+    /// Removes all others.
+    pub fn keep_only(&self, stays: impl Fn(&Key) -> bool) {
+        lock(&self.0).retain(|key, _| stays(key));
+    }
+
     /// Removes all.
     pub fn clear(&self) {
         lock(&self.0).clear();

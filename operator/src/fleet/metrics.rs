@@ -1,7 +1,7 @@
 //! `edge_fleet_*`: what is in the fleets' statuses is read out of the cache when it is scraped, so that a deleted fleet
 //! has no series; what happens is counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use edge_api::{DeviceFleet, FleetPhase};
 use kube::ResourceExt as _;
@@ -10,7 +10,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
+use crate::lock::lock;
 use crate::metrics::counters;
+use crate::metrics::namespaces::{self, Namespaces};
 
 /// What is counted.
 pub(crate) struct FleetMetrics {
@@ -18,12 +20,15 @@ pub(crate) struct FleetMetrics {
     rollbacks: IntCounterVec,
     /// Changes of devices that were sent, by what came of it: set, foreign, conflict, error.
     pub(crate) changes: IntCounterVec,
+    /// Those that have a number of rollbacks.
+    namespaces: Mutex<Namespaces>,
+    fleets: Store<DeviceFleet>,
 }
 
 impl FleetMetrics {
     /// # Errors
     /// When a metric is registered twice.
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(registry: &Registry, fleets: Store<DeviceFleet>) -> Result<Self, prometheus::Error> {
         let rollbacks = counters(
             registry,
             "edge_fleet_rollbacks_total",
@@ -36,12 +41,16 @@ impl FleetMetrics {
             "Desired states of devices that fleets wrote, by result.",
             &["result"],
         )?;
-        Ok(Self { rollbacks, changes })
+        Ok(Self { rollbacks, changes, namespaces: Mutex::default(), fleets })
     }
 
     /// A fleet's status was written; was its rollout given up with it? Who has a fleet has a number of rollbacks, zero too: a counter
     /// that appears with its first one does not rise by it, for whoever asks how far it rose.
     pub(crate) fn wrote(&self, namespace: &str, is_given_up: bool) {
+        let mut namespaces = lock(&self.namespaces);
+        if namespaces.add(namespace, || namespaces::of_all(&self.fleets)) {
+            namespaces.keep_only_these(&self.rollbacks);
+        }
         self.rollbacks.with_label_values(&[namespace]).inc_by(u64::from(is_given_up));
     }
 }
@@ -151,7 +160,7 @@ mod tests {
     #[test]
     fn a_namespace_with_a_fleet_has_a_number_of_rollbacks_before_the_first() {
         let registry = Registry::new();
-        let metrics = FleetMetrics::new(&registry).unwrap();
+        let metrics = FleetMetrics::new(&registry, reflector::store().0).unwrap();
         let shown = || {
             let families = registry.gather();
             let family = families.iter().find(|family| family.name() == "edge_fleet_rollbacks_total");
@@ -162,6 +171,17 @@ mod tests {
         assert_eq!(shown(), Some(0.0));
         metrics.wrote("demo", true);
         assert_eq!(shown(), Some(1.0));
+    }
+
+    #[test]
+    fn namespaces_whose_fleets_are_gone_keep_no_number_of_rollbacks_for_ever() {
+        let registry = Registry::new();
+        let metrics = FleetMetrics::new(&registry, reflector::store().0).unwrap();
+        for number in 0..1000 {
+            metrics.wrote(&format!("test-{number}"), true);
+        }
+        let shown = registry.gather()[0].get_metric().len();
+        assert!(shown < 70, "{shown}");
     }
 
     #[test]
@@ -178,8 +198,8 @@ mod tests {
         .unwrap();
         let (store, mut writer) = reflector::store();
         let registry = Registry::new();
-        registry.register(Box::new(Census::new(store).unwrap())).unwrap();
-        FleetMetrics::new(&registry).unwrap();
+        registry.register(Box::new(Census::new(store.clone()).unwrap())).unwrap();
+        FleetMetrics::new(&registry, store).unwrap();
         let scrape = || {
             let mut text = Vec::new();
             TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
