@@ -157,7 +157,7 @@ pub struct WorkArgs {
     pub fleet_writers: u16,
     /// Devices above which metrics have no series a device any more
     #[arg(long, env = "PER_DEVICE_SERIES", default_value_t = 2000)]
-    pub per_device_series: usize,
+    pub per_device_series: u32,
 }
 
 /// CoAP's timing (RFC 7252 §4.8).

@@ -114,7 +114,9 @@ impl Controls {
         let args = &shared.args;
         let registry = shared.metrics.registry();
         let devices = shared.devices.store();
-        let metrics = DeviceMetrics::new(registry, devices.clone(), args.work.per_device_series)?;
+        let series = args.work.per_device_series;
+        let metrics = DeviceMetrics::new(registry, devices.clone(), size(series))?;
+        shared.metrics.bound("per_device_series", f64::from(series), metrics.named());
         let table = Arc::new(Mutex::new(Table::new(size(args.bounds.max_devices))));
         Census::register(registry, devices.clone(), {
             let table = table.clone();
@@ -338,12 +340,25 @@ impl Controls {
 
 fn show_bounds(shared: &Shared, link: &Arc<Link<WhileLeading>>, dns: &Dns, table: &Arc<Mutex<Table<Entry>>>) {
     let (args, metrics) = (&shared.args, &shared.metrics);
-    metrics.limit.with_label_values(&["workers"]).set(f64::from(args.work.workers));
-    metrics.limit.with_label_values(&["retries_per_second"]).set(args.retry.retry_rate);
-    metrics.limit.with_label_values(&["progress_per_second"]).set(args.bounds.progress_rate);
-    metrics.limit.with_label_values(&["device_notifications_per_second"]).set(args.bounds.notification_rate);
-    metrics.limit.with_label_values(&["device_statuses_per_second"]).set(args.bounds.device_status_rate);
-    metrics.limit.with_label_values(&["exchange_mailbox"]).set(f64::from(args.bounds.exchange_mailbox));
+    let (retry, bounds) = (&args.retry, &args.bounds);
+    for (name, limit) in [
+        ("workers", f64::from(args.work.workers)),
+        ("exchange_mailbox", f64::from(bounds.exchange_mailbox)),
+        ("device_retries_at_once", f64::from(retry.device_retry_burst)),
+        ("device_retries_per_second", retry.device_retry_rate),
+        ("retries_at_once", f64::from(retry.retry_burst)),
+        ("retries_per_second", retry.retry_rate),
+        ("progress_at_once", f64::from(bounds.progress_burst)),
+        ("progress_per_second", bounds.progress_rate),
+        ("device_notifications_at_once", f64::from(bounds.notification_burst)),
+        ("device_notifications_per_second", bounds.notification_rate),
+        ("device_statuses_at_once", f64::from(bounds.device_status_burst)),
+        ("device_statuses_per_second", bounds.device_status_rate),
+        ("events_at_once", f64::from(bounds.event_burst)),
+        ("events_per_second", bounds.event_rate),
+    ] {
+        metrics.limit.with_label_values(&[name]).set(limit);
+    }
     metrics.bound("lookups", f64::from(args.work.max_lookups), dns.usage());
     show_table(metrics, args.bounds.max_devices, table);
     let exchanges = link.clone();

@@ -136,6 +136,12 @@ impl DeviceMetrics {
         })
     }
 
+    /// How many devices have series with their name.
+    pub fn named(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let tallies = self.tallies.clone();
+        move || tallies.named()
+    }
+
     /// Series of a namespace are about to be touched: those of others, that have had no device for longer, are removed. None is
     /// while the guard lives.
     fn at(&self, namespace: &str) -> MutexGuard<'_, Namespaces> {
@@ -265,11 +271,13 @@ mod tests {
         metrics.of(&key);
         assert!(scrape(&registry).contains(r#"device="pump-0""#));
         assert!(scrape(&registry).contains("edge_per_device_series 1"));
+        assert_eq!(metrics.named()(), 1);
         add(&mut writer, "pump-1", DevicePhase::InSync);
         metrics.of(&key);
         let text = scrape(&registry);
         assert!(!text.contains("pump-0") && text.contains(r#"device="""#), "{text}");
         assert!(text.contains("edge_per_device_series 0"));
+        assert_eq!(metrics.named()(), 0);
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Tallies {
         }
     }
 
+    /// Devices that are there by name.
+    pub fn named(&self) -> usize {
+        lock(&self.0).keys().filter(|key| !key.name.is_empty()).count()
+    }
+
     /// Removes a device's.
     pub fn forget(&self, key: &Key) {
         lock(&self.0).remove(key);

@@ -175,8 +175,8 @@ async fn a_scrape_tells_the_queue_and_the_work_of_each_controller_from_those_of_
     }
 }
 
-/// Everything that can be bounded, at its least.
-const LEAST: [&str; 20] = [
+/// Everything that can be bounded, at its least with which the story still ends.
+const LEAST: [&str; 28] = [
     "--controllers=device,fleet",
     "--workers=1",
     "--device-writers=1",
@@ -197,6 +197,15 @@ const LEAST: [&str; 20] = [
     "--device-status-burst=1",
     "--change-ring=1",
     "--move-ring=1",
+    // As many as the story declares: which ones fit would be chance, and a fleet must know all.
+    "--max-objects=5",
+    "--per-device-series=1",
+    "--retry-burst=1",
+    "--retry-rate=1",
+    "--device-retry-burst=1",
+    "--device-retry-rate=1",
+    "--event-burst=1",
+    "--event-rate=1",
 ];
 
 impl Stage {
