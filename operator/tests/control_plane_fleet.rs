@@ -311,3 +311,45 @@ async fn no_more_devices_are_written_at_once_than_may_be() {
         }
     }
 }
+
+#[tokio::test]
+#[ignore = "control-plane rung: needs etcd and kube-apiserver"]
+async fn a_member_that_is_made_again_in_the_middle_is_brought_up_and_a_deleted_fleet_leaves_all_as_they_are()
+{
+    let stage = Stage::set("fleet remade", 4, Duration::from_secs(2)).await;
+    stage.fleet("px4", "2.0.0", rollout(json!(["100%"]), 2)).await;
+    stage.until_true("begun", || !stage.referee.saw("2.0.0").told.is_empty()).await;
+    let first = stage.referee.saw("2.0.0").told[0].clone();
+    let number: usize = first.trim_start_matches("device-").parse().unwrap();
+    stage.make_again(number).await;
+    let status = stage
+        .until("px4", "complete with all four", |status| {
+            status.phase == FleetPhase::Complete && status.counts.in_sync == 4
+        })
+        .await;
+    assert_eq!((status.counts.total, status.counts.unavailable, status.reserved.len()), (4, 0, 0));
+    assert_eq!(condition(&status.conditions, "WithinBudget"), "WithinBudget=True/WithinBudget");
+    assert_eq!(stage.running(), vec!["2.0.0"; 4]);
+    assert_eq!(stage.happened(number, What::Released), 1, "by its first object");
+
+    // Nothing is undone, and nothing goes on.
+    stage.install_within(Duration::from_secs(3));
+    stage.wants("px4", "3.0.0").await;
+    stage.until_true("begun again", || !stage.referee.saw("3.0.0").told.is_empty()).await;
+    stage.delete_fleet("px4").await;
+    let is_at_rest = || {
+        let (seen, running) = (stage.referee.saw("3.0.0"), stage.running());
+        let all_run = seen.told.len() == running.iter().filter(|it| *it == "3.0.0").count();
+        all_run && seen.told.len() == seen.ended.len()
+    };
+    stage.until_true("at rest", is_at_rest).await;
+    stage.is_silent().await;
+    assert!(is_at_rest());
+    let told = stage.referee.saw("3.0.0").told.len();
+    assert!((1..=2).contains(&told), "{told} were told, and two may be under way");
+
+    // Another fleet is the same manager: what the deleted one has set is its to change.
+    stage.fleet("px4-again", "4.0.0", rollout(json!(["100%"]), 4)).await;
+    let status = stage.until_phase("px4-again", FleetPhase::Complete).await;
+    assert_eq!((status.counts.foreign, stage.running()), (0, vec!["4.0.0".to_owned(); 4]));
+}

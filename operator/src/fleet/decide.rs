@@ -372,6 +372,8 @@ mod gone;
 #[cfg(test)]
 mod held;
 #[cfg(test)]
+mod members;
+#[cfg(test)]
 mod most;
 #[cfg(test)]
 mod properties;

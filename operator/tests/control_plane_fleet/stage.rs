@@ -12,10 +12,12 @@ use device_sim::history::What;
 use device_sim::{Behaviour, DeviceHandle, Sim, SimConfig};
 use edge_api::{Device, DeviceFleet, DeviceFleetStatus, DevicePhase, FleetPhase};
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::in_process::Operator;
 use crate::referee::Referee;
@@ -70,6 +72,24 @@ impl Stage {
         }))
         .unwrap();
         self.space.api::<Device>().create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    /// A person deletes a Device, and declares it anew once it is gone.
+    pub(crate) async fn make_again(&self, number: usize) {
+        let (name, devices) = (self.device(number).name().to_owned(), self.space.api::<Device>());
+        let uid = devices.get(&name).await.unwrap().uid().unwrap();
+        devices.delete(&name, &DeleteParams::default()).await.unwrap();
+        let gone = await_condition(devices, &name, conditions::is_deleted(&uid));
+        timeout(WITHIN, gone).await.unwrap().unwrap();
+        self.declare(number, json!({"model": "px4"}), None).await;
+    }
+
+    /// A person deletes a fleet, which holds nothing back.
+    pub(crate) async fn delete_fleet(&self, name: &str) {
+        self.space.api::<DeviceFleet>().delete(name, &DeleteParams::default()).await.unwrap();
+        assert!(self.space.api::<DeviceFleet>().get_opt(name).await.unwrap().is_none());
+        let of_it = format!("fleet=\"{name}\"");
+        self.until_true("forgotten", || !self.operator.scrape().contains(&of_it)).await;
     }
 
     /// A person edits a device.

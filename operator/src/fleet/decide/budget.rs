@@ -58,8 +58,14 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn give_up(&mut self, plan: &Plan, field: &Field<'a>, reason: &'static str, message: &str) {
-        let is_there = |number: &i64| revision::readable(self.seen.revisions, *number).is_some();
-        let previous = self.next.previous_revision.filter(is_there);
+        let revisions = self.seen.revisions;
+        let made = |number: i64| revision::readable(revisions, number);
+        if plan.on_exceeded == OnBudgetExceeded::Rollback {
+            // A person who went back to it by hand has made it the one that fails now: brought back, it would only be tried again.
+            let failed = self.next.revision.and_then(made);
+            self.next.previous_revision.take_if(|number| failed.is_some() && made(*number) == failed);
+        }
+        let previous = self.next.previous_revision.filter(|number| made(*number).is_some());
         match (plan.on_exceeded, previous) {
             (OnBudgetExceeded::Rollback, Some(number)) => {
                 let message = format!("{message}; bringing back revision {number}");
@@ -74,7 +80,8 @@ impl<'a> Draft<'a> {
                 self.wake_in(Duration::ZERO);
             }
             (OnBudgetExceeded::Rollback, None) => {
-                let message = format!("{message}; there is no previous revision to bring back");
+                let message =
+                    format!("{message}; there is no other template that was complete to bring back");
                 self.set(types::WITHIN_BUDGET, ConditionStatus::False, reason, &message);
                 self.hold("BudgetExceeded", "see WithinBudget; it goes on when spec changes");
             }
@@ -95,5 +102,32 @@ impl<'a> Draft<'a> {
         if let Some(left) = self.time_left(plan, field).filter(|left| !left.is_zero()) {
             self.wake_in(left);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use edge_api::condition::types::WITHIN_BUDGET;
+    use serde_json::json;
+
+    use super::super::story::{Fate, Story};
+    use super::*;
+
+    #[test]
+    fn a_template_that_was_good_before_and_fails_now_is_not_brought_back_in_its_own_place() {
+        let budget = json!({"percent": "0%", "minimumSample": 1});
+        let mut story = Story::complete(4, json!({"maxInFlight": 1, "failureBudget": budget}));
+        let first = story.ranked()[0];
+        story.wants("2").settles();
+        assert_eq!(story.told("2"), 1);
+        // A person thinks better of it, and the one that was told does not take the old one any more.
+        story.fate(first, "1", Fate::Fails);
+        story.wants("1").runs_until_quiet();
+        assert_eq!((story.phase(), story.status().failed_revision), (FleetPhase::Paused, None));
+        assert_eq!(story.condition(WITHIN_BUDGET), "False/FailureBudgetExceeded");
+        let says = story.message(WITHIN_BUDGET);
+        assert!(says.contains("no other template"), "{says}");
+        story.wants("3").runs_until_quiet();
+        assert_eq!((story.phase(), story.told("3")), (FleetPhase::Complete, 4));
     }
 }

@@ -9,6 +9,14 @@ use super::*;
 
 const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
 
+impl Story {
+    /// A person pauses a device, or gives it back.
+    pub(super) fn withholds(&mut self, number: usize, contact: Contact) {
+        self.withheld.insert(self.devices[number].name.clone());
+        self.device(number, |device| (device.contact, device.lost_at) = (contact, None));
+    }
+}
+
 /// Two of four devices at a time, of which the first is told "2" and then paused.
 fn paused_in_the_middle() -> (Story, usize) {
     let rollout =

@@ -4,7 +4,7 @@ use edge_api::{FleetPhase, choose};
 use proptest::prelude::*;
 
 use super::super::validate::plan;
-use super::story::{Fate, Story};
+use super::story::{Fate, Sim, Story};
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -31,6 +31,10 @@ enum Step {
     Wants(u8),
     /// A second leader takes over in good order.
     Handover,
+    /// A person takes a device out of the fleet, by its labels or for ever, or puts it in again.
+    Selects(usize, bool),
+    /// A Device is there that has the name of one that was deleted, whether anybody has seen that go or not.
+    IsMadeAgain(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,6 +53,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Paused),
         1 => (2u8..5).prop_map(Step::Wants),
         1 => Just(Step::Handover),
+    ]
+}
+
+/// As [`step`], among devices that come and go.
+fn step_of_some() -> impl Strategy<Value = Step> {
+    let device = 0usize..24;
+    prop_oneof![
+        24 => step(),
+        1 => device.clone().prop_map(|number| Step::Selects(number, false)),
+        2 => device.clone().prop_map(|number| Step::Selects(number, true)),
+        1 => device.prop_map(Step::IsMadeAgain),
     ]
 }
 
@@ -128,6 +143,30 @@ fn take(story: &mut Story, step: Step) {
         }
         Step::Wants(_) => {}
         Step::Handover => story.another_leads(),
+        Step::Selects(number, is_in) => {
+            story.selects(number % devices, is_in);
+        }
+        Step::IsMadeAgain(number) => {
+            story.is_made_again(number % devices);
+        }
+    }
+}
+
+impl Story {
+    /// What is true of the devices themselves, whatever anybody's cache says: those that were changed and are neither in
+    /// sync nor failed nor lost, and all that were changed and are not in sync. One that was lost and is back tries again,
+    /// whoever has taken its place, and so does one that a person gives back, or declares anew: no controller could help that.
+    fn truly(&self) -> (usize, usize) {
+        let is_ours = |device: &&Sim| {
+            device.is_member && self.changed.contains(&device.name) && !self.withheld.contains(&device.name)
+        };
+        let changed = self.devices.iter().filter(is_ours);
+        let changed: Vec<&Sim> = changed.collect();
+        let is_trying =
+            |device: &&&Sim| device.outcome == Outcome::Trying && !self.revived.contains(&device.name);
+        let trying = changed.iter().filter(is_trying).count();
+        let unavailable = changed.iter().filter(|device| device.outcome != Outcome::InSync).count();
+        (trying, unavailable)
     }
 }
 
@@ -152,8 +191,41 @@ fn within_budgets(story: &Story) -> Result<(), TestCaseError> {
     if !revision::is_given_up(status) && !is_true(&status.conditions, types::COMPLETE) && status.batch > 0 {
         let size = choose::wanted(plan.batches[status.batch as usize - 1], story.devices.len());
         let told = story.changed.len();
-        prop_assert!(told <= size + story.carried, "{told} of {size}: {status:#?}");
+        let most = size + story.carried + story.joined;
+        prop_assert!(told <= most, "{told} of {most}: {status:#?}");
     }
+    Ok(())
+}
+
+/// Nobody is lost any more, and nothing waits: the rollout ends, and is silent.
+fn in_calm_it_ends(story: &mut Story) -> Result<(), TestCaseError> {
+    story.write_in = Duration::ZERO;
+    if story.spec.paused {
+        story.edit(|spec| spec.paused = false);
+    }
+    let mut before = usize::MAX;
+    while story.writes != before {
+        before = story.writes;
+        // Longer than the deadline.
+        story.after(301);
+        for number in 0..story.devices.len() {
+            story.returns(number);
+            take(story, Step::Withholds(number, true));
+        }
+        story.runs_until_quiet();
+        within_budgets(story)?;
+    }
+    let phase = story.phase();
+    let ended = [FleetPhase::Complete, FleetPhase::RolledBack, FleetPhase::Paused, FleetPhase::RollingBack];
+    let nobody = phase == FleetPhase::Pending && !story.devices.iter().any(|device| device.is_member);
+    prop_assert!(nobody || ended.contains(&phase), "{:#?}", story.status);
+    if phase == FleetPhase::RollingBack {
+        // Only where what is brought back fails as well, so often that no budget is left.
+        prop_assert!(story.status().counts.failed > 0, "{:#?}", story.status);
+    }
+    let writes = story.writes;
+    story.after(1_000_000).runs_until_quiet();
+    prop_assert_eq!(story.writes, writes);
     Ok(())
 }
 
@@ -174,33 +246,23 @@ proptest! {
             take(&mut story, step);
             within_budgets(&story)?;
         }
-        // Calm: nobody is lost any more, and nothing waits.
-        story.write_in = Duration::ZERO;
-        if story.spec.paused {
-            story.edit(|spec| spec.paused = false);
-        }
-        let mut before = usize::MAX;
-        while story.writes != before {
-            before = story.writes;
-            // Longer than the deadline.
-            story.after(301);
-            for number in 0..devices {
-                story.returns(number);
-                take(&mut story, Step::Withholds(number, true));
-            }
-            story.runs_until_quiet();
+        in_calm_it_ends(&mut story)?;
+    }
+
+    /// The same, of a fleet whose devices come and go, and are made again under the same names.
+    #[test]
+    fn whoever_joins_leaves_and_is_made_again_no_budget_is_exceeded_and_in_calm_it_ends_and_is_silent(
+        devices in 1usize..24,
+        rollout in rollout(),
+        fates in fates(),
+        steps in prop::collection::vec(step_of_some(), 0..250),
+    ) {
+        let mut story = begin(devices, rollout, &fates);
+        for step in steps {
+            take(&mut story, step);
             within_budgets(&story)?;
         }
-        let phase = story.phase();
-        let ended = [FleetPhase::Complete, FleetPhase::RolledBack, FleetPhase::Paused, FleetPhase::RollingBack];
-        prop_assert!(ended.contains(&phase), "{:#?}", story.status);
-        if phase == FleetPhase::RollingBack {
-            // Only where what is brought back fails as well, so often that no budget is left.
-            prop_assert!(story.status().counts.failed > 0, "{:#?}", story.status);
-        }
-        let writes = story.writes;
-        story.after(1_000_000).runs_until_quiet();
-        prop_assert_eq!(story.writes, writes);
+        in_calm_it_ends(&mut story)?;
     }
 
     /// All that a leader needs is in the status and the revisions: whenever the leader dies, the next one ends the rollout

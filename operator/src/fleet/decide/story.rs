@@ -26,6 +26,11 @@ pub(super) enum Fate {
 #[derive(Clone, Debug)]
 pub(super) struct Sim {
     pub(super) name: String,
+    pub(super) uid: String,
+    /// The fleet selects it.
+    pub(super) is_member: bool,
+    /// Nobody has asked it anything yet.
+    pub(super) is_new: bool,
     pub(super) desired: Option<Desired>,
     pub(super) foreign: bool,
     pub(super) contact: Contact,
@@ -55,11 +60,13 @@ pub(super) struct Story {
     /// Devices that were changed since the target changed, and were reserved for that.
     pub(super) changed: BTreeSet<String>,
     /// Those of them that were lost and came back.
-    revived: BTreeSet<String>,
+    pub(super) revived: BTreeSet<String>,
     /// Those of them that a person has kept from the operator since.
     pub(super) withheld: BTreeSet<String>,
     /// So many of them were reserved when it did.
     pub(super) carried: usize,
+    /// How often a device has joined the others.
+    pub(super) joined: usize,
     /// A device's fate with a firmware, by name and version; others work.
     pub(super) fates: BTreeMap<(String, String), Fate>,
     /// The next leader's actions until it is killed, if it is.
@@ -78,6 +85,9 @@ impl Story {
         });
         let device = |number: usize| Sim {
             name: format!("pump-{number}"),
+            uid: format!("first-{number}"),
+            is_member: true,
+            is_new: false,
             desired: None,
             foreign: false,
             contact: Contact::Answering,
@@ -104,6 +114,7 @@ impl Story {
             revived: BTreeSet::new(),
             withheld: BTreeSet::new(),
             carried: 0,
+            joined: 0,
             fates: BTreeMap::new(),
             dies_after: None,
         }
@@ -201,7 +212,7 @@ impl Story {
     }
 
     pub(super) fn decide(&self) -> Decision {
-        let mut order: Vec<usize> = (0..self.view.len()).collect();
+        let mut order: Vec<usize> = (0..self.view.len()).filter(|it| self.view[*it].is_member).collect();
         order.sort_by_key(|number| self.rank(*number));
         let versions: Vec<String> = self.view.iter().map(|device| device.version.to_string()).collect();
         let member = |number: usize| {
@@ -209,7 +220,7 @@ impl Story {
             let version = &versions[number];
             Member {
                 name: &device.name,
-                uid: &device.name,
+                uid: &device.uid,
                 version: Some(version),
                 desired: device.desired.as_ref(),
                 foreign: device.foreign,
@@ -296,6 +307,7 @@ impl Story {
             return true;
         }
         assert!(!device.foreign, "{change:?} belongs to somebody else");
+        assert_eq!(change.uid, device.uid, "it is another one");
         self.writes += 1;
         self.sent.insert(change.name.clone(), device.version.to_string());
         device.version += 1;
@@ -326,6 +338,7 @@ impl Story {
     }
 
     pub(super) fn device_ends(&mut self, number: usize) {
+        self.is_asked(number);
         let device = &self.devices[number];
         if device.outcome != Outcome::Trying || device.contact == Contact::Withheld {
             return;
@@ -337,12 +350,6 @@ impl Story {
             Fate::Fails => self.device(number, |device| device.outcome = Outcome::Failed),
             Fate::Dies => self.leaves(number),
         };
-    }
-
-    /// A person pauses a device, or gives it back.
-    pub(super) fn withholds(&mut self, number: usize, contact: Contact) {
-        self.withheld.insert(self.devices[number].name.clone());
-        self.device(number, |device| (device.contact, device.lost_at) = (contact, None));
     }
 
     /// A device that is away answers again, and goes on with what it was told.
@@ -381,20 +388,5 @@ impl Story {
             }
         }
         panic!("it never ends: {:#?}", self.status);
-    }
-
-    /// What is true of the devices themselves, whatever anybody's cache says: those that were changed and are neither in
-    /// sync nor failed nor lost, and all that were changed and are not in sync. One that was lost and is back tries again,
-    /// whoever has taken its place, and so does one that a person gives back: no controller could help that.
-    pub(super) fn truly(&self) -> (usize, usize) {
-        let is_ours =
-            |device: &&Sim| self.changed.contains(&device.name) && !self.withheld.contains(&device.name);
-        let changed = self.devices.iter().filter(is_ours);
-        let changed: Vec<&Sim> = changed.collect();
-        let is_trying =
-            |device: &&&Sim| device.outcome == Outcome::Trying && !self.revived.contains(&device.name);
-        let trying = changed.iter().filter(is_trying).count();
-        let unavailable = changed.iter().filter(|device| device.outcome != Outcome::InSync).count();
-        (trying, unavailable)
     }
 }
