@@ -75,16 +75,18 @@ impl World {
         Ok(Term::of(&lease))
     }
 
-    /// Both operators, once both are ready and one of them leads.
+    /// Both operators, once both are ready and one of them leads. They are on different nodes, as deploy/demo demands.
     pub(crate) fn both_operators(&self) -> Pair {
-        wait::until("two operators of which one leads", 4 * PATIENCE, SOON, || {
+        let pair = wait::until("two operators of which one leads", 4 * PATIENCE, SOON, || {
             let (pods, Some(term)) = (self.operator_pods(), self.term()?) else { return Ok(None) };
             let [one, other] = &pods[..] else { return Ok(None) };
             let (leader, standby) = if term.is_of(one) { (one, other) } else { (other, one) };
             let (leader, standby) = (leader.clone(), standby.clone());
             Ok(term.is_of(&leader).then_some(Pair { leader, standby, term }))
         })
-        .unwrap()
+        .unwrap();
+        assert_ne!(pair.leader.node, pair.standby.node, "{pair:?}");
+        pair
     }
 
     /// Waits until the Lease names another holder than that of `former`: what it said of the former one last, and what it says now.
