@@ -14,6 +14,9 @@ use crate::behaviour::{Behaviour, Delayed, Span, duration, share};
 use crate::sim::SimConfig;
 
 /// Simulates unreliable edge devices that speak CoAP.
+///
+/// Each plays a small chip, so that what it holds is fixed: `device_sim_limit` on /metrics says how much, `device_sim_usage` how much of that
+/// is used. A process takes 4096 devices at most; start several for more.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {

@@ -84,6 +84,7 @@ pub async fn serve(
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     pages.metrics.of_connections(&pages.room);
+    pages.metrics.of_history(pages.devices.iter().map(DeviceHandle::history_len).sum());
     match pages.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -148,6 +148,11 @@ impl Metrics {
         }
     }
 
+    /// Shows how many entries the histories of all devices have.
+    pub fn of_history(&self, entries: usize) {
+        self.usage.with_label_values(&["history"]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
     /// In Prometheus' text format.
     ///
     /// # Errors

@@ -104,6 +104,12 @@ impl Outbox {
         self.waiting.len()
     }
 
+    /// Answers that were sent and are remembered.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Does none wait?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -16,10 +16,10 @@ use crate::behaviour::Behaviour;
 use crate::dedup::{self, Dedup};
 use crate::device::{Device, Identity};
 use crate::durable::{Durable, DurableError};
-use crate::history::History;
+use crate::history::{self, History};
 use crate::metrics::Metrics;
 use crate::observers::{self, Observers};
-use crate::outbox::{DELAYED_ANSWERS, Outbox};
+use crate::outbox::{DELAYED_ANSWERS, Outbox, SENT_ANSWERS};
 use crate::random::Dice;
 use crate::surroundings::Surroundings;
 use crate::transport::{Control, DURABLE_WRITES, Runner, Shared};
@@ -124,6 +124,12 @@ impl DeviceHandle {
     #[must_use]
     pub fn history(&self) -> History {
         self.view.borrow().durable.history.clone()
+    }
+
+    /// How much of that is remembered.
+    #[must_use]
+    pub fn history_len(&self) -> usize {
+        self.view.borrow().durable.history.entries.len()
     }
 
     /// Waits until it is as described. None if it was stopped before.
@@ -269,6 +275,8 @@ fn show_limits(metrics: &Metrics, devices: usize) {
     for (name, limit) in [
         ("devices", MAX_DEVICES),
         ("delayed_answers", each(DELAYED_ANSWERS)),
+        ("sent_answers", each(SENT_ANSWERS)),
+        ("history", each(history::CAPACITY)),
         ("observers", each(observers::OBSERVERS)),
         ("remembered_messages", each(dedup::CAPACITY)),
         ("durable_writes", DURABLE_WRITES),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::behaviour::{Behaviour, Fate};
-use crate::dedup::{self, Dedup};
+use crate::dedup::Dedup;
 use crate::device::{Device, Face, Input, Notice, Now, Plan, Reply};
 use crate::durable::DurableError;
 use crate::metrics::Metrics;
@@ -25,6 +25,7 @@ use crate::view::View;
 use crate::wire::{self, Answer, Asked, Incoming, Rejection, Request};
 
 mod observation;
+mod room;
 
 /// Durable writes that a process has under way at once.
 pub const DURABLE_WRITES: usize = 8;
@@ -287,30 +288,6 @@ impl Runner {
         });
     }
 
-    fn lose_volatile(&mut self) {
-        self.usage("remembered_messages").sub(count(self.dedup.len()));
-        self.dedup = Dedup::default();
-        self.observers = Observers::default();
-        self.show_observers();
-        self.discard_waiting();
-    }
-
-    fn discard_waiting(&mut self) {
-        let discarded = self.outbox.clear();
-        self.usage("delayed_answers").sub(count(discarded));
-        self.shared.metrics.answers.with_label_values(&["discarded"]).inc_by(discarded as u64);
-    }
-
-    fn remember(&mut self, key: dedup::Key, bytes: Vec<u8>, now: Duration) {
-        let before = self.dedup.len();
-        self.dedup.remember(key, bytes, now);
-        self.usage("remembered_messages").add(count(self.dedup.len()) - count(before));
-    }
-
-    fn usage(&self, name: &str) -> prometheus::IntGauge {
-        self.shared.metrics.usage.with_label_values(&[name])
-    }
-
     /// Sends an answer as the behaviour has it: not at all, late, twice, behind the next one, with an old one.
     async fn deliver(&mut self, bytes: Vec<u8>, peer: SocketAddr) {
         let answer = outbox::Answer { peer, bytes };
@@ -342,13 +319,6 @@ impl Runner {
         self.repeat_old(peer).await;
     }
 
-    fn keeps(&self, kept: Result<(), outbox::Full>) {
-        match kept {
-            Ok(()) => self.usage("delayed_answers").inc(),
-            Err(outbox::Full) => self.count("discarded"),
-        }
-    }
-
     async fn repeat_old(&mut self, peer: SocketAddr) {
         if !self.behaviour.borrow().repeats(&mut self.dice) {
             return;
@@ -363,7 +333,7 @@ impl Runner {
     /// Sends an answer now, and behind it those that it has overtaken.
     async fn send(&mut self, answer: outbox::Answer) {
         self.transmit(&answer.bytes, answer.peer).await;
-        for overtaken in self.outbox.sent(&answer) {
+        for overtaken in self.was_sent(&answer) {
             self.usage("delayed_answers").dec();
             self.count("overtaken");
             self.transmit(&overtaken.bytes, overtaken.peer).await;

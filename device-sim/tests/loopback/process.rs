@@ -89,9 +89,17 @@ async fn its_pages_show_metrics_readiness_and_the_true_history() {
         "device_sim_reboots_total 2",
         "device_sim_limit{name=\"durable_writes\"} 8",
         "device_sim_usage{name=\"remembered_messages\"} 1",
+        "device_sim_limit{name=\"sent_answers\"} 16",
+        "device_sim_usage{name=\"sent_answers\"} 1",
+        "device_sim_limit{name=\"history\"} 512",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is missing in\n{metrics}");
     }
+    let kept = metrics.lines().find_map(|line| line.strip_prefix("device_sim_usage{name=\"history\"} "));
+    assert!(
+        ["3", "4"].map(Some).contains(&kept),
+        "a boot of each, what was stored, and perhaps applied: {kept:?}"
+    );
     let (status, history) = process.page("/history/device-0").await;
     assert_eq!(status, 200);
     let device: serde_json::Value = serde_json::from_str(&history).unwrap();
