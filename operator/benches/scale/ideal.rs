@@ -125,7 +125,8 @@ impl Bound {
         }
     }
 
-    /// None of them can be passed.
+    /// None of them can be passed on average. One run may: its unluckiest device is not the average one. A round trip takes some
+    /// milliseconds, and is left out.
     pub(crate) fn seconds(&self) -> f64 {
         self.window.max(self.schedule).max(self.writes)
     }
