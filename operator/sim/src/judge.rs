@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use device_sim::history::What;
 use edge_api::choose::{rank, wanted};
 use edge_api::condition::{is_true, types};
-use edge_api::{Desired, Device, DeviceFleet, DevicePhase};
+use edge_api::{Desired, Device, DeviceFleet, DevicePhase, FleetPhase};
 use edge_protocol::config_digest;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -129,6 +129,14 @@ fn is_complete(fleet: &DeviceFleet) -> bool {
     fleet.status.as_ref().is_some_and(|status| is_true(&status.conditions, types::COMPLETE))
 }
 
+/// Does it say of what is asked now that it has come to an end?
+fn says_ended(fleet: &DeviceFleet) -> bool {
+    fleet.status.as_ref().is_some_and(|status| {
+        let current = status.observed_generation == fleet.metadata.generation;
+        current && matches!(status.phase, FleetPhase::Complete | FleetPhase::RolledBack)
+    })
+}
+
 fn reserved(fleet: &DeviceFleet) -> &[String] {
     fleet.status.as_ref().map(|status| status.reserved.as_slice()).unwrap_or_default()
 }
@@ -217,6 +225,9 @@ impl Book {
         }
         let Some(number) = self.fleets.iter().position(|plan| plan.name == name) else { return };
         let batch = |fleet: &DeviceFleet| fleet.status.as_ref().map_or(0, |status| status.batch);
+        if says_ended(&fleet) && !before.as_ref().is_some_and(says_ended) {
+            self.judge_end(number, &fleet);
+        }
         let Some(before) = before.filter(|before| mode(before) == mode(&fleet)) else { return };
         if batch(&fleet) > batch(&before).max(1) {
             self.judge_batch(number, batch(&before));

@@ -49,6 +49,10 @@ struct Args {
     /// The sweep is one through Devices that are deleted, made again and adopted
     #[arg(long, requires = "sweep", conflicts_with = "rollout")]
     lives: bool,
+    /// In the sweep a fleet that is taken over is told nothing of what former leaders wrote, so that it does not wait for it, which the
+    /// oracle has to find
+    #[arg(long, requires = "rollout")]
+    hasty: bool,
     /// Print what happened also when nothing is wrong
     #[arg(long, env = "EDGE_SIM_TIMELINE")]
     timeline: bool,
@@ -57,7 +61,9 @@ struct Args {
 impl Args {
     fn plan(&self) -> Plan {
         match (self.sweep, self.stopped) {
-            (Some(point), _) if self.rollout => Plan::sweep_of_a_rollout(Some(point)),
+            (Some(point), _) if self.rollout => {
+                Plan { hasty: self.hasty, ..Plan::sweep_of_a_rollout(Some(point)) }
+            }
             (Some(point), _) if self.lives => Plan::sweep_of_lives(Some(point)),
             (Some(point), _) => Plan::sweep(Some(point)),
             (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
@@ -131,13 +137,14 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, {} old views, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
         report.waits,
         report.moments.effects,
         report.moments.events,
         report.moments.leases,
+        report.moments.old_views,
         timeline.digest()
     );
 }

@@ -57,6 +57,7 @@ impl Plan {
             fleets: vec![FleetPlan { max_unavailable, ..fleet }],
             doomed: (rule == Some(Rule::LetGo)).then_some(MEMBERS),
             point: None,
+            hasty: false,
             breaks: rule,
             calm_from: Duration::from_secs(45),
             happenings,

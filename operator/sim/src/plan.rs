@@ -34,6 +34,8 @@ pub struct Plan {
     pub doomed: Option<usize>,
     /// The moment of a sweep.
     pub point: Option<Point>,
+    /// A fleet that is taken over is told nothing of what former leaders wrote, so that it does not wait for it: broken on purpose.
+    pub hasty: bool,
     /// The rule that is broken on purpose.
     pub breaks: Option<Rule>,
     /// From then on all is calm.
@@ -70,7 +72,8 @@ impl Plan {
             trouble(&mut dice, devices, &mut happenings);
         }
         happenings.sort_by_key(|(at, _)| *at);
-        Self { seed, devices, fleets, doomed, point: None, breaks: None, calm_from: CALM_FROM, happenings }
+        let calm_from = CALM_FROM;
+        Self { seed, devices, fleets, doomed, point: None, hasty: false, breaks: None, calm_from, happenings }
     }
 
     /// A leader that is stopped right after a person declared something, with a command on its way and statuses to write, of a fleet, too,
@@ -128,6 +131,7 @@ impl Plan {
             fleets: Vec::new(),
             doomed: None,
             point,
+            hasty: false,
             breaks: None,
             calm_from: Duration::from_secs(26),
             happenings,

@@ -36,4 +36,6 @@ pub struct Moments {
     pub events: u64,
     /// Writes of the Lease before all is calm: who leads anew when all is silent writes that it does.
     pub leases: u64,
+    /// Leaders that took over with a view from before the moment of the sweep.
+    pub old_views: u64,
 }

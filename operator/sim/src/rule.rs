@@ -31,7 +31,7 @@ pub enum Rule {
     Batches,
     /// No more are changed after too many failed than were reserved by then.
     Failures,
-    /// A rollout ends as its settings say.
+    /// A rollout ends as its settings say, and says that it has ended only when its devices have what it brings.
     Ends,
     /// Of a deleted Device nothing is left: no object, and no device that obeys it.
     LetGo,

@@ -35,6 +35,8 @@ const SETTLED: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(65);
 /// An operator that dies at the moment of a sweep is dead for so long.
 const DEAD_FOR: Duration = Duration::from_secs(2);
+/// Or for so long, where another one has to lead meanwhile: longer than a lease and a renewal, and than that one's view is old then.
+const GONE_FOR: Duration = Duration::from_secs(25);
 /// What is looked at all the time is looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -78,7 +80,8 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     run.violations.extend(turns.unfair().into_iter().map(|sentence| Rule::Fair.broken(sentence)));
     let (writes, waits) = (run.world.weather.writes(), turns.waits());
     let sweep = run.world.weather.sweep().clone();
-    let moments = Moments { effects: sweep.effects, events: sweep.events, leases };
+    let old_views = u64::from(sweep.is_from_old_view);
+    let moments = Moments { effects: sweep.effects, events: sweep.events, leases, old_views };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);
@@ -111,6 +114,8 @@ impl Run<'_> {
     }
 
     fn has_ended(&self, next: Option<&Happening>) -> bool {
+        // Who was struck is back by itself, and not as the faults end.
+        let is_back = self.restarts.is_none() || next.is_some();
         let what_that_needs = match next {
             Some(Happening::Fleet { .. }) | None => oracle::have_rollouts_ended(&self.world, self.plan),
             Some(Happening::Life(Life::Adopt(device))) => self.world.person.is_advised(*device),
@@ -120,7 +125,7 @@ impl Run<'_> {
             }
             Some(_) => true,
         };
-        self.to_make.is_empty() && what_that_needs
+        is_back && self.to_make.is_empty() && what_that_needs
     }
 
     fn step(&mut self) -> anyhow::Result<()> {
@@ -140,10 +145,13 @@ impl Run<'_> {
     }
 
     fn strike(&mut self) {
-        let struck = self.world.weather.sweep().struck();
+        let (struck, hands_over) = {
+            let mut sweep = self.world.weather.sweep();
+            (sweep.struck(), sweep.hands_over())
+        };
         if let Some(host) = struck {
             self.world.switch(&host, false);
-            self.restarts = Some((self.now + DEAD_FOR, host));
+            self.restarts = Some((self.now + if hands_over { GONE_FOR } else { DEAD_FOR }, host));
         }
         if let Some((_, host)) = self.restarts.take_if(|(at, _)| *at <= self.now) {
             self.world.switch(&host, true);
@@ -326,7 +334,8 @@ impl Run<'_> {
             let why_not = oracle::out_of_sync(&self.world, self.plan);
             let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.calm_from));
             match why_not {
-                None if silent >= SETTLED => {
+                // As long as one is away another one may be told late of what there is to do.
+                None if silent >= SETTLED && self.restarts.is_none() => {
                     self.world.timeline.note("world", "all is in sync and settled");
                     return Ok(Some(self.world.weather.last_write().saturating_sub(self.calm_from)));
                 }

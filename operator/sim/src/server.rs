@@ -54,6 +54,14 @@ pub trait Circumstances: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Of which version at most this watch is told for now.
+    fn shows(&self, _call: &Call) -> u64 {
+        u64::MAX
+    }
+
+    /// This watch was told of all up to this version, or began there.
+    fn told(&self, _call: &Call, _version: u64) {}
+
     /// By how many changes of its kind this list is behind. None may be that asks for what is there now; one that asks for any moment
     /// (`resourceVersion=0`) is answered out of a cache that follows what is stored at its own pace.
     fn behind(&self, _call: &Call) -> usize {

@@ -1,6 +1,7 @@
 //! One chosen moment of a calm run (Sieve's perturbations): an operator dies at it, misses an event, or hands over to one whose
 //! view is old. A sweep takes each moment of a scenario in turn.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ pub enum Point {
     After(u64),
     /// This event is told to no watch of an operator: the watch ends, and a list follows that shows only what came of it.
     Lost(u64),
-    /// As `Unanswered`, and until then the watches of the other operator are seconds behind.
+    /// As `Unanswered`, and the watches of the other operator were told nothing since an effect some way before this one, until it has
+    /// led for a while.
     Stale(u64),
     /// Whoever wrote the Lease for this time, counted from 1 over all operators, dies before the answer arrives.
     LeaseUnanswered(u64),
@@ -47,8 +49,22 @@ impl FromStr for Point {
 
 /// From an effect until its answer has arrived for sure.
 const ARRIVES: Duration = Duration::from_millis(40);
-/// How far a stale view is behind.
-const BEHIND: Duration = Duration::from_secs(6);
+/// So long after it took the Lease a leader with an old view is told what it missed.
+const BEHIND: Duration = Duration::from_secs(15);
+/// A view is older than the chosen effect by up to so many, as many as its number says: so views of all ages come up.
+const OLDEST: u64 = 16;
+/// What is old in each such view. At every second moment nothing else is, as watches of several kinds are behind each by itself.
+const DEVICES: &str = "devices";
+
+/// Whoever did not lead then is told of nothing after this.
+#[derive(Clone, Debug)]
+struct Held {
+    leader: String,
+    version: u64,
+    devices_alone: bool,
+    /// None: nobody else leads yet.
+    until: Option<Duration>,
+}
 
 /// Counts towards the moment.
 #[derive(Clone, Debug, Default)]
@@ -60,9 +76,23 @@ pub struct Sweep {
     pub events: u64,
     /// Writes of the Lease so far.
     pub leases: u64,
+    /// Who took over was told of no effect on any device since before the chosen one.
+    pub is_from_old_view: bool,
     writer: Option<String>,
+    /// What the last write made.
+    version: u64,
     frozen: Option<String>,
     dies: Option<(Duration, String)>,
+    held: Option<Held>,
+    /// What the chosen effect made.
+    chosen: Option<u64>,
+    /// By operator: up to which version its watch of Devices was told.
+    told: BTreeMap<String, u64>,
+}
+
+/// The first effect that a stale view does not have.
+fn first_missed(chosen: u64) -> u64 {
+    chosen.saturating_sub(1 + chosen * 7 % OLDEST).max(1)
 }
 
 impl Sweep {
@@ -71,9 +101,10 @@ impl Sweep {
         Self { point, ..Self::default() }
     }
 
-    /// An operator wrote.
-    pub fn wrote(&mut self, caller: &str) {
+    /// An operator wrote, which made this version.
+    pub fn wrote(&mut self, caller: &str, version: u64) {
         self.writer = Some(caller.to_owned());
+        self.version = version;
         self.effect();
     }
 
@@ -82,17 +113,37 @@ impl Sweep {
         self.effects += 1;
         let Some(writer) = self.writer.clone() else { return };
         match self.point {
-            Some(Point::Unanswered(number) | Point::Stale(number)) if number == self.effects => {
-                self.dies_unanswered(writer);
-            }
+            Some(Point::Stale(number)) if number > 0 => self.grows_old(number, writer),
+            Some(Point::Unanswered(number)) if number == self.effects => self.dies_unanswered(writer),
             Some(Point::After(number)) if number == self.effects => self.dies_after(writer),
             _ => {}
+        }
+    }
+
+    fn grows_old(&mut self, number: u64, writer: String) {
+        if self.effects == first_missed(number) {
+            let (leader, version) = (writer.clone(), self.version - 1);
+            self.held = Some(Held { leader, version, devices_alone: !number.is_multiple_of(2), until: None });
+        }
+        if self.effects == number {
+            self.chosen = Some(self.version);
+            self.dies_unanswered(writer);
+        }
+    }
+
+    /// Somebody writes the Lease: the first one after the chosen effect that did not lead takes over.
+    fn takes_over(&mut self, caller: &str) {
+        let Some(chosen) = self.chosen else { return };
+        if let Some(held) = self.held.as_mut().filter(|held| held.leader != caller && held.until.is_none()) {
+            held.until = Some(clock::elapsed() + BEHIND);
+            self.is_from_old_view = self.told.get(caller).is_some_and(|told| *told < chosen);
         }
     }
 
     /// An operator wrote the Lease.
     pub fn leased(&mut self, caller: &str) {
         self.leases += 1;
+        self.takes_over(caller);
         match self.point {
             Some(Point::LeaseUnanswered(number)) if number == self.leases => {
                 self.dies_unanswered(caller.to_owned());
@@ -116,11 +167,26 @@ impl Sweep {
         self.frozen.as_deref() == Some(host)
     }
 
-    /// How far behind the watches of this operator are.
-    pub fn behind(&self, host: &str) -> Duration {
-        let stale = matches!(self.point, Some(Point::Stale(_)));
-        let waits = self.writer.as_deref().is_some_and(|writer| writer != host);
-        if stale && waits { BEHIND } else { Duration::ZERO }
+    /// Of which version at most a watch of this kind is told.
+    pub fn shows(&self, host: &str, kind: &str) -> u64 {
+        let is_held = |held: &&Held| {
+            let is_over = held.until.is_some_and(|until| clock::elapsed() >= until);
+            held.leader != host && !is_over && (kind == DEVICES || !held.devices_alone)
+        };
+        self.held.as_ref().filter(is_held).map_or(u64::MAX, |held| held.version)
+    }
+
+    /// A watch of this kind was told of all up to this version.
+    pub fn told(&mut self, host: &str, kind: &str, version: u64) {
+        if kind == DEVICES {
+            let told = self.told.entry(host.to_owned()).or_default();
+            *told = version.max(*told);
+        }
+    }
+
+    /// Does this moment need whoever died to be away until another one has led for a while?
+    pub fn hands_over(&self) -> bool {
+        matches!(self.point, Some(Point::Stale(_)))
     }
 
     /// Is an operator told of this event?

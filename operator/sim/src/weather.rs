@@ -9,11 +9,12 @@ use device_sim::random::Dice;
 use jiff::Timestamp;
 
 use crate::clock;
+use crate::plan::Plan;
 use crate::server::refusal::Refusal;
 use crate::server::request::{Call, How, Verb};
 use crate::server::store::Written;
 use crate::server::{Circumstances, Fate};
-use crate::sweep::{Point, Sweep};
+use crate::sweep::Sweep;
 use crate::timeline::Timeline;
 
 /// Shares in thousandths.
@@ -46,15 +47,17 @@ pub struct Weather {
     written: Mutex<(u64, Duration)>,
     efforts: AtomicU64,
     sweep: Mutex<Sweep>,
+    hasty: bool,
     timeline: Timeline,
 }
 
 impl Weather {
     /// Good weather.
-    pub fn new(seed: u64, point: Option<Point>, timeline: Timeline) -> Self {
-        let now = Mutex::new((Bad::default(), Dice::new(seed, "weather", 0)));
-        let sweep = Mutex::new(Sweep::to(point));
-        Self { now, written: Mutex::default(), efforts: AtomicU64::new(0), sweep, timeline }
+    pub fn new(plan: &Plan, timeline: Timeline) -> Self {
+        let now = Mutex::new((Bad::default(), Dice::new(plan.seed, "weather", 0)));
+        let sweep = Mutex::new(Sweep::to(plan.point));
+        let (written, efforts) = (Mutex::default(), AtomicU64::new(0));
+        Self { now, written, efforts, sweep, hasty: plan.hasty, timeline }
     }
 
     fn now(&self) -> MutexGuard<'_, (Bad, Dice)> {
@@ -161,11 +164,10 @@ impl Circumstances for Weather {
         fate
     }
 
-    fn lag(&self, call: &Call) -> Duration {
-        let behind = self.sweep().behind(&call.caller);
+    fn lag(&self, _call: &Call) -> Duration {
         let (bad, dice) = &mut *self.now();
         if bad.lag == 0 {
-            return behind;
+            return Duration::ZERO;
         }
         dice.between(Duration::ZERO, Duration::from_millis(bad.lag))
     }
@@ -173,6 +175,9 @@ impl Circumstances for Weather {
     /// Harsher than Kubernetes: the operator asks for what is there now also where it fills a cache. That no such cache harms is what lets
     /// a server answer out of its own. Lists with a selector ask for what a decision rests on at once, and are owed the truth.
     fn behind(&self, call: &Call) -> usize {
+        if self.hasty && !call.selector.takes_all() && call.kind.plural == "devices" {
+            return usize::MAX;
+        }
         let (bad, dice) = &mut *self.now();
         if bad.stale == 0 || !call.selector.takes_all() {
             return 0;
@@ -180,6 +185,18 @@ impl Circumstances for Weather {
         let behind = dice.draw() % (bad.stale + 1);
         self.timeline.note(&call.caller, format!("{}: up to {behind} changes behind", call.told()));
         usize::try_from(behind).unwrap_or(0)
+    }
+
+    fn shows(&self, call: &Call) -> u64 {
+        if call.kind.plural == LEASES {
+            u64::MAX
+        } else {
+            self.sweep().shows(&call.caller, &call.kind.plural)
+        }
+    }
+
+    fn told(&self, call: &Call, version: u64) {
+        self.sweep().told(&call.caller, &call.kind.plural, version);
     }
 
     fn tells(&self, call: &Call) -> bool {
@@ -199,7 +216,7 @@ impl Circumstances for Weather {
                     let mut written = self.written();
                     *written = (written.0 + 1, clock::elapsed());
                     drop(written);
-                    self.sweep().wrote(who);
+                    self.sweep().wrote(who, *version);
                     self.timeline.note(who, format!("{}: version {version}{said}", call.told()));
                 } else {
                     self.sweep().leased(who);

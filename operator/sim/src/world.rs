@@ -96,7 +96,7 @@ impl World {
             .tcp_capacity(4096)
             .udp_capacity(4096)
             .build();
-        let weather = Arc::new(Weather::new(plan.seed, plan.point, timeline.clone()));
+        let weather = Arc::new(Weather::new(plan, timeline.clone()));
         let server = Server::new(Arc::new(Store::default()), weather.clone())?;
         let (devices, states) = (Slot::default(), Memory::new(weather.clone(), plan.breaks));
         serve(&mut sim, &server);

@@ -72,6 +72,7 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
     let (done, people) = (deeds(&undisturbed), told(&undisturbed));
     assert!(done.keys().any(|deed| deed.starts_with("device-0/Applied/")), "{done:?}");
     let (next, failed) = (AtomicU64::new(1), Mutex::new(Vec::new()));
+    let old_views = AtomicU64::new(0);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -82,6 +83,7 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
                         return;
                     }
                     let output = simulate(scenario, kind, number);
+                    old_views.fetch_add(count(&output, "old views"), Ordering::Relaxed);
                     let mut more = overdone(&output, &done);
                     more.extend(told(&output).difference(&people).cloned());
                     if !output.status.success() || end(&output) != calm || !more.is_empty() {
@@ -102,9 +104,13 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
             scenario.join(" ")
         );
     }
-    println!("told: sweep {kind}{}: {all} points, {} violations", scenario.concat(), failed.len());
+    let old_views = old_views.into_inner();
+    let seen =
+        if kind == "stale" { format!(", {old_views} leaders with an old view") } else { String::new() };
+    println!("told: sweep {kind}{}: {all} points{seen}, {} violations", scenario.concat(), failed.len());
     assert!(all > 10, "only {all} {moments} in the scenario");
     assert!(failed.is_empty(), "{} of {all} points", failed.len());
+    assert!(kind != "stale" || old_views * 4 >= all * 3, "{old_views} of {all} views were old");
 }
 
 #[test]
@@ -135,6 +141,17 @@ fn a_leader_that_follows_with_an_old_view_changes_nothing_in_the_end() {
 #[ignore = "sim rung: takes a minute"]
 fn a_leader_that_follows_with_an_old_view_goes_on_with_a_rollout_where_it_was() {
     sweep(&["--rollout"], "stale", "effects");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
+fn that_a_fleet_is_taken_over_without_catching_up_is_found_by_the_sweep_of_old_views() {
+    let scenario = ["--rollout", "--hasty"];
+    let all = count(&simulate(&scenario, "stale", 0), "effects");
+    let found: Vec<u64> =
+        (1..=all).filter(|number| !simulate(&scenario, "stale", *number).status.success()).collect();
+    println!("told: {} of {all} points find that a fleet does not catch up", found.len());
+    assert!(!found.is_empty(), "none of {all} points");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Limits beyond which a fleet may not go on: too many are lost that had run it, or too many failed.
 
-use edge_api::DeviceFleet;
+use edge_api::{DeviceFleet, FleetPhase};
 
 use super::{Book, Told, is_complete, is_given_up};
 use crate::rule::Rule;
@@ -44,6 +44,23 @@ impl Book {
                 out - gone
             );
             self.breaks(Rule::Unavailable, sentence);
+        }
+    }
+
+    /// It says that it has ended: so all of its devices that can be told have what it brings, or what it brings back, as the API server's
+    /// objects have it, however old its own view of them is.
+    pub(super) fn judge_end(&mut self, number: usize, fleet: &DeviceFleet) {
+        let brings = fleet.status.as_ref().is_some_and(|status| status.phase == FleetPhase::Complete);
+        let is_away = |told: &Told| told.away || told.lost || told.withheld;
+        let ours = self.told.iter().filter(|(_, told)| told.fleet == number && !is_away(told));
+        let wrong: Vec<&String> = ours
+            .filter(|(_, told)| (told.desired == fleet.spec.template) != brings)
+            .map(|(name, _)| name)
+            .collect();
+        if !wrong.is_empty() {
+            let (name, phase) = (&self.fleets[number].name, if brings { "Complete" } else { "RolledBack" });
+            let sentence = format!("{name} says {phase}, and {wrong:?} have something else");
+            self.breaks(Rule::Ends, sentence);
         }
     }
 

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::plan::Plan;
 use crate::timeline::Timeline;
 use crate::weather::Weather;
 
@@ -15,7 +16,7 @@ fn judge() -> Judge {
         pauses: false,
         members: (0..5).collect(),
     };
-    let weather = Arc::new(Weather::new(0, None, Timeline::default()));
+    let weather = Arc::new(Weather::new(&Plan::sweep(None), Timeline::default()));
     let judge = Judge::new(vec![plan], Memory::new(weather, None));
     for number in 0..5 {
         device(&judge, number, None, "InSync");

@@ -21,6 +21,9 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// And so long before its time is over, so that the next one begins with the latest version (`nextBookmarkTime` there).
 const BEFORE_THE_END: Duration = Duration::from_secs(2);
 
+/// A watch that is not told of all yet looks so often whether it is.
+const LOOK: Duration = Duration::from_millis(100);
+
 struct Watcher {
     store: Arc<Store>,
     around: Arc<dyn Circumstances>,
@@ -33,6 +36,8 @@ struct Watcher {
     bookmark_at: Option<Instant>,
     ends: Instant,
     over: bool,
+    /// There is more than it is told for now.
+    is_held: bool,
 }
 
 /// The lines of a watch.
@@ -62,6 +67,7 @@ pub fn events(
         bookmark_at: watch.bookmarks.then(|| next_bookmark(now, ends)).flatten(),
         ends,
         over: false,
+        is_held: false,
     };
     stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
@@ -86,8 +92,12 @@ impl Watcher {
             self.latest.mark_unchanged();
             match self.store.changes(&self.call.kind, self.position) {
                 Ok((changes, version)) => {
-                    self.waiting.extend(changes.iter().filter_map(|change| told(&self.call, change)));
-                    self.position = self.position.max(version);
+                    let shown = self.around.shows(&self.call);
+                    let news = changes.iter().filter(|change| change.version <= shown);
+                    self.waiting.extend(news.filter_map(|change| told(&self.call, change)));
+                    self.is_held = shown < version;
+                    self.position = self.position.max(version.min(shown));
+                    self.around.told(&self.call, self.position);
                 }
                 Err(refusal) => self.expire(&refusal),
             }
@@ -110,6 +120,7 @@ impl Watcher {
                 self.over = changed.is_err();
                 sleep(self.around.lag(&self.call)).await;
             }
+            () = sleep(LOOK), if self.is_held => {}
             () = sleep_until(self.bookmark_at.unwrap_or(self.ends)), if self.bookmark_at.is_some() => {
                 self.bookmark_at = next_bookmark(Instant::now(), self.ends);
                 let object = json!({
