@@ -28,6 +28,7 @@ pub mod oracle;
 pub mod person;
 pub mod plan;
 pub mod report;
+pub mod retries;
 pub mod rollouts;
 pub mod rule;
 pub mod run;

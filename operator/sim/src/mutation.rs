@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 
 use crate::happening::{FleetEdit, Happening};
 use crate::plan::{Plan, works};
+use crate::retries::Buckets;
 use crate::rollouts::FleetPlan;
 use crate::rule::Rule;
 use crate::server::store::Change;
-use crate::world::IN_FLIGHT;
+use crate::world::{IN_FLIGHT, RETRIES};
 
 /// Members of the fleet; one more device is nobody's.
 const MEMBERS: usize = 5;
@@ -38,6 +39,11 @@ impl Plan {
                     (12_000, Happening::Behave { device, behaviour: Box::new(behaviour.clone()) }),
                 );
             }
+        }
+        if matches!(rule, Some(Rule::Retries | Rule::DeviceRetries)) {
+            // It has to be told again and again.
+            let behaviour = Box::new(Behaviour { contradict: Share::ALL, ..works() });
+            happenings.insert(0, (12_000, Happening::Behave { device: MEMBERS, behaviour }));
         }
         let happenings = happenings.into_iter().map(|(at, what)| (Duration::from_millis(at), what)).collect();
         let fleet = FleetPlan {
@@ -88,6 +94,16 @@ impl Plan {
     /// Exchanges at once, as the operators are told.
     pub(crate) fn in_flight(&self) -> u32 {
         if self.breaks == Some(Rule::Bounds) { 16 } else { IN_FLIGHT }
+    }
+
+    /// Retries, as the oracle knows them: fewer than the operators are told, where that is to be found.
+    pub(crate) fn buckets(&self) -> Buckets {
+        let few = (1, 0.01);
+        match self.breaks {
+            Some(Rule::Retries) => Buckets { process: few, ..RETRIES },
+            Some(Rule::DeviceRetries) => Buckets { device: few, ..RETRIES },
+            _ => RETRIES,
+        }
     }
 
     /// How this device behaves when all is calm.

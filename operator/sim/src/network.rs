@@ -22,6 +22,7 @@ use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::clock;
 use crate::exchanges::Exchanges;
+use crate::retries::Retries;
 use crate::weather::Weather;
 
 /// The second byte of a datagram that refuses an older epoch or generation: 4.12 (RFC 7252 §3 and §5.9.2.8).
@@ -40,6 +41,8 @@ pub struct Turmoil {
     pub weather: Arc<Weather>,
     /// What is under way.
     pub exchanges: Exchanges,
+    /// What is told again.
+    pub retries: Retries,
     /// Whose ports these are.
     pub host: String,
 }
@@ -78,6 +81,7 @@ impl Port for Udp {
                 self.network.weather.effort();
             }
             self.network.exchanges.sent(&self.network.host, bytes, clock::elapsed());
+            self.network.retries.sent(&self.network.host, bytes, clock::elapsed());
             for _ in 0..self.network.weather.copies(&self.network.host) {
                 self.socket.send_to(bytes, peer).await?;
             }

@@ -16,7 +16,7 @@ pub use self::rollouts::{have_rollouts_ended, may_fail};
 use crate::person::name;
 use crate::plan::{Plan, REPLICAS};
 use crate::rule::{Rule, Violation};
-use crate::world::{IN_FLIGHT, RETRIES, World, operator};
+use crate::world::{IN_FLIGHT, World, operator};
 
 /// Why not everything is as it shall be; none when it is, by what devices truly run and by what statuses say.
 pub fn out_of_sync(world: &World, plan: &Plan) -> Option<Violation> {
@@ -141,25 +141,6 @@ fn failed_in_truth(kept: &Durable, desired: &Desired, device: &Device) -> Option
     let runs_it_all_the_same = runs && what == What::InstallFailed;
     (runs_it_all_the_same || !happened)
         .then(|| format!("its status is Failed by {what:?}, and it runs {running:?}"))
-}
-
-/// Who used more retries than it may, by its own count.
-pub fn exceeded(world: &World, now: std::time::Duration) -> Vec<Violation> {
-    let mut broken = Vec::new();
-    for replica in 0..REPLICAS {
-        let Some(running) = world.running(replica) else { continue };
-        let families = running.metrics.registry().gather();
-        let family = families.iter().find(|one| one.name() == "edge_device_command_retries_total");
-        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
-        let retries: f64 = metrics.iter().map(|metric| metric.get_counter().get_value()).sum();
-        let (burst, rate) = RETRIES;
-        let allowed = f64::from(burst) + rate * now.saturating_sub(running.since).as_secs_f64();
-        if retries > allowed + 1.0 {
-            let sentence = format!("{} used {retries} retries of {allowed:.1}", operator(replica));
-            broken.push(Rule::Bounds.broken(sentence));
-        }
-    }
-    broken
 }
 
 /// Who had more exchanges under way than it may, by its datagrams.

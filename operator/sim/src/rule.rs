@@ -17,8 +17,12 @@ pub enum Rule {
     EpochsRise,
     /// No command is carried out twice.
     Once,
-    /// No process has more exchanges under way, or uses more retries, than it may.
+    /// No process has more exchanges under way than it may.
     Bounds,
+    /// Nor tells devices again what it told them more often.
+    Retries,
+    /// Nor any single one of them.
+    DeviceRetries,
     /// None is overtaken more than twice by the same other one.
     Fair,
     /// No fleet has more devices under way than maxInFlight.

@@ -135,7 +135,7 @@ impl Run<'_> {
         clock::set(self.now);
         self.strike();
         if self.now.as_millis().is_multiple_of(LOOK.as_millis()) {
-            let mut broken = oracle::exceeded(&self.world, self.now);
+            let mut broken = self.world.retries.exceeded(self.plan.buckets(), self.now);
             broken.extend(self.world.judge.broken());
             self.breaks(broken);
             let made = |device: &usize| self.world.person.makes(self.plan, *device);

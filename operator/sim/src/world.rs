@@ -21,6 +21,7 @@ use crate::mutation::backdate;
 use crate::network::{API, Listener, Turmoil, client};
 use crate::person::{NAMESPACE, Person, SYSTEM};
 use crate::plan::{CALM_LATENCY, Plan, REPLICAS, works};
+use crate::retries::{Buckets, Retries};
 use crate::server::Server;
 use crate::server::store::Store;
 use crate::states::Memory;
@@ -38,18 +39,14 @@ pub const TICK: Duration = Duration::from_millis(10);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Exchanges at once, so few that devices wait for each other.
 pub const IN_FLIGHT: u32 = 3;
-/// Retries at once, and a second, of all devices.
-pub const RETRIES: (u32, f64) = (20, 2.0);
+/// Retries at once, and a second, of all devices, and of each.
+pub const RETRIES: Buckets = Buckets { process: (20, 2.0), device: (5, 0.2) };
 
-/// A running operator, as its metrics show it and as it can be told to end.
+/// A running operator, as it can be told to end.
 #[derive(Clone)]
 pub struct Running {
-    /// What it counts.
-    pub metrics: Arc<Metrics>,
     /// SIGTERM.
     pub ends: CancellationToken,
-    /// When it began.
-    pub since: Duration,
 }
 
 type Slot<T> = Rc<RefCell<T>>;
@@ -66,6 +63,8 @@ pub struct World {
     pub timeline: Timeline,
     /// Whose turn it was.
     pub turns: Turns,
+    /// What was told again.
+    pub retries: Retries,
     /// What devices keep.
     pub states: Memory,
     /// Who watches the budgets of fleets.
@@ -98,7 +97,8 @@ impl World {
             .build();
         let weather = Arc::new(Weather::new(plan, timeline.clone()));
         let server = Server::new(Arc::new(Store::default()), weather.clone())?;
-        let (devices, states) = (Slot::default(), Memory::new(weather.clone(), plan.breaks));
+        let (devices, retries) = (Slot::default(), Retries::default());
+        let states = Memory::new(weather.clone(), plan.breaks);
         serve(&mut sim, &server);
         let config = SimConfig {
             namespace: NAMESPACE.to_owned(),
@@ -110,6 +110,7 @@ impl World {
         let network = Turmoil {
             weather: weather.clone(),
             exchanges: turns.exchanges.clone(),
+            retries: retries.clone(),
             host: DEVICES.to_owned(),
         };
         let around = Surroundings { network: Arc::new(network.clone()), states: Arc::new(states.clone()) };
@@ -128,6 +129,7 @@ impl World {
             weather,
             timeline,
             turns,
+            retries,
             states,
             judge,
             doomed_uid: None,
@@ -221,8 +223,10 @@ fn flags(replica: usize, in_flight: u32) -> Args {
         format!("--namespace={SYSTEM}"),
         format!("--identity={}", operator(replica)),
         format!("--max-in-flight={in_flight}"),
-        format!("--retry-burst={}", RETRIES.0),
-        format!("--retry-rate={}", RETRIES.1),
+        format!("--retry-burst={}", RETRIES.process.0),
+        format!("--retry-rate={}", RETRIES.process.1),
+        format!("--device-retry-burst={}", RETRIES.device.0),
+        format!("--device-retry-rate={}", RETRIES.device.1),
     ];
     Args::parse_from(flags.into_iter().map(str::to_owned).chain(more))
 }
@@ -243,8 +247,8 @@ fn operate(
             loop {
                 let metrics = Metrics::new()?;
                 let ends = CancellationToken::new();
-                let since = turmoil::sim_elapsed().unwrap_or_default();
-                *slot.borrow_mut() = Some(Running { metrics: metrics.clone(), ends: ends.clone(), since });
+                network.retries.begins(&name, turmoil::sim_elapsed().unwrap_or_default());
+                *slot.borrow_mut() = Some(Running { ends: ends.clone() });
                 let outside = Outside {
                     clients: Clients {
                         work: client(&name, metrics.requests.clone()),
