@@ -74,6 +74,11 @@ impl History {
         }
     }
 
+    /// Is nothing forgotten?
+    pub fn is_whole(&self) -> bool {
+        self.entries.front().is_none_or(|oldest| oldest.number == 1)
+    }
+
     /// The entries of one kind, oldest first.
     pub fn of(&self, what: What) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.what == what)
@@ -102,6 +107,7 @@ mod tests {
         }
         assert_eq!(history.entries.len(), CAPACITY);
         assert_eq!(history.recorded, CAPACITY as u64 + 3);
+        assert!(!history.is_whole() && History::default().is_whole());
         assert_eq!(history.entries.front().map(|entry| entry.number), Some(4));
         assert_eq!(history.entries.back().map(|entry| entry.generation), Some(CAPACITY as u64 + 2));
     }

@@ -161,10 +161,17 @@ pub fn history(world: &World, plan: &Plan) -> Vec<Violation> {
         .filter_map(|number| Some((name(number), world.states.get(&name(number))?)))
         .flat_map(|(name, kept)| {
             let entries: Vec<&Entry> = kept.history.entries.iter().collect();
-            [What::Stored, What::Applied]
+            let mut broken: Vec<Violation> = [What::Stored, What::Applied]
                 .into_iter()
-                .flat_map(move |what| judge(&name, what, &entries))
-                .collect::<Vec<_>>()
+                .flat_map(|what| judge(&name, what, &entries))
+                .collect();
+            if !kept.history.is_whole() {
+                // Then nobody can say whether it was so.
+                let sentence =
+                    format!("{name}: of {} entries the first are forgotten", kept.history.recorded);
+                broken.push(Rule::Once.broken(sentence));
+            }
+            broken
         })
         .collect()
 }

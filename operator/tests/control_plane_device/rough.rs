@@ -82,6 +82,7 @@ async fn when_devices_stop_to_misbehave_in_every_way_all_agree_with_their_histor
         assert_eq!(reported.config_digest, Some(view.durable.running.digest().to_string()));
         assert_eq!(reported.boot_id, view.boot_id.to_string());
         let history = device.history();
+        assert!(history.is_whole(), "{} entries, and what came first is forgotten", history.recorded);
         let orders = |what| history.of(what).map(|entry| (entry.epoch, entry.generation)).collect::<Vec<_>>();
         for what in [What::Stored, What::Applied] {
             assert!(orders(what).is_sorted(), "an old command won: {:?}", orders(what));
