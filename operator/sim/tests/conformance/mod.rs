@@ -15,7 +15,7 @@ mod writes;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use edge_api::{Device, FaultProfile};
+use edge_api::{Device, DeviceFleet, FaultProfile};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
@@ -115,6 +115,15 @@ pub(crate) fn profile(name: &str) -> FaultProfile {
     .unwrap()
 }
 
+pub(crate) fn fleet(name: &str) -> DeviceFleet {
+    serde_json::from_value(json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
+        "metadata": { "name": name },
+        "spec": { "selector": { "matchLabels": { "site": "none" } }, "template": { "firmware": "1.0" } },
+    }))
+    .unwrap()
+}
+
 /// Code and reason of a refusal.
 pub(crate) fn refused<T: Debug>(outcome: kube::Result<T>) -> (u16, String) {
     match outcome {
@@ -168,7 +177,7 @@ macro_rules! all_stories {
             an_object_with_finalizers_stays_until_they_are_gone
             defaults_are_filled_in_and_unknown_fields_are_not_kept
             a_lease_is_merged_on_its_version_and_null_removes_a_field
-            an_epoch_of_a_profile_never_falls
+            an_epoch_of_a_profile_and_of_a_fleet_never_falls
             events_and_revisions_are_kept_as_they_are
             what_is_applied_first_is_made
             who_applies_what_another_owns_is_refused_with_that_ones_name

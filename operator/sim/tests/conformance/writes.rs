@@ -1,15 +1,20 @@
 //! Writes of one object: creation, versions, generations, status, preconditions, deletion.
 
-use edge_api::{Device, FaultProfile};
+use std::fmt::Debug;
+
+use edge_api::Device;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Ground, device, person, profile, refused, version};
+use super::{Ground, device, fleet, person, profile, refused, version};
 
 pub(crate) async fn an_object_is_made_once_with_what_the_server_adds(ground: Ground) {
     let api = ground.api::<Device>();
@@ -239,16 +244,28 @@ pub(crate) async fn a_lease_is_merged_on_its_version_and_null_removes_a_field(gr
     assert_eq!((given.holder_identity, given.lease_duration_seconds), (None, Some(15)));
 }
 
-pub(crate) async fn an_epoch_of_a_profile_never_falls(ground: Ground) {
-    let profiles = ground.api::<FaultProfile>();
-    profiles.create(&PostParams::default(), &profile("cut")).await.unwrap();
+pub(crate) async fn an_epoch_of_a_profile_and_of_a_fleet_never_falls(ground: Ground) {
+    epoch_never_falls(&ground, profile("cut")).await;
+    epoch_never_falls(&ground, fleet("pumps")).await;
+}
+
+async fn epoch_never_falls<K>(ground: &Ground, object: K)
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let (api, name) = (ground.api::<K>(), object.name_any());
+    api.create(&PostParams::default(), &object).await.unwrap();
     let write = |status: Value| {
         let patch = json!({
-            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
-            "metadata": { "name": "cut" }, "status": status,
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+            "metadata": { "name": name }, "status": status,
         });
-        let (profiles, params) = (profiles.clone(), PatchParams::apply("edge-operator").force());
-        async move { profiles.patch_status("cut", &params, &Patch::Apply(patch)).await }
+        let (api, name, params) = (api.clone(), name.clone(), PatchParams::apply("edge-operator").force());
+        async move { api.patch_status(&name, &params, &Patch::Apply(patch)).await }
     };
     write(json!({ "phase": "Pending" })).await.unwrap();
     write(json!({ "phase": "Pending", "epoch": 7 })).await.unwrap();
