@@ -28,7 +28,7 @@ struct Args {
     #[arg(long, env = "EDGE_SIM_SEED", default_value_t = 0)]
     seed: u64,
     /// Not a seed but the sweeps' scenario, with something at the Nth moment of it, from 1: unanswered:N, after:N, lost:N,
-    /// stale:N, lease-unanswered:N or lease-after:N; with 0 for N nothing happens
+    /// lost-lease:N, stale:N, lease-unanswered:N or lease-after:N; with 0 for N nothing happens
     #[arg(long, conflicts_with = "seed")]
     sweep: Option<Point>,
     /// Not a seed but a calm rollout in which this rule is broken on purpose, which the oracle has to find
@@ -49,6 +49,9 @@ struct Args {
     /// The sweep is one through Devices that are deleted, made again and adopted
     #[arg(long, requires = "sweep", conflicts_with = "rollout")]
     lives: bool,
+    /// In the sweep whoever leads is told to end, twice
+    #[arg(long, requires = "sweep", conflicts_with_all = ["rollout", "lives"])]
+    handover: bool,
     /// In the sweep a fleet that is taken over is told nothing of what former leaders wrote, so that it does not wait for it, which the
     /// oracle has to find
     #[arg(long, requires = "rollout")]
@@ -64,6 +67,7 @@ impl Args {
             (Some(point), _) if self.rollout => {
                 Plan { hasty: self.hasty, ..Plan::sweep_of_a_rollout(Some(point)) }
             }
+            (Some(point), _) if self.handover => Plan::sweep_of_a_handover(Some(point)),
             (Some(point), _) if self.lives => Plan::sweep_of_lives(Some(point)),
             (Some(point), _) => Plan::sweep(Some(point)),
             (None, Some(replica)) => Plan::of_a_stopped_leader(replica),
@@ -137,13 +141,14 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, {} old views, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, {} lease events, {} old views, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
         report.waits,
         report.moments.effects,
         report.moments.events,
         report.moments.leases,
+        report.moments.lease_events,
         report.moments.old_views,
         timeline.digest()
     );

@@ -139,6 +139,18 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The scenario of the sweeps, in which both operators are told to end in turn, and twice: whoever leads gives the Lease away.
+    pub fn sweep_of_a_handover(point: Option<Point>) -> Self {
+        let mut plan = Self::sweep(point);
+        for (at, replica) in [(13_000, 0), (15_500, 1), (19_000, 0), (22_000, 1)] {
+            plan.happenings.push((Duration::from_millis(at), Happening::Terminate { replica }));
+        }
+        plan.happenings.sort_by_key(|(at, _)| *at);
+        plan
+    }
+}
+
 fn declare(dice: &mut Dice, devices: usize) -> Happening {
     Happening::Declare {
         device: one_of(dice, devices),

@@ -36,6 +36,8 @@ pub struct Moments {
     pub events: u64,
     /// Writes of the Lease before all is calm: who leads anew when all is silent writes that it does.
     pub leases: u64,
+    /// Events of the Lease that were told to them, before all is calm, too.
+    pub lease_events: u64,
     /// Leaders that took over with a view from before the moment of the sweep.
     pub old_views: u64,
 }

@@ -16,6 +16,7 @@ use crate::plan::{CALM_LATENCY, Plan, REPLICAS};
 use crate::report::{Moments, Report};
 use crate::rule::{Rule, Violation};
 use crate::server::store::Backup;
+use crate::sweep::Sweep;
 use crate::timeline::Timeline;
 use crate::turns::Turns;
 use crate::weather::Bad;
@@ -69,7 +70,7 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     if plan.point.is_some() {
         run.lets_it_end(None)?;
     }
-    let leases = run.world.weather.sweep().leases;
+    let before_the_calm = run.world.weather.sweep().clone();
     run.calm();
     let converged_after = run.converges()?;
     if converged_after.is_some() {
@@ -81,7 +82,8 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     let (writes, waits) = (run.world.weather.writes(), turns.waits());
     let sweep = run.world.weather.sweep().clone();
     let old_views = u64::from(sweep.is_from_old_view);
-    let moments = Moments { effects: sweep.effects, events: sweep.events, leases, old_views };
+    let Sweep { leases, lease_events, .. } = before_the_calm;
+    let moments = Moments { effects: sweep.effects, events: sweep.events, leases, lease_events, old_views };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
     let (violations, simulated) = (run.violations, run.now);

@@ -13,16 +13,18 @@ use crate::clock;
 pub enum Point {
     /// Whoever caused this effect dies before the answer arrives, and nothing of it has any effect after this one.
     Unanswered(u64),
-    /// It dies right after the answer arrived.
+    /// It dies when the answer has arrived for sure (`ARRIVES`): what it does at once when it reads it has happened by then.
     After(u64),
     /// This event is told to no watch of an operator: the watch ends, and a list follows that shows only what came of it.
     Lost(u64),
+    /// As `Lost`, of the Lease.
+    LostLease(u64),
     /// As `Unanswered`, and the watches of the other operator were told nothing since an effect some way before this one, until it has
     /// led for a while.
     Stale(u64),
     /// Whoever wrote the Lease for this time, counted from 1 over all operators, dies before the answer arrives.
     LeaseUnanswered(u64),
-    /// It dies right after the answer arrived.
+    /// It dies when the answer has arrived for sure.
     LeaseAfter(u64),
 }
 
@@ -36,18 +38,19 @@ impl FromStr for Point {
             "unanswered" => Ok(Self::Unanswered(number)),
             "after" => Ok(Self::After(number)),
             "lost" => Ok(Self::Lost(number)),
+            "lost-lease" => Ok(Self::LostLease(number)),
             "stale" => Ok(Self::Stale(number)),
             "lease-unanswered" => Ok(Self::LeaseUnanswered(number)),
             "lease-after" => Ok(Self::LeaseAfter(number)),
             _ => {
-                Err("write unanswered, after, lost, stale, lease-unanswered or lease-after before the colon"
+                Err("write unanswered, after, lost, lost-lease, stale, lease-unanswered or lease-after before the colon"
                     .to_owned())
             }
         }
     }
 }
 
-/// From an effect until its answer has arrived for sure.
+/// From an effect until its answer has arrived for sure: two ways of a message, and as many steps of the simulation.
 const ARRIVES: Duration = Duration::from_millis(40);
 /// So long after it took the Lease a leader with an old view is told what it missed.
 const BEHIND: Duration = Duration::from_secs(15);
@@ -74,6 +77,8 @@ pub struct Sweep {
     pub effects: u64,
     /// Events told to operators so far.
     pub events: u64,
+    /// Events of the Lease told to operators so far.
+    pub lease_events: u64,
     /// Writes of the Lease so far.
     pub leases: u64,
     /// Who took over was told of no effect on any device since before the chosen one.
@@ -193,6 +198,12 @@ impl Sweep {
     pub fn tells(&mut self) -> bool {
         self.events += 1;
         self.point != Some(Point::Lost(self.events))
+    }
+
+    /// Is an operator told of this event of the Lease?
+    pub fn tells_of_the_lease(&mut self) -> bool {
+        self.lease_events += 1;
+        self.point != Some(Point::LostLease(self.lease_events))
     }
 
     /// Who dies now, once.

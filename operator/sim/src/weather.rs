@@ -200,7 +200,8 @@ impl Circumstances for Weather {
     }
 
     fn tells(&self, call: &Call) -> bool {
-        call.kind.plural == LEASES || self.sweep().tells()
+        let mut sweep = self.sweep();
+        if call.kind.plural == LEASES { sweep.tells_of_the_lease() } else { sweep.tells() }
     }
 
     fn done(&self, call: &Call, result: Result<Option<&Written>, &Refusal>) {

@@ -198,6 +198,12 @@ fn a_leader_that_follows_with_an_old_view_of_devices_that_go_and_come_back_chang
 
 #[test]
 #[ignore = "sim rung: takes a minute"]
+fn an_event_of_the_lease_that_is_missed_while_leaders_give_it_away_changes_nothing_in_the_end() {
+    sweep(&["--handover"], "lost-lease", "lease events");
+}
+
+#[test]
+#[ignore = "sim rung: takes a minute"]
 fn a_leader_that_dies_before_the_answer_to_a_write_of_its_lease_changes_nothing_in_the_end() {
     for scenario in [&[][..], &["--rollout"], &["--lives"]] {
         sweep(scenario, "lease-unanswered", "leases");
