@@ -5,7 +5,6 @@ pub mod publish;
 pub mod strain;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
 use std::time::Instant;
 
 use edge_api::fault_node::{
@@ -57,7 +56,7 @@ pub struct Seen {
     strained: [Rising; Strain::COUNTED.len()],
     /// By profile that delays: packets that the line's device has lost.
     drops: Losses,
-    /// By profile that sends packets through the splitter: those that it has lost.
+    /// By profile that acts: packets that the splitter has lost.
     splitter_drops: Losses,
     /// When the last look was.
     at: Option<Instant>,
@@ -151,15 +150,14 @@ impl Seen {
         }
     }
 
-    /// Neither device says whose packets it loses: all that send some there now may have lost them.
+    /// Neither device says whose packets it loses: all that send some there now may have lost them. Super-packets of any profile may pass the
+    /// splitter.
     fn look_at_devices(&mut self, view: &View, moment: Moment) {
         let acting = || view.profiles.iter().filter(|one| one.is_acting);
         let delaying = acting().filter(|one| one.delays()).map(|one| &one.uid).collect();
         self.drops.take(&delaying, moment.line_dropped, moment.now);
-        // One whose super-packets have one fate sends none there; all the same it may be the one.
-        let split = |one: &&ProfileView| one.rewrites() || self.super_packets.contains(&one.uid);
-        let split = acting().filter(split).map(|one| &one.uid).collect();
-        self.splitter_drops.take(&split, moment.splitter_dropped, moment.now);
+        let acting = acting().map(|one| &one.uid).collect();
+        self.splitter_drops.take(&acting, moment.splitter_dropped, moment.now);
         self.at = Some(moment.now);
     }
 

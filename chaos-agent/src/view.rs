@@ -96,12 +96,6 @@ impl ProfileView {
         asks(&self.rule, Phase::delays)
     }
 
-    /// Whether it needs the splitter in some phase.
-    #[must_use]
-    pub fn rewrites(&self) -> bool {
-        asks(&self.rule, Phase::rewrites)
-    }
-
     /// All that it lacks is outside, where other nodes may hold it; some of that is held here.
     #[must_use]
     pub const fn holds_what_it_can(&self) -> bool {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use edge_api::condition::reasons::{
-    ADDRESSES_UNPROTECTED, COPIES_MISSING, FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, PACKETS_STRAYED, SPLITTER_DROPS,
+    ADDRESSES_UNPROTECTED, COPIES_MISSING, FLOWS_UNTRACKED, LINE_DROPS, LINE_FULL, PACKETS_STRAYED,
+    SPLITTER_DROPS,
 };
 use fault_abi::counter::{Counter, Global};
 use fault_abi::verdict::Effect;
@@ -73,6 +74,7 @@ impl Strain {
             Self::SplitterDrops => (
                 SPLITTER_DROPS,
                 "the splitter loses packets, which no profile asked for (edge_splitter_dropped_total says how many): send less at once, or raise net.core.netdev_max_backlog on the node",
+            ),
             Self::Strays => (
                 PACKETS_STRAYED,
                 "packets were lost, or neither corrupted nor answered, since the kernel refused a step of their way, which no profile asked for: it had no memory for it, or the splitter was removed at that moment; give the node memory, and leave edo-split alone",

@@ -250,17 +250,18 @@ fn packets_that_the_line_loses_are_told_of_profiles_that_delay_meanwhile() {
 }
 
 #[test]
-fn packets_that_the_splitter_loses_are_told_of_profiles_that_send_some_there() {
+fn packets_that_the_splitter_loses_are_told_of_profiles_that_act_meanwhile() {
     let (kernel, mut seen, mut view) = (kernel(), Seen::default(), two());
-    view.profiles[1].rule = Arc::new(Rule::of(Phase { corrupt: u64::MAX, ..Phase::default() }));
-    let told = |seen: &mut Seen, splitter_dropped| {
-        told_of_both(&view, seen, &kernel, Moment { splitter_dropped, ..calm() })
-    };
+    let moment = |splitter_dropped| Moment { splitter_dropped, ..calm() };
+    view.profiles[1].is_acting = false;
     let drops = || Some("SplitterDrops".to_owned());
-    assert_eq!(told(&mut seen, 3), [None, None], "those were lost before anybody looked");
-    assert_eq!(told(&mut seen, 4), [None, drops()], "the other one flips bits");
-    kernel.count(1, Direction::ToDevice, |counter| counter.gso_frames += 1);
-    assert_eq!(told(&mut seen, 5), [drops(), drops()], "super-packets go there");
+    let told = told_of_both(&view, &mut seen, &kernel, moment(3));
+    assert_eq!(told, [None, None], "those were lost before anybody looked");
+    assert_eq!(told_of_both(&view, &mut seen, &kernel, moment(4)), [drops(), None]);
+    view.profiles[1].is_acting = true;
+    let told = told_of_both(&view, &mut seen, &kernel, moment(4));
+    assert_eq!(told, [drops(), None], "and those before the other one began");
+    assert_eq!(told_of_both(&view, &mut seen, &kernel, moment(5)), [drops(), drops()]);
 }
 
 #[test]
