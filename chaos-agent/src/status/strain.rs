@@ -85,7 +85,7 @@ impl Strain {
             ),
             Self::Uncopied => (
                 COPIES_MISSING,
-                "packets were not duplicated as asked: one has four copies at most, however many profiles duplicate it, and each needs room in the kernel and in the interface's queue; let at most two profiles duplicate on one target, or send less",
+                "packets were not duplicated as asked: one has four copies at most, however many profiles duplicate it, and each needs room in the kernel; let at most two profiles duplicate on one target, or give the node memory",
             ),
             Self::Untracked => (
                 FLOWS_UNTRACKED,

@@ -137,7 +137,7 @@ pub enum Global {
     EngineStalled = 7,
     /// Packets dropped since the line held as many, or as many bytes, as it may.
     LineFull = 8,
-    /// Duplicates that were not made, since a packet has four copies at most, or the kernel or the interface had no room for one.
+    /// Duplicates that were not made, since a packet has four copies at most, or the kernel had no room for one.
     Unduplicated = 9,
     /// Packets lost on their way into or out of the line or the splitter, or neither flipped nor answered: the kernel refused a step of it.
     Stray = 10,

@@ -76,7 +76,7 @@ pub enum Effect {
     LineFull = 6,
     /// Passed without its delay, since the delay line is missing or its engine has stopped.
     Stalled = 7,
-    /// Was to be duplicated and was not: a packet has four copies at most, or the kernel or its interface had no room for one.
+    /// Was to be duplicated and was not: a packet has four copies at most, or the kernel had no room for one.
     Unduplicated = 8,
     /// Lost on its way into or out of the line or the splitter, or neither flipped nor answered: the kernel refused a step of it.
     Stray = 9,

@@ -18,9 +18,6 @@ use crate::tc::{NEXT, drop};
 use crate::trouble::{stray, unduplicate};
 use crate::world::leave_line;
 
-/// The interface's queue took the clone, and dropped another packet for it (`NET_XMIT_CN` of linux/netdevice.h).
-const CONGESTED: i64 = 2;
-
 /// A packet's plan, and what is needed for it. On the stack: a duplicate that goes out may meet another hook on this CPU,
 /// which uses `SCRATCH` for itself.
 struct Work {
@@ -101,15 +98,18 @@ fn send(ctx: &TcContext, direction: Direction, work: &Work, copy: &Copy) {
         Direction::ToDevice => 0,
     };
     // SAFETY: the context that the kernel gave.
-    let (failed, bytes) = unsafe {
+    let (code, bytes) = unsafe {
         let skb = ctx.skb.skb;
         let bytes = u64::from((*skb).len) + bytes_before(work.network);
-        (!matches!(bpf_clone_redirect(skb, (*skb).ifindex, flags), 0 | CONGESTED), bytes)
+        (bpf_clone_redirect(skb, (*skb).ifindex, flags), bytes)
     };
     errand::clear(ctx);
-    if failed {
+    let is_held = copy.delay_ns != 0;
+    // On its way out a filter or a queue behind this hook may have dropped it (`NET_XMIT_DROP`), as it may the packet itself.
+    let is_dropped_behind = code > 0 && matches!(direction, Direction::ToDevice) && !is_held;
+    if code != 0 && !is_dropped_behind {
         unduplicate(copy.maker, direction, u64::from(work.packets));
-        if copy.delay_ns != 0 {
+        if is_held {
             leave_line(copy.state, bytes);
         }
     }

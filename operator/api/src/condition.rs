@@ -55,7 +55,7 @@ pub mod reasons {
     pub const FLOWS_UNTRACKED: &str = "FlowsUntracked";
     /// As `LineFull`: packets were lost, or neither flipped nor answered, where the kernel refused a step of their way.
     pub const PACKETS_STRAYED: &str = "PacketsStrayed";
-    /// As `LineFull`: packets were not duplicated, since one has four copies at most, or there was no room for one.
+    /// As `LineFull`: packets were not duplicated, since one has four copies at most, or the kernel had no room for one.
     pub const COPIES_MISSING: &str = "CopiesMissing";
     /// As `LineFull`: a node has more addresses than it has room to protect.
     pub const ADDRESSES_UNPROTECTED: &str = "AddressesUnprotected";
