@@ -88,8 +88,11 @@ impl Plan {
             // What it is told reaches the device only after another one leads.
             (11_900, behaves(Behaviour { drop: Share::ALL, ..works() })),
             (12_000, declare(0, 2)),
+            // One of these is on its way then, however long it takes.
+            (12_050, pauses(true)),
             (12_100, declare(1, 2)),
-            (12_100, pauses(true)),
+            (12_150, pauses(false)),
+            (12_250, pauses(true)),
             (12_300, stopped(true)),
             (12_400, behaves(works())),
             (13_000, declare(0, 3)),
