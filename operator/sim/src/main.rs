@@ -37,8 +37,9 @@ struct Args {
     /// The same rollout, in which nothing is broken
     #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks"])]
     unbroken: bool,
-    /// Not a seed but a calm run in which the operator of this number is stopped for a while
-    #[arg(long, conflicts_with_all = ["seed", "sweep", "breaks", "unbroken"])]
+    /// Not a seed's course of events but a calm run in which the operator of this number is stopped for a while; the seed is that of how long
+    /// messages take
+    #[arg(long, conflicts_with_all = ["sweep", "breaks", "unbroken"])]
     stopped: Option<usize>,
     /// A run that takes longer is killed (SIGALRM), in seconds of real time
     #[arg(long, env = "EDGE_SIM_LIMIT", default_value_t = 600)]
