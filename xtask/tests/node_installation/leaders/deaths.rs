@@ -5,8 +5,9 @@ use std::time::Instant;
 use kube::ResourceExt;
 use xtask::wait;
 
-use super::super::deaths::{ROW, deadline, partition, probe};
-use super::super::world::{PATIENCE, PodSeen, SOON, Story};
+use super::super::deaths::{ROW, deadline, partition};
+use super::super::probe::Probe;
+use super::super::world::{PATIENCE, PORTS, PodSeen, SOON, Story};
 use super::{
     MOST, all, begin, commands_are_under_way, new_firmware, rough, the_next_one_ends_it_well,
     the_standby_follows,
@@ -80,8 +81,15 @@ fn when_the_leaders_node_is_killed_the_other_one_brings_its_devices_in_sync_and_
     })
     .unwrap();
     story.agent_pod(node);
-    // A fault that was on when it died is there again for its pods, which have other addresses.
-    let mut probe = probe(&story, node);
+    // A fault that was on when it died is there again for its pods. What the API server says of them may still be of before.
+    let mut probe = wait::until("the node's pod at its new address", PATIENCE, SOON, || {
+        let pod = story.device_pod(node);
+        let has_begun = !story.processes_of(&pod).is_empty();
+        Ok(has_begun
+            .then(|| Probe::start("back", story.in_pod(&pod, PORTS.0), story.outside(PORTS.1)).ok())
+            .flatten())
+    })
+    .unwrap();
     probe.until(false, ROW).unwrap();
     probe.stop().unwrap();
     story.wait_for("jsonpath={.status.phase}=Active", &["fault/outlives"]);
