@@ -108,6 +108,28 @@ impl Index {
         }
     }
 
+    /// Takes in, for tests, that there are these profiles and nothing else: all watches have said what there is.
+    pub fn learn_all(&mut self, profiles: impl IntoIterator<Item = FaultProfile>) {
+        let profiles = profiles.into_iter().map(Event::InitApply);
+        for event in [Event::Init].into_iter().chain(profiles).chain([Event::InitDone]) {
+            self.apply(Change::Profile(event));
+        }
+        for change in [
+            Change::Device(Event::Init),
+            Change::Device(Event::InitDone),
+            Change::Pod(Event::Init),
+            Change::Pod(Event::InitDone),
+            Change::Node(Event::Init),
+            Change::Node(Event::InitDone),
+            Change::Slice(Event::Init),
+            Change::Slice(Event::InitDone),
+            Change::Service(Event::Init),
+            Change::Service(Event::InitDone),
+        ] {
+            self.apply(change);
+        }
+    }
+
     /// What must be watched so that all profiles' peers are found.
     #[must_use]
     pub fn wanted(&self, most_namespaces: usize) -> BTreeSet<Source> {

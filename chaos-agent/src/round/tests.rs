@@ -68,25 +68,7 @@ fn profile(name: &str, peers: &[&str]) -> FaultProfile {
 /// An index that knows all, and of it these profiles.
 fn complete(profiles: impl IntoIterator<Item = FaultProfile>) -> Index {
     let mut index = Index::default();
-    index.apply(Change::Profile(Event::Init));
-    for profile in profiles {
-        index.apply(Change::Profile(Event::InitApply(profile)));
-    }
-    for change in [
-        Change::Profile(Event::InitDone),
-        Change::Device(Event::Init),
-        Change::Device(Event::InitDone),
-        Change::Pod(Event::Init),
-        Change::Pod(Event::InitDone),
-        Change::Node(Event::Init),
-        Change::Node(Event::InitDone),
-        Change::Slice(Event::Init),
-        Change::Slice(Event::InitDone),
-        Change::Service(Event::Init),
-        Change::Service(Event::InitDone),
-    ] {
-        index.apply(change);
-    }
+    index.learn_all(profiles);
     assert!(index.missing().is_empty());
     index
 }

@@ -5,12 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use chaos_agent::behind::LineView;
 use chaos_agent::enforce::Enforcer;
-use chaos_agent::index::{Change, Index};
+use chaos_agent::index::Index;
 use chaos_agent::kernel::aya::AyaKernel;
 use chaos_agent::kernel::object::built_in;
 use chaos_agent::world::World;
 use fault_abi::key::PROTOCOL_TCP;
-use kube::runtime::watcher::Event;
 use tracing::subscriber::NoSubscriber;
 
 use crate::support::agent::{CAPACITY, Hooks};
@@ -29,23 +28,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 fn knowing(fault: &Fault) -> Index {
     let control_plane = Family::BOTH.map(|family| (family.ip(2, 2), PROTOCOL_TCP, API)).into();
     let mut index = Index::new(World { node: "node".to_owned(), control_plane, ..World::default() }, None);
-    index.apply(Change::Profile(Event::Init));
-    index.apply(Change::Profile(Event::InitApply(fault.object())));
-    for change in [
-        Change::Profile(Event::InitDone),
-        Change::Device(Event::Init),
-        Change::Device(Event::InitDone),
-        Change::Pod(Event::Init),
-        Change::Pod(Event::InitDone),
-        Change::Node(Event::Init),
-        Change::Node(Event::InitDone),
-        Change::Slice(Event::Init),
-        Change::Slice(Event::InitDone),
-        Change::Service(Event::Init),
-        Change::Service(Event::InitDone),
-    ] {
-        index.apply(change);
-    }
+    index.learn_all([fault.object()]);
     assert!(index.missing().is_empty(), "{:?}", index.missing());
     index
 }

@@ -11,7 +11,7 @@ use chaos_agent::kernel::aya::log::KernelLines;
 use chaos_agent::kernel::aya::{AyaKernel, Wanted};
 use chaos_agent::kernel::hooks::XdpMode;
 use chaos_agent::kernel::object::built_in;
-use chaos_agent::kernel::{Layer, LineLimits, Swept};
+use chaos_agent::kernel::{Layer, LineLimits};
 use chaos_agent::locate::netlink::{Netlink, Told, read};
 use chaos_agent::preflight;
 use chaos_agent::profile::{ObjectName, Profile};
@@ -346,12 +346,6 @@ impl Agent {
             }
         });
         names
-    }
-
-    /// Forgets flows, as the agent does every ten seconds.
-    pub(crate) fn forget_flows(&self) -> Swept {
-        let (flows, kept) = self.enforcer.flows();
-        flows.sweep(&kept)
     }
 
     /// A counter of the node.

@@ -1,5 +1,7 @@
-//! What the agent does about the delay line and the splitter when somebody takes them down, removes them, or takes off their programs.
+//! What the agent does about the delay line and the splitter when somebody takes them down, removes them, or takes off their programs, and what it does
+//! once in a while.
 
+use chaos_agent::kernel::Swept;
 use chaos_agent::splitter;
 
 use super::{Agent, boot_ns};
@@ -28,6 +30,12 @@ impl Agent {
     pub(crate) fn settle(&mut self) {
         let lost = self.enforcer.tickets().take_lost(boot_ns());
         self.enforcer.settle(&lost);
+    }
+
+    /// Forgets flows, as the agent does every ten seconds.
+    pub(crate) fn forget_flows(&self) -> Swept {
+        let (flows, kept) = self.enforcer.flows();
+        flows.sweep(&kept)
     }
 
     /// Makes a splitter in the place of the one that is gone, as the agent does when it sees that.
