@@ -17,6 +17,7 @@ pub mod decide;
 pub mod evidence;
 pub mod key;
 pub mod memory;
+mod message_id;
 pub mod metrics;
 pub mod observe;
 mod pause;

@@ -354,9 +354,11 @@ impl Book {
         let ours = || self.told.iter().filter(|(_, told)| told.fleet == number && !told.withheld);
         let tries = |told: &Told| !told.ended && !told.failed && !told.lost;
         let in_flight: Vec<&String> = ours().filter(|(_, told)| tries(told)).map(|(name, _)| name).collect();
+        // Of a rollout that is complete, those that failed hold up nobody: how many may, `judge_failures` knows.
+        let is_complete = self.objects.get(&plan.name).is_some_and(is_complete);
         let is_out = |told: &Told| {
             let of_this = Some(&told.desired) == target;
-            tries(told) || (of_this && !told.ended)
+            tries(told) || (of_this && !told.ended && !(is_complete && told.failed))
         };
         let out: Vec<&String> = ours().filter(|(_, told)| is_out(told)).map(|(name, _)| name).collect();
         let mut sentences = Vec::new();

@@ -40,3 +40,7 @@ mod trouble;
 pub mod turns;
 pub mod weather;
 pub mod world;
+
+/// How a run is seen again, but for its arguments. Built alone, the program has other features of its dependencies, and a seed is another
+/// run.
+pub const AGAIN: &str = "cargo build --workspace --all-targets && target/debug/edge-sim";

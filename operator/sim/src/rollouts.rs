@@ -34,6 +34,9 @@ pub struct FleetPlan {
 /// Longer than a device takes that works and has a bad network, and shorter than what is left of a run.
 const DEADLINE: &str = "25s";
 
+/// `spec.rollout.failureBudget.minimumSample` of all fleets.
+pub const MINIMUM_SAMPLE: usize = 4;
+
 impl FleetPlan {
     /// The object, without its name.
     pub fn object(&self) -> Value {
@@ -45,7 +48,7 @@ impl FleetPlan {
                     "batches": self.batches,
                     "maxInFlight": self.max_in_flight,
                     "maxUnavailable": self.max_unavailable,
-                    "failureBudget": { "percent": format!("{}%", self.failures), "minimumSample": 4 },
+                    "failureBudget": { "percent": format!("{}%", self.failures), "minimumSample": MINIMUM_SAMPLE },
                     "onBudgetExceeded": if self.pauses { "Pause" } else { "Rollback" },
                     "progressDeadline": DEADLINE,
                 },

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use edge_sim::AGAIN;
+
 /// Seeds that run where nobody says how many (`EDGE_SIM_SEEDS`).
 const SEEDS: u64 = 200;
 /// What half of the seeds take of a processor at most, in seconds.
@@ -88,7 +90,7 @@ fn show(seed: u64, output: &Output) {
     let lines: Vec<&str> = said.lines().collect();
     let (verdict, timeline): (Vec<&str>, Vec<&str>) =
         lines.iter().partition(|line| line.starts_with("seed "));
-    eprintln!("\n--- seed {seed}; the same again: cargo run --package edge-sim -- --seed {seed}");
+    eprintln!("\n--- seed {seed}; the same again: {AGAIN} --seed {seed}");
     let hidden = timeline.len().saturating_sub(SHOWN);
     eprintln!("({hidden} earlier lines)\n{}\n{}", timeline[hidden..].join("\n"), verdict.join("\n"));
     // A run that hangs says nothing, and is killed by SIGALRM.

@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use edge_sim::AGAIN;
+
 fn simulate(scenario: &[&str], kind: &str, number: u64) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-sim"));
     command.args(["--sweep", &format!("{kind}:{number}")]).args(scenario).output().unwrap()
@@ -102,10 +104,7 @@ fn sweep(scenario: &[&str], kind: &str, moments: &str) {
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (number, said) in &failed {
-        eprintln!(
-            "--- the same again: cargo run --package edge-sim -- --sweep {kind}:{number} {}\n{said}",
-            scenario.join(" ")
-        );
+        eprintln!("--- the same again: {AGAIN} --sweep {kind}:{number} {}\n{said}", scenario.join(" "));
     }
     let old_views = old_views.into_inner();
     let seen =

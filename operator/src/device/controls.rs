@@ -1,8 +1,7 @@
 //! What reconciles of devices share: sockets, slots and budgets, and the table of what is remembered of each device.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::answer::Answer;
 use super::census::{Census, Summary};
 use super::key::Key;
 use super::memory::Memory;
+use super::message_id::MessageIds;
 use super::metrics::DeviceMetrics;
 use super::policy::Policy;
 use super::release::is_held;
@@ -29,16 +29,19 @@ use crate::args::bounds::size;
 use crate::budget::{Bucket, Budgets};
 use crate::dns::Dns;
 use crate::epoch;
-use crate::leader::guard::Leadership;
 use crate::link::Link;
 use crate::link::observe::{Heed, Notification, Subject};
-use crate::link::socket::{self, Datagrams, Sockets};
+use crate::link::socket::{self, Sockets};
 use crate::lock::lock;
 use crate::metrics::{ControllerMetrics, Metrics, usage};
 use crate::queue::Permits;
 use crate::retry::Failure;
 use crate::shared::{Shared, draw};
 use crate::slots::{Cause, Passes, Slots};
+
+mod outlet;
+
+pub use self::outlet::WhileLeading;
 
 /// A status that was written, and is perhaps not yet in the cache.
 #[derive(Clone, Debug)]
@@ -60,19 +63,6 @@ pub(super) struct Entry {
     /// When it had its last turns.
     pub(super) passes: Passes,
     failures: u32,
-}
-
-/// The sockets, for a leader: each datagram is a command or leads to one, also the fourth of an exchange.
-pub struct WhileLeading {
-    sockets: Arc<Sockets>,
-    leadership: Leadership,
-}
-
-impl Datagrams for WhileLeading {
-    async fn send(&self, peer: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        self.leadership.check().map_err(io::Error::other)?;
-        self.sockets.send(peer, bytes).await
-    }
 }
 
 /// What reconciles of devices share.
@@ -101,6 +91,7 @@ pub struct Controls {
     policy: Policy,
     table: Arc<Mutex<Table<Entry>>>,
     budgets: Mutex<Budgets>,
+    message_ids: MessageIds,
 }
 
 impl Controls {
@@ -156,6 +147,7 @@ impl Controls {
                 retries: Bucket::new(args.retry.retry_burst, args.retry.retry_rate),
                 progress: Bucket::new(args.bounds.progress_burst, args.bounds.progress_rate),
             }),
+            message_ids: MessageIds::new(rand::random()),
             shared,
         })
     }
@@ -207,7 +199,7 @@ impl Controls {
             Some(false) => self.take_out(&mut table, key),
             None => {}
         }
-        let is_in = table.insert(key, leaves, || self.nothing_yet(device));
+        let is_in = table.insert(key, leaves, || self.nothing_yet(key, device));
         drop(table);
         if !is_in {
             self.refuse(device, leaves);
@@ -270,9 +262,9 @@ impl Controls {
         Some(act(entry))
     }
 
-    fn nothing_yet(&self, device: &Device) -> Entry {
+    fn nothing_yet(&self, key: &Key, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, draw(), rand::random(), &self.policy);
+        let memory = Memory::new(device, now, wall, draw(), self.message_ids.first(key, now), &self.policy);
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 

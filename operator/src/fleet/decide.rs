@@ -210,8 +210,8 @@ impl<'a> Draft<'a> {
         field
     }
 
-    /// Are the budgets of a rollout in force? In a rollback there is nothing better to go to, and what comes after the
-    /// last batch is bounded by maxUnavailable alone.
+    /// Are the budgets of a rollout in force? In a rollback there is nothing better to go to, and whoever catches up after the
+    /// last batch holds up nobody; how many do so at once [`Field::room`] says.
     fn is_rolling_out(&self) -> bool {
         !revision::is_given_up(&self.next) && !is_true(&self.next.conditions, types::COMPLETE)
     }
@@ -268,11 +268,14 @@ impl<'a> Draft<'a> {
     fn reserve(&mut self, plan: &Plan, field: &Field<'a>) {
         let ready = |(_, standing): &&(&Member<'_>, Standing)| *standing == Standing::Ready;
         let mut ready: Vec<_> = self.scope(plan, field).iter().filter(ready).collect();
-        if revision::is_given_up(&self.next) {
+        let is_given_up = revision::is_given_up(&self.next);
+        if is_given_up {
             // By rank, but first those that are out of order anyway.
             ready.sort_by_key(|(member, _)| member.outcome != Outcome::Failed);
         }
-        let next = ready.into_iter().take(field.room(plan)).map(|(member, _)| member.name.to_owned());
+        let is_complete = !is_given_up && is_true(&self.next.conditions, types::COMPLETE);
+        let room = field.room(plan, is_complete);
+        let next = ready.into_iter().take(room).map(|(member, _)| member.name.to_owned());
         let before = self.next.reserved.len();
         self.next.reserved.extend(next);
         if before == 0 && !self.next.reserved.is_empty() {

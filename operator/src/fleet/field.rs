@@ -109,10 +109,13 @@ impl<'a> Field<'a> {
         self.ours.get(..size).unwrap_or(&self.ours)
     }
 
-    /// How many more devices may be changed now.
-    pub(crate) fn room(&self, plan: &Plan) -> usize {
+    /// How many more devices may be changed now. Once a rollout is complete, those that failed hold up nobody who catches up, as
+    /// long as they are within the failure budget.
+    pub(crate) fn room(&self, plan: &Plan, is_complete: bool) -> usize {
         let in_flight = plan.max_in_flight.saturating_sub(self.count(Standing::Trying));
-        let unavailable = self.may_be_unavailable(plan).saturating_sub(self.unavailable());
+        let is_spared = is_complete && !self.failures_exceeded(plan);
+        let out = if is_spared { self.waiting() } else { self.unavailable() };
+        let unavailable = self.may_be_unavailable(plan).saturating_sub(out);
         let entries = MAX_RESERVED.saturating_sub(self.waiting() + self.count(Standing::Held));
         in_flight.min(unavailable).min(entries)
     }
@@ -232,9 +235,9 @@ mod tests {
         assert_eq!(counts, expected);
         assert_eq!((field.waiting(), field.count(Standing::Trying), field.count(Standing::Ready)), (3, 2, 2));
         let plan = Plan { max_in_flight: 5, max_unavailable: Amount::All, ..some_plan() };
-        assert_eq!(field.room(&plan), 3);
+        assert_eq!(field.room(&plan, false), 3);
         let seven = Amount::Count(NonZeroU32::new(7).unwrap());
-        assert_eq!(field.room(&Plan { max_unavailable: seven, ..plan }), 2);
+        assert_eq!(field.room(&Plan { max_unavailable: seven, ..plan }, false), 2);
     }
 
     #[test]
@@ -257,7 +260,7 @@ mod tests {
             names.iter().enumerate().map(|(n, name)| member(name, desired(n), lost(n))).collect();
         let field = Field::new(&members, &new, &names[..499], None);
         let plan = Plan { max_in_flight: 500, max_unavailable: Amount::All, ..some_plan() };
-        assert_eq!((field.count(Standing::Ready), field.room(&plan)), (101, 1));
+        assert_eq!((field.count(Standing::Ready), field.room(&plan, false)), (101, 1));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Limits beyond which a fleet may not go on: too many are lost that had run it, or too many failed.
 
-use edge_api::{DeviceFleet, FleetPhase};
+use edge_api::{DeviceFleet, DevicePhase, FleetPhase};
 
 use super::{Book, Told, is_complete, is_given_up};
+use crate::rollouts::MINIMUM_SAMPLE;
 use crate::rule::Rule;
 
 /// How many were changed since the limit is reached, if those are more than were under way by then. `since` counts them, and begins anew
@@ -51,8 +52,12 @@ impl Book {
     /// objects have it, however old its own view of them is.
     pub(super) fn judge_end(&mut self, number: usize, fleet: &DeviceFleet) {
         let brings = fleet.status.as_ref().is_some_and(|status| status.phase == FleetPhase::Complete);
-        let is_away = |told: &Told| told.away || told.lost || told.withheld;
-        let ours = self.told.iter().filter(|(_, told)| told.fleet == number && !is_away(told));
+        let is_disbelieved = |name: &String| {
+            let status = self.devices.get(name).and_then(|device| device.status.as_ref());
+            status.is_some_and(|status| status.phase == DevicePhase::Conflicted)
+        };
+        let is_away = |name, told: &Told| told.away || told.lost || told.withheld || is_disbelieved(name);
+        let ours = self.told.iter().filter(|(name, told)| told.fleet == number && !is_away(name, told));
         let wrong: Vec<&String> = ours
             .filter(|(_, told)| (told.desired == fleet.spec.template) != brings)
             .map(|(name, _)| name)
@@ -64,19 +69,21 @@ impl Book {
         }
     }
 
-    /// Too many failed, as the API server's objects have it: then at most those are changed that were reserved by then.
+    /// Too many failed, as the API server's objects have it: then at most those are changed that were reserved by then; of a rollout that is
+    /// complete, once as many as may be unavailable have failed.
     pub(super) fn judge_failures(&mut self, number: usize) {
         let plan = &self.fleets[number];
         let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
-        let Some(fleet) = self.under_way(&name) else { return };
+        let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet)) else { return };
         let template = &fleet.spec.template;
         let told = || self.told.values().filter(|told| told.fleet == number && told.desired == *template);
         let failed = told().filter(|told| told.failed).count();
         let finished = failed + told().filter(|told| told.ended).count();
-        let sample = finished.max(self.order(number).len().min(4));
+        let sample = finished.max(self.order(number).len().min(MINIMUM_SAMPLE));
         let exceeded = failed * 100 > sample * usize::try_from(plan.failures).unwrap_or(100);
+        let is_full = !is_complete(fleet) || failed >= plan.max_unavailable;
         let Some(rollout) = self.rollouts.get_mut(&name) else { return };
-        if let Some(changed) = beyond(&mut rollout.since_exceeded, exceeded, in_flight) {
+        if let Some(changed) = beyond(&mut rollout.since_exceeded, exceeded && is_full, in_flight) {
             let sentence =
                 format!("{name} changed {changed} devices after {failed} of {finished} had failed");
             self.breaks(Rule::Failures, sentence);

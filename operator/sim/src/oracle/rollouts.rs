@@ -5,7 +5,7 @@ use edge_api::{Desired, Device, DeviceFleet, DevicePhase, FleetCounts, FleetPhas
 use kube::ResourceExt as _;
 
 use crate::plan::Plan;
-use crate::rollouts::FleetPlan;
+use crate::rollouts::{FleetPlan, MINIMUM_SAMPLE};
 use crate::rule::{Rule, Violation};
 use crate::world::World;
 
@@ -139,6 +139,8 @@ fn unended_one(world: &World, plan: &Plan, fleet: &FleetPlan) -> Option<String> 
                 ["FailureBudgetExceeded", "ProgressDeadlineExceeded"].contains(&reason(types::WITHIN_BUDGET));
             went_over && (fleet.pauses || status.previous_revision.is_none())
         }
+        // Too many failed since: nobody is changed any more.
+        FleetPhase::Complete if has_failed_too_often(fleet, status.counts) => true,
         FleetPhase::Complete => {
             return behind(&members, &object.spec.template).map(|why| format!("{why}, and it is {}", said()));
         }
@@ -158,6 +160,14 @@ fn unended_one(world: &World, plan: &Plan, fleet: &FleetPlan) -> Option<String> 
         FleetPhase::Progressing => false,
     };
     (!right).then(|| format!("it is {}", said()))
+}
+
+/// Did more fail than its failure budget allows, and as many as may be unavailable?
+fn has_failed_too_often(plan: &FleetPlan, counts: FleetCounts) -> bool {
+    let [failed, in_sync, ours] = [counts.failed, counts.in_sync, counts.total - counts.foreign]
+        .map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let sample = (failed + in_sync).max(ours.min(MINIMUM_SAMPLE));
+    failed * 100 > sample * usize::try_from(plan.failures).unwrap_or(100) && failed >= plan.max_unavailable
 }
 
 fn is_failed(device: &Device) -> bool {

@@ -1,11 +1,11 @@
 //! The table of what is remembered, at its ends.
 
+use std::io;
+
 use clap::CommandFactory as _;
 use kube::Client;
 use kube::client::Body;
 use serde_json::json;
-use tokio::net::UdpSocket;
-use tokio::time::timeout;
 
 use super::*;
 use crate::args::Args;
@@ -107,23 +107,4 @@ fn devices_that_are_released_beyond_the_bound_show_in_a_gauge_of_their_own_and_n
             assert!(text.lines().any(|one| one == line), "{line} is missing in\n{text}");
         }
     }
-}
-
-#[tokio::test]
-async fn no_datagram_leaves_a_process_that_does_not_lead() {
-    let device = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
-    let peer = device.local_addr().unwrap();
-    let leadership = Leadership::none();
-    let sockets = Arc::new(Sockets::bind().await.unwrap());
-    let outlet = WhileLeading { sockets, leadership: leadership.clone() };
-    assert!(outlet.send(peer, b"before").await.is_err());
-    leadership.grant(7, Instant::now() + Duration::from_secs(60));
-    outlet.send(peer, b"leading").await.unwrap();
-    leadership.end();
-    assert!(outlet.send(peer, b"after").await.is_err());
-    let mut buffer = [0; 16];
-    let patience = Duration::from_secs(5);
-    let length = timeout(patience, device.recv(&mut buffer)).await.unwrap().unwrap();
-    assert_eq!(&buffer[..length], b"leading");
-    assert!(device.try_recv(&mut buffer).is_err(), "one datagram alone");
 }

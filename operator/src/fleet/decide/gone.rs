@@ -3,7 +3,7 @@
 use edge_api::FleetPhase;
 use serde_json::json;
 
-use super::story::{Story, firmware};
+use super::story::{Fate, Story, firmware};
 use super::*;
 
 impl Story {
@@ -117,4 +117,31 @@ fn who_comes_back_makes_room_again_and_who_is_lost_again_meanwhile_takes_it() {
     story.returns(order[1]);
     story.runs_until_quiet();
     assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 20));
+}
+
+#[test]
+fn who_failed_within_the_budget_holds_nobody_up_who_catches_up_later_and_who_fails_beyond_it_does() {
+    let rollout = |percent: &str| json!({"batches": ["100%"], "maxInFlight": 4, "maxUnavailable": 1, "failureBudget": {"percent": percent, "minimumSample": 4}});
+    for (percent, told) in [("50%", 4), ("25%", 3)] {
+        let mut story = Story::complete(4, rollout(percent));
+        let order = story.ranked();
+        for late in [order[2], order[3]] {
+            story.leaves(late);
+        }
+        for fails in [order[1], order[2]] {
+            story.fate(fails, "2", Fate::Fails);
+        }
+        story.wants("2").runs_until_quiet();
+        assert_eq!(
+            (story.phase(), story.told("2"), story.status().counts.failed),
+            (FleetPhase::Complete, 2, 1)
+        );
+        for late in [order[2], order[3]] {
+            story.returns(late);
+            story.runs_until_quiet();
+        }
+        // Two of three are more than a quarter, and the fourth stays as it is.
+        let failed = story.status().counts.failed;
+        assert_eq!((story.phase(), story.told("2"), failed), (FleetPhase::Complete, told, 2), "{percent}");
+    }
 }

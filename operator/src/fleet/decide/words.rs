@@ -47,7 +47,8 @@ impl<'a> Draft<'a> {
         } else if is_true(&self.next.conditions, types::COMPLETE) {
             self.next.phase = FleetPhase::Complete;
             let behind = format!(
-                "the last batch has ended; {} devices are behind and are brought up when they answer, as far as spec.rollout.maxUnavailable leaves room",
+                "the last batch has ended; {} devices are behind and are brought up when they answer, as far as maxInFlight and maxUnavailable \
+                 leave room; those that failed take some of that only once they are more than failureBudget allows",
                 behind(field)
             );
             self.set(types::PROGRESSING, ConditionStatus::False, "Complete", &behind);
