@@ -13,6 +13,7 @@
 //!  foreign.rs   programs that tests run and nobody here wrote
 //!  feature.rs   what a kernel may lack
 //!  at_length.rs what takes minutes
+//!  stall.rs     whether the machine ran us meanwhile
 //! ```
 
 mod at_length;
@@ -24,6 +25,7 @@ mod outcome;
 mod program;
 mod rung;
 mod stage;
+mod stall;
 
 use std::time::Duration;
 use std::{fmt, thread};
@@ -35,6 +37,7 @@ use self::program::Program;
 use self::rung::Rung;
 pub(crate) use self::stage::control_plane;
 use self::stage::{Ability, Stage};
+use self::stall::{Stalls, Watch};
 use crate::cmd::Cmd;
 use crate::progress::Step;
 use crate::{cleanup, interrupt, paths, progress};
@@ -169,7 +172,12 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
         environment.push(("EDGE_SIM_SEEDS".to_owned(), args.seeds.to_string().into()));
         limit = limit.max(PER_SEED * args.seeds);
     }
-    let ran = program.run(&arguments, &environment, limit, way == Way::Beside);
+    let watch = Watch::start();
+    let run = |arguments: &[&str]| program.run(arguments, &environment, limit, way == Way::Beside);
+    let ran = run(&arguments).and_then(|first| {
+        let stalls = watch.end();
+        if first.failed > 0 && is_asked { run_again(rung, program, &stalls, first, run) } else { Ok(first) }
+    });
     let left = stage.leave();
     let mut outcome = match ran {
         Ok(outcome) => left.map(|()| outcome)?.seen_in(rung, program),
@@ -178,6 +186,30 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
     outcome.ignored.extend(skipped);
     step.done(&outcome.to_string());
     Ok(outcome)
+}
+
+/// Runs the tests that failed once more, if the machine stood still meanwhile: that it did is what it says of its own time, whatever the
+/// tests say. What they said is shown by then.
+fn run_again(
+    rung: Rung,
+    program: &Program,
+    stalls: &Stalls,
+    first: Outcome,
+    run: impl Fn(&[&str]) -> Result<Outcome>,
+) -> Result<Outcome> {
+    interrupt::check()?;
+    say(format_args!("{rung}: {program}: {} failed; {stalls}", first.failed));
+    if !stalls.any() || first.names.len() != first.failed {
+        return Ok(first);
+    }
+    let mut arguments = rung.arguments().to_vec();
+    arguments.push("--exact");
+    arguments.extend(first.names.iter().map(String::as_str));
+    arguments.extend(rung.order(program));
+    let step = Step::start(format!("{rung}: {program}: those that failed, once more"));
+    let again = run(&arguments)?;
+    step.done(&again.to_string());
+    Ok(first.corrected(again))
 }
 
 /// The examples in the documentation, which are no programs of their own.

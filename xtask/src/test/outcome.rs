@@ -31,6 +31,8 @@ pub(super) struct Outcome {
     pub(super) failed: usize,
     /// Tests that were not run, with the reason they give.
     pub(super) ignored: Vec<(String, String)>,
+    /// The names of those that failed, as far as the program tells.
+    pub(super) names: Vec<String>,
 }
 
 impl Outcome {
@@ -39,6 +41,13 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored.extend(other.ignored);
+        self.names.extend(other.names);
+    }
+
+    /// The tests that failed were run again, with this outcome.
+    pub(super) fn corrected(self, again: Self) -> Self {
+        let passed = self.passed + again.passed;
+        Self { passed, failed: again.failed, names: again.names, ..self }
     }
 
     /// Forgets ignored tests that another rung runs and counts.
@@ -198,11 +207,18 @@ fn count(stdout: &str) -> Outcome {
             outcome.ignored.push((test.to_owned(), reason.to_owned()));
         }
     }
+    outcome.names = failures(stdout);
     // The closing line counts; what it counts and no line named is not lost.
     while outcome.ignored.len() < not_run {
         outcome.ignored.push(("a test".to_owned(), "it says no reason".to_owned()));
     }
     outcome
+}
+
+/// The names in the last list of failures: an indented line each, after the output of each of them.
+fn failures(stdout: &str) -> Vec<String> {
+    let Some((_, list)) = stdout.rsplit_once("\nfailures:\n") else { return Vec::new() };
+    list.lines().map_while(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
 }
 
 fn number_before(text: &str, word: &str) -> usize {
@@ -232,6 +248,18 @@ mod tests {
         assert_eq!((outcome.passed, outcome.failed), (1, 1));
         let reasons: Vec<_> = outcome.ignored.iter().map(|(_, reason)| reason.as_str()).collect();
         assert_eq!(reasons, ["kernel rung: needs root", "it says no reason"]);
+    }
+
+    #[test]
+    fn those_that_failed_are_named_by_the_list_at_the_end_and_may_pass_when_they_run_again() {
+        let output = "test a ... FAILED\ntest b::c ... FAILED\ntest d ... ok\n\nfailures:\n\n---- a stdout ----\n    why\n\n\nfailures:\n    a\n    b::c\n\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored\n";
+        let first = count(output);
+        assert_eq!(first.names, ["a", "b::c"]);
+        let again = Outcome { passed: 1, failed: 1, names: vec!["a".to_owned()], ..Outcome::default() };
+        let both = first.corrected(again);
+        assert_eq!((both.passed, both.failed, both.names), (2, 1, vec!["a".to_owned()]));
+        assert_eq!(count(OUTPUT.trim_end()).names, Vec::<String>::new());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  world      the installation, and asking it            stories: life, exactness, deaths, pods,
-//!  traffic    numbered packets, captures at both ends             devices, everything, reach, readme, rights, services
+//!  traffic    numbered packets, captures at both ends             devices, everything, names, reach, readme, rights, services
 //!  probe      a packet every few milliseconds                     leaders: two operators, and what
 //!  counters   what an agent's or operator's page counts                    comes between them
 //!  operators  the two of them, by their Lease
@@ -29,6 +29,7 @@ mod everything;
 mod exactness;
 mod leaders;
 mod life;
+mod names;
 mod pods;
 mod reach;
 mod readme;
