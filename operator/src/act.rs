@@ -235,8 +235,8 @@ fn begin_lookup(controls: &Arc<Controls>, key: &Key, device: &Device, name: Stri
     let (key, shared) = (key.clone(), controls.clone());
     spawn(controls, async move {
         let found = shared.dns.look_up(&name).await;
-        let next = Instant::now() + shared.policy().dns_ttl;
-        shared.if_known(&key, &uid, |memory| memory.looked_up(&name, found, next));
+        let (now, ttl) = (Instant::now(), shared.policy().dns_ttl);
+        shared.if_known(&key, &uid, |memory| memory.looked_up(&name, found, now, ttl));
         if shared.outcomes.send(key.reference()).await.is_err() {
             tracing::debug!(device = %key, "the controller has ended");
         }

@@ -75,7 +75,7 @@ pub struct Rollout {
     #[schemars(range(min = 1, max = 500))]
     pub max_in_flight: u32,
     /// These, and those that this rollout made Failed or Unreachable, at most: a number, or a share of the devices (rounded
-    /// down, and at least one).
+    /// down, and at least one). Once it is complete, those that failed within failureBudget hold up nobody who catches up.
     #[serde(default = "default_max_unavailable")]
     pub max_unavailable: CountOrPercent,
     /// How many may fail.
@@ -255,7 +255,8 @@ pub struct FleetCounts {
     /// Of the updated ones, given up by the device controller.
     #[serde(default)]
     pub failed: u32,
-    /// Reserved, failed, or updated and lost in a rollout under way: what maxUnavailable is about. Not among them: reserved and paused.
+    /// Reserved, failed, or updated and lost in a rollout under way: what maxUnavailable bounds until the rollout is complete. Not among
+    /// them: reserved and paused.
     #[serde(default)]
     pub unavailable: u32,
     /// Left alone, since somebody else has set their `spec.desired`.

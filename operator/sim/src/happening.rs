@@ -117,6 +117,10 @@ pub enum FleetEdit {
     },
     /// Stop or go on.
     Pause(bool),
+    /// It is deleted: its devices keep what it declared.
+    Delete,
+    /// It is made again, as it was first.
+    Make,
 }
 
 /// Objects that come and go.

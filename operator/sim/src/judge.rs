@@ -10,16 +10,18 @@ use edge_api::choose::{rank, wanted};
 use edge_api::condition::{is_true, types};
 use edge_api::{Desired, Device, DeviceFleet, DevicePhase, FleetPhase};
 use edge_protocol::config_digest;
+use kube::ResourceExt as _;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::person::NAMESPACE;
+use crate::person::{self, NAMESPACE};
 use crate::rollouts::FleetPlan;
 use crate::rule::{Rule, Violation};
 use crate::server::store::Change;
 use crate::states::Memory;
 
 mod limits;
+mod lives;
 
 /// Who sets what a fleet wants.
 const FLEET: &str = "edge-fleet";
@@ -99,16 +101,17 @@ impl Judge {
         let object = change.after.as_deref();
         book.epoch(change);
         match change.place.0.rsplit('/').next() {
+            // One that is being deleted is no fleet's any more.
             Some("devices") => match object.and_then(|object| Device::deserialize(object).ok()) {
-                Some(device) => book.device(name, device),
-                None => {
+                Some(device) if device.metadata.deletion_timestamp.is_none() => book.device(name, device),
+                _ => {
                     book.devices.remove(&name);
                     book.told.remove(&name);
                 }
             },
             Some("devicefleets") => match object.and_then(|object| DeviceFleet::deserialize(object).ok()) {
                 Some(fleet) => book.fleet(name, fleet),
-                None => drop(book.objects.remove(&name)),
+                None => book.forgets_fleet(&name),
             },
             _ => {}
         }
@@ -135,6 +138,11 @@ fn says_ended(fleet: &DeviceFleet) -> bool {
         let current = status.observed_generation == fleet.metadata.generation;
         current && matches!(status.phase, FleetPhase::Complete | FleetPhase::RolledBack)
     })
+}
+
+/// Does it have the fleet's label?
+fn selects(plan: &FleetPlan, device: &Device) -> bool {
+    device.labels().get(&plan.name).is_some_and(|value| value == "yes")
 }
 
 fn reserved(fleet: &DeviceFleet) -> &[String] {
@@ -256,6 +264,12 @@ impl Book {
         let holder = self.fleets.iter().position(|plan| {
             self.objects.get(&plan.name).is_some_and(|fleet| reserved(fleet).iter().any(|one| one == name))
         });
+        let is_gone = |plan: &FleetPlan| selects(plan, device) && !self.objects.contains_key(&plan.name);
+        if holder.is_none() && self.fleets.iter().any(is_gone) {
+            // What it had reserved before it was deleted can be on its way.
+            self.told.remove(name);
+            return;
+        }
         let Some(number) = holder else {
             let phase = before.and_then(|before| before.status.as_ref()).map(|status| status.phase);
             let away = [
@@ -310,14 +324,10 @@ impl Book {
     fn order(&self, number: usize) -> Vec<&str> {
         let plan = &self.fleets[number];
         let seed = rank(0, NAMESPACE, &plan.name);
-        let is_member = |device: &Device| {
-            device
-                .metadata
-                .labels
-                .as_ref()
-                .is_some_and(|labels| labels.get(&plan.name).is_some_and(|value| value == "yes"))
-        };
-        let ours = self.devices.iter().filter(|(_, device)| is_member(device) && is_fleets(device));
+        let ours = self.devices.iter().filter(|(_, device)| selects(plan, device) && is_fleets(device));
+        // One that has just joined may not be seen yet.
+        let is_first = |name: &String| plan.members.iter().any(|number| person::name(*number) == *name);
+        let ours = ours.filter(|(name, _)| is_first(name));
         let mut ours: Vec<(u64, &str)> =
             ours.map(|(name, _)| (rank(seed, NAMESPACE, name), name.as_str())).collect();
         ours.sort_unstable();

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::happening::FleetEdit;
 use crate::plan::Plan;
+use crate::rollouts::FleetPlan;
 use crate::server::Server;
 use crate::server::change::{Target, Write};
 use crate::server::store::{Written, resource};
@@ -66,11 +67,18 @@ impl Person {
             },
         });
         self.write("faultprofiles", Some(NAMESPACE), "loss", &Write::Create(profile));
-        for fleet in plan.written() {
-            self.write("devicefleets", Some(NAMESPACE), &fleet.name, &Write::Create(fleet.object()));
+        for number in 0..plan.fleets.len() {
+            self.makes_fleet(plan, number);
         }
         for number in 0..plan.devices {
             self.makes(plan, number);
+        }
+    }
+
+    /// Makes a fleet, if there is none.
+    pub fn makes_fleet(&self, plan: &Plan, number: usize) {
+        if let Some(fleet) = plan.written().get(number) {
+            self.write("devicefleets", Some(NAMESPACE), &fleet.name, &Write::Create(fleet.object()));
         }
     }
 
@@ -139,9 +147,15 @@ impl Person {
         self.write("devices", Some(NAMESPACE), &name(device), &write);
     }
 
-    /// Edits a fleet.
-    pub fn edits_fleet(&self, fleet: &str, edit: &FleetEdit) {
+    /// Edits a fleet, deletes it, or makes it again.
+    pub fn edits_fleet(&self, plan: &Plan, number: usize, edit: &FleetEdit) {
+        let Some(FleetPlan { name: fleet, .. }) = plan.fleets.get(number) else { return };
         let spec = match edit {
+            FleetEdit::Make => return self.makes_fleet(plan, number),
+            FleetEdit::Delete => {
+                self.write("devicefleets", Some(NAMESPACE), fleet, &Write::Delete(json!({})));
+                return;
+            }
             FleetEdit::Template { firmware, interval } => {
                 json!({ "template": desired(*firmware, *interval) })
             }
@@ -199,6 +213,13 @@ impl Person {
     pub fn sees_the_leader(&self) -> Option<String> {
         let lease: Value = self.get("leases", SYSTEM, LEASE)?;
         Some(lease.pointer("/spec/holderIdentity")?.as_str()?.to_owned())
+    }
+
+    /// All devices.
+    pub fn sees_devices(&self) -> Vec<Device> {
+        let kind = self.server.kind("devices");
+        let all = kind.map(|kind| self.server.store.all(&kind)).unwrap_or_default();
+        all.iter().filter_map(|object| Device::deserialize(&**object).ok()).collect()
     }
 
     /// A device, as it is now.

@@ -104,6 +104,12 @@ pub fn draw(dice: &mut Dice, devices: usize, happenings: &mut Vec<(Duration, Hap
             happenings.push((to, Happening::Fleet { fleet: number, edit: FleetEdit::Pause(false) }));
         }
     }
+    if below(dice, 4) == 0 {
+        let (fleet, from) = (one_of(dice, count), sometime(dice));
+        let to = (from + dice.between(Duration::from_millis(10), Duration::from_secs(20))).min(CALM_FROM);
+        happenings.push((from, Happening::Fleet { fleet, edit: FleetEdit::Delete }));
+        happenings.push((to, Happening::Fleet { fleet, edit: FleetEdit::Make }));
+    }
     for _ in 0..below(dice, 3) {
         let behaviour = Behaviour { refuse_firmware: Some(format!("{}.0", 2 + below(dice, 4))), ..works() };
         let device = one_of(dice, devices);

@@ -27,13 +27,14 @@ pub enum Rule {
     Fair,
     /// No fleet has more devices under way than maxInFlight.
     InFlight,
-    /// Nor more that are not in sync than maxUnavailable; and those that are in sync and get lost leave less room for others.
+    /// Nor more that are not in sync than maxUnavailable, without those that failed once it is complete; and those that are in sync and get
+    /// lost leave less room for others.
     Unavailable,
     /// A fleet reserves a device before it changes it.
     ReservedFirst,
     /// Nobody is changed before the batches ahead have ended.
     Batches,
-    /// No more are changed after too many failed than were reserved by then.
+    /// No more are changed after too many failed than were reserved by then; once it is complete, after as many as may be unavailable.
     Failures,
     /// A rollout ends as its settings say, and says that it has ended only when its devices have what it brings.
     Ends,

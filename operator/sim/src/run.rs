@@ -193,7 +193,7 @@ impl Run<'_> {
             Happening::DeleteLease => world.person.deletes_the_lease(),
             Happening::Stopped { replica, stopped } => self.stops(*replica, *stopped),
             Happening::Fleet { fleet, edit } => {
-                world.person.edits_fleet(&self.plan.fleets[*fleet].name, edit);
+                world.person.edits_fleet(self.plan, *fleet, edit);
             }
             Happening::Meet { device, fleet, meets } => {
                 world.person.labels(*device, &self.plan.fleets[*fleet].name, *meets);
@@ -236,6 +236,7 @@ impl Run<'_> {
                     self.world.switch(host, false);
                 }
                 self.world.person.server.store.restore(&backup);
+                self.world.judge.learns_anew(&self.world.person);
                 for host in hosts.iter().rev() {
                     self.world.switch(host, true);
                 }

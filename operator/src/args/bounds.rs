@@ -39,7 +39,7 @@ pub struct BoundArgs {
     /// Notifications of one device that are heeded a second after that
     #[arg(long, env = "NOTIFICATION_RATE", default_value_t = 1.0, value_parser = super::positive)]
     pub notification_rate: f64,
-    /// Statuses of one device that are written at once; more wait. What its object or its address asks for is written all the same
+    /// Statuses of one device that are written at once; more wait. What its address asks for is written all the same, and what its object asks for a third of a second later at most
     #[arg(long, env = "DEVICE_STATUS_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub device_status_burst: u32,
     /// Statuses of one device that are written a second after that

@@ -264,7 +264,7 @@ impl Controls {
 
     fn nothing_yet(&self, key: &Key, device: &Device) -> Entry {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let memory = Memory::new(device, now, wall, draw(), self.message_ids.first(key, now), &self.policy);
+        let memory = Memory::new(device, now, wall, draw(), self.message_ids.of(key), &self.policy);
         Entry { memory, written: None, marked: None, passes: Passes::default(), failures: 0 }
     }
 

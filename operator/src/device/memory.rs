@@ -15,6 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use super::answer::Outcome;
 use super::evidence::{Contradiction, Evidence, Foreign};
+use super::message_id::DeviceIds;
 use super::policy::Policy;
 use super::release::Release;
 use super::validate::{Host, Patience, Target};
@@ -152,8 +153,8 @@ pub struct Memory {
     pub pushed: Option<Box<Report>>,
     /// Number of the next exchange.
     pub next_number: u64,
-    /// Message id of the next exchange. Counted for each device, so that none is used twice in 247 s.
-    pub next_message_id: u16,
+    /// Message ids of its exchanges.
+    pub message_ids: DeviceIds,
     /// The target when last looked at.
     pub target: Option<Target>,
     /// The last command.
@@ -199,7 +200,7 @@ impl Memory {
         now: Instant,
         wall: jiff::Timestamp,
         draw: f64,
-        message_id: u16,
+        message_ids: DeviceIds,
         policy: &Policy,
     ) -> Self {
         let status = device.status.clone().unwrap_or_default();
@@ -244,7 +245,7 @@ impl Memory {
             inbox: None,
             pushed: None,
             next_number: 0,
-            next_message_id: message_id,
+            message_ids,
             target,
             put,
             verdict,
@@ -343,14 +344,21 @@ impl Memory {
     }
 
     /// A lookup of this name ended. That of another host, which was the endpoint before, says nothing.
-    pub fn looked_up(&mut self, name: &str, found: Result<Vec<IpAddr>, String>, next: Instant) {
+    pub fn looked_up(&mut self, name: &str, found: Result<Vec<IpAddr>, String>, now: Instant, ttl: Duration) {
         if !matches!(&self.endpoint, Some((Host::Name(host), _)) if host == name) {
             return;
         }
         self.lookup.busy = false;
-        self.lookup.due = Some(next);
+        self.lookup.due = Some(now + ttl);
         match found {
             Ok(addresses) => {
+                let asked = self.address_index.checked_rem(self.lookup.found.len());
+                let asked = asked.and_then(|index| self.lookup.found.get(index));
+                if self.busy.is_some() && asked.is_some_and(|asked| !addresses.contains(asked)) {
+                    // Nobody answers there any more, and the question would go on for a minute.
+                    self.busy = None;
+                    self.next_probe = now;
+                }
                 self.lookup.error = None;
                 self.lookup.found = addresses;
             }

@@ -11,7 +11,7 @@ use super::decide::Observed;
 use super::memory::Memory;
 use super::status;
 
-/// So long a device may take to answer before what was declared anew is written. Looks at one device wait for one another, and a write may
+/// So long a device may take to answer a question before what was declared anew is written. Looks at one device wait for one another, and a write may
 /// take longer than the answer: the command that follows from that goes first. Longer than an answer takes that nothing delays, and
 /// less than a person waits for.
 const ANSWER_FIRST: Duration = Duration::from_millis(300);

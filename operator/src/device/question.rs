@@ -83,8 +83,7 @@ pub(super) fn ask(
     memory.next_number += 1;
     let given_up_after =
         patience.and_then(|patience| memory.goes_on_for(patience, seen.policy.opening, seen.now));
-    let message_id = memory.next_message_id;
-    memory.next_message_id = message_id.wrapping_add(1);
+    let message_id = memory.message_ids.next(seen.now);
     memory.busy = Some(Busy { number, asked: seen.now, sent: false, guard: None });
     let peer = SocketAddr::new(*address, port);
     let (cause, doubtful) = (cause(memory, &question), memory.doubtful);

@@ -84,8 +84,9 @@ pub(crate) fn decide(seen: &Observed<'_>) -> Decision {
     if seen.plan.is_ok()
         && let Adoption::Make(number) = revision::adoption(old, seen.template, seen.revisions)
     {
+        // First what is outdated goes, so that there is never more than one too many, whoever dies in between.
         let make = Action::MakeRevision { number, template: Arc::new(seen.template.clone()) };
-        let actions = std::iter::once(make).chain(tidy(old, seen.revisions)).collect();
+        let actions = tidy(old, seen.revisions).chain(std::iter::once(make)).collect();
         return Decision::Act { actions, wake: Some(Duration::ZERO) };
     }
     let mut draft = Draft { seen, old, next: old.clone(), changes: Vec::new(), wake: None };

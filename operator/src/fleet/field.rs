@@ -79,7 +79,7 @@ impl<'a> Field<'a> {
         self.count(Standing::Trying) + self.count(Standing::Lost)
     }
 
-    /// What maxUnavailable is about.
+    /// What maxUnavailable is about, but for those that failed within the failure budget of a rollout that is complete.
     pub(crate) fn unavailable(&self) -> usize {
         self.waiting() + self.count(Standing::Failed) + self.count(Standing::Gone)
     }
@@ -113,8 +113,8 @@ impl<'a> Field<'a> {
     /// long as they are within the failure budget.
     pub(crate) fn room(&self, plan: &Plan, is_complete: bool) -> usize {
         let in_flight = plan.max_in_flight.saturating_sub(self.count(Standing::Trying));
-        let is_spared = is_complete && !self.failures_exceeded(plan);
-        let out = if is_spared { self.waiting() } else { self.unavailable() };
+        let are_spared = is_complete && !self.failures_exceeded(plan);
+        let out = if are_spared { self.waiting() } else { self.unavailable() };
         let unavailable = self.may_be_unavailable(plan).saturating_sub(out);
         let entries = MAX_RESERVED.saturating_sub(self.waiting() + self.count(Standing::Held));
         in_flight.min(unavailable).min(entries)

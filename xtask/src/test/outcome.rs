@@ -7,7 +7,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
@@ -31,8 +31,21 @@ pub(super) struct Outcome {
     pub(super) failed: usize,
     /// Tests that were not run, with the reason they give.
     pub(super) ignored: Vec<(String, String)>,
-    /// The names of those that failed, as far as the program tells.
-    pub(super) names: Vec<String>,
+    /// Those that failed, as far as the program told in a line of its own.
+    pub(super) failures: Vec<Failure>,
+    /// Those that passed only when they ran again.
+    pub(super) again: Vec<String>,
+}
+
+/// A test that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Its name.
+    pub(super) name: String,
+    /// When the test before it ended; where tests run one at a time, it began then.
+    pub(super) from: Instant,
+    /// When it ended.
+    pub(super) to: Instant,
 }
 
 impl Outcome {
@@ -41,13 +54,20 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored.extend(other.ignored);
-        self.names.extend(other.names);
+        self.failures.extend(other.failures);
+        self.again.extend(other.again);
     }
 
-    /// The tests that failed were run again, with this outcome.
-    pub(super) fn corrected(self, again: Self) -> Self {
-        let passed = self.passed + again.passed;
-        Self { passed, failed: again.failed, names: again.names, ..self }
+    /// These tests of those that failed were run again, with this outcome: each of them, or the first outcome stands.
+    pub(super) fn corrected(mut self, names: Vec<String>, again: &Self) -> Self {
+        if again.passed + again.failed != names.len() || again.failures.len() != again.failed {
+            return self;
+        }
+        self.passed += again.passed;
+        self.failed -= again.passed;
+        let failed = |name: &String| again.failures.iter().any(|failure| failure.name == *name);
+        self.again.extend(names.into_iter().filter(|name| !failed(name)));
+        self
     }
 
     /// Forgets ignored tests that another rung runs and counts.
@@ -98,9 +118,10 @@ pub(super) fn of(
     let stdout = child.stdout.take().map(|pipe| collect_tests(pipe, Arc::clone(&through)));
     let stderr = child.stderr.take().map(collect);
     let ended = end_of(&mut child, name, limit, || look(through.load(Ordering::Relaxed)));
-    let stdout = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let (stdout, failures) = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let stderr = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let (outcome, trouble) = judge(&stdout, end(&stdout, ended));
+    let outcome = Outcome { failures, ..outcome };
     if outcome.failed > 0 {
         progress::beside(|| eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}"));
     } else {
@@ -125,21 +146,28 @@ pub(super) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String
 
 /// As [`collect`], and counts lines about tests, each of which is written to its end when the test is through. One that failed is
 /// shown at once: the others may take long.
-fn collect_tests(pipe: impl Read + Send + 'static, through: Arc<AtomicUsize>) -> JoinHandle<String> {
+fn collect_tests(
+    pipe: impl Read + Send + 'static,
+    through: Arc<AtomicUsize>,
+) -> JoinHandle<(String, Vec<Failure>)> {
     thread::spawn(move || {
-        let mut text = String::new();
+        let (mut text, mut failures, mut from) = (String::new(), Vec::new(), Instant::now());
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             text.push_str(&String::from_utf8_lossy(&line));
             text.push('\n');
             if line.starts_with(b"test ") {
                 through.fetch_add(1, Ordering::Relaxed);
-                if line.trim_ascii_end().ends_with(b"... FAILED") {
-                    let line = String::from_utf8_lossy(line.trim_ascii_end());
+                let to = Instant::now();
+                let line = String::from_utf8_lossy(line.trim_ascii_end());
+                let failed = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
+                if let Some(name) = failed {
                     progress::beside(|| eprintln!("{line}"));
+                    failures.push(Failure { name: name.to_owned(), from, to });
                 }
+                from = to;
             }
         }
-        text
+        (text, failures)
     })
 }
 
@@ -207,18 +235,11 @@ fn count(stdout: &str) -> Outcome {
             outcome.ignored.push((test.to_owned(), reason.to_owned()));
         }
     }
-    outcome.names = failures(stdout);
     // The closing line counts; what it counts and no line named is not lost.
     while outcome.ignored.len() < not_run {
         outcome.ignored.push(("a test".to_owned(), "it says no reason".to_owned()));
     }
     outcome
-}
-
-/// The names in the last list of failures: an indented line each, after the output of each of them.
-fn failures(stdout: &str) -> Vec<String> {
-    let Some((_, list)) = stdout.rsplit_once("\nfailures:\n") else { return Vec::new() };
-    list.lines().map_while(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
 }
 
 fn number_before(text: &str, word: &str) -> usize {
@@ -251,15 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn those_that_failed_are_named_by_the_list_at_the_end_and_may_pass_when_they_run_again() {
-        let output = "test a ... FAILED\ntest b::c ... FAILED\ntest d ... ok\n\nfailures:\n\n---- a stdout ----\n    why\n\n\nfailures:\n    a\n    b::c\n\n\
-            test result: FAILED. 1 passed; 2 failed; 0 ignored\n";
-        let first = count(output);
-        assert_eq!(first.names, ["a", "b::c"]);
-        let again = Outcome { passed: 1, failed: 1, names: vec!["a".to_owned()], ..Outcome::default() };
-        let both = first.corrected(again);
-        assert_eq!((both.passed, both.failed, both.names), (2, 1, vec!["a".to_owned()]));
-        assert_eq!(count(OUTPUT.trim_end()).names, Vec::<String>::new());
+    fn those_that_failed_are_named_and_may_pass_when_they_run_again_if_each_of_them_does_run() {
+        let said = "test a ... FAILED\ntest b::c ... FAILED\ntest d ... ok\n";
+        let result = "test result: FAILED. 1 passed; 2 failed; 0 ignored";
+        let first = ran(&format!("printf '{said}{result}\n'; exit 101"));
+        let names: Vec<_> = first.failures.iter().map(|failure| failure.name.clone()).collect();
+        assert_eq!(names, ["a", "b::c"]);
+        assert!(first.failures.iter().all(|failure| failure.from <= failure.to));
+        let failures = vec![first.failures[0].clone()];
+        let one_failed = Outcome { passed: 1, failed: 1, failures, ..Outcome::default() };
+        let both = first.clone().corrected(names.clone(), &one_failed);
+        assert_eq!((both.passed, both.failed, both.again), (2, 1, vec!["b::c".to_owned()]));
+        for incomplete in [Outcome::default(), Outcome { passed: 1, ..Outcome::default() }] {
+            assert_eq!(first.clone().corrected(names.clone(), &incomplete), first);
+        }
     }
 
     #[test]

@@ -3,8 +3,7 @@
 
 use std::fmt;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,18 @@ const BEAT: Duration = Duration::from_millis(10);
 /// time after which a story's engine counts as stalled is five times as long.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Watches, until it is asked.
+/// Watches, until it is asked or forgotten.
 pub(super) struct Watch {
-    stop: Arc<AtomicBool>,
+    stop: SyncSender<()>,
     looks: JoinHandle<Stalls>,
     before: Option<Times>,
 }
 
 /// What it saw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Stalls {
-    /// How often the machine stood still.
-    count: u32,
-    /// The longest of these times.
-    longest: Duration,
+    /// When the machine stood still: from the last look to the one that was late.
+    times: Vec<(Instant, Instant)>,
     /// Processor time that its host gave to others, in percent; none where it does not say.
     stolen: Option<u64>,
 }
@@ -42,27 +39,22 @@ struct Times {
 impl Watch {
     /// From now on.
     pub(super) fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let looks = thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let mut seen = Stalls::default();
-                let mut last = Instant::now();
-                while !stop.load(Ordering::Relaxed) {
-                    thread::sleep(BEAT);
-                    let now = Instant::now();
-                    seen.look(now - last);
-                    last = now;
-                }
-                seen
+        let (stop, stopped) = mpsc::sync_channel(1);
+        let looks = thread::spawn(move || {
+            let (mut seen, mut last) = (Stalls::default(), Instant::now());
+            while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                let now = Instant::now();
+                seen.look(last, now);
+                last = now;
             }
+            seen
         });
         Self { stop, looks, before: times() }
     }
 
     /// What it saw until now.
     pub(super) fn end(self) -> Stalls {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let mut seen = self.looks.join().unwrap_or_default();
         seen.stolen = self.before.zip(times()).map(|(before, after)| share(before, after));
         seen
@@ -70,25 +62,26 @@ impl Watch {
 }
 
 impl Stalls {
-    fn look(&mut self, took: Duration) {
-        let late = took.saturating_sub(BEAT);
-        if late >= LATE {
-            self.count += 1;
-            self.longest = self.longest.max(late);
+    fn look(&mut self, last: Instant, now: Instant) {
+        if now - last >= BEAT + LATE {
+            self.times.push((last, now));
         }
     }
 
-    /// Did it stand still at all?
-    pub(super) const fn any(&self) -> bool {
-        self.count > 0
+    /// Did it stand still between these?
+    pub(super) fn any(&self, from: Instant, to: Instant) -> bool {
+        self.times.iter().any(|(begin, end)| *begin < to && *end > from)
     }
 }
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, longest, stolen } = self;
-        write!(f, "the machine stood still {count} times, for up to {} ms", longest.as_millis())?;
-        stolen.map_or(Ok(()), |stolen| write!(f, ", and its host gave {stolen} % of its time to others"))
+        let longest = self.times.iter().map(|(begin, end)| *end - *begin).max().unwrap_or_default();
+        write!(f, "the machine stood still {} times", self.times.len())?;
+        if !self.times.is_empty() {
+            write!(f, ", for up to {} ms", longest.as_millis())?;
+        }
+        self.stolen.map_or(Ok(()), |stolen| write!(f, ", and its host gave {stolen} % of its time to others"))
     }
 }
 
@@ -115,18 +108,23 @@ mod tests {
 
     #[test]
     fn a_look_that_is_much_too_late_is_a_machine_that_stood_still() {
-        let mut seen = Stalls::default();
-        for took in [10, 15, 60, 109] {
-            seen.look(Duration::from_millis(took));
+        let (begin, mut seen) = (Instant::now(), Stalls::default());
+        let at = |ms| begin + Duration::from_millis(ms);
+        let mut last = 0;
+        for took in [10, 15, 60, 109, 410, 10, 110] {
+            seen.look(at(last), at(last + took));
+            last += took;
         }
-        assert!(!seen.any(), "{seen:?}");
-        for took in [410, 10, 110] {
-            seen.look(Duration::from_millis(took));
-        }
+        // From 194 to 604 ms, and from 614 to 724.
+        let stalls = [(0, 194), (0, 195), (603, 614), (604, 614), (700, 800), (724, 800)];
+        assert_eq!(
+            stalls.map(|(from, to)| seen.any(at(from), at(to))),
+            [false, true, true, false, true, false]
+        );
         seen.stolen = Some(7);
         let said =
-            "the machine stood still 2 times, for up to 400 ms, and its host gave 7 % of its time to others";
-        assert_eq!((seen.any(), seen.to_string().as_str()), (true, said));
+            "the machine stood still 2 times, for up to 410 ms, and its host gave 7 % of its time to others";
+        assert_eq!(seen.to_string(), said);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use edge_api::{DeviceFleet, DevicePhase, FleetPhase};
 
-use super::{Book, Told, is_complete, is_given_up};
+use super::{Book, Told, is_complete, is_given_up, selects};
 use crate::rollouts::MINIMUM_SAMPLE;
 use crate::rule::Rule;
 
@@ -56,8 +56,14 @@ impl Book {
             let status = self.devices.get(name).and_then(|device| device.status.as_ref());
             status.is_some_and(|status| status.phase == DevicePhase::Conflicted)
         };
-        let is_away = |name, told: &Told| told.away || told.lost || told.withheld || is_disbelieved(name);
-        let ours = self.told.iter().filter(|(name, told)| told.fleet == number && !is_away(name, told));
+        let is_away =
+            |name, told: &Told| told.away || told.lost || told.withheld || (brings && is_disbelieved(name));
+        let plan = &self.fleets[number];
+        let is_member = |name| self.devices.get(name).is_some_and(|device| selects(plan, device));
+        let ours = self
+            .told
+            .iter()
+            .filter(|(name, told)| told.fleet == number && is_member(*name) && !is_away(name, told));
         let wrong: Vec<&String> = ours
             .filter(|(_, told)| (told.desired == fleet.spec.template) != brings)
             .map(|(name, _)| name)
@@ -73,7 +79,7 @@ impl Book {
     /// complete, once as many as may be unavailable have failed.
     pub(super) fn judge_failures(&mut self, number: usize) {
         let plan = &self.fleets[number];
-        let (name, in_flight) = (plan.name.clone(), plan.max_in_flight);
+        let (name, in_flight) = (plan.name.clone(), plan.max_in_flight.min(plan.max_unavailable));
         let Some(fleet) = self.objects.get(&name).filter(|fleet| !is_given_up(fleet)) else { return };
         let template = &fleet.spec.template;
         let told = || self.told.values().filter(|told| told.fleet == number && told.desired == *template);

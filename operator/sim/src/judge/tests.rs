@@ -7,12 +7,17 @@ use crate::weather::Weather;
 
 /// Five devices, of which one may be under way or unavailable, and a fleet in the middle of a rollout.
 fn judge() -> Judge {
+    judge_of(100)
+}
+
+/// The same, of which so many percent may fail.
+fn judge_of(failures: u64) -> Judge {
     let plan = FleetPlan {
         name: "fleet-0".to_owned(),
         batches: json!(["100%"]),
         max_in_flight: 1,
         max_unavailable: 1,
-        failures: 100,
+        failures,
         pauses: false,
         members: (0..5).collect(),
     };
@@ -30,7 +35,7 @@ fn saw(judge: &Judge, resource: &str, name: &str, object: Value) {
 }
 
 fn device(judge: &Judge, number: usize, firmware: Option<&str>, phase: &str) {
-    let name = crate::person::name(number);
+    let name = person::name(number);
     let desired = firmware.map(|firmware| json!({"firmware": firmware}));
     let object = json!({
         "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
@@ -43,7 +48,7 @@ fn device(judge: &Judge, number: usize, firmware: Option<&str>, phase: &str) {
 
 /// The fleet reserves a device and changes it, which then runs that.
 fn is_told(judge: &Judge, number: usize) {
-    let name = crate::person::name(number);
+    let name = person::name(number);
     let object = json!({
         "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
         "metadata": {"name": "fleet-0", "namespace": NAMESPACE},
@@ -54,6 +59,21 @@ fn is_told(judge: &Judge, number: usize) {
     device(judge, number, Some("2.0"), "Syncing");
     lock(judge).told.get_mut(&name).unwrap().ended = true;
     device(judge, number, Some("2.0"), "InSync");
+}
+
+/// The fleet is complete, reserves a device and changes it, which then fails.
+fn catches_up_and_fails(judge: &Judge, number: usize) {
+    let name = person::name(number);
+    let complete = json!({"type": "Complete", "status": "True", "reason": "Complete", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let object = json!({
+        "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
+        "metadata": {"name": "fleet-0", "namespace": NAMESPACE},
+        "spec": {"selector": {}, "template": {"firmware": "2.0"}},
+        "status": {"revision": 2, "batch": 1, "reserved": [name], "conditions": [complete]},
+    });
+    saw(judge, "edge-operator.dev/devicefleets", "fleet-0", object);
+    device(judge, number, Some("2.0"), "Syncing");
+    device(judge, number, Some("2.0"), "Failed");
 }
 
 fn lock(judge: &Judge) -> std::sync::MutexGuard<'_, Book> {
@@ -71,6 +91,19 @@ fn a_fleet_that_goes_on_while_those_before_get_lost_breaks_its_budget() {
     let broken = judge.broken();
     assert_eq!(broken.iter().map(|one| one.rule).collect::<Vec<_>>(), [Rule::Unavailable], "{broken:?}");
     assert!(broken[0].sentence.contains("after 1 got lost that had run it"), "{broken:?}");
+}
+
+#[test]
+fn a_complete_fleet_may_go_on_past_those_that_failed_within_its_failure_budget_and_past_no_more() {
+    let broken = |failures| {
+        let judge = judge_of(failures);
+        for number in 0..5 {
+            catches_up_and_fails(&judge, number);
+        }
+        judge.broken().iter().map(|one| one.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(broken(100), []);
+    assert!(broken(20).contains(&Rule::Failures), "{:?}", broken(20));
 }
 
 #[test]

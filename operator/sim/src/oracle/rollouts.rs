@@ -140,7 +140,9 @@ fn unended_one(world: &World, plan: &Plan, fleet: &FleetPlan) -> Option<String> 
             went_over && (fleet.pauses || status.previous_revision.is_none())
         }
         // Too many failed since: nobody is changed any more.
-        FleetPhase::Complete if has_failed_too_often(fleet, status.counts) => true,
+        FleetPhase::Complete if has_failed_too_often(fleet, status.counts) => {
+            said().contains("nobody else is told")
+        }
         FleetPhase::Complete => {
             return behind(&members, &object.spec.template).map(|why| format!("{why}, and it is {}", said()));
         }

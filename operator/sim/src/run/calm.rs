@@ -54,6 +54,7 @@ impl Run<'_> {
             self.happens(&Happening::Pause { device, paused: false });
         }
         for fleet in 0..self.plan.fleets.len() {
+            self.happens(&Happening::Fleet { fleet, edit: FleetEdit::Make });
             self.happens(&Happening::Fleet { fleet, edit: FleetEdit::Pause(false) });
         }
         if let Some(device) = self.plan.doomed {

@@ -229,7 +229,8 @@ impl Store {
         if makes && target.namespace.is_some() && !state.has_namespace(namespace) {
             return Err(Refusal::not_found(&format!("namespaces \"{namespace}\"")));
         }
-        let uid = format!("00000000-0000-4000-8000-{:012x}", state.made);
+        // Its beginning is a part of names.
+        let uid = format!("{:08x}-0000-4000-8000-000000000000", state.made);
         let outcome = Target { uid: &uid, ..target.clone() }.change(before.as_deref(), write)?;
         let written = match outcome {
             Outcome::Unchanged => {

@@ -63,14 +63,14 @@ fn a_refusal_without_a_reason_means_what_its_code_means() {
 fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
     let mut story = Story::in_sync();
     let address = |last| IpAddr::from([10, 20, 0, last]);
-    let next = Instant::now();
+    let (now, ttl) = (story.now, story.policy.dns_ttl);
     story.edit(|spec| spec.endpoint.host = "old.pumps".into());
     story.decide();
     story.edit(|spec| spec.endpoint.host = "new.pumps".into());
     story.decide();
-    story.memory.looked_up("old.pumps", Ok(vec![address(1)]), next);
+    story.memory.looked_up("old.pumps", Ok(vec![address(1)]), now, ttl);
     assert!(story.memory.lookup.busy && story.memory.lookup.found.is_empty());
-    story.memory.looked_up("new.pumps", Ok(vec![address(2)]), next);
+    story.memory.looked_up("new.pumps", Ok(vec![address(2)]), now, ttl);
     assert_eq!((story.memory.lookup.busy, &story.memory.lookup.found), (false, &vec![address(2)]));
 }
 
@@ -81,8 +81,8 @@ fn a_name_is_looked_up_again_in_its_time_and_what_was_found_stays_in_use_while_t
     story.place = Place::Unknown;
     assert_eq!((story.decide(), story.memory.lookup.busy), (Asked::Nothing, true));
     let found = vec![IpAddr::from([10, 20, 0, 17]), IpAddr::from([10, 20, 0, 18])];
-    let next = story.now + story.policy.dns_ttl;
-    story.memory.looked_up("pump-0.pumps", Ok(found.clone()), next);
+    let ttl = story.policy.dns_ttl;
+    story.memory.looked_up("pump-0.pumps", Ok(found.clone()), story.now, ttl);
     story.place = Place::At(found.iter().map(|ip| (*ip, None)).collect());
     assert_eq!(story.decide(), Asked::Report);
     assert!(!story.memory.lookup.busy && story.wake <= story.policy.dns_ttl, "{:?}", story.wake);
@@ -93,9 +93,29 @@ fn a_name_is_looked_up_again_in_its_time_and_what_was_found_stays_in_use_while_t
     story.pass(30);
     story.decide();
     assert!(story.memory.lookup.busy, "its time is over");
-    let later = story.now + story.policy.dns_ttl;
-    story.memory.looked_up("pump-0.pumps", Err("no answer within 5s".into()), later);
+    story.memory.looked_up("pump-0.pumps", Err("no answer within 5s".into()), story.now, ttl);
     assert_eq!((&story.memory.lookup.found, story.memory.lookup.error.is_some()), (&found, true));
+    story.reports("2.0.0", 1, 1, IDLE);
+    assert_eq!((story.phase(), story.status().addresses.len()), (InSync, 2));
+}
+
+#[test]
+fn a_question_that_is_on_its_way_to_where_the_name_no_longer_leads_is_asked_at_the_new_address() {
+    let mut story = Story::in_sync();
+    let addresses = |all: &[u8]| all.iter().map(|last| IpAddr::from([10, 20, 0, *last])).collect::<Vec<_>>();
+    let lead_to = |story: &mut Story, all: &[u8]| {
+        story.memory.looked_up("pump-0.pumps", Ok(addresses(all)), story.now, story.policy.dns_ttl);
+        story.place = Place::At(addresses(all).into_iter().map(|ip| (ip, None)).collect());
+        story.decide()
+    };
+    story.edit(|spec| spec.endpoint.host = "pump-0.pumps".into());
+    story.place = Place::Unknown;
+    story.decide();
+    assert_eq!(lead_to(&mut story, &[17]), Asked::Report);
+    story.pass(3);
+    assert_eq!(lead_to(&mut story, &[17, 19]), Asked::Nothing, "the one that was asked is still there");
+    story.pass(3);
+    assert_eq!(lead_to(&mut story, &[18, 19]), Asked::Report);
     story.reports("2.0.0", 1, 1, IDLE);
     assert_eq!((story.phase(), story.status().addresses.len()), (InSync, 2));
 }

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::super::absorb::Note;
 use super::super::answer::{Answer, Outcome, Topic};
+use super::super::key::Key;
+use super::super::message_id::{DeviceIds, MessageIds};
 use super::super::validate::validate;
 use super::*;
 use crate::budget::{Backoff, Budgets};
@@ -95,7 +97,7 @@ impl Story {
             device_statuses: (10, 0.2),
         };
         let now = Instant::now();
-        let memory = Memory::new(&device, now, wall(), 0.0, 100, &policy);
+        let memory = Memory::new(&device, now, wall(), 0.0, ids(), &policy);
         Self {
             device,
             memory,
@@ -126,7 +128,7 @@ impl Story {
 
     /// As [`Self::restart`], by this draw.
     pub(super) fn restart_by(&mut self, draw: f64) {
-        self.memory = Memory::new(&self.device, self.now, wall(), draw, 7, &self.policy);
+        self.memory = Memory::new(&self.device, self.now, wall(), draw, ids(), &self.policy);
         self.number = 0;
     }
 
@@ -258,6 +260,10 @@ impl Story {
         assert_eq!(story.phase(), DevicePhase::InSync);
         story
     }
+}
+
+fn ids() -> DeviceIds {
+    MessageIds::new(7).of(&Key { namespace: "edge-demo".into(), name: "pump-0".into() })
 }
 
 pub(super) fn wall() -> jiff::Timestamp {

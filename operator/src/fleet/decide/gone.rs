@@ -143,5 +143,7 @@ fn who_failed_within_the_budget_holds_nobody_up_who_catches_up_later_and_who_fai
         // Two of three are more than a quarter, and the fourth stays as it is.
         let failed = story.status().counts.failed;
         assert_eq!((story.phase(), story.told("2"), failed), (FleetPhase::Complete, told, 2), "{percent}");
+        let says = story.message(types::PROGRESSING);
+        assert_eq!(says.contains("nobody else is told"), told < 4, "{says}");
     }
 }

@@ -4,7 +4,7 @@ use edge_api::{FleetPhase, choose};
 use proptest::prelude::*;
 
 use super::super::validate::plan;
-use super::story::{FIRST_EPOCH, Fate, Sim, Story};
+use super::story::{Fate, Sim, Story};
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -195,9 +195,7 @@ fn within_budgets(story: &Story) -> Result<(), TestCaseError> {
     let withheld = |name: &&String| story.withheld.contains(*name);
     let reserved = status.reserved.iter().filter(|name| !withheld(name)).count();
     prop_assert!(reserved <= may, "{:?}", status.reserved);
-    // One more is made before the oldest goes; a leader may die in between, and the next look takes away both.
-    let most = 4 + usize::try_from(story.epoch - FIRST_EPOCH).unwrap();
-    prop_assert!(story.revisions.len() <= most, "{:?}", story.revisions.keys());
+    prop_assert!(story.revisions.len() <= 4, "{:?}", story.revisions.keys());
     // Nobody beyond the batch, but for those that were under way when the template changed.
     if !revision::is_given_up(status) && !is_true(&status.conditions, types::COMPLETE) && status.batch > 0 {
         let size = choose::wanted(plan.batches[status.batch as usize - 1], story.devices.len());

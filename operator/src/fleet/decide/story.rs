@@ -73,9 +73,6 @@ pub(super) struct Story {
     pub(super) dies_after: Option<usize>,
 }
 
-/// The epoch of the first leader.
-pub(super) const FIRST_EPOCH: u64 = 5;
-
 pub(super) fn firmware(version: &str) -> Desired {
     Desired { firmware: version.into(), config: BTreeMap::new() }
 }
@@ -107,7 +104,7 @@ impl Story {
             view: devices.clone(),
             devices,
             sent: BTreeMap::new(),
-            epoch: FIRST_EPOCH,
+            epoch: 5,
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             write_in: Duration::ZERO,
             refusal: None,

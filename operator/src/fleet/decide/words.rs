@@ -46,12 +46,8 @@ impl<'a> Draft<'a> {
             self.say_rollback(field);
         } else if is_true(&self.next.conditions, types::COMPLETE) {
             self.next.phase = FleetPhase::Complete;
-            let behind = format!(
-                "the last batch has ended; {} devices are behind and are brought up when they answer, as far as maxInFlight and maxUnavailable \
-                 leave room; those that failed take some of that only once they are more than failureBudget allows",
-                behind(field)
-            );
-            self.set(types::PROGRESSING, ConditionStatus::False, "Complete", &behind);
+            let message = self.say_complete(plan, field);
+            self.set(types::PROGRESSING, ConditionStatus::False, "Complete", &message);
         } else if field.ours.is_empty() {
             self.next.phase = FleetPhase::Pending;
             let message = match field.foreign {
@@ -78,6 +74,21 @@ impl<'a> Draft<'a> {
             let word = if revision::is_given_up(&self.next) { "GivenUp" } else { "RollingOut" };
             self.set(types::COMPLETE, ConditionStatus::False, word, "the last batch has not ended");
         }
+    }
+
+    /// Who is behind after the last batch, and what becomes of them.
+    fn say_complete(&self, plan: &Plan, field: &Field<'a>) -> String {
+        let (behind, failed) = (behind(field), field.count(Standing::Failed));
+        if field.failures_exceeded(plan) && field.unavailable() >= field.may_be_unavailable(plan) {
+            return format!(
+                "the last batch has ended; {behind} devices are behind, of which {failed} failed since, more than failureBudget allows and \
+                 as many as maxUnavailable: nobody else is told until spec.template or these change"
+            );
+        }
+        format!(
+            "the last batch has ended; {behind} devices are behind, of which {failed} failed; the others are brought up when they answer, \
+             within maxInFlight and maxUnavailable"
+        )
     }
 
     fn say_rollback(&mut self, field: &Field<'_>) {
