@@ -14,7 +14,7 @@ use kube::ResourceExt as _;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::person::{self, NAMESPACE};
+use crate::person::NAMESPACE;
 use crate::rollouts::FleetPlan;
 use crate::rule::{Rule, Violation};
 use crate::server::store::Change;
@@ -39,6 +39,8 @@ struct Book {
     /// By fleet and device: under which mode of the fleet it was reserved.
     reserved: BTreeMap<(String, String), Mode>,
     rollouts: BTreeMap<String, Rollout>,
+    /// How often each device was made.
+    made: BTreeMap<String, usize>,
     broken: Vec<Violation>,
 }
 
@@ -84,6 +86,7 @@ impl Judge {
             told: BTreeMap::new(),
             reserved: BTreeMap::new(),
             rollouts: BTreeMap::new(),
+            made: BTreeMap::new(),
             broken: Vec::new(),
         };
         Self(Arc::new(Mutex::new(book)))
@@ -204,6 +207,9 @@ impl Book {
 
     fn device(&mut self, name: String, device: Device) {
         let before = self.devices.insert(name.clone(), device.clone());
+        if before.is_none() {
+            *self.made.entry(name.clone()).or_default() += 1;
+        }
         let was = before.as_ref().and_then(|before| before.spec.desired.clone());
         if was != device.spec.desired {
             match device.spec.desired.clone().filter(|_| is_fleets(&device)) {
@@ -325,9 +331,7 @@ impl Book {
         let plan = &self.fleets[number];
         let seed = rank(0, NAMESPACE, &plan.name);
         let ours = self.devices.iter().filter(|(_, device)| selects(plan, device) && is_fleets(device));
-        // One that has just joined may not be seen yet.
-        let is_first = |name: &String| plan.members.iter().any(|number| person::name(*number) == *name);
-        let ours = ours.filter(|(name, _)| is_first(name));
+        let ours = ours.filter(|(name, device)| !self.has_just_joined(plan, name, device));
         let mut ours: Vec<(u64, &str)> =
             ours.map(|(name, _)| (rank(seed, NAMESPACE, name), name.as_str())).collect();
         ours.sort_unstable();

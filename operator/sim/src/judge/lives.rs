@@ -2,10 +2,12 @@
 
 use std::sync::PoisonError;
 
+use edge_api::Device;
 use kube::ResourceExt as _;
 
 use super::{Book, Judge, mode, reserved};
-use crate::person::Person;
+use crate::person::{self, Person};
+use crate::rollouts::FleetPlan;
 
 impl Judge {
     /// The cluster was set back to a backup: what was true before it is not any more.
@@ -25,6 +27,13 @@ impl Judge {
 }
 
 impl Book {
+    /// A person has given it the fleet's label, or has made it again and nobody has told it anything: the fleet may not have seen it yet.
+    pub(super) fn has_just_joined(&self, plan: &FleetPlan, name: &str, device: &Device) -> bool {
+        let is_first = plan.members.iter().any(|number| person::name(*number) == name);
+        let is_made_again = self.made.get(name).is_some_and(|times| *times > 1);
+        !is_first || (is_made_again && device.spec.desired.is_none())
+    }
+
     /// Another one of its name reserves and tells its devices anew; whoever is on the way goes on by itself.
     pub(super) fn forgets_fleet(&mut self, name: &str) {
         self.objects.remove(name);

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::person;
 use crate::plan::Plan;
 use crate::timeline::Timeline;
 use crate::weather::Weather;
