@@ -72,6 +72,9 @@ pub struct Args {
 /// How long a seed of the simulation may take on a busy machine; in calm it is two seconds.
 const PER_SEED: Duration = Duration::from_secs(15);
 
+/// So often a test runs again during which the machine stood still.
+const TRIES: u32 = 3;
+
 /// All that was counted.
 #[derive(Debug, Default)]
 struct Totals {
@@ -179,7 +182,7 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
     let watch = is_asked.then(Watch::start);
     let run = |arguments: &[&str]| program.run(arguments, &environment, limit, way == Way::Beside);
     let ran = run(&arguments).and_then(|first| match watch {
-        Some(watch) if first.failed > 0 => run_again(rung, program, &watch.end(), first, run),
+        Some(watch) if first.failed > 0 => run_again(rung, program, watch.end(), first, run),
         _ => Ok(first),
     });
     let left = stage.leave();
@@ -192,30 +195,35 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
     Ok(outcome)
 }
 
-/// Runs once more what failed while the machine stood still, which xtask itself has seen and does not infer from the failures. What was
-/// said the first time is shown by then, and whatever passes the second time is named at the end.
+/// Runs again what failed while the machine stood still, which xtask itself has seen and does not infer from the failures; as often as
+/// that, if it stands still then, too. What was said the first time is shown by then, and whatever passes in the end is named.
 fn run_again(
     rung: Rung,
     program: &Program,
-    stalls: &Stalls,
-    first: Outcome,
+    mut stalls: Stalls,
+    mut outcome: Outcome,
     run: impl Fn(&[&str]) -> Result<Outcome>,
 ) -> Result<Outcome> {
-    interrupt::check()?;
-    say(format_args!("{rung}: {program}: {} failed; {stalls}", first.failed));
-    let stood_still = first.failures.iter().filter(|failure| stalls.any(failure.from, failure.to));
-    let names: Vec<String> = stood_still.map(|failure| failure.name.clone()).collect();
-    if names.is_empty() {
-        return Ok(first);
+    for _ in 0..TRIES {
+        interrupt::check()?;
+        say(format_args!("{rung}: {program}: {} failed; {stalls}", outcome.failed));
+        let stood_still = outcome.failures.iter().filter(|failure| stalls.any(failure.from, failure.to));
+        let names: Vec<String> = stood_still.map(|failure| failure.name.clone()).collect();
+        if names.is_empty() {
+            break;
+        }
+        let mut arguments = rung.arguments().to_vec();
+        arguments.push("--exact");
+        arguments.extend(names.iter().map(String::as_str));
+        arguments.extend(rung.order(program));
+        let step = Step::start(format!("{rung}: {program}: what failed while it stood still, again"));
+        let watch = Watch::start();
+        let again = run(&arguments)?;
+        stalls = watch.end();
+        step.done(&again.to_string());
+        outcome = outcome.corrected(names, again);
     }
-    let mut arguments = rung.arguments().to_vec();
-    arguments.push("--exact");
-    arguments.extend(names.iter().map(String::as_str));
-    arguments.extend(rung.order(program));
-    let step = Step::start(format!("{rung}: {program}: what failed while it stood still, once more"));
-    let again = run(&arguments)?;
-    step.done(&again.to_string());
-    Ok(first.corrected(names, &again))
+    Ok(outcome)
 }
 
 /// The examples in the documentation, which are no programs of their own.

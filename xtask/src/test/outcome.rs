@@ -59,14 +59,16 @@ impl Outcome {
     }
 
     /// These tests of those that failed were run again, with this outcome: each of them, or the first outcome stands.
-    pub(super) fn corrected(mut self, names: Vec<String>, again: &Self) -> Self {
+    pub(super) fn corrected(mut self, names: Vec<String>, again: Self) -> Self {
         if again.passed + again.failed != names.len() || again.failures.len() != again.failed {
             return self;
         }
         self.passed += again.passed;
         self.failed -= again.passed;
         let failed = |name: &String| again.failures.iter().any(|failure| failure.name == *name);
+        self.failures.retain(|failure| !names.contains(&failure.name));
         self.again.extend(names.into_iter().filter(|name| !failed(name)));
+        self.failures.extend(again.failures);
         self
     }
 
@@ -281,10 +283,11 @@ mod tests {
         assert!(first.failures.iter().all(|failure| failure.from <= failure.to));
         let failures = vec![first.failures[0].clone()];
         let one_failed = Outcome { passed: 1, failed: 1, failures, ..Outcome::default() };
-        let both = first.clone().corrected(names.clone(), &one_failed);
-        assert_eq!((both.passed, both.failed, both.again), (2, 1, vec!["b::c".to_owned()]));
+        let both = first.clone().corrected(names.clone(), one_failed);
+        let left: Vec<_> = both.failures.iter().map(|failure| failure.name.as_str()).collect();
+        assert_eq!((both.passed, both.failed, left, both.again), (2, 1, vec!["a"], vec!["b::c".to_owned()]));
         for incomplete in [Outcome::default(), Outcome { passed: 1, ..Outcome::default() }] {
-            assert_eq!(first.clone().corrected(names.clone(), &incomplete), first);
+            assert_eq!(first.clone().corrected(names.clone(), incomplete), first);
         }
     }
 
