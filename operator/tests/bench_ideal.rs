@@ -7,7 +7,7 @@ use ideal::{Bound, EXCHANGES, Line};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-const PERFECT: Line = Line { ack_timeout: 2.0, max_retransmit: 4, loss: 0.0 };
+const PERFECT: Line = Line { ack_timeout: 2.0, max_retransmit: 4, opening: 10.0, loss: 0.0 };
 const BAD: Line = Line { loss: 0.2, ..PERFECT };
 
 fn draws() -> impl FnMut() -> f64 {
@@ -28,6 +28,10 @@ fn the_mean_of_an_exchange_is_that_of_its_draws() {
     let expected =
         0.64 * (0.36 * 2.5 + 0.1296 * 7.5 + 0.046_656 * 17.5 + 0.016_796 * 37.5) + 0.006_046_6 * 77.5;
     assert!((BAD.mean() - expected).abs() < 1e-3, "{} s, not {expected}", BAD.mean());
+    // The first exchange has three transmissions, and ends after 10 s.
+    let first = 0.64 * (0.36 * 2.5 + 0.1296 * 7.5);
+    let question = first + 0.046_656 * (10.0 + expected / (1.0 - 0.006_046_6));
+    assert!((BAD.question() - question).abs() < 1e-3, "{} s, not {question}", BAD.question());
     let alone = BAD.schedule(5_000, 1, &mut draws()) / 5_000.0;
     assert!((alone / BAD.held() - 1.0).abs() < 0.02, "{alone} s a device, not {}", BAD.held());
 }

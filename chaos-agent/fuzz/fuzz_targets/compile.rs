@@ -48,6 +48,8 @@ struct Wish {
     phases: Vec<(u16, u8, u8)>,
     cutoff: Option<u64>,
     paused: bool,
+    /// Which direction and protocol.
+    way: u8,
 }
 
 /// An address of a few, so that targets meet.
@@ -89,9 +91,14 @@ fn profile(wish: &Wish) -> Option<Profile> {
     let ports: Vec<String> =
         wish.ports.iter().take(20).map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))).collect();
     let phases: Vec<Value> = wish.phases.iter().take(70).map(|phase| self::phase(*phase)).collect();
-    let mut spec = json!({"targets": targets, "timeline": phases, "paused": wish.paused});
+    let direction = ["Both", "ToDevice", "FromDevice"][usize::from(wish.way % 3)];
+    let mut spec = json!({"targets": targets, "timeline": phases, "paused": wish.paused, "direction": direction});
+    let protocol = [None, Some("UDP"), Some("TCP"), Some("ICMP")][usize::from(wish.way / 3 % 4)];
     if !peers.is_empty() || !ports.is_empty() {
         spec["match"] = json!({"peers": peers, "ports": ports});
+    }
+    if let Some(protocol) = protocol {
+        spec["match"]["protocol"] = protocol.into();
     }
     let object = json!({
         "apiVersion": "edge-operator.dev/v1alpha1", "kind": "FaultProfile",
@@ -108,14 +115,31 @@ fn profile(wish: &Wish) -> Option<Profile> {
     Profile::parse(&object).ok()
 }
 
-fn phase((milliseconds, percent, every): (u16, u8, u8)) -> Value {
-    let faults = match percent {
-        0..=100 => json!({"loss": {"percent": format!("{percent}%")}}),
-        101..=180 => json!({"partition": {}}),
-        181..=220 => json!({"loss": {"every": u32::from(every) + 1, "scope": "Flow"}}),
-        _ => {
-            json!({"loss": {"gilbertElliott": {"enterBurst": "1%", "leaveBurst": format!("{}%", every % 101)}}})
-        }
+/// One kind of fault, or several of what is done to packets that stay; a few of them are not allowed, and their profiles are none.
+fn phase((milliseconds, kind, amount): (u16, u8, u8)) -> Value {
+    let percent = format!("{}%", amount % 101);
+    let distribution = ["Uniform", "Normal", "Pareto"][usize::from(amount % 3)];
+    let delay = json!({
+        "time": format!("{}ms", u32::from(amount) * 7), "jitter": format!("{}us", u32::from(amount % 16) * 999),
+        "distribution": distribution, "correlation": percent,
+    });
+    let faults = match kind % 10 {
+        0 => json!({"loss": {"percent": percent}}),
+        1 => json!({"loss": {"every": u32::from(amount) + 1, "scope": "Flow"}}),
+        2 => json!({"loss": {"gilbertElliott": {"enterBurst": format!("{}%", kind / 10), "leaveBurst": percent}}}),
+        3 => json!({"partition": {"mode": if amount % 2 == 0 { "Drop" } else { "Reject" }}}),
+        4 => json!({"corrupt": {"percent": percent}}),
+        5 => json!({"duplicate": {"percent": percent}}),
+        6 => json!({"delay": delay}),
+        7 => json!({"reorder": {"percent": percent, "by": format!("{}us", u32::from(amount) * 40)}}),
+        8 => json!({"rate": {
+            "bitsPerSecond": format!("{}k", u32::from(amount) + 1), "burst": (u32::from(kind) * 100).to_string(),
+            "queue": format!("{}ms", u32::from(amount) * 4),
+        }}),
+        _ => json!({
+            "loss": {"percent": percent}, "corrupt": {"percent": percent}, "duplicate": {"percent": percent}, "delay": delay,
+            "reorder": {"percent": percent, "by": "1ms"}, "rate": {"bitsPerSecond": "1M", "burst": "15k", "queue": "100ms"},
+        }),
     };
     json!({"for": format!("{milliseconds}ms"), "faults": faults})
 }

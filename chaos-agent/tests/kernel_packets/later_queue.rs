@@ -207,7 +207,7 @@ mod fq {
     /// still at times, on whoever's packets: what half of them are off by is judged, of the best of three turns.
     #[test]
     #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
-    fn delays_are_as_near_to_what_was_asked_as_those_of_netem() {
+    fn delays_are_within_a_fifth_of_a_millisecond_of_those_of_netem() {
         let stage = Stage::new();
         let (device, peer) = (stage.device_end(Family::V4), stage.peer_end(Family::V4));
         let asked = Duration::from_millis(20);
@@ -308,7 +308,8 @@ mod fq {
     /// machine does meets both.
     #[test]
     #[ignore = "kernel rung: needs root, the eBPF object and the kernel's queue fq"]
-    fn tcp_under_25_ms_is_as_fast_as_under_netem_and_not_throttled_by_its_own_socket() {
+    fn tcp_under_25_ms_is_as_fast_as_under_netem_where_a_window_bounds_it_and_not_throttled_by_its_own_socket()
+     {
         let (stage, without) = (Stage::new(), Stage::new());
         let mut agent = Agent::start(&stage.node, (Hooks::Tcx, Holds::Fq));
         let held = |agent: &Agent| agent.line.late().unwrap().unwrap().figures.count();

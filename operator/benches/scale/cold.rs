@@ -14,6 +14,8 @@ use crate::site::Running;
 /// The operator's defaults, which the bound goes by: `--ack-timeout`, `--max-retransmit`, `--max-in-flight`, `--workers`.
 const ACK_TIMEOUT: f64 = 2.0;
 const MAX_RETRANSMIT: u32 = 4;
+/// The longest time until a third transmission may be answered (`Timing::opening`).
+const OPENING: f64 = 5.0 * ACK_TIMEOUT;
 const WINDOW: u32 = 2048;
 const WORKERS: usize = 16;
 /// Between two looks.
@@ -81,7 +83,12 @@ pub(crate) async fn measure(plan: &Plan, world: &mut World, report: &mut Report)
     let operator = Operator::start(&world.cluster, plan, "first", &["--per-device-series=0"]);
     let (took, at_the_end) = until_in_sync(&operator, plan).await;
     let all = f64::from(plan.devices);
-    let line = Line { ack_timeout: ACK_TIMEOUT, max_retransmit: MAX_RETRANSMIT, loss: plan.loss() };
+    let line = Line {
+        ack_timeout: ACK_TIMEOUT,
+        max_retransmit: MAX_RETRANSMIT,
+        opening: OPENING,
+        loss: plan.loss(),
+    };
     let bound = Bound::of(&line, plan.devices, WINDOW, world.rate, &mut rand::random);
     let figures = [
         ("window and retries, at least", bound.window, "s"),

@@ -13,6 +13,8 @@ pub(crate) struct Line {
     pub(crate) ack_timeout: f64,
     /// Retransmissions of a message.
     pub(crate) max_retransmit: u32,
+    /// Seconds after which the first exchange of a silence is given up for another one.
+    pub(crate) opening: f64,
     /// The share of datagrams that are lost, each way.
     pub(crate) loss: f64,
 }
@@ -39,34 +41,51 @@ impl Line {
         1.0 / (1.0 - self.unanswered().powi((self.max_retransmit + 1).cast_signed()))
     }
 
-    /// Seconds for which each device holds a slot, on average.
-    pub(crate) fn held(&self) -> f64 {
-        f64::from(EXCHANGES) * self.tries() * self.mean()
+    /// Seconds until a question is answered, on average: its first exchange is given up early, and what follows goes on to its end.
+    pub(crate) fn question(&self) -> f64 {
+        let miss = self.unanswered();
+        let begins = |transmission: i32| 1.25 * self.ack_timeout * (2_f64.powi(transmission) - 1.0);
+        let sent: Vec<f64> =
+            (0..=self.max_retransmit.cast_signed()).map(begins).take_while(|at| *at < self.opening).collect();
+        let answered = |(transmission, at): (i32, f64)| miss.powi(transmission) * (1.0 - miss) * at;
+        let missed = miss.powi(i32::try_from(sent.len()).unwrap_or(i32::MAX));
+        let first: f64 = (0..).zip(sent).map(answered).sum();
+        first + missed * (self.opening + self.tries() * self.mean())
     }
 
-    /// One exchange's seconds, and whether it was answered, for draws in `0.0..1.0`.
-    fn exchange(&self, draw: &mut impl FnMut() -> f64) -> (f64, bool) {
+    /// Seconds for which each device holds a slot, on average.
+    pub(crate) fn held(&self) -> f64 {
+        f64::from(EXCHANGES) * self.question()
+    }
+
+    /// One exchange's seconds, if it is given up after so many, and whether it was answered, for draws in `0.0..1.0`.
+    fn exchange(&self, until: f64, draw: &mut impl FnMut() -> f64) -> (f64, bool) {
         let timeout = self.ack_timeout * (1.0 + 0.5 * draw());
         let mut begins = 0.0;
         for transmission in 0..=self.max_retransmit {
+            if begins >= until {
+                return (until, false);
+            }
             if draw() >= self.unanswered() {
                 return (begins, true);
             }
             begins += timeout * 2_f64.powi(transmission.cast_signed());
         }
-        (begins, false)
+        (begins.min(until), false)
     }
 
     /// Seconds until a device is done that never waits for a slot.
     fn chain(&self, draw: &mut impl FnMut() -> f64) -> f64 {
         let mut seconds = 0.0;
         for _ in 0..EXCHANGES {
+            let mut until = self.opening;
             loop {
-                let (took, answered) = self.exchange(draw);
+                let (took, answered) = self.exchange(until, draw);
                 seconds += took;
                 if answered {
                     break;
                 }
+                until = f64::INFINITY;
             }
         }
         seconds

@@ -53,12 +53,12 @@ pub enum Happening {
         /// Broken or whole.
         broken: bool,
     },
-    /// The way from an operator to the devices: datagrams are lost.
+    /// The way between an operator and the devices: datagrams are lost.
     Cut {
         /// Which operator.
         replica: usize,
-        /// Broken or whole.
-        broken: bool,
+        /// How far.
+        cut: Cut,
     },
     /// The longest way of a message, in milliseconds; shorter ones overtake longer ones.
     Latency(u64),
@@ -103,6 +103,19 @@ pub enum Happening {
     },
     /// What becomes of objects.
     Life(Life),
+}
+
+/// What is lost between an operator and the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// What it sends them.
+    Questions,
+    /// What they send it.
+    Answers,
+    /// Both.
+    All,
+    /// Nothing any more.
+    Nothing,
 }
 
 /// An edit of a fleet.

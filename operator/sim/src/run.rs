@@ -10,7 +10,7 @@ use serde_json::json;
 
 use self::calm::BOUND;
 use crate::clock::{self, Machine};
-use crate::happening::{Happening, Life};
+use crate::happening::{Cut, Happening, Life};
 use crate::network::API;
 use crate::oracle;
 use crate::plan::{Plan, REPLICAS};
@@ -180,8 +180,15 @@ impl Run<'_> {
             Happening::Power { up } => world.switch(DEVICES, *up),
             Happening::Stalled { replica, broken: true } => world.sim.hold(operator(*replica), API),
             Happening::Stalled { replica, broken: false } => world.sim.release(operator(*replica), API),
-            Happening::Cut { replica, broken: true } => world.sim.partition(operator(*replica), DEVICES),
-            Happening::Cut { replica, broken: false } => world.sim.repair(operator(*replica), DEVICES),
+            Happening::Cut { replica, cut } => {
+                let (replica, sim) = (operator(*replica), &world.sim);
+                match cut {
+                    Cut::Questions => sim.partition_oneway(replica, DEVICES),
+                    Cut::Answers => sim.partition_oneway(DEVICES, replica),
+                    Cut::All => sim.partition(replica, DEVICES),
+                    Cut::Nothing => sim.repair(replica, DEVICES),
+                }
+            }
             Happening::Latency(longest) => world.sim.set_max_message_latency(Duration::from_millis(*longest)),
             Happening::Weather(bad) => world.weather.change(|now| *now = *bad),
             Happening::Behave { device, behaviour } => {

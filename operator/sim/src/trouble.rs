@@ -7,7 +7,7 @@ use device_sim::random::Dice;
 use edge_api::quantity::Share;
 
 use crate::clock::Wrong;
-use crate::happening::Happening;
+use crate::happening::{Cut, Happening};
 use crate::plan::{CALM_FROM, CALM_LATENCY, below, one_of, some_replica, sometime, works};
 use crate::weather::Bad;
 
@@ -33,7 +33,10 @@ pub(crate) fn trouble(dice: &mut Dice, devices: usize, happenings: &mut Vec<(Dur
             let ends = Happening::Stalled { replica, broken: false };
             (Happening::Stalled { replica, broken: true }, Some(ends))
         }
-        5 => (Happening::Cut { replica, broken: true }, Some(Happening::Cut { replica, broken: false })),
+        5 => {
+            let cut = [Cut::Questions, Cut::Answers, Cut::All][one_of(dice, 3)];
+            (Happening::Cut { replica, cut }, Some(Happening::Cut { replica, cut: Cut::Nothing }))
+        }
         6 => (Happening::Latency(50 + below(dice, 2000)), Some(Happening::Latency(CALM_LATENCY))),
         7 | 8 => (Happening::Weather(bad(dice)), Some(Happening::Weather(Bad::default()))),
         9 | 10 => {

@@ -11,7 +11,7 @@ use edge_sim::AGAIN;
 
 /// Seeds that run where nobody says how many (`EDGE_SIM_SEEDS`).
 const SEEDS: u64 = 200;
-/// What half of the seeds take of a processor at most, in seconds.
+/// What all seeds but one in twenty take of a processor at most, in seconds: a few are longer plans than others.
 const AIM: f64 = 2.0;
 /// Lines of a failed seed's timeline that are shown; all of them are one command away.
 const SHOWN: usize = 120;
@@ -62,12 +62,13 @@ fn every_seed_converges_and_breaks_no_promise() {
     assert!(waits > seeds, "devices waited {waits} times for their turn, in {seeds} seeds");
     let mut costs = costs.into_inner().unwrap_or_else(PoisonError::into_inner);
     costs.sort_unstable();
-    let [median, most] =
-        [costs.len() / 2, costs.len() - 1].map(|at| Duration::from_micros(costs[at]).as_secs_f64());
+    let [median, nearly_all, most] = [costs.len() / 2, costs.len() * 19 / 20, costs.len() - 1]
+        .map(|at| Duration::from_micros(costs[at]).as_secs_f64());
     println!(
-        "told: {seeds} seeds, 0 violations; {waits} waits for a turn; half of them took up to {median:.2} s of a processor, the longest {most:.2} s"
+        "told: {seeds} seeds, 0 violations; {waits} waits for a turn; half of them took up to {median:.2} s of a processor, all but one in \
+         twenty {nearly_all:.2} s, the longest {most:.2} s"
     );
-    assert!(median < AIM, "half of the seeds took more than {median:.2} s of a processor");
+    assert!(nearly_all < AIM, "one seed in twenty took more than {nearly_all:.2} s of a processor");
 }
 
 /// What a run took of a processor, in microseconds.

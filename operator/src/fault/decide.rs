@@ -15,7 +15,7 @@ use super::notice::{Notice, notices};
 use super::rollup::{AGENT_LOST, RollUp, Subject, roll_up};
 use super::validate::Plan;
 use crate::refusal::Refusal;
-use words::{accepted, nobody};
+use words::{HOST_NETWORK, accepted, left_out, nobody};
 
 mod refused;
 mod words;
@@ -227,9 +227,11 @@ impl<'a> Draft<'a> {
         let message = format!("{of}; {}", roll.summary());
         if roll.missing == 0 {
             // Rules that are held, and yet packets meet what nobody asked for.
-            let (phase, reason, message) = match &roll.strained {
-                Some(problem) => (FaultPhase::Degraded, problem.state.as_str(), &message),
-                None => (FaultPhase::Active, "Installed", &of),
+            let left_out = left_out(self.observed.found).map(|others| format!("{of}; {others}"));
+            let (phase, reason, message) = match (&roll.strained, &left_out) {
+                (Some(problem), _) => (FaultPhase::Degraded, problem.state.as_str(), &message),
+                (None, Some(others)) => (FaultPhase::Degraded, HOST_NETWORK, others),
+                (None, None) => (FaultPhase::Active, "Installed", &of),
             };
             self.next.phase = phase;
             return self.set(types::INSTALLED, ConditionStatus::True, reason, message);

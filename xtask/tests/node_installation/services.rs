@@ -64,5 +64,19 @@ fn what_is_lost_on_the_way_to_a_service_is_counted_and_what_goes_past_it_is_left
     assert_eq!(ping(&from, &past_it, 50).unwrap(), 50, "the pod itself is no such peer");
     assert_eq!(story.counted(client.node, "service"), counted);
     story.wait_for("Effective", &["fault/service"]);
-    story.kubectl(&["-n", DEVICES, "delete", "service/first-device", "faultprofile/service"]);
+
+    // The same pod as a peer by its labels: now it is what goes to the pod itself, and the Service's address is nobody's.
+    let mut profile = fault("pods", &one_pod(&client), &json!({"loss": {"percent": "30%"}}), "5m");
+    let labels = json!({"statefulset.kubernetes.io/pod-name": server.name});
+    profile["spec"]["match"]["peers"] = json!([{"pods": {"matchLabels": labels}}]);
+    story.kubectl(&["-n", DEVICES, "delete", "faultprofile/service"]);
+    story.apply(&profile);
+    story.wait_for("Installed", &["fault/pods"]);
+    let answered = ping(&from, &past_it, ROUNDS).unwrap();
+    let counted = story.counted(client.node, "pods");
+    println!("{answered} of {ROUNDS} answered by a pod that is a peer: {counted:?}");
+    assert_eq!(counted[&("FromDevice", "loss")] + counted[&("FromDevice", "pass")], asked);
+    assert_eq!(counted[&("ToDevice", "pass")], answered);
+    assert!((1..asked).contains(&answered), "a loss of 30 % each way");
+    story.kubectl(&["-n", DEVICES, "delete", "service/first-device", "faultprofile/pods"]);
 }

@@ -95,6 +95,26 @@ fn a_fleet_that_goes_on_while_those_before_get_lost_breaks_its_budget() {
 }
 
 #[test]
+fn a_batch_that_is_left_behind_while_somebody_is_under_way_is_found() {
+    let judge = judge();
+    let batch = |number: u32| {
+        let object = json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "DeviceFleet",
+            "metadata": {"name": "fleet-0", "namespace": NAMESPACE},
+            "spec": {"selector": {}, "template": {"firmware": "2.0"}},
+            "status": {"revision": 2, "batch": number, "reserved": ["device-0"]},
+        });
+        saw(&judge, "edge-operator.dev/devicefleets", "fleet-0", object);
+        judge.broken().iter().map(|one| one.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(batch(1), []);
+    device(&judge, 0, Some("2.0"), "Syncing");
+    assert_eq!(batch(2), [Rule::Batches]);
+    lock(&judge).told.get_mut("device-0").unwrap().ended = true;
+    assert_eq!(batch(3), []);
+}
+
+#[test]
 fn a_complete_fleet_may_go_on_past_those_that_failed_within_its_failure_budget_and_past_no_more() {
     let broken = |failures| {
         let judge = judge_of(failures);

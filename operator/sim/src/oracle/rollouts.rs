@@ -44,11 +44,12 @@ fn count(world: &World, members: &[Device], brought: &Desired) -> FleetCounts {
         members.iter().partition(|device| device.spec.desired.is_none() || is_fleets(device));
     let told: Vec<&&Device> =
         ours.iter().filter(|device| device.spec.desired.as_ref() == Some(brought)).collect();
+    // One that refuses what it runs since before is Failed, as `failed_in_truth` allows.
     let runs = |device: &Device| {
         let running = world.states.get(&device.name_any()).map(|kept| kept.running);
         running.is_some_and(|it| (&it.firmware, &it.config) == (&brought.firmware, &brought.config))
     };
-    let in_sync = told.iter().filter(|device| runs(device)).count();
+    let in_sync = told.iter().filter(|device| runs(device) && !is_failed(device)).count();
     let failed = told.len() - in_sync;
     FleetCounts {
         total: number(members.len()),

@@ -6,7 +6,7 @@ use edge_api::DevicePhase;
 
 use super::{LOOK, Run};
 use crate::clock::Wrong;
-use crate::happening::{FleetEdit, Happening, Life};
+use crate::happening::{Cut, FleetEdit, Happening, Life};
 use crate::network::API;
 use crate::oracle;
 use crate::person::name;
@@ -39,7 +39,7 @@ impl Run<'_> {
         for replica in 0..REPLICAS {
             self.world.switch(&operator(replica), true);
             self.happens(&Happening::Stalled { replica, broken: false });
-            self.happens(&Happening::Cut { replica, broken: false });
+            self.happens(&Happening::Cut { replica, cut: Cut::Nothing });
             self.happens(&Happening::Stopped { replica, stopped: false });
         }
         for quiet in [

@@ -140,8 +140,15 @@ fn pods_on_the_host_network_are_no_targets_and_it_says_so() {
     );
     assert!(story.message("Installed").contains("proxy"));
     story.agent("n1", None).pod("a", "n1").look();
-    assert_eq!(story.counts(), (1, 0));
+    assert_eq!((story.phase(), story.counts()), (FaultPhase::Pending, (1, 0)));
     assert!(story.message("Accepted").contains("host network"));
+    // Beside one that is hit, too.
+    story.agent("n1", holds(1)).look();
+    assert_eq!(
+        (story.phase(), story.counts(), story.condition("Installed").as_str()),
+        (FaultPhase::Degraded, (1, 1), "Installed=True/HostNetwork")
+    );
+    assert!(story.message("Installed").contains("1 matching pods, proxy among them"));
 }
 
 #[test]

@@ -6,15 +6,20 @@ use super::super::choice::Found;
 use super::super::population::NoTarget;
 use super::super::validate::Repeats;
 
+/// Reason of Installed: what matches is on the host network.
+pub(super) const HOST_NETWORK: &str = "HostNetwork";
+
 /// What is to be said of an accepted profile.
 pub(super) fn accepted(found: &Found, repeats: Repeats) -> String {
     let mut message = format!("everything that it asks for is within its reach; {}", repeating(repeats));
-    if let Some((count, first)) = found.others.get(&NoTarget::HostNetwork) {
-        message += &format!(
-            "; {count} matching pods, {first} among them, are on the host network and are no targets"
-        );
-    }
+    message.extend(left_out(found).map(|others| format!("; {others}")));
     message
+}
+
+/// Who matches beside others and cannot be hit, if anybody.
+pub(super) fn left_out(found: &Found) -> Option<String> {
+    let (count, first) = found.others.get(&NoTarget::HostNetwork)?;
+    Some(format!("{count} matching pods, {first} among them, are on the host network and are no targets"))
 }
 
 /// How far what happens to packets repeats.
@@ -39,7 +44,7 @@ pub(super) fn nobody(found: &Found) -> (&'static str, String) {
         None => return ("NoTargets", "nothing in this namespace matches the selector".to_owned()),
         Some((NoTarget::NoAddress, found)) => ("NoAddress", (found, "has no address yet")),
         Some((NoTarget::HostNetwork, found)) => (
-            "HostNetwork",
+            HOST_NETWORK,
             (
                 found,
                 "is on the host network, where its packets are its node's: select pods with a network of their own",
