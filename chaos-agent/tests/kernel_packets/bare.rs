@@ -135,7 +135,6 @@ fn without_an_ethernet_header_ports_and_networks_are_found_and_a_partition_loses
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn without_an_ethernet_header_packets_are_held_doubled_and_put_back_as_they_were() {
     let mut scene = Scene::on(tun::stage(), Hooks::Tcx, Holds::Best);
-    know_each_other(&scene.stage);
     for (family, direction) in
         Family::BOTH.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction)))
     {
@@ -166,7 +165,6 @@ fn without_an_ethernet_header_packets_are_held_doubled_and_put_back_as_they_were
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn without_an_ethernet_header_a_flipped_bit_is_a_wrong_checksum() {
     let mut scene = Scene::on(tun::stage(), Hooks::Tcx, Holds::Best);
-    know_each_other(&scene.stage);
     later::flipped_bits_are_wrong_checksums(&mut scene);
 }
 
