@@ -75,14 +75,6 @@ fn missing(
     sent.keys().filter(|id| !received.contains_key(id)).map(|(number, _)| *number).collect()
 }
 
-/// Before a neighbour of IPv6 is known, for a second where its interface has just come up, the kernel keeps some 256 packets for it and
-/// drops the others.
-fn know_each_other(stage: &Stage) {
-    for family in Family::BOTH {
-        stage.device_end(family).reaches(&stage.peer_end(family), 1);
-    }
-}
-
 #[test]
 #[ignore = "kernel rung: needs root and the eBPF object"]
 fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
@@ -95,7 +87,7 @@ fn without_an_ethernet_header_the_same_packets_are_lost_on_every_hook() {
         {
             let target = family.host(1, 2);
             agent.set(&[]);
-            know_each_other(&stage);
+            stage.ends_meet();
             agent.set(&[Fault::loss("20%").on(std::slice::from_ref(&target))]);
             assert_eq!(agent.enforced(), (1, 1));
             let lost = missing(&stage, &agent, family, direction, "loss");
@@ -214,7 +206,7 @@ fn without_an_ethernet_header_who_is_rejected_learns_it_at_once() {
 fn every_fault_acts_without_an_ethernet_header_on_tcx_and_on_clsact() {
     let stage = tun::stage();
     for hooks in [Hooks::Tcx, Hooks::Clsact] {
-        know_each_other(&stage);
+        stage.ends_meet();
         links::every_fault_acts(&stage, hooks, TO_DEVICE, 64);
     }
 }

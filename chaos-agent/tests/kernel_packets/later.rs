@@ -79,12 +79,9 @@ impl Scene {
         Self::on(Stage::new(), hooks, holds)
     }
 
-    /// The same on any stage. Its ends know each other by then: before a neighbour of IPv6 is known, for a second where an interface has
-    /// just come up, the kernel keeps some 256 packets for it and drops the others.
+    /// The same on any stage.
     pub(crate) fn on(stage: Stage, hooks: Hooks, holds: Holds) -> Self {
-        for family in Family::BOTH {
-            stage.device_end(family).reaches(&stage.peer_end(family), 1);
-        }
+        stage.ends_meet();
         let agent = Agent::start(&stage.node, (hooks, holds));
         Self { stage, agent, count: COUNT, every: EVERY }
     }

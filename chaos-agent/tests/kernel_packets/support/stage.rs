@@ -104,4 +104,12 @@ impl Stage {
     pub(crate) fn peer_end(&self, family: Family) -> End {
         End::new(&self.peer, SocketAddr::new(family.ip(2, 2), PEER_PORT))
     }
+
+    /// Both ends reach each other. Before a neighbour of IPv6 is known, for a second where its interface has just come up, the kernel keeps
+    /// some 256 packets for it and drops the others.
+    pub(crate) fn ends_meet(&self) {
+        for family in Family::BOTH {
+            self.device_end(family).reaches(&self.peer_end(family), 1);
+        }
+    }
 }
