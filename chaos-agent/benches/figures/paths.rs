@@ -130,6 +130,7 @@ impl Way {
 /// Lets traffic go through a case, and keeps what it costs.
 fn run(case: Case, way: &Way, plan: &Plan, costs: &mut [Cost; 2]) {
     let datagrams = way.datagrams();
+    let datagrams = if case == Case::UnmatchedXdp { datagrams.through_xdp() } else { datagrams };
     if !case.arrives() {
         datagrams.flow_until_counted(plan.packets / 10, || way.decided());
         costs[0].best(|| datagrams.flow_until_counted(plan.packets, || way.decided()));

@@ -113,7 +113,9 @@ pub(super) fn filled(has_network: bool) -> (Rig, Host) {
     }
     let choose = |slots: &[usize]| slots.iter().map(|slot| bindings[*slot]).collect::<Vec<_>>();
     let timed = [CLOCK as usize, TIMELINE, 13];
-    let targets: [(&str, &[usize]); 16] = [
+    // None of these rules takes the segments of a super-packet apart.
+    let takes_whole = [5, CLOCK as usize];
+    let targets: [(&str, &[usize]); 19] = [
         ("10.20.0.15", &[0, 11]),
         ("10.20.0.16", &[1, 2, 6]),
         ("10.20.0.17", &[0, 1, 2, 3, 4, 5, 6, 7]),
@@ -125,6 +127,9 @@ pub(super) fn filled(has_network: bool) -> (Rig, Host) {
         ("fd00:20::18", &[9, 8, 2]),
         ("fd00:20::20", &[16, 15]),
         ("fd00:20::21", &timed),
+        ("fd00:20::15", &takes_whole),
+        ("fd00:20::19", &takes_whole),
+        ("8.0.0.18", &takes_whole),
         ("8.0.0.17", &[0, 1, 6, 7, 9]),
         ("8.0.0.20", &[17, 16]),
         ("8.0.0.21", &timed),
