@@ -156,6 +156,7 @@ impl<'a> Draft<'a> {
     }
 
     fn adopt(&mut self, number: i64) {
+        self.release_the_ended();
         self.next.previous_revision = revision::last_good(self.old);
         self.next.revision = Some(number);
         self.next.failed_revision = None;
@@ -163,6 +164,15 @@ impl<'a> Draft<'a> {
         self.next.progressed_at = None;
         self.set(types::COMPLETE, ConditionStatus::False, "NewTemplate", "the template has changed");
         self.set(types::WITHIN_BUDGET, ConditionStatus::True, "NewTemplate", "the template has changed");
+    }
+
+    /// Whoever runs by now what it was reserved for, though nobody has looked since, is not under way when another template comes: it
+    /// waits for its turn as the others do.
+    fn release_the_ended(&mut self) {
+        let Some(target) = self.target() else { return };
+        let field = Field::new(self.seen.members, target, &self.next.reserved, None);
+        let standings = field.by_name();
+        self.next.reserved.retain(|name| standings.get(name.as_str()) != Some(&Standing::InSync));
     }
 
     /// What the devices shall run.

@@ -4,7 +4,7 @@
 use edge_api::FleetPhase;
 use serde_json::json;
 
-use super::story::{Fate, Story, firmware};
+use super::story::{Fate, Sim, Story, firmware};
 use super::*;
 
 const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
@@ -14,6 +14,16 @@ impl Story {
     pub(super) fn withholds(&mut self, number: usize, contact: Contact) {
         self.withheld.insert(self.devices[number].name.clone());
         self.device(number, |device| (device.contact, device.lost_at) = (contact, None));
+    }
+
+    /// Whoever was lost or withheld and then ended what it was told begins as the others do.
+    pub(super) fn forgets_what_ended(&mut self) {
+        let has_ended =
+            |device: &&Sim| device.outcome == Outcome::InSync && device.contact == Contact::Answering;
+        for device in self.devices.iter().filter(has_ended) {
+            self.revived.remove(&device.name);
+            self.withheld.remove(&device.name);
+        }
     }
 }
 
@@ -113,6 +123,23 @@ fn who_is_paused_before_a_new_template_came_waits_for_its_turn_when_it_is_given_
     story.withholds(first, Contact::Answering);
     story.settles();
     assert_eq!((story.told("3"), story.status().reserved.len()), (1, 1), "there is room for one");
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 3));
+}
+
+#[test]
+fn who_ended_unseen_what_it_was_paused_in_waits_for_its_turn_when_a_new_template_comes() {
+    let rollout = json!({"maxInFlight": 2, "maxUnavailable": 1});
+    let mut story = Story::complete(3, rollout);
+    let first = story.ranked()[0];
+    story.wants("2").settles();
+    story.withholds(first, Contact::Withheld);
+    story.settles();
+    assert_eq!(story.told("2"), 2, "another one took its place");
+    story.withholds(first, Contact::Answering);
+    story.device_ends(first);
+    story.wants("3").settles();
+    assert_eq!((story.told("3"), story.status().reserved.len()), (1, 1), "one may be unavailable");
     story.runs_until_quiet();
     assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 3));
 }

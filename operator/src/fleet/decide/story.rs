@@ -292,6 +292,7 @@ impl Story {
         if self.status.as_ref().map(mode) != Some(mode(&status)) {
             self.changed = status.reserved.iter().cloned().collect();
             self.carried = self.changed.len();
+            self.forgets_what_ended();
         }
         self.status = Some(status);
     }
