@@ -142,10 +142,12 @@ fn tell(seed: u64, report: &Report, timeline: &Timeline) {
     let converged =
         report.converged_after.map_or("never".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
     println!(
-        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} effects, {} events, {} leases, {} lease events, {} old views, digest {:016x}",
+        "seed {seed}: {verdict}; simulated {:.0} s, in sync after {converged}, {} writes, {} waits, {} refused by process buckets, {} refused by device buckets, {} effects, {} events, {} leases, {} lease events, {} old views, digest {:016x}",
         report.simulated.as_secs_f64(),
         report.writes,
         report.waits,
+        report.refused.by_process,
+        report.refused.by_device,
         report.moments.effects,
         report.moments.events,
         report.moments.leases,

@@ -11,12 +11,12 @@ use edge_api::quantity::Share;
 use serde_json::{Value, json};
 
 use crate::happening::{FleetEdit, Happening};
-use crate::plan::{Plan, works};
+use crate::plan::{Plan, has_few_retries, works};
 use crate::retries::Buckets;
 use crate::rollouts::FleetPlan;
 use crate::rule::Rule;
 use crate::server::store::Change;
-use crate::world::{IN_FLIGHT, RETRIES};
+use crate::world::{FEW_RETRIES, IN_FLIGHT, RETRIES};
 
 /// Members of the fleet; one more device is nobody's.
 const MEMBERS: usize = 5;
@@ -96,13 +96,18 @@ impl Plan {
         if self.breaks == Some(Rule::Bounds) { 16 } else { IN_FLIGHT }
     }
 
+    /// Retries, as the operators are told.
+    pub(crate) fn retries(&self) -> Buckets {
+        if has_few_retries(self.seed) { FEW_RETRIES } else { RETRIES }
+    }
+
     /// Retries, as the oracle knows them: fewer than the operators are told, where that is to be found.
     pub(crate) fn buckets(&self) -> Buckets {
-        let few = (1, 0.01);
+        let (given, few) = (self.retries(), (1, 0.01));
         match self.breaks {
-            Some(Rule::Retries) => Buckets { process: few, ..RETRIES },
-            Some(Rule::DeviceRetries) => Buckets { device: few, ..RETRIES },
-            _ => RETRIES,
+            Some(Rule::Retries) => Buckets { process: few, ..given },
+            Some(Rule::DeviceRetries) => Buckets { device: few, ..given },
+            _ => given,
         }
     }
 

@@ -53,6 +53,19 @@ pub fn works() -> Behaviour {
     }
 }
 
+/// Is this a seed whose operators may tell little again, to devices that have to be told again and again?
+pub(crate) const fn has_few_retries(seed: u64) -> bool {
+    seed % 4 == 3
+}
+
+/// A device that has to be told again and again while there are faults.
+fn needs_retries(device: usize) -> [(Duration, Happening); 2] {
+    let half = Share::from_ppm(500_000).unwrap_or_default();
+    let behaves = |behaviour| Happening::Behave { device, behaviour: Box::new(behaviour) };
+    let needs = Behaviour { contradict: half, reboot_in_install: half, ..works() };
+    [(FAULTS_FROM, behaves(needs)), (CALM_FROM, behaves(works()))]
+}
+
 impl Plan {
     /// The plan of a seed. A third of them is about devices that people declare one by one, a third about fleets, and a third about
     /// objects that are deleted, made again, and restored from a backup.
@@ -74,6 +87,9 @@ impl Plan {
         }
         for _ in 0..3 + below(&mut dice, 8) {
             trouble(&mut dice, devices, &mut happenings);
+        }
+        if has_few_retries(seed) {
+            happenings.extend((0..devices).flat_map(needs_retries));
         }
         happenings.sort_by_key(|(at, _)| *at);
         let calm_from = CALM_FROM;

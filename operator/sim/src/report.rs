@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::rule::Violation;
+use crate::world::Refused;
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Report {
     pub writes: u64,
     /// Turns that a device waited for while another one began.
     pub waits: u64,
+    /// Retries that had to wait for a bucket.
+    pub refused: Refused,
     /// The moments of a sweep.
     pub moments: Moments,
     /// What each fleet came to, what each device runs, and what was said of both.

@@ -74,8 +74,9 @@ pub fn run(plan: &Plan, timeline: &Timeline, turns: &Turns) -> anyhow::Result<Re
     let moments = Moments { effects: sweep.effects, events: sweep.events, leases, lease_events, old_views };
     let (end, deeds) = (oracle::end(&run.world, plan), oracle::deeds(&run.world, plan));
     let told = run.world.person.sees_events().into_iter().collect();
+    let refused = run.world.refused();
     let (violations, simulated) = (run.violations, run.now);
-    Ok(Report { violations, converged_after, simulated, writes, waits, moments, end, deeds, told })
+    Ok(Report { violations, converged_after, simulated, writes, waits, refused, moments, end, deeds, told })
 }
 
 struct Run<'a> {

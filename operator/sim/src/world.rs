@@ -37,10 +37,14 @@ pub(crate) const FIRST_PORT: u16 = 5683;
 pub const TICK: Duration = Duration::from_millis(10);
 /// How long Kubernetes waits before it starts an ended container again. It is more in the field, and grows.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// The counter of retries that had to wait.
+const BUDGETS: &str = "edge_device_budget_exhausted_total";
 /// Exchanges at once, so few that devices wait for each other.
 pub const IN_FLIGHT: u32 = 3;
 /// Retries at once, and a second, of all devices, and of each.
 pub const RETRIES: Buckets = Buckets { process: (20, 2.0), device: (5, 0.2) };
+/// So few that they are used up again and again; each fourth seed has these.
+pub const FEW_RETRIES: Buckets = Buckets { process: (2, 0.2), device: (1, 0.1) };
 
 /// A running operator, as it can be told to end.
 #[derive(Clone)]
@@ -50,6 +54,15 @@ pub struct Running {
 }
 
 type Slot<T> = Rc<RefCell<T>>;
+
+/// How often retries had to wait, as the operators themselves count it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Refused {
+    /// For their process's bucket.
+    pub by_process: f64,
+    /// For their device's bucket.
+    pub by_device: f64,
+}
 
 /// Everything.
 pub struct World {
@@ -72,6 +85,8 @@ pub struct World {
     /// The uid of the Device that is deleted for good, if it has to be released.
     pub doomed_uid: Option<String>,
     operators: Vec<Slot<Option<Running>>>,
+    /// Of each life of an operator.
+    metrics: Slot<Vec<Arc<Metrics>>>,
     devices: Slot<Vec<DeviceHandle>>,
 }
 
@@ -97,7 +112,7 @@ impl World {
             .build();
         let weather = Arc::new(Weather::new(plan, timeline.clone()));
         let server = Server::new(Arc::new(Store::default()), weather.clone())?;
-        let (devices, retries) = (Slot::default(), Retries::default());
+        let (devices, retries, metrics) = (Slot::default(), Retries::default(), Slot::default());
         let states = Memory::new(weather.clone(), plan.breaks);
         serve(&mut sim, &server);
         let config = SimConfig {
@@ -116,7 +131,7 @@ impl World {
         let around = Surroundings { network: Arc::new(network.clone()), states: Arc::new(states.clone()) };
         power(&mut sim, &around, &config, &devices);
         let operators = (0..REPLICAS)
-            .map(|replica| operate(&mut sim, (replica, plan.in_flight()), &network, &turns))
+            .map(|replica| operate(&mut sim, replica, flags(replica, plan), &network, (&turns, &metrics)))
             .collect();
         let judge = Judge::new(plan.fleets.clone(), states.clone());
         let (witness, breaks) = (judge.clone(), plan.breaks);
@@ -134,6 +149,7 @@ impl World {
             judge,
             doomed_uid: None,
             operators,
+            metrics,
             devices,
         })
     }
@@ -146,6 +162,22 @@ impl World {
     /// The handle of a device; none while its power is off.
     pub fn device(&self, number: usize) -> Option<DeviceHandle> {
         self.devices.borrow().get(number).cloned()
+    }
+
+    /// How often retries had to wait so far.
+    pub fn refused(&self) -> Refused {
+        let mut refused = Refused::default();
+        let families =
+            self.metrics.borrow().iter().flat_map(|metrics| metrics.registry().gather()).collect::<Vec<_>>();
+        for family in families.iter().filter(|family| family.name() == BUDGETS) {
+            for metric in family.get_metric() {
+                let is_of = |budget: &str| metric.get_label().iter().any(|label| label.value() == budget);
+                let times = metric.get_counter().get_value();
+                refused.by_process += if is_of("process") { times } else { 0.0 };
+                refused.by_device += if is_of("device") { times } else { 0.0 };
+            }
+        }
+        refused
     }
 
     /// Switches a host off (as SIGKILL and a power cut do) or on.
@@ -204,7 +236,7 @@ fn power(
     });
 }
 
-fn flags(replica: usize, in_flight: u32) -> Args {
+fn flags(replica: usize, plan: &Plan) -> Args {
     let flags = [
         "edge-operator",
         "--leader-elect-lease-duration=6s",
@@ -219,33 +251,37 @@ fn flags(replica: usize, in_flight: u32) -> Args {
         "--workers=2",
         "--outcome-queue=1",
     ];
+    let Buckets { process, device } = plan.retries();
     let more = [
         format!("--namespace={SYSTEM}"),
         format!("--identity={}", operator(replica)),
-        format!("--max-in-flight={in_flight}"),
-        format!("--retry-burst={}", RETRIES.process.0),
-        format!("--retry-rate={}", RETRIES.process.1),
-        format!("--device-retry-burst={}", RETRIES.device.0),
-        format!("--device-retry-rate={}", RETRIES.device.1),
+        format!("--max-in-flight={}", plan.in_flight()),
+        format!("--retry-burst={}", process.0),
+        format!("--retry-rate={}", process.1),
+        format!("--device-retry-burst={}", device.0),
+        format!("--device-retry-rate={}", device.1),
     ];
     Args::parse_from(flags.into_iter().map(str::to_owned).chain(more))
 }
 
 fn operate(
     sim: &mut Sim<'static>,
-    (replica, in_flight): (usize, u32),
+    replica: usize,
+    args: Args,
     network: &Turmoil,
-    turns: &Turns,
+    (turns, all_metrics): (&Turns, &Slot<Vec<Arc<Metrics>>>),
 ) -> Slot<Option<Running>> {
     let slot = Slot::default();
     let network = Turmoil { host: operator(replica), ..network.clone() };
-    let (kept, turns) = (slot.clone(), turns.clone());
+    let (kept, turns, all_metrics) = (slot.clone(), turns.clone(), all_metrics.clone());
     sim.host(operator(replica), move || {
-        let (slot, network, turns) = (kept.clone(), network.clone(), turns.clone());
+        let (slot, network, turns, args) = (kept.clone(), network.clone(), turns.clone(), args.clone());
+        let all_metrics = all_metrics.clone();
         async move {
             let name = operator(replica);
             loop {
                 let metrics = Metrics::new()?;
+                all_metrics.borrow_mut().push(metrics.clone());
                 let ends = CancellationToken::new();
                 network.retries.begins(&name, turmoil::sim_elapsed().unwrap_or_default());
                 *slot.borrow_mut() = Some(Running { ends: ends.clone() });
@@ -257,7 +293,7 @@ fn operate(
                     network: Arc::new(network.clone()),
                     listener: None,
                 };
-                match run_in(outside, flags(replica, in_flight), metrics, ends).await {
+                match run_in(outside, args.clone(), metrics, ends).await {
                     Ok(()) => turns.timeline.note(&name, "ended"),
                     Err(error) => turns.timeline.note(&name, format!("ended: {error:#}")),
                 }

@@ -31,7 +31,8 @@ fn every_seed_converges_and_breaks_no_promise() {
     // EDGE_SIM_LIMIT is the longest that one may take; edge-sim itself heeds it.
     let first = number("EDGE_SIM_FIRST").unwrap_or(0);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
-    let (costs, waits) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+    let costs = Mutex::new(Vec::new());
+    let [waits, by_process, by_device] = [(); 3].map(|()| AtomicU64::new(0));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -43,7 +44,13 @@ fn every_seed_converges_and_breaks_no_promise() {
                     }
                     let output = simulate(seed);
                     costs.lock().unwrap_or_else(PoisonError::into_inner).extend(cost(&output));
-                    waits.fetch_add(waited(&output).unwrap_or(0), Ordering::Relaxed);
+                    for (sum, words) in [
+                        (&waits, "waits"),
+                        (&by_process, "refused by process buckets"),
+                        (&by_device, "refused by device buckets"),
+                    ] {
+                        sum.fetch_add(count(&output, words).unwrap_or(0), Ordering::Relaxed);
+                    }
                     if !output.status.success() {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).push((seed, output));
                     }
@@ -58,14 +65,21 @@ fn every_seed_converges_and_breaks_no_promise() {
     let named: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{} of {seeds} seeds failed: {named:?}", named.len());
     // Where nobody waits nobody is overtaken, and that none is overtaken too often says nothing.
-    let waits = waits.into_inner();
+    let [waits, by_process, by_device] = [waits, by_process, by_device].map(AtomicU64::into_inner);
     assert!(waits > seeds, "devices waited {waits} times for their turn, in {seeds} seeds");
+    // And where no retry has to wait nobody could use too many.
+    for refused in [by_process, by_device] {
+        assert!(
+            refused > seeds,
+            "retries waited {by_process} and {by_device} times for a bucket, in {seeds} seeds"
+        );
+    }
     let mut costs = costs.into_inner().unwrap_or_else(PoisonError::into_inner);
     costs.sort_unstable();
     let [median, nearly_all, most] = [costs.len() / 2, costs.len() * 19 / 20, costs.len() - 1]
         .map(|at| Duration::from_micros(costs[at]).as_secs_f64());
     println!(
-        "told: {seeds} seeds, 0 violations; {waits} waits for a turn; half of them took up to {median:.2} s of a processor, all but one in \
+        "told: {seeds} seeds, 0 violations; {waits} waits for a turn, {by_process} for a process's retries and {by_device} for a device's; half of them took up to {median:.2} s of a processor, all but one in \
          twenty {nearly_all:.2} s, the longest {most:.2} s"
     );
     assert!(nearly_all < AIM, "one seed in twenty took more than {nearly_all:.2} s of a processor");
@@ -78,10 +92,10 @@ fn cost(output: &Output) -> Option<u64> {
     line.split(' ').next()?.parse().ok()
 }
 
-/// How often a device waited for its turn while another one began.
-fn waited(output: &Output) -> Option<u64> {
+/// The number before these words of the last line.
+fn count(output: &Output, words: &str) -> Option<u64> {
     let said = String::from_utf8_lossy(&output.stdout);
-    let (before, _) = said.rsplit_once(" waits, ")?;
+    let (before, _) = said.rsplit_once(&format!(" {words}, "))?;
     before.rsplit(' ').next()?.parse().ok()
 }
 

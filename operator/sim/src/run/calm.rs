@@ -24,6 +24,9 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
+/// Whoever asked the API server during the faults, and was told nothing, gives up in 30 s (`ANSWER_DEADLINE`), asks again after a backoff of 8 s
+/// at most, and is told all that it missed, some of it too late to be written down: by then.
+const TOLD: Duration = Duration::from_secs(40);
 /// Then nothing may be written or commanded, not even in vain, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
 /// without a reason, as each minute.
 const QUIET: Duration = Duration::from_secs(65);
@@ -108,11 +111,12 @@ impl Run<'_> {
         loop {
             self.until(self.now + LOOK)?;
             self.tend();
+            let is_told = self.now >= self.calm_from + TOLD;
             let why_not = oracle::out_of_sync(&self.world, self.plan);
             let silent = self.now.saturating_sub(self.world.weather.last_write().max(self.calm_from));
             match why_not {
                 // As long as one is away another one may be told late of what there is to do.
-                None if silent >= SETTLED && self.restarts.is_none() => {
+                None if silent >= SETTLED && is_told && self.restarts.is_none() => {
                     self.world.timeline.note("world", "all is in sync and settled");
                     return Ok(Some(self.world.weather.last_write().saturating_sub(self.calm_from)));
                 }
