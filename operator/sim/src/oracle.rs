@@ -203,3 +203,6 @@ fn judge(name: &str, what: What, entries: &[&Entry]) -> Vec<Violation> {
     }
     broken
 }
+
+#[cfg(test)]
+mod tests;
