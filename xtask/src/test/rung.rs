@@ -77,8 +77,8 @@ impl Rung {
         match self {
             Self::Pure | Self::Fuzz => &[],
             // What they found is of interest also when it is as it shall be.
-            Self::Sim => &["--ignored", "--show-output"],
-            Self::ControlPlane | Self::Kernel | Self::Kernels | Self::Node => &["--ignored"],
+            Self::Sim | Self::Node => &["--ignored", "--show-output"],
+            Self::ControlPlane | Self::Kernel | Self::Kernels => &["--ignored"],
         }
     }
 
