@@ -71,9 +71,14 @@ const CAPACITY: Capacity = Capacity {
 const LINE: LineLimits =
     LineLimits { packets: 65_536, bytes: 64 << 20, target_packets: 16_384, target_bytes: 16 << 20 };
 
+/// So often the API server is asked for its version.
+const QUESTIONS: usize = 20;
+
 /// What passed between the write and something, in nanoseconds, a value for each profile.
 #[derive(Default)]
 struct Times {
+    /// Of questions that cost the API server nothing, each after a pause: what a machine takes that has had nothing to do.
+    version: Vec<u64>,
     answered: Vec<u64>,
     started: Vec<u64>,
     round: Vec<u64>,
@@ -223,6 +228,12 @@ async fn tell(targets: u32, profiles: u32, shared: &Arc<Shared>, fire: &Fire) ->
     until("packets that arrive", || fire.arrived.load(Ordering::Acquire) > 0).await;
     let all = async {
         let mut times = Times::default();
+        for _ in 0..QUESTIONS {
+            sleep(PAUSE).await;
+            let asked = now_ns();
+            space.client.apiserver_version().await.unwrap();
+            times.version.push(now_ns() - asked);
+        }
         for number in 0..profiles {
             eprintln!("profile {} of {profiles}", number + 1);
             one(&space, number, shared, fire, &started, &mut times).await;
@@ -356,6 +367,7 @@ fn report(targets: u32, times: &Times) -> Report {
     let mut report = Report::new(method).unwrap();
     let ms = |values: &[u64], per_mille| float(quantile(values, per_mille)) / 1e6;
     for (name, values) in [
+        ("the API server says its version, beside it", &times.version),
         ("the write is answered", &times.answered),
         ("the operator's start is seen", &times.started),
         ("the first packet is hit", &times.hit),
