@@ -20,6 +20,7 @@ use super::validate::Plan;
 use crate::refusal::Refusal;
 
 mod budget;
+mod change;
 mod words;
 
 /// Reason of WithinBudget: too many devices failed.
@@ -166,13 +167,13 @@ impl<'a> Draft<'a> {
         self.set(types::WITHIN_BUDGET, ConditionStatus::True, "NewTemplate", "the template has changed");
     }
 
-    /// Whoever runs by now what it was reserved for, though nobody has looked since, is not under way when another template comes: it
+    /// Whoever has ended by now what it was reserved for, though nobody has looked since, is not under way when another template comes: it
     /// waits for its turn as the others do.
     fn release_the_ended(&mut self) {
         let Some(target) = self.target() else { return };
-        let field = Field::new(self.seen.members, target, &self.next.reserved, None);
+        let field = Field::new(self.seen.members, target, &self.next.reserved, self.began());
         let standings = field.by_name();
-        self.next.reserved.retain(|name| standings.get(name.as_str()) != Some(&Standing::InSync));
+        self.next.reserved.retain(|name| !standings.get(name.as_str()).is_some_and(|one| one.is_end()));
     }
 
     /// What the devices shall run.
@@ -193,13 +194,12 @@ impl<'a> Draft<'a> {
     /// Releases the reserved ones that ended, that are held and were told nothing of this, or are no longer the fleet's, and counts.
     fn take_stock(&mut self, target: &'a Desired) -> Field<'a> {
         let field = Field::new(self.seen.members, target, &self.next.reserved, self.began());
-        let ended = |standing| matches!(standing, Standing::InSync | Standing::Gone | Standing::Failed);
         let standings = field.by_name();
         let mut finished = false;
         self.next.reserved.retain(|name| {
             let standing = standings.get(name.as_str());
-            finished |= standing.is_some_and(|standing| ended(*standing));
-            standing.is_some_and(|standing| !ended(*standing))
+            finished |= standing.is_some_and(|standing| standing.is_end());
+            standing.is_some_and(|standing| !standing.is_end())
         });
         if finished {
             self.next.progressed_at = Some(self.stamp());
@@ -292,27 +292,6 @@ impl<'a> Draft<'a> {
         if before == 0 && !self.next.reserved.is_empty() {
             self.next.progressed_at = Some(self.stamp());
         }
-    }
-
-    /// Reserved ones that were not told yet. In a rollback also those that are away with what was given up: nobody waits
-    /// for them, and they shall not go on with it when they are back.
-    fn change(&mut self, plan: &Plan, target: &Desired, field: &Field<'a>) {
-        let given_up = revision::is_given_up(&self.next);
-        let is_due = |member: &Member<'_>, standing: Standing| match standing {
-            Standing::Trying | Standing::Lost => member.desired != Some(target),
-            Standing::Away | Standing::Held => given_up && member.desired == Some(self.seen.template),
-            _ => false,
-        };
-        let target = Arc::new(target.clone());
-        let due = field.ours.iter().filter(|(member, standing)| !member.sent && is_due(member, *standing));
-        let changes = due.map(|(member, standing)| Change {
-            name: member.name.to_owned(),
-            uid: member.uid.to_owned(),
-            version: member.version.map(str::to_owned),
-            desired: target.clone(),
-            reserved: !matches!(standing, Standing::Away | Standing::Held),
-        });
-        self.changes = changes.take(plan.max_in_flight).collect();
     }
 
     fn wake_in(&mut self, after: Duration) {

@@ -37,6 +37,13 @@ pub(crate) enum Standing {
     Away,
 }
 
+impl Standing {
+    /// Has what it was told come to an end?
+    pub(crate) const fn is_end(self) -> bool {
+        matches!(self, Self::InSync | Self::Gone | Self::Failed)
+    }
+}
+
 /// All members against one target.
 pub(crate) struct Field<'a> {
     /// Those that are the fleet's to change, by rank.
@@ -109,15 +116,34 @@ impl<'a> Field<'a> {
         self.ours.get(..size).unwrap_or(&self.ours)
     }
 
-    /// How many more devices may be changed now. Once a rollout is complete, those that failed hold up nobody who catches up, as
-    /// long as they are within the failure budget.
+    /// How many more devices may be reserved now.
     pub(crate) fn room(&self, plan: &Plan, is_complete: bool) -> usize {
-        let in_flight = plan.max_in_flight.saturating_sub(self.count(Standing::Trying));
+        let entries = MAX_RESERVED.saturating_sub(self.waiting() + self.count(Standing::Held));
+        self.room_beside(0, plan, is_complete).min(entries)
+    }
+
+    /// How many of those that are reserved and run something else may be told now. All of them, but where another template came, or smaller
+    /// budgets, while they ended what they were reserved for.
+    pub(crate) fn room_to_tell(&self, plan: &Plan, target: &Desired, is_complete: bool) -> usize {
+        let wait = |(member, standing): &&(&Member<'_>, Standing)| {
+            !member.sent && Self::waits_to_begin(member, *standing, target)
+        };
+        self.room_beside(self.ours.iter().filter(wait).count(), plan, is_complete)
+    }
+
+    /// Is it reserved, and runs something else to its content?
+    pub(crate) fn waits_to_begin(member: &Member<'_>, standing: Standing, target: &Desired) -> bool {
+        standing == Standing::Trying && member.outcome == Outcome::InSync && member.desired != Some(target)
+    }
+
+    /// The room that the budgets leave, where so many reserved ones have not begun. Once a rollout is complete, those that failed hold up
+    /// nobody who catches up, as long as they are within the failure budget.
+    fn room_beside(&self, not_begun: usize, plan: &Plan, is_complete: bool) -> usize {
+        let in_flight = plan.max_in_flight.saturating_sub(self.count(Standing::Trying) - not_begun);
         let are_spared = is_complete && !self.failures_exceeded(plan);
         let out = if are_spared { self.waiting() } else { self.unavailable() };
-        let unavailable = self.may_be_unavailable(plan).saturating_sub(out);
-        let entries = MAX_RESERVED.saturating_sub(self.waiting() + self.count(Standing::Held));
-        in_flight.min(unavailable).min(entries)
+        let unavailable = self.may_be_unavailable(plan).saturating_sub(out - not_begun);
+        in_flight.min(unavailable)
     }
 
     /// maxUnavailable as a number: a share is rounded down, and at least one, or nothing could ever be changed.

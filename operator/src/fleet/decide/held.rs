@@ -4,7 +4,7 @@
 use edge_api::FleetPhase;
 use serde_json::json;
 
-use super::story::{Fate, Sim, Story, firmware};
+use super::story::{Fate, Story, firmware};
 use super::*;
 
 const WITHIN_BUDGET: &str = types::WITHIN_BUDGET;
@@ -16,13 +16,14 @@ impl Story {
         self.device(number, |device| (device.contact, device.lost_at) = (contact, None));
     }
 
-    /// Whoever was lost or withheld and then ended what it was told begins as the others do.
+    /// Whoever was lost or withheld and then was seen to have ended what it was told begins as the others do.
     pub(super) fn forgets_what_ended(&mut self) {
-        let has_ended =
-            |device: &&Sim| device.outcome == Outcome::InSync && device.contact == Contact::Answering;
-        for device in self.devices.iter().filter(has_ended) {
-            self.revived.remove(&device.name);
-            self.withheld.remove(&device.name);
+        for (device, seen) in self.devices.iter().zip(&self.view) {
+            let has_ended = device.outcome == Outcome::InSync && device.contact == Contact::Answering;
+            if has_ended && device.version == seen.version {
+                self.revived.remove(&device.name);
+                self.withheld.remove(&device.name);
+            }
         }
     }
 }
@@ -142,4 +143,21 @@ fn who_ended_unseen_what_it_was_paused_in_waits_for_its_turn_when_a_new_template
     assert_eq!((story.told("3"), story.status().reserved.len()), (1, 1), "one may be unavailable");
     story.runs_until_quiet();
     assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 3));
+}
+
+#[test]
+fn who_ended_while_a_fleet_was_paused_is_told_the_next_template_within_the_budgets_of_then() {
+    let mut story = Story::complete(5, json!({"batches": ["100%"], "maxInFlight": 5, "maxUnavailable": 5}));
+    story.wants("2").settles();
+    assert_eq!(story.told("2"), 5);
+    story.edit(|spec| {
+        (spec.paused, spec.rollout.max_in_flight) = (true, 1);
+        spec.template = firmware("3");
+    });
+    story.settles();
+    story.devices_end();
+    story.edit(|spec| spec.paused = false).settles();
+    assert_eq!(story.told("3"), 1, "all of them run what they were told, and one may be under way");
+    story.runs_until_quiet();
+    assert_eq!((story.phase(), story.status().counts.in_sync), (FleetPhase::Complete, 5));
 }

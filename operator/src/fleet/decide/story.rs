@@ -36,7 +36,7 @@ pub(super) struct Sim {
     pub(super) contact: Contact,
     pub(super) outcome: Outcome,
     pub(super) lost_at: Option<Timestamp>,
-    version: u64,
+    pub(super) version: u64,
 }
 
 pub(super) struct Story {
@@ -46,7 +46,7 @@ pub(super) struct Story {
     pub(super) revisions: Revisions,
     pub(super) devices: Vec<Sim>,
     /// The devices as the leader's cache has them.
-    view: Vec<Sim>,
+    pub(super) view: Vec<Sim>,
     /// What this leader has sent: the device, and the version that it was decided on.
     sent: BTreeMap<String, String>,
     pub(super) epoch: u64,
