@@ -18,7 +18,7 @@ pub struct Report {
     pub writes: u64,
     /// Turns that a device waited for while another one began.
     pub waits: u64,
-    /// Retries that had to wait for a bucket.
+    /// Looks at commands that were due again and found no token.
     pub refused: Refused,
     /// The moments of a sweep.
     pub moments: Moments,

@@ -37,7 +37,7 @@ pub(crate) const FIRST_PORT: u16 = 5683;
 pub const TICK: Duration = Duration::from_millis(10);
 /// How long Kubernetes waits before it starts an ended container again. It is more in the field, and grows.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// The counter of retries that had to wait.
+/// The counter of looks at commands that were due again and found no token.
 const BUDGETS: &str = "edge_device_budget_exhausted_total";
 /// Exchanges at once, so few that devices wait for each other.
 pub const IN_FLIGHT: u32 = 3;
@@ -55,12 +55,12 @@ pub struct Running {
 
 type Slot<T> = Rc<RefCell<T>>;
 
-/// How often retries had to wait, as the operators themselves count it.
+/// How often a look at a command that was due again found no token, as the operators themselves count it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refused {
-    /// For their process's bucket.
+    /// In its process's bucket.
     pub by_process: f64,
-    /// For their device's bucket.
+    /// In its device's bucket.
     pub by_device: f64,
 }
 
@@ -164,7 +164,7 @@ impl World {
         self.devices.borrow().get(number).cloned()
     }
 
-    /// How often retries had to wait so far.
+    /// How often a look at a command that was due again found no token so far.
     pub fn refused(&self) -> Refused {
         let mut refused = Refused::default();
         let families =

@@ -67,11 +67,11 @@ fn every_seed_converges_and_breaks_no_promise() {
     // Where nobody waits nobody is overtaken, and that none is overtaken too often says nothing.
     let [waits, by_process, by_device] = [waits, by_process, by_device].map(AtomicU64::into_inner);
     assert!(waits > seeds, "devices waited {waits} times for their turn, in {seeds} seeds");
-    // And where no retry has to wait nobody could use too many.
+    // And where no retry has to wait nobody could use too many. Each fourth seed has few retries; not all of a few are used up.
     for refused in [by_process, by_device] {
         assert!(
-            refused > seeds,
-            "retries waited {by_process} and {by_device} times for a bucket, in {seeds} seeds"
+            refused > seeds || seeds < 40,
+            "{by_process} and {by_device} looks found no token, in {seeds} seeds"
         );
     }
     let mut costs = costs.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +79,7 @@ fn every_seed_converges_and_breaks_no_promise() {
     let [median, nearly_all, most] = [costs.len() / 2, costs.len() * 19 / 20, costs.len() - 1]
         .map(|at| Duration::from_micros(costs[at]).as_secs_f64());
     println!(
-        "told: {seeds} seeds, 0 violations; {waits} waits for a turn, {by_process} for a process's retries and {by_device} for a device's; half of them took up to {median:.2} s of a processor, all but one in \
+        "told: {seeds} seeds, 0 violations; {waits} waits for a turn, {by_process} and {by_device} looks without a token of the process and of the device; half of them took up to {median:.2} s of a processor, all but one in \
          twenty {nearly_all:.2} s, the longest {most:.2} s"
     );
     assert!(nearly_all < AIM, "one seed in twenty took more than {nearly_all:.2} s of a processor");

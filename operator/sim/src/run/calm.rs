@@ -24,9 +24,9 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 /// In sync, and nothing written for so long: longer than a device may be silent until it is lost (15 s), since one that
 /// died right before the calm is in sync until then.
 const SETTLED: Duration = Duration::from_secs(20);
-/// Whoever asked the API server during the faults, and was told nothing, gives up in 30 s (`ANSWER_DEADLINE`), asks again after a backoff of 8 s
-/// at most, and is told all that it missed, some of it too late to be written down: by then.
-const TOLD: Duration = Duration::from_secs(40);
+/// By then whoever asked the API server during the faults, and was told nothing, has given up (`ANSWER_DEADLINE`, 30 s), asked again after a
+/// backoff of 10 s at most and a wait for a retry's token (5 s), and was told all that it missed: what it writes then, of an old version, is refused.
+const TOLD: Duration = Duration::from_secs(45);
 /// Then nothing may be written or commanded, not even in vain, and all stay in sync, for so long: until after each fleet and each profile was looked at once more
 /// without a reason, as each minute.
 const QUIET: Duration = Duration::from_secs(65);
