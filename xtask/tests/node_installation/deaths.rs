@@ -88,7 +88,7 @@ fn an_update_of_the_agents_has_a_gap_that_fault_nodes_and_metrics_tell() {
             let (first, last) = (passed.first().unwrap(), passed.last().unwrap());
             let measured = (last.sent.at - first.sent.at).as_secs_f64();
             println!(
-                "told: {way}: packets passed for {measured:.2} s of an update, and {:.2} s are said",
+                "told: {way}: packets passed for {measured:.2} s of an update, {:.2} s by the FaultNode",
                 told.seconds()
             );
             assert!((measured - told.seconds()).abs() < GAP_SLACK.as_secs_f64(), "{way}: {told:?}");
