@@ -7,7 +7,7 @@ use super::install::DEVICES;
 use super::prometheus::{Curve, Prometheus};
 use super::report::{Counted, Delayed, Phase, RoundTrips};
 use super::stats::{self, Mean, Share};
-use super::timeline::{self, Bursts, Fault, Late};
+use super::timeline::{self, Bursts, Ends, Fault, Late};
 
 /// Seconds between two scrapes, as deploy/prometheus has it.
 const SCRAPE: f64 = 1.0;
@@ -97,9 +97,7 @@ pub async fn measure(
         }
     }
     let asked = span.phase.fault.map_or(0.0, Fault::asked);
-    // What a counter was at a time is known up to a scrape earlier, so this begins with the first scrape of the phase: none
-    // of the one before is in it.
-    let inside = Span { from: span.from + SCRAPE, ..span.clone() };
+    let inside = inside(span);
     let unanswered = whole(risen(prometheus, &sends("unanswered"), &inside).await?);
     let answered = whole(risen(prometheus, &sends("answered"), &inside).await?);
     Ok(Phase {
@@ -118,6 +116,16 @@ pub async fn measure(
         in_sync: span.in_sync,
         converged_after: span.converged_after,
     })
+}
+
+/// What of a span its phase alone is answerable for. What a counter was at a time is known up to a scrape earlier, and agents act a moment
+/// after a profile has started: so this begins with the second scrape. It ends with the fault, and not when somebody saw that.
+fn inside(span: &Span) -> Span {
+    let to = match span.phase.ends {
+        Ends::WithFault(length) => span.to.min(span.from + length.as_secs_f64()),
+        Ends::InSync(_) => span.to,
+    };
+    Span { from: span.from + 2.0 * SCRAPE, to, ..span.clone() }
 }
 
 fn judged(direction: &str, lost: u64, seen: u64, fault: Fault, chains: u64) -> Counted {
@@ -246,6 +254,23 @@ mod tests {
         let both = [share("ToDevice", 20, 100), share("FromDevice", 16, 80)];
         assert!((predicted(&both) - 0.36).abs() < 1e-9);
         assert!(predicted(&[]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_comes_before_a_fault_acts_and_after_it_has_ended_is_not_its_phases() {
+        for phase in timeline::phases(timeline::limit(50)) {
+            let ends = phase.ends;
+            let span = Span { phase, from: 100.0, to: 200.0, in_sync: 50, converged_after: None };
+            let Span { from, to, .. } = inside(&span);
+            let length = match ends {
+                Ends::WithFault(length) => length.as_secs_f64(),
+                Ends::InSync(_) => 100.0,
+            };
+            assert!(
+                (from - 102.0).abs() < 1e-9 && (to - 100.0 - length).abs() < 1e-9,
+                "{ends:?}: {from} to {to}"
+            );
+        }
     }
 
     #[test]
