@@ -152,13 +152,6 @@ fn reserved(fleet: &DeviceFleet) -> &[String] {
     fleet.status.as_ref().map(|status| status.reserved.as_slice()).unwrap_or_default()
 }
 
-/// Is it in sync with what it says now, by its status?
-fn is_in_sync(device: &Device) -> bool {
-    device.status.as_ref().is_some_and(|status| {
-        status.phase == DevicePhase::InSync && status.observed_generation == device.metadata.generation
-    })
-}
-
 /// Is its desired state the fleets' alone?
 fn is_fleets(device: &Device) -> bool {
     let owns = |entry: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry| {
@@ -302,7 +295,7 @@ impl Book {
         };
         // Whoever is seen to have ended what it was withheld in begins as the others do. The fleet has seen it, too, or its write is refused.
         let was_withheld = self.told.get(name).is_some_and(|told| told.withheld);
-        let withheld = was_withheld && !before.is_some_and(is_in_sync) || device.spec.paused;
+        let withheld = was_withheld && !before.is_some_and(limits::is_in_sync) || device.spec.paused;
         // Whoever was lost when the template changed is in flight no more than before.
         let lost = before
             .and_then(|before| before.status.as_ref())

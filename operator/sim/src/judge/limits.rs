@@ -1,6 +1,6 @@
 //! Limits beyond which a fleet may not go on: too many are lost that had run it, or too many failed.
 
-use edge_api::{DeviceFleet, DevicePhase, FleetPhase};
+use edge_api::{Device, DeviceFleet, DevicePhase, FleetPhase};
 
 use super::{Book, Told, is_complete, is_given_up, selects};
 use crate::rollouts::MINIMUM_SAMPLE;
@@ -17,6 +17,13 @@ fn beyond(since: &mut Option<usize>, is_reached: bool, in_flight: usize) -> Opti
     (changed > in_flight).then(|| {
         *since = Some(0);
         changed
+    })
+}
+
+/// Is it in sync with what it says now, by its status?
+pub(super) fn is_in_sync(device: &Device) -> bool {
+    device.status.as_ref().is_some_and(|status| {
+        status.phase == DevicePhase::InSync && status.observed_generation == device.metadata.generation
     })
 }
 
