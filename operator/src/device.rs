@@ -15,6 +15,7 @@ pub mod census;
 pub mod controls;
 pub mod decide;
 pub mod evidence;
+mod fit;
 pub mod key;
 pub mod memory;
 mod message_id;
@@ -44,6 +45,7 @@ use tokio::task::JoinSet;
 
 use self::controls::Controls;
 use self::decide::decide;
+pub(crate) use self::fit::fit;
 use self::key::Key;
 use self::observe::observe;
 use crate::act;

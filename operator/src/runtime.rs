@@ -193,7 +193,10 @@ async fn fill(
     let moving = reach.clone();
     metrics.bound("pod_moves", ring(args.bounds.move_ring), move || moving.untold());
     let watches = Watches { args: &args, metrics: &metrics, shutdown: &shutdown };
-    let devices = watches.watch_whole(watched::<Device>(&client, &args), tasks, fleet::keep_owners);
+    let devices = watches.watch_whole(watched::<Device>(&client, &args), tasks, |device| {
+        fleet::keep_owners(device);
+        device::fit(device);
+    });
     let pods = watches.watch(watched(&client, &args), tasks, resolve::prune_pod);
     if reach.needs_ranges() {
         let nodes = watches.watch(Api::<Node>::all(client.clone()), tasks, resolve::prune_node);

@@ -1,5 +1,5 @@
-//! Quantities as Kubernetes users write them. Each type keeps the user's text and is parsed once, where an
-//! object is validated, into a type that cannot be wrong.
+//! Quantities as Kubernetes users write them. Each type keeps the user's text, which is short and there for each object of a
+//! cache: in place up to 23 bytes. It is parsed once, where an object is validated, into a type that cannot be wrong.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -50,11 +50,11 @@ macro_rules! text {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name($(#[serde(deserialize_with = $read)])? String);
+        pub struct $name($(#[serde(deserialize_with = $read)])? smol_str::SmolStr);
 
         impl $name {
             /// Keeps the text as it is; [`Self::parse`] judges it.
-            pub fn new(text: impl Into<String>) -> Self {
+            pub fn new(text: impl Into<smol_str::SmolStr>) -> Self {
                 Self(text.into())
             }
 
@@ -108,7 +108,7 @@ const UNITS: [(&str, u64); 5] =
 impl DurationString {
     /// The duration; at most 292 years.
     pub fn parse(&self) -> Result<Duration, QuantityError> {
-        parse_duration(&self.0).ok_or_else(|| QuantityError::Duration(self.0.clone()))
+        parse_duration(&self.0).ok_or_else(|| QuantityError::Duration(self.0.to_string()))
     }
 }
 
@@ -123,7 +123,7 @@ impl From<Duration> for DurationString {
         };
         let parts = nanos % scale / (scale / 10u128.pow(decimals));
         let number = format!("{}.{parts:0width$}", nanos / scale, width = decimals as usize);
-        Self(format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')))
+        Self(format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')).into())
     }
 }
 
@@ -199,7 +199,7 @@ impl Percent {
             let ppm = (decimals <= 4).then(|| decimal(number, 10_000))??;
             Share::from_ppm(u32::try_from(ppm).ok()?)
         };
-        share().ok_or_else(|| QuantityError::Percent(self.0.clone()))
+        share().ok_or_else(|| QuantityError::Percent(self.0.to_string()))
     }
 }
 
@@ -211,7 +211,7 @@ impl PortRange {
             let (first, last) = (port(first)?, port(last)?);
             (first <= last).then_some(first..=last)
         };
-        range().ok_or_else(|| QuantityError::Ports(self.0.clone()))
+        range().ok_or_else(|| QuantityError::Ports(self.0.to_string()))
     }
 }
 

@@ -153,12 +153,13 @@ fn hold_still(memory: &mut Memory, now: Instant) {
 
 pub(super) fn look_up(seen: &Observed<'_>, spec: &Spec, memory: &mut Memory, decision: &mut Decision) {
     let Host::Name(name) = &spec.host else { return };
-    if memory.lookup.busy || spec.paused {
+    let lookup = memory.lookup.get_or_insert_default();
+    if lookup.busy || spec.paused {
         return;
     }
-    let due = memory.lookup.due.unwrap_or(seen.now);
+    let due = lookup.due.unwrap_or(seen.now);
     if due <= seen.now {
-        memory.lookup.busy = true;
+        lookup.busy = true;
         decision.actions.push(Action::Resolve(name.clone()));
     } else {
         decision.wake = decision.wake.min(due - seen.now);

@@ -143,7 +143,7 @@ pub struct Believed {
 impl Believed {
     /// Does it run this, with nothing else under way?
     pub fn runs(&self, target: &Target) -> bool {
-        self.firmware == target.firmware
+        *self.firmware == *target.firmware
             && self.digest == target.digest
             && self.install == Install::Idle
             && self.held == self.applied
@@ -292,7 +292,7 @@ fn contradiction(report: &Report, context: &Context<'_>) -> Option<Contradiction
     }
     let (generation, target) = context.commanded;
     let wrong =
-        |target: &Target| (report.firmware != target.firmware) || (report.config_digest != target.digest);
+        |target: &Target| (*report.firmware != *target.firmware) || (report.config_digest != target.digest);
     (idle && generation == Some(held) && target.is_some_and(wrong)).then_some(Contradiction::WrongResult)
 }
 

@@ -185,8 +185,8 @@ pub struct Memory {
     pub bucket: Bucket,
     /// Statuses that may be written of it.
     pub statuses: Bucket,
-    /// DNS.
-    pub lookup: Lookup,
+    /// DNS; none while its endpoint is an address.
+    pub lookup: Option<Box<Lookup>>,
     /// Which of several addresses is used.
     pub address_index: usize,
     /// The last Event, so that the same is not told twice in a row.
@@ -261,7 +261,7 @@ impl Memory {
             unmet_since: age.and_then(|age| now.checked_sub(age)),
             bucket: policy.retries(),
             statuses: policy.statuses(),
-            lookup: Lookup::default(),
+            lookup: None,
             address_index: 0,
             told: None,
         }
@@ -287,7 +287,7 @@ impl Memory {
             self.next_probe = now;
             self.conflict = None;
             self.address_index = 0;
-            self.lookup = Lookup::default();
+            self.lookup = None;
             self.evidence.outdated();
         }
     }
@@ -339,7 +339,10 @@ impl Memory {
         match &self.endpoint {
             None => true,
             Some((Host::Address(address), _)) => addresses.contains(address),
-            Some((Host::Name(_), _)) => self.lookup.found.iter().any(|found| addresses.contains(found)),
+            Some((Host::Name(_), _)) => {
+                let found = self.lookup.iter().flat_map(|lookup| &lookup.found);
+                found.into_iter().any(|found| addresses.contains(found))
+            }
         }
     }
 
@@ -348,22 +351,23 @@ impl Memory {
         if !matches!(&self.endpoint, Some((Host::Name(host), _)) if host == name) {
             return;
         }
-        self.lookup.busy = false;
-        self.lookup.due = Some(now + ttl);
+        let lookup = self.lookup.get_or_insert_default();
+        lookup.busy = false;
+        lookup.due = Some(now + ttl);
         match found {
             Ok(addresses) => {
-                let asked = self.address_index.checked_rem(self.lookup.found.len());
-                let asked = asked.and_then(|index| self.lookup.found.get(index));
+                let asked = self.address_index.checked_rem(lookup.found.len());
+                let asked = asked.and_then(|index| lookup.found.get(index));
                 if self.busy.is_some() && asked.is_some_and(|asked| !addresses.contains(asked)) {
                     // Nobody answers there any more, and the question would go on for a minute.
                     self.busy = None;
                     self.next_probe = now;
                 }
-                self.lookup.error = None;
-                self.lookup.found = addresses;
+                lookup.error = None;
+                lookup.found = addresses;
             }
             // What was found before stays in use.
-            Err(error) => self.lookup.error = Some(error),
+            Err(error) => lookup.error = Some(error),
         }
     }
 

@@ -94,13 +94,15 @@ async fn fresh_generation(shared: &Shared, key: &Key) -> Result<i64, ApiError> {
 }
 
 fn place(shared: &Shared, key: &Key, spec: &Spec, memory: &Memory) -> Place {
+    let lookup = memory.lookup.as_deref();
     let found = match &spec.host {
         Host::Address(address) => vec![*address],
         Host::Name(_) if memory.endpoint.as_ref() != Some(&(spec.host.clone(), spec.port)) => Vec::new(),
-        Host::Name(_) => memory.lookup.found.clone(),
+        Host::Name(_) => lookup.map_or_else(Vec::new, |lookup| lookup.found.clone()),
     };
     if found.is_empty() {
-        return memory.lookup.error.clone().map_or(Place::Unknown, Place::Unresolved);
+        let error = lookup.and_then(|lookup| lookup.error.clone());
+        return error.map_or(Place::Unknown, Place::Unresolved);
     }
     let judged = found.into_iter().map(|ip| Ok((ip, shared.reach.address(&key.namespace, ip)?)));
     match judged.collect::<Result<Vec<_>, crate::resolve::NotAllowed>>() {

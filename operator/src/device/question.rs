@@ -41,7 +41,7 @@ pub(super) fn command(
         generation,
         epoch: seen.epoch,
         command_id: command_id(memory, generation),
-        firmware: target.firmware.clone(),
+        firmware: target.firmware.to_string(),
         config: target.config.iter().cloned().collect(),
     };
     let payload = edge_protocol::encode(&command).map_err(|error| {

@@ -42,9 +42,9 @@ impl Host {
 /// What a device shall run, with its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Firmware version.
-    pub firmware: String,
-    /// Settings, in the order of their names. One copy for all that is remembered of a device, as small as they are.
+    /// Firmware version. One copy for all that is remembered of a device, as of its settings.
+    pub firmware: Arc<str>,
+    /// Settings, in the order of their names, as small as they are.
     pub config: Arc<[(String, String)]>,
     /// Digest of the settings, as devices report it.
     pub digest: ConfigDigest,
@@ -54,7 +54,7 @@ impl Target {
     fn of(desired: &Desired) -> Self {
         let digest = config_digest(&desired.config);
         Self {
-            firmware: desired.firmware.clone(),
+            firmware: desired.firmware.as_str().into(),
             config: desired.config.clone().into_iter().collect(),
             digest,
         }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::{QuantityError, decimal};
 use crate::rules;
@@ -20,16 +21,16 @@ text!(
 );
 
 /// Keeps a number as its text.
-fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SmolStr, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum TextOrNumber {
-        Text(String),
+        Text(SmolStr),
         Number(u64),
     }
     Ok(match TextOrNumber::deserialize(deserializer)? {
         TextOrNumber::Text(text) => text,
-        TextOrNumber::Number(number) => number.to_string(),
+        TextOrNumber::Number(number) => number.to_smolstr(),
     })
 }
 
@@ -58,7 +59,7 @@ impl BitRate {
         };
         rate()
             .filter(|rate| (Self::MIN..=Self::MAX).contains(rate))
-            .ok_or_else(|| QuantityError::Rate(self.0.clone()))
+            .ok_or_else(|| QuantityError::Rate(self.0.to_string()))
     }
 }
 
@@ -77,7 +78,7 @@ impl ByteSize {
             let is_plain = number.bytes().all(|byte| byte.is_ascii_digit());
             number.parse::<u64>().ok().filter(|_| is_plain)?.checked_mul(1 << shift)
         };
-        size().ok_or_else(|| QuantityError::Size(self.0.clone()))
+        size().ok_or_else(|| QuantityError::Size(self.0.to_string()))
     }
 }
 

@@ -4,6 +4,7 @@ use edge_api::DevicePhase::{Conflicted, Failed, InSync, Syncing, Unreachable};
 use edge_protocol::BootId;
 
 use super::super::answer::Answer;
+use super::super::memory::Lookup;
 use super::story::{Asked, Story, desired};
 use super::*;
 use crate::link::{Code, End};
@@ -59,6 +60,10 @@ fn a_refusal_without_a_reason_means_what_its_code_means() {
     }
 }
 
+fn looked_up(story: &Story) -> &Lookup {
+    story.memory.lookup.as_deref().unwrap()
+}
+
 #[test]
 fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
     let mut story = Story::in_sync();
@@ -69,9 +74,9 @@ fn the_answer_to_a_lookup_of_the_host_before_is_not_taken_for_the_new_ones() {
     story.edit(|spec| spec.endpoint.host = "new.pumps".into());
     story.decide();
     story.memory.looked_up("old.pumps", Ok(vec![address(1)]), now, ttl);
-    assert!(story.memory.lookup.busy && story.memory.lookup.found.is_empty());
+    assert!(looked_up(&story).busy && looked_up(&story).found.is_empty());
     story.memory.looked_up("new.pumps", Ok(vec![address(2)]), now, ttl);
-    assert_eq!((story.memory.lookup.busy, &story.memory.lookup.found), (false, &vec![address(2)]));
+    assert_eq!((looked_up(&story).busy, &looked_up(&story).found), (false, &vec![address(2)]));
 }
 
 #[test]
@@ -79,22 +84,22 @@ fn a_name_is_looked_up_again_in_its_time_and_what_was_found_stays_in_use_while_t
     let mut story = Story::in_sync();
     story.edit(|spec| spec.endpoint.host = "pump-0.pumps".into());
     story.place = Place::Unknown;
-    assert_eq!((story.decide(), story.memory.lookup.busy), (Asked::Nothing, true));
+    assert_eq!((story.decide(), looked_up(&story).busy), (Asked::Nothing, true));
     let found = vec![IpAddr::from([10, 20, 0, 17]), IpAddr::from([10, 20, 0, 18])];
     let ttl = story.policy.dns_ttl;
     story.memory.looked_up("pump-0.pumps", Ok(found.clone()), story.now, ttl);
     story.place = Place::At(found.iter().map(|ip| (*ip, None)).collect());
     assert_eq!(story.decide(), Asked::Report);
-    assert!(!story.memory.lookup.busy && story.wake <= story.policy.dns_ttl, "{:?}", story.wake);
+    assert!(!looked_up(&story).busy && story.wake <= story.policy.dns_ttl, "{:?}", story.wake);
     let first = story.memory.address_index;
     story.hears(Answer::Silence);
     assert_eq!(story.memory.address_index, first + 1, "the other address may answer");
 
     story.pass(30);
     story.decide();
-    assert!(story.memory.lookup.busy, "its time is over");
+    assert!(looked_up(&story).busy, "its time is over");
     story.memory.looked_up("pump-0.pumps", Err("no answer within 5s".into()), story.now, ttl);
-    assert_eq!((&story.memory.lookup.found, story.memory.lookup.error.is_some()), (&found, true));
+    assert_eq!((&looked_up(&story).found, looked_up(&story).error.is_some()), (&found, true));
     story.reports("2.0.0", 1, 1, IDLE);
     assert_eq!((story.phase(), story.status().addresses.len()), (InSync, 2));
 }
