@@ -62,7 +62,7 @@ async fn reset_all(socket: UdpSocket) -> Result<(), anyhow::Error> {
 /// Begins to ask a device for its report.
 fn is_asked(controls: &Arc<Controls>, number: usize, peer: std::net::SocketAddr) {
     let device = device(number);
-    let key = Key { namespace: "demo".into(), name: device.name_any() };
+    let key = Key { namespace: "demo".into(), name: device.name_any().into() };
     assert!(controls.admits(&key, &device));
     let busy = Busy { number: 0, asked: Instant::now(), sent: false, guard: None };
     controls.with_memory(&key, &device, |memory, _| memory.busy = Some(busy)).unwrap();
@@ -79,7 +79,7 @@ fn is_asked(controls: &Arc<Controls>, number: usize, peer: std::net::SocketAddr)
 }
 
 fn has_ended(controls: &Controls, number: usize) -> bool {
-    let key = Key { namespace: "demo".into(), name: format!("pump-{number}") };
+    let key = Key { namespace: "demo".into(), name: format!("pump-{number}").into() };
     controls.if_known(&key, &format!("u{number}"), |memory| memory.inbox.is_some()).unwrap()
 }
 

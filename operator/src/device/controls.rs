@@ -162,7 +162,7 @@ impl Controls {
         while let Some(Notification { subject: Subject { namespace, name, uid }, payload }) =
             news.recv().await
         {
-            let key = Key { namespace, name };
+            let key = Key { namespace: namespace.into(), name: name.into() };
             let report = match Answer::pushed(&payload) {
                 Answer::Pushed(report) => report,
                 _ => {
@@ -374,7 +374,7 @@ fn summaries(table: &Table<Entry>, now: Instant) -> BTreeMap<String, Summary> {
     let mut all: BTreeMap<String, Summary> = BTreeMap::new();
     for (key, entry) in table.iter() {
         let memory = &entry.memory;
-        let summary = all.entry(key.namespace.clone()).or_default();
+        let summary = all.entry(key.namespace.to_string()).or_default();
         if let Some(patience) = memory.patience {
             *summary.contacts.entry(status::contact(memory, patience, now)).or_default() += 1;
             summary.silence = summary.silence.max(memory.silence(now).as_secs_f64());

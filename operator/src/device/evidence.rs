@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use edge_api::Reported;
 use edge_protocol::{BootId, ConfigDigest, Install, Report};
+use smol_str::SmolStr;
 
 use super::validate::Target;
 
@@ -124,7 +125,7 @@ pub struct Context<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Believed {
     /// Running firmware.
-    pub firmware: String,
+    pub firmware: SmolStr,
     /// Digest of the running config.
     pub digest: ConfigDigest,
     /// Generation of the command that runs.
@@ -143,7 +144,7 @@ pub struct Believed {
 impl Believed {
     /// Does it run this, with nothing else under way?
     pub fn runs(&self, target: &Target) -> bool {
-        *self.firmware == *target.firmware
+        self.firmware == target.firmware
             && self.digest == target.digest
             && self.install == Install::Idle
             && self.held == self.applied
@@ -168,15 +169,16 @@ impl Evidence {
         let generation =
             reported.generation.and_then(|generation| u64::try_from(generation).ok()).unwrap_or(0);
         let digest = reported.config_digest.as_deref().and_then(|text| text.parse().ok());
-        let believed = digest.zip(reported.firmware.clone()).map(|(digest, firmware)| Believed {
-            firmware,
-            digest,
-            applied: generation,
-            held: generation,
-            install: Install::Idle,
-            last_error: None,
-            fresh: false,
-        });
+        let believed =
+            digest.zip(reported.firmware.as_deref().map(SmolStr::from)).map(|(digest, firmware)| Believed {
+                firmware,
+                digest,
+                applied: generation,
+                held: generation,
+                install: Install::Idle,
+                last_error: None,
+                fresh: false,
+            });
         let sequence = if boot.is_some() { reported.sequence } else { 0 };
         Self { boot, sequence, believed, ..Self::default() }
     }
@@ -197,7 +199,7 @@ impl Evidence {
     pub fn reported(&self) -> Option<Reported> {
         let believed = self.believed.as_ref()?;
         Some(Reported {
-            firmware: Some(believed.firmware.clone()),
+            firmware: Some(believed.firmware.to_string()),
             config_digest: Some(believed.digest.to_string()),
             generation: i64::try_from(believed.applied).ok(),
             boot_id: self.boot.map(|boot| boot.to_string()).unwrap_or_default(),
@@ -222,7 +224,7 @@ impl Evidence {
             return Disposition::Contradictory(contradiction);
         }
         self.believed = Some(Believed {
-            firmware: report.firmware.clone(),
+            firmware: report.firmware.as_str().into(),
             digest: report.config_digest,
             applied: report.applied_generation,
             held: report.held_generation,
@@ -292,7 +294,7 @@ fn contradiction(report: &Report, context: &Context<'_>) -> Option<Contradiction
     }
     let (generation, target) = context.commanded;
     let wrong =
-        |target: &Target| (*report.firmware != *target.firmware) || (report.config_digest != target.digest);
+        |target: &Target| (report.firmware != target.firmware) || (report.config_digest != target.digest);
     (idle && generation == Some(held) && target.is_some_and(wrong)).then_some(Contradiction::WrongResult)
 }
 

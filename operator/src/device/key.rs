@@ -2,27 +2,29 @@
 
 use edge_api::Device;
 use kube::runtime::reflector::ObjectRef;
+use smol_str::SmolStr;
 
 use crate::link::observe::Subject;
 
-/// Names a Device.
+/// Names a Device. Short names are in place: there are several of these for each device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Its namespace.
-    pub namespace: String,
+    pub namespace: SmolStr,
     /// Its name.
-    pub name: String,
+    pub name: SmolStr,
 }
 
 impl Key {
     /// Out of a reference.
     pub fn of(object: &ObjectRef<Device>) -> Self {
-        Self { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() }
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        Self { namespace: namespace.into(), name: object.name.as_str().into() }
     }
 
     /// As what is observed.
     pub fn subject(&self, uid: &str) -> Subject {
-        Subject { namespace: self.namespace.clone(), name: self.name.clone(), uid: uid.to_owned() }
+        Subject { namespace: self.namespace.to_string(), name: self.name.to_string(), uid: uid.to_owned() }
     }
 
     /// As a reference.

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key { namespace: "demo".to_owned(), name: name.to_owned() }
+        Key { namespace: "demo".into(), name: name.into() }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use edge_api::{Device, DevicePhase};
 use kube::runtime::reflector::Store;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+use smol_str::SmolStr;
 
 use super::absorb::Note;
 use super::answer::Answer;
@@ -172,7 +173,7 @@ impl DeviceMetrics {
         if self.above.swap(above, Ordering::AcqRel) != above {
             self.tallies.clear();
         }
-        if above { Key { name: String::new(), ..key.clone() } } else { key.clone() }
+        if above { Key { name: SmolStr::default(), ..key.clone() } } else { key.clone() }
     }
 
     /// The counters of a device's exchanges. What seldom happens in its namespace is there from now on, at 0: a rate of

@@ -42,7 +42,7 @@ pub(super) fn command(
         epoch: seen.epoch,
         command_id: command_id(memory, generation),
         firmware: target.firmware.to_string(),
-        config: target.config.iter().cloned().collect(),
+        config: target.config.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
     };
     let payload = edge_protocol::encode(&command).map_err(|error| {
         let message = format!("the desired state cannot be sent: {error}");

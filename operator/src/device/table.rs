@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn key(number: usize) -> Key {
-        Key { namespace: "demo".to_owned(), name: format!("pump-{number}") }
+        Key { namespace: "demo".into(), name: format!("pump-{number}").into() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use edge_api::quantity::{DurationString, QuantityError};
 use edge_api::{Desired, Device};
 use edge_protocol::{ConfigDigest, config_digest};
+use smol_str::SmolStr;
 use thiserror::Error;
 
 /// Why a spec cannot be used.
@@ -42,10 +43,10 @@ impl Host {
 /// What a device shall run, with its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Firmware version. One copy for all that is remembered of a device, as of its settings.
-    pub firmware: Arc<str>,
-    /// Settings, in the order of their names, as small as they are.
-    pub config: Arc<[(String, String)]>,
+    /// Firmware version.
+    pub firmware: SmolStr,
+    /// Settings, in the order of their names. One copy for all that is remembered of a device, as small as they are.
+    pub config: Arc<[(SmolStr, SmolStr)]>,
     /// Digest of the settings, as devices report it.
     pub digest: ConfigDigest,
 }
@@ -55,7 +56,7 @@ impl Target {
         let digest = config_digest(&desired.config);
         Self {
             firmware: desired.firmware.as_str().into(),
-            config: desired.config.clone().into_iter().collect(),
+            config: desired.config.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             digest,
         }
     }

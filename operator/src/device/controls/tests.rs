@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::fault::tests::shared_with;
 
 fn key(name: &str) -> Key {
-    Key { namespace: "demo".to_owned(), name: name.to_owned() }
+    Key { namespace: "demo".into(), name: name.into() }
 }
 
 /// With an API server that never answers.

@@ -9,7 +9,7 @@ use super::*;
 
 fn target() -> Target {
     let config = BTreeMap::new();
-    Target { firmware: "2.0.0".into(), digest: config_digest(&config), config: config.into_iter().collect() }
+    Target { firmware: "2.0.0".into(), digest: config_digest(&config), config: [].into() }
 }
 
 /// A device that runs what generation 3 asked for.
