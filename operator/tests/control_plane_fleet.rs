@@ -321,6 +321,8 @@ async fn a_member_that_is_made_again_in_the_middle_is_brought_up_and_a_deleted_f
     stage.until_true("begun", || !stage.referee.saw("2.0.0").told.is_empty()).await;
     let first = stage.referee.saw("2.0.0").told[0].clone();
     let number: usize = first.trim_start_matches("device-").parse().unwrap();
+    // Else its object may be gone before there is anything to release.
+    stage.until_true("obeyed", || stage.happened(number, What::Stored) == 1).await;
     stage.make_again(number).await;
     let status = stage
         .until("px4", "complete with all four", |status| {

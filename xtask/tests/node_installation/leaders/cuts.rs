@@ -56,6 +56,12 @@ fn a_leader_that_is_cut_off_from_its_devices_but_not_from_the_api_server_leads_o
     let story = begin();
     let pair = story.both_operators();
     let process = story.process_of(&pair.leader, "edge-operator");
+    // A leader doubts no device that it has never heard: what the one before said stands until it is lost.
+    wait::until("a word of all devices to this leader", PATIENCE, SOON, || {
+        let answering = [("namespace", "edge-demo"), ("state", "answering")];
+        Ok((story.operator().count("edge_device_liveness", &answering) == all()).then_some(()))
+    })
+    .unwrap();
     let (before, firmware) = (story.truth(), new_firmware(&story, 5));
 
     let cut = Rules::cut(&story, &pair.leader, From::Devices);
