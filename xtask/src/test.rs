@@ -13,7 +13,8 @@
 //!  foreign.rs   programs that tests run and nobody here wrote
 //!  feature.rs   what a kernel may lack
 //!  at_length.rs what takes minutes
-//!  stall.rs     whether the machine ran us meanwhile
+//!  stall.rs     whether the machine ran us meanwhile, on each CPU
+//!  why.rs       why tests failed
 //! ```
 
 mod at_length;
@@ -26,6 +27,7 @@ mod program;
 mod rung;
 mod stage;
 mod stall;
+mod why;
 
 use std::time::Duration;
 use std::{fmt, thread};
@@ -72,7 +74,7 @@ pub struct Args {
 /// How long a seed of the simulation may take on a busy machine; in calm it is two seconds.
 const PER_SEED: Duration = Duration::from_secs(15);
 
-/// So often a test runs again during which the machine stood still.
+/// So often a test runs again during which a CPU stood still.
 const TRIES: u32 = 3;
 
 /// All that was counted.
@@ -83,6 +85,8 @@ struct Totals {
     again: usize,
     failed: usize,
     skipped: usize,
+    /// What failed, a text for each.
+    why: Vec<String>,
 }
 
 /// Runs the verb.
@@ -110,14 +114,14 @@ pub fn run(args: &Args) -> Result<()> {
     });
     let beside =
         beside.map_err(|_| anyhow!("what runs beside the other rungs broke off: that is a bug of xtask"))?;
-    let totals = front?.and(&beside?);
-    let Totals { passed, again, failed, skipped } = totals;
+    let Totals { passed, again, failed, skipped, why } = front?.and(beside?);
+    why.iter().for_each(|why| println!("failed: {why}"));
     let when = if again > 0 { format!(" ({again} of them when they ran again)") } else { String::new() };
     println!("{passed} passed{when}, {failed} failed, {skipped} skipped");
-    if totals.failed > 0 {
-        bail!("{} tests failed", totals.failed);
+    if failed > 0 {
+        bail!("{failed} tests failed");
     }
-    if totals.passed == 0 && totals.skipped == 0 {
+    if passed == 0 && skipped == 0 {
         bail!("no test was run: does a test's name contain {}?", args.filters.join(" or "));
     }
     Ok(())
@@ -145,7 +149,7 @@ fn run_rung(rung: Rung, way: Way, args: &Args, programs: &[Program]) -> Result<O
         interrupt::check()?;
         sum.add(ran.unwrap_or_else(|error| {
             say(format_args!("{rung}: {program}: FAILED before its tests: {error:#}"));
-            Outcome { failed: 1, ..Outcome::default() }
+            Outcome::broken(format!("{program}: before its tests: {error:#}"))
         }));
     }
     if rung == Rung::Pure {
@@ -195,8 +199,8 @@ fn run_program(rung: Rung, way: Way, args: &Args, program: &Program) -> Result<O
     Ok(outcome)
 }
 
-/// Runs again what failed while the machine stood still, which xtask itself has seen and does not infer from the failures; as often as
-/// that, if it stands still then, too. What was said the first time is shown by then, and whatever passes in the end is named.
+/// Runs again what failed while a CPU stood still, which xtask itself has seen and does not infer from the failures; as often as
+/// that, if one stands still then, too. What was said the first time is shown by then, and whatever passes in the end is named.
 fn run_again(
     rung: Rung,
     program: &Program,
@@ -216,12 +220,15 @@ fn run_again(
         arguments.push("--exact");
         arguments.extend(names.iter().map(String::as_str));
         arguments.extend(rung.order(program));
-        let step = Step::start(format!("{rung}: {program}: what failed while it stood still, again"));
+        let step = Step::start(format!("{rung}: {program}: what failed while a CPU stood still, again"));
         let watch = Watch::start();
         let again = run(&arguments)?;
         stalls = watch.end();
         step.done(&again.to_string());
         outcome = outcome.corrected(names, again);
+    }
+    for failure in &mut outcome.failures {
+        failure.why.push_str(&format!("\n    of its program: {stalls}"));
     }
     Ok(outcome)
 }
@@ -259,17 +266,19 @@ impl Totals {
             Ability::Lacks(reason) | Ability::Broken(reason) => {
                 say(format_args!("{rung}: FAILED before its tests: {reason:#}"));
                 self.failed += 1;
+                self.why.push(format!("{rung}: before its tests: {reason:#}"));
             }
         }
         Ok(())
     }
 
-    const fn and(&self, other: &Self) -> Self {
+    fn and(self, other: Self) -> Self {
         Self {
             passed: self.passed + other.passed,
             again: self.again + other.again,
             failed: self.failed + other.failed,
             skipped: self.skipped + other.skipped,
+            why: [self.why, other.why].concat(),
         }
     }
 
@@ -279,14 +288,13 @@ impl Totals {
             say(format_args!("{rung}: skipped {test}: {reason}"));
         }
         for test in &outcome.again {
-            say(format_args!(
-                "{rung}: passed only when it ran again, for the machine had stood still: {test}"
-            ));
+            say(format_args!("{rung}: passed only when it ran again, for a CPU had stood still: {test}"));
         }
         self.passed += outcome.passed;
         self.again += outcome.again.len();
         self.failed += outcome.failed;
         self.skipped += outcome.ignored.len();
+        self.why.extend(outcome.why().map(|why| format!("{rung}: {why}")));
     }
 
     fn skip(&mut self, rung: Rung, args: &Args, programs: &[Program], reason: &str) -> Result<()> {

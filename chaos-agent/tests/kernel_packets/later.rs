@@ -114,21 +114,23 @@ impl Scene {
             || (counter().seen() == u64::from(self.count)).then_some(()),
             || format!("{:?}", counter()),
         );
-        let effects = counter().effects;
-        let dropped = effects[Effect::Overflow as usize] + effects[Effect::LineFull as usize];
-        let expected = expected
-            .map_or_else(|| u64::from(self.count) + effects[Effect::Duplicate as usize] - dropped, u64::from);
+        let agreed = || {
+            let effects = counter().effects;
+            let dropped = effects[Effect::Overflow as usize] + effects[Effect::LineFull as usize];
+            u64::from(self.count) + effects[Effect::Duplicate as usize] - dropped
+        };
+        // A packet's effects are counted a moment after it was seen: what is to come is asked anew each time.
+        let expected = || expected.map_or_else(agreed, u64::from);
         let so_far = Cell::new(0);
         let all = || {
             arrivals(to, &mut came);
             so_far.set(came.len() as u64);
-            (so_far.get() >= expected).then_some(())
+            (so_far.get() == expected()).then_some(())
         };
         eventually(all, || {
-            let (so_far, dropped) = (so_far.get(), self.agent.line.dropped());
+            let (so_far, expected, dropped) = (so_far.get(), expected(), self.agent.line.dropped());
             format!("{so_far} of {expected} packets came, the line dropped {dropped}; {:?}", counter())
         });
-        assert_eq!(came.len() as u64, expected);
         for what in [Global::Stray, Global::LineFull, Global::EngineStalled, Global::Orphaned] {
             assert_eq!(self.agent.global(what), 0, "{what:?}");
         }
@@ -143,6 +145,8 @@ impl Scene {
             || (held() == Held::default()).then_some(()),
             || format!("the line still has {:?}", held()),
         );
+        arrivals(to, &mut came);
+        assert_eq!(came.len() as u64, expected(), "one came that nobody expected: {:?}", counter());
         self.tell_lateness();
         Trip { sent_ns, came, counter: counter() }
     }

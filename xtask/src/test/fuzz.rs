@@ -87,7 +87,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         Ok(targets) => targets,
         Err(error) => {
             println!("{}: FAILED before its targets: {error:#}", Rung::Fuzz);
-            return Ok(Outcome { failed: chosen.len(), ..Outcome::default() });
+            let broken = vec![format!("before its targets: {error:#}")];
+            return Ok(Outcome { failed: chosen.len(), broken, ..Outcome::default() });
         }
     };
     let mut sum = Outcome::default();
@@ -97,7 +98,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         interrupt::check()?;
         sum.add(ran.unwrap_or_else(|error| {
             println!("{}: {}: FAILED: {error:#}", Rung::Fuzz, target.name);
-            Outcome { failed: 1, ..Outcome::default() }
+            Outcome::broken(format!("{}: {error:#}", target.name))
         }));
     }
     Ok(sum)
@@ -135,7 +136,7 @@ fn run_target(target: &Target, places: &Places, time: Duration) -> Result<Outcom
             println!("{}", repeat(target, finding));
         }
     }
-    Ok(Outcome { failed: 1, ..Outcome::default() })
+    Ok(Outcome::broken(format!("{}: {trouble}", target.name)))
 }
 
 /// The program with the corpus that grows, which comes first, and what else it begins with.
@@ -227,7 +228,8 @@ mod tests {
     #[test]
     fn a_target_with_a_finding_or_an_early_end_has_failed() {
         for script in ["echo 'Test unit written to /x' >&2; exit 77", "exit 0", "kill -SEGV $$"] {
-            assert_eq!(ran(script).0, Outcome { failed: 1, ..Outcome::default() }, "{script}");
+            let (outcome, _) = ran(script);
+            assert_eq!((outcome.passed, outcome.failed, outcome.why().count()), (0, 1, 1), "{script}");
         }
     }
 

@@ -69,8 +69,8 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     thread::scope(|scope| {
         let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(worker)).collect();
         for worker in workers {
-            // One that panicked has failed.
-            sum.add(worker.join().unwrap_or_else(|_| failed()));
+            let bug = |_| Outcome::broken("a kernel's programs broke off: that is a bug of xtask".to_owned());
+            sum.add(worker.join().unwrap_or_else(bug));
         }
     });
     // Ctrl-C is no failure of the programs.
@@ -115,14 +115,10 @@ fn run_kernel(args: &Args, offer: &Offer, programs: &[Chosen<'_>]) -> Outcome {
         }
         sum.add(ran.unwrap_or_else(|error| {
             println!("{}: {name}: FAILED before its tests: {error:#}", Rung::Kernels);
-            failed()
+            Outcome::broken(format!("{name}: before its tests: {error:#}"))
         }));
     }
     sum
-}
-
-fn failed() -> Outcome {
-    Outcome { failed: 1, ..Outcome::default() }
 }
 
 fn run_program(args: &Args, kernel: &Kernel, chosen: &Chosen<'_>, name: &str) -> Result<Outcome> {

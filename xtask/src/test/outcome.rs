@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use super::program::Program;
 use super::rung::Rung;
+use super::why;
 use crate::cmd::Cmd;
 use crate::{interrupt, progress, wait};
 
@@ -33,6 +34,8 @@ pub(super) struct Outcome {
     pub(super) ignored: Vec<(String, String)>,
     /// Those that failed, as far as the program told in a line of its own.
     pub(super) failures: Vec<Failure>,
+    /// Programs that broke off, before their tests or among them, and why.
+    pub(super) broken: Vec<String>,
     /// Those that passed only when they ran again.
     pub(super) again: Vec<String>,
 }
@@ -46,16 +49,30 @@ pub(super) struct Failure {
     pub(super) from: Instant,
     /// When it ended.
     pub(super) to: Instant,
+    /// Whose test it is, and why it failed, as far as the program told.
+    pub(super) why: String,
 }
 
 impl Outcome {
+    /// Of a program that did not come to its tests.
+    pub(super) fn broken(why: String) -> Self {
+        Self { failed: 1, broken: vec![why], ..Self::default() }
+    }
+
     /// Adds another program's.
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored.extend(other.ignored);
         self.failures.extend(other.failures);
+        self.broken.extend(other.broken);
         self.again.extend(other.again);
+    }
+
+    /// What failed, a text for each.
+    pub(super) fn why(&self) -> impl Iterator<Item = String> {
+        let tests = self.failures.iter().map(|failure| failure.why.clone());
+        tests.chain(self.broken.iter().cloned())
     }
 
     /// These tests of those that failed were run again, with this outcome: each of them, or the first outcome stands.
@@ -120,11 +137,21 @@ pub(super) fn of(
     let stdout = child.stdout.take().map(|pipe| collect_tests(pipe, Arc::clone(&through)));
     let stderr = child.stderr.take().map(collect);
     let ended = end_of(&mut child, name, limit, || look(through.load(Ordering::Relaxed)));
-    let (stdout, failures) = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let (stdout, mut failures) = stdout.and_then(|reader| reader.join().ok()).unwrap_or_default();
     let stderr = stderr.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    let (outcome, trouble) = judge(&stdout, end(&stdout, ended));
-    let outcome = Outcome { failures, ..outcome };
+    let (mut outcome, trouble) = judge(&stdout, end(&stdout, ended));
+    for failure in &mut failures {
+        failure.why = format!("{name}: {}:{}", failure.name, why::of_test(&stdout, &failure.name));
+    }
+    outcome.failures = failures;
     if outcome.failed > 0 {
+        let trouble = trouble.map_or_else(
+            || format!("{} failed", outcome.failed),
+            |trouble| {
+                outcome.broken.push(format!("{name}: {trouble}"));
+                trouble
+            },
+        );
         progress::beside(|| eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}"));
     } else {
         progress::beside(|| told(&stdout).for_each(|line| println!("  {line}")));
@@ -164,7 +191,7 @@ fn collect_tests(
                 let failed = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
                 if let Some(name) = failed {
                     progress::beside(|| eprintln!("{line}"));
-                    failures.push(Failure { name: name.to_owned(), from, to });
+                    failures.push(Failure { name: name.to_owned(), from, to, why: String::new() });
                 }
                 from = to;
             }
@@ -202,8 +229,8 @@ pub(super) fn end_of(
     interrupt::check().and(waited)
 }
 
-/// The counts, and what is wrong in one line.
-fn judge(stdout: &str, ended: Result<ExitStatus>) -> (Outcome, String) {
+/// The counts, and what is wrong with the program itself, in one line.
+fn judge(stdout: &str, ended: Result<ExitStatus>) -> (Outcome, Option<String>) {
     let mut outcome = count(stdout);
     let trouble = match ended {
         Err(error) => Some(format!("{error:#}")),
@@ -216,7 +243,6 @@ fn judge(stdout: &str, ended: Result<ExitStatus>) -> (Outcome, String) {
     if trouble.is_some() {
         outcome.failed += 1;
     }
-    let trouble = trouble.unwrap_or_else(|| format!("{} failed", outcome.failed));
     (outcome, trouble)
 }
 

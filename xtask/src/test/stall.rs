@@ -1,5 +1,5 @@
-//! Whether the machine ran us while a test program ran. On a shared one all programs may stand still for a while: packets are late then that
-//! nobody made late, and a story that fails by that says nothing of what it is about.
+//! Whether the machine ran us while a test program ran. On a shared one all programs may stand still for a while, or those of one CPU, whose
+//! host runs another machine's: packets are late then that nobody made late, and a story that fails by that says nothing of what it is about.
 
 use std::fmt;
 use std::fs;
@@ -7,23 +7,26 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 /// How often it looks whether it is run …
 const BEAT: Duration = Duration::from_millis(10);
 /// … and how late a look is at least that counts. The kernel gives each of a few busy programs some milliseconds in turn; the shortest
 /// time after which a story's engine counts as stalled is five times as long.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Watches, until it is asked or forgotten.
+/// Watches each CPU from a thread that stays there, until it is asked or forgotten: a thread that may move would be run by another CPU, and
+/// see nothing of one that stands still.
 pub(super) struct Watch {
-    stop: SyncSender<()>,
-    looks: JoinHandle<Stalls>,
+    looks: Vec<(SyncSender<()>, JoinHandle<Stalls>)>,
     before: Option<Times>,
 }
 
 /// What it saw.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stalls {
-    /// When the machine stood still: from the last look to the one that was late.
+    /// When a CPU stood still: from the last look to the one that was late.
     times: Vec<(Instant, Instant)>,
     /// Processor time that its host gave to others, in percent; none where it does not say.
     stolen: Option<u64>,
@@ -39,26 +42,49 @@ struct Times {
 impl Watch {
     /// From now on.
     pub(super) fn start() -> Self {
-        let (stop, stopped) = mpsc::sync_channel(1);
-        let looks = thread::spawn(move || {
-            let (mut seen, mut last) = (Stalls::default(), Instant::now());
-            while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
-                let now = Instant::now();
-                seen.look(last, now);
-                last = now;
-            }
-            seen
-        });
-        Self { stop, looks, before: times() }
+        Self { looks: cpus().into_iter().map(look).collect(), before: times() }
     }
 
     /// What it saw until now.
     pub(super) fn end(self) -> Stalls {
-        drop(self.stop);
-        let mut seen = self.looks.join().unwrap_or_default();
+        let mut seen = Stalls::default();
+        for (stop, looks) in self.looks {
+            drop(stop);
+            seen.times.extend(looks.join().unwrap_or_default().times);
+        }
         seen.stolen = self.before.zip(times()).map(|(before, after)| share(before, after));
         seen
     }
+}
+
+/// Those on which this process may run, each by itself.
+fn cpus() -> Vec<CpuSet> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let one = |cpu| {
+        let mut one = CpuSet::new();
+        (allowed.is_set(cpu) == Ok(true) && one.set(cpu).is_ok()).then_some(one)
+    };
+    (0..CpuSet::count()).filter_map(one).collect()
+}
+
+/// Looks from this CPU; were it gone meanwhile, from any other.
+fn look(cpu: CpuSet) -> (SyncSender<()>, JoinHandle<Stalls>) {
+    let (stop, stopped) = mpsc::sync_channel(1);
+    let mut last = Instant::now();
+    let looks = thread::spawn(move || {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cpu);
+        let mut seen = Stalls::default();
+        loop {
+            let waited = stopped.recv_timeout(BEAT);
+            let now = Instant::now();
+            seen.look(last, now);
+            last = now;
+            if waited != Err(RecvTimeoutError::Timeout) {
+                return seen;
+            }
+        }
+    });
+    (stop, looks)
 }
 
 impl Stalls {
@@ -68,7 +94,7 @@ impl Stalls {
         }
     }
 
-    /// Did it stand still between these?
+    /// Did one stand still between these?
     pub(super) fn any(&self, from: Instant, to: Instant) -> bool {
         self.times.iter().any(|(begin, end)| *begin < to && *end > from)
     }
@@ -77,11 +103,11 @@ impl Stalls {
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let longest = self.times.iter().map(|(begin, end)| *end - *begin).max().unwrap_or_default();
-        write!(f, "the machine stood still {} times", self.times.len())?;
+        write!(f, "a CPU stood still {} times", self.times.len())?;
         if !self.times.is_empty() {
             write!(f, ", for up to {} ms", longest.as_millis())?;
         }
-        self.stolen.map_or(Ok(()), |stolen| write!(f, ", and its host gave {stolen} % of its time to others"))
+        self.stolen.map_or(Ok(()), |stolen| write!(f, ", and the host gave {stolen} % of the time to others"))
     }
 }
 
@@ -107,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_that_is_much_too_late_is_a_machine_that_stood_still() {
+    fn a_look_that_is_much_too_late_is_a_cpu_that_stood_still() {
         let (begin, mut seen) = (Instant::now(), Stalls::default());
         let at = |ms| begin + Duration::from_millis(ms);
         let mut last = 0;
@@ -122,8 +148,7 @@ mod tests {
             [false, true, true, false, true, false]
         );
         seen.stolen = Some(7);
-        let said =
-            "the machine stood still 2 times, for up to 410 ms, and its host gave 7 % of its time to others";
+        let said = "a CPU stood still 2 times, for up to 410 ms, and the host gave 7 % of the time to others";
         assert_eq!(seen.to_string(), said);
     }
 
@@ -134,6 +159,16 @@ mod tests {
         assert_eq!(share(before, after), 100);
         assert_eq!(share(before, Times { all: before.all + 80, stolen: 20 }), 25);
         assert!(read("cpu 1 2 3\n").is_none());
+    }
+
+    #[test]
+    fn each_cpu_is_watched_from_itself() {
+        let (allowed, each) = (sched_getaffinity(Pid::from_raw(0)).unwrap(), cpus());
+        let numbers = |set: &CpuSet| -> Vec<usize> {
+            (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap()).collect()
+        };
+        assert_eq!(each.iter().flat_map(numbers).collect::<Vec<_>>(), numbers(&allowed));
+        assert!(each.iter().all(|one| numbers(one).len() == 1), "{each:?}");
     }
 
     #[test]
