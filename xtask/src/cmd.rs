@@ -4,16 +4,13 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
+use tied_child::Tie as _;
 
 use crate::progress::Step;
 
@@ -177,13 +174,8 @@ impl Cmd {
 
     fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
         let mut command = self.command();
-        command.stdout(stdout).stderr(stderr);
         // Nobody waits for it when this is killed. (The thread that starts it is the one that waits.)
-        let starter = Pid::this();
-        // SAFETY: prctl and getppid are async-signal-safe, and the closure touches nothing of this process.
-        unsafe {
-            command.pre_exec(move || ends_with(starter));
-        }
+        command.stdout(stdout).stderr(stderr).tie(Signal::SIGTERM);
         command.spawn().with_context(|| self.not_started())
     }
 
@@ -249,12 +241,6 @@ fn keep(tail: &mut VecDeque<String>, line: String) {
     tail.push_back(line);
 }
 
-/// Has the process that is about to run the program end with `starter`, or not begin when that is gone already: then no signal comes.
-fn ends_with(starter: Pid) -> std::io::Result<()> {
-    set_pdeathsig(Signal::SIGTERM)?;
-    if getppid() == starter { Ok(()) } else { Err(Errno::ESRCH.into()) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;
@@ -275,21 +261,6 @@ mod tests {
         let start = || Cmd::new("sleep").arg("600").spawn(Stdio::null(), Stdio::null()).unwrap();
         let ended = thread::spawn(start).join().unwrap().wait().unwrap();
         assert_eq!(ended.signal(), Some(Signal::SIGTERM as i32));
-    }
-
-    #[test]
-    fn a_program_does_not_begin_when_its_starter_is_gone_before_it() {
-        let starter_of = |pid: Pid| {
-            let mut command = Command::new("true");
-            // SAFETY: as in `Cmd::spawn`.
-            unsafe {
-                command.pre_exec(move || ends_with(pid));
-            }
-            command.status()
-        };
-        assert!(starter_of(Pid::this()).unwrap().success());
-        let gone = starter_of(Pid::from_raw(i32::MAX)).unwrap_err();
-        assert_eq!(gone.raw_os_error(), Some(Errno::ESRCH as i32));
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! An operator process: started, scraped, ended, killed, weighed.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use tied_child::Tie as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -46,10 +45,7 @@ impl Operator {
         command.arg(format!("--identity={identity}")).arg("--allow-cidrs=10.77.0.0/16").args(flags);
         command.arg(format!("--log={}", plan.log));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        // SAFETY: prctl is async-signal-safe, and the closure touches nothing of this process.
-        unsafe {
-            command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
-        }
+        command.tie(Signal::SIGKILL);
         Self { child: command.spawn().unwrap(), port, begun: Instant::now(), log: path }
     }
 

@@ -4,13 +4,12 @@
 pub(crate) mod inside;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use tied_child::Tie as _;
 use tokio::sync::mpsc;
 
 use crate::plan::{Plan, Site};
@@ -47,10 +46,7 @@ impl Running {
         command.arg("--loss-percent").arg(plan.loss_percent.to_string());
         command.arg("--states").arg(&states);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // SAFETY: prctl is async-signal-safe, and the closure touches nothing of this process.
-        unsafe {
-            command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
-        }
+        command.tie(Signal::SIGKILL);
         let mut child = command.spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (said, lines) = mpsc::channel(LINES);

@@ -7,11 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use tempfile::TempDir;
+use tied_child::Tie as _;
 
 use crate::backup::{Backup, DATA};
 use crate::spawner::Spawner;
@@ -162,10 +162,7 @@ fn command(binary: &Path, folder: &Path, name: &str) -> Result<Command, Error> {
     let errors = log.try_clone().map_err(Error::io("sharing a log"))?;
     let mut command = Command::new(binary);
     command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
-    // SAFETY: prctl is async-signal-safe, and the closure touches nothing of this process.
-    unsafe {
-        command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
-    }
+    command.tie(Signal::SIGKILL);
     Ok(command)
 }
 

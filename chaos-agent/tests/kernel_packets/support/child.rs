@@ -1,17 +1,16 @@
 //! An agent in a process of its own, to be stopped and killed: the test program again, at the same story.
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use edge_api::fault_profile::FaultProfile;
 use fault_abi::key::Direction;
 use fault_abi::verdict::{Effect, Verdict};
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use tied_child::Tie as _;
 
 use super::agent::{Agent, Holds, Hooks};
 use super::fault::Fault;
@@ -84,13 +83,7 @@ pub(crate) fn again<F: Fn()>(_story: F, variable: &str, value: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
     command.env(variable, value).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let die_with_parent = || {
-        // SAFETY: plain numbers.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        Ok(())
-    };
-    // SAFETY: it makes a system call and nothing else.
-    unsafe { command.pre_exec(die_with_parent) }.spawn().unwrap()
+    command.tie(Signal::SIGKILL).spawn().unwrap()
 }
 
 /// The child; dropping it kills it, and so does the end of this process.
