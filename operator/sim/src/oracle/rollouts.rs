@@ -29,7 +29,12 @@ pub(super) fn miscounted(world: &World, plan: &Plan) -> Option<Violation> {
             }
             _ => None,
         };
-        let (true_counts, said) = (count(world, &members(world, plan, fleet), &brought?), status.counts);
+        let brought = brought?;
+        let runs = |device: &Device| {
+            let running = world.states.get(&device.name_any()).map(|kept| kept.running);
+            running.is_some_and(|it| (&it.firmware, &it.config) == (&brought.firmware, &brought.config))
+        };
+        let (true_counts, said) = (count(&members(world, plan, fleet), &brought, runs), status.counts);
         (said != true_counts).then(|| {
             let sentence = format!("{} says {said:?}, and in truth it is {true_counts:?}", fleet.name);
             Rule::TrueStatus.broken(sentence)
@@ -37,18 +42,14 @@ pub(super) fn miscounted(world: &World, plan: &Plan) -> Option<Violation> {
     })
 }
 
-/// What the counts of a fleet that has ended must be: who runs what it brought is known by the devices alone.
-fn count(world: &World, members: &[Device], brought: &Desired) -> FleetCounts {
+/// What the counts of a fleet that has ended must be. Who `runs` what it brought is known by the devices alone.
+fn count(members: &[Device], brought: &Desired, runs: impl Fn(&Device) -> bool) -> FleetCounts {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let (ours, others): (Vec<&Device>, Vec<&Device>) =
         members.iter().partition(|device| device.spec.desired.is_none() || is_fleets(device));
     let told: Vec<&&Device> =
         ours.iter().filter(|device| device.spec.desired.as_ref() == Some(brought)).collect();
     // One that refuses what it runs since before is Failed, as `failed_in_truth` allows.
-    let runs = |device: &Device| {
-        let running = world.states.get(&device.name_any()).map(|kept| kept.running);
-        running.is_some_and(|it| (&it.firmware, &it.config) == (&brought.firmware, &brought.config))
-    };
     let in_sync = told.iter().filter(|device| runs(device) && !is_failed(device)).count();
     let failed = told.len() - in_sync;
     FleetCounts {
@@ -187,4 +188,43 @@ fn behind(members: &[Device], desired: &Desired) -> Option<String> {
         .iter()
         .find(is_behind)
         .map(|device| format!("{} shall run {:?}", device.name_any(), device.spec.desired))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A Device that shall run a firmware by somebody's word, and its status.
+    fn device(name: &str, desired: Option<(&str, &str)>, phase: &str) -> Device {
+        let fields = json!({"f:spec": {"f:desired": {}}});
+        let by = |who: &str| json!([{"manager": who, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": fields}]);
+        serde_json::from_value(json!({
+            "apiVersion": "edge-operator.dev/v1alpha1", "kind": "Device",
+            "metadata": {"name": name, "managedFields": desired.map_or(Value::Null, |(who, _)| by(who))},
+            "spec": {"endpoint": {"host": "10.20.0.17"}, "desired": desired.map(|(_, firmware)| json!({"firmware": firmware}))},
+            "status": {"phase": phase},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_fleet_counts_who_runs_what_it_brought_by_the_devices_and_who_failed_at_it() {
+        let members = [
+            device("runs", Some(("edge-fleet", "2.0")), "InSync"),
+            device("says-so-and-does-not", Some(("edge-fleet", "2.0")), "InSync"),
+            device("refuses-what-it-runs", Some(("edge-fleet", "2.0")), "Failed"),
+            device("behind", Some(("edge-fleet", "1.0")), "InSync"),
+            device("told-nothing", None, "InSync"),
+            device("a-persons", Some(("kubectl", "2.0")), "InSync"),
+        ];
+        let brought = Desired { firmware: "2.0".into(), config: Default::default() };
+        let runs =
+            |device: &Device| ["runs", "refuses-what-it-runs", "a-persons"].contains(&&*device.name_any());
+        let counted = count(&members, &brought, runs);
+        let expected =
+            FleetCounts { total: 6, updated: 3, in_sync: 1, failed: 2, unavailable: 2, foreign: 1 };
+        assert_eq!(counted, expected);
+    }
 }
