@@ -167,7 +167,9 @@ impl Scrape {
         let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         let lines = self.0.lines().filter(of_name);
         let lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        // The sum of none is minus zero, which is no count.
+        values.fold(0.0, |sum, value| sum + value)
     }
 
     /// How many series of a name there are.
