@@ -22,13 +22,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use fault_rig::figures::Report;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 use self::cases::Bench;
 use self::report::Measured;
 use crate::progress::Step;
-use crate::{build_ebpf, interrupt, tools};
+use crate::{build_ebpf, cpus, interrupt, tools};
 
 /// What `cargo xtask bench` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -191,10 +189,7 @@ fn measure(bench: &Bench, args: &Args) -> Result<Vec<Measured>> {
 
 /// Moving between CPUs costs time that is nobody's.
 fn stay_on_one_cpu() -> Result<()> {
-    let me = Pid::from_raw(0);
-    let allowed = sched_getaffinity(me).context("reading which CPUs this process may use")?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let mut one = CpuSet::new();
-    one.set(last.unwrap_or(0)).context("choosing a CPU")?;
-    sched_setaffinity(me, &one).context("staying on one CPU")
+    let allowed = cpus::allowed().context("reading which CPUs this process may use")?;
+    let last = allowed.last().context("this process may use no CPU")?;
+    cpus::stay_on(last).context("staying on one CPU")
 }

@@ -1,7 +1,7 @@
 //! What `cargo xtask` is made of, as a library, so that tests and verbs share it.
 //!
 //! * verbs, a file each: [`build_ebpf`], [`crds`], [`cluster`], [`images`], [`test`], [`check`], [`bench`], [`demo`]
-//! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`cleanup`] joins errors, [`digest`] makes keys of caches, [`lock`] keeps processes
+//! * what they stand on: [`binaries`] builds a cluster's programs, [`cmd`] runs programs, [`cleanup`] joins errors, `cpus` keeps threads on them, [`digest`] makes keys of caches, [`lock`] keeps processes
 //!   apart, [`progress`] shows what takes long, [`paths`] says where things lie, [`stamp`] which sources were built there, [`tools`] sees to programs and packages of the machine, [`vm`] runs a
 //!   program under another kernel
 
@@ -9,6 +9,7 @@ pub mod args;
 pub mod binaries;
 pub mod cleanup;
 pub mod cmd;
+mod cpus;
 pub mod digest;
 pub mod interrupt;
 pub mod lock;

@@ -147,10 +147,9 @@ fn run_rung(rung: Rung, way: Way, args: &Args, programs: &[Program]) -> Result<O
         let ran = run_program(rung, way, args, program);
         // Ctrl-C is no failure of the program.
         interrupt::check()?;
-        sum.add(ran.unwrap_or_else(|error| {
-            say(format_args!("{rung}: {program}: FAILED before its tests: {error:#}"));
-            Outcome::broken(format!("{program}: before its tests: {error:#}"))
-        }));
+        sum.add(
+            ran.unwrap_or_else(|error| broke_off(rung, format!("{program}: before its tests: {error:#}"))),
+        );
     }
     if rung == Rung::Pure {
         sum.add(doc_tests(&args.filters)?);
@@ -243,6 +242,12 @@ fn doc_tests(filters: &[String]) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Something broke off, which is said at once.
+fn broke_off(rung: Rung, why: String) -> Outcome {
+    say(format_args!("{rung}: FAILED: {why}"));
+    Outcome { failed: 1, broken: vec![why], ..Outcome::default() }
+}
+
 /// A line of the result.
 fn say(line: fmt::Arguments<'_>) {
     progress::beside(|| println!("{line}"));
@@ -264,9 +269,7 @@ impl Totals {
                 self.skip(rung, args, programs, &format!("{reason:#}"))?;
             }
             Ability::Lacks(reason) | Ability::Broken(reason) => {
-                say(format_args!("{rung}: FAILED before its tests: {reason:#}"));
-                self.failed += 1;
-                self.why.push(format!("{rung}: before its tests: {reason:#}"));
+                self.add(rung, &broke_off(rung, format!("before its tests: {reason:#}")));
             }
         }
         Ok(())

@@ -26,7 +26,7 @@ use anyhow::{Context as _, Result};
 use self::build::Target;
 use self::said::Said;
 use super::outcome::{self, Outcome};
-use super::{Args, Rung};
+use super::{Args, Rung, broke_off};
 use crate::cmd::Cmd;
 use crate::progress::Step;
 use crate::tools::{self, Need};
@@ -86,9 +86,8 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
     let targets = match built {
         Ok(targets) => targets,
         Err(error) => {
-            println!("{}: FAILED before its targets: {error:#}", Rung::Fuzz);
-            let broken = vec![format!("before its targets: {error:#}")];
-            return Ok(Outcome { failed: chosen.len(), broken, ..Outcome::default() });
+            let all = broke_off(Rung::Fuzz, format!("before its targets: {error:#}"));
+            return Ok(Outcome { failed: chosen.len(), ..all });
         }
     };
     let mut sum = Outcome::default();
@@ -96,10 +95,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome> {
         let places = Places::of(&target.name, &cache);
         let ran = run_target(target, &places, Duration::from_secs(args.seconds));
         interrupt::check()?;
-        sum.add(ran.unwrap_or_else(|error| {
-            println!("{}: {}: FAILED: {error:#}", Rung::Fuzz, target.name);
-            Outcome::broken(format!("{}: {error:#}", target.name))
-        }));
+        sum.add(ran.unwrap_or_else(|error| broke_off(Rung::Fuzz, format!("{}: {error:#}", target.name))));
     }
     Ok(sum)
 }
@@ -129,14 +125,14 @@ fn run_target(target: &Target, places: &Places, time: Duration) -> Result<Outcom
     let trouble = said.trouble(&ended);
     step.done(&said.to_string());
     let Some(trouble) = trouble else { return Ok(Outcome { passed: 1, ..Outcome::default() }) };
-    if !interrupt::seen() {
-        println!("{}: {}: FAILED: {trouble}", Rung::Fuzz, target.name);
-        eprintln!("--- {}\n{}--- end of {}", target.name, said.others(), target.name);
-        if let Some(finding) = said.finding() {
-            println!("{}", repeat(target, finding));
-        }
+    // Ctrl-C is no failure of the target.
+    interrupt::check()?;
+    let outcome = broke_off(Rung::Fuzz, format!("{}: {trouble}", target.name));
+    eprintln!("--- {}\n{}--- end of {}", target.name, said.others(), target.name);
+    if let Some(finding) = said.finding() {
+        println!("{}", repeat(target, finding));
     }
-    Ok(Outcome::broken(format!("{}: {trouble}", target.name)))
+    Ok(outcome)
 }
 
 /// The program with the corpus that grows, which comes first, and what else it begins with.

@@ -11,7 +11,7 @@ use super::foreign::{self, Lacking};
 use super::outcome::{self, Outcome};
 use super::program::Program;
 use super::rung::Rung;
-use super::{Args, feature};
+use super::{Args, broke_off, feature};
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vm::initramfs::Job;
@@ -69,7 +69,9 @@ pub(super) fn run(args: &Args, programs: &[Program]) -> Result<Outcome> {
     thread::scope(|scope| {
         let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(worker)).collect();
         for worker in workers {
-            let bug = |_| Outcome::broken("a kernel's programs broke off: that is a bug of xtask".to_owned());
+            let bug = |_| {
+                broke_off(Rung::Kernels, "what runs a kernel panicked: that is a bug of xtask".to_owned())
+            };
             sum.add(worker.join().unwrap_or_else(bug));
         }
     });
@@ -114,8 +116,7 @@ fn run_kernel(args: &Args, offer: &Offer, programs: &[Chosen<'_>]) -> Outcome {
             return sum;
         }
         sum.add(ran.unwrap_or_else(|error| {
-            println!("{}: {name}: FAILED before its tests: {error:#}", Rung::Kernels);
-            Outcome::broken(format!("{name}: before its tests: {error:#}"))
+            broke_off(Rung::Kernels, format!("{name}: before its tests: {error:#}"))
         }));
     }
     sum

@@ -54,11 +54,6 @@ pub(super) struct Failure {
 }
 
 impl Outcome {
-    /// Of a program that did not come to its tests.
-    pub(super) fn broken(why: String) -> Self {
-        Self { failed: 1, broken: vec![why], ..Self::default() }
-    }
-
     /// Adds another program's.
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
@@ -145,13 +140,8 @@ pub(super) fn of(
     }
     outcome.failures = failures;
     if outcome.failed > 0 {
-        let trouble = trouble.map_or_else(
-            || format!("{} failed", outcome.failed),
-            |trouble| {
-                outcome.broken.push(format!("{name}: {trouble}"));
-                trouble
-            },
-        );
+        outcome.broken.extend(trouble.iter().map(|trouble| format!("{name}: {trouble}")));
+        let trouble = trouble.unwrap_or_else(|| format!("{} failed", outcome.failed));
         progress::beside(|| eprintln!("--- {name}: {trouble}\n{stderr}\n{stdout}\n--- end of {name}"));
     } else {
         progress::beside(|| told(&stdout).for_each(|line| println!("  {line}")));
