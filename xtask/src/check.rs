@@ -4,6 +4,7 @@
 mod documents;
 mod ignored;
 mod lints;
+mod locks;
 mod sources;
 
 use anyhow::{Result, bail};
@@ -20,6 +21,7 @@ type Check = (&'static str, fn() -> Result<()>);
 /// All of them.
 const CHECKS: &[Check] = &[
     ("every crate inherits the workspace's lints", lints::run),
+    ("every lock file is what the manifests say", locks::run),
     ("every ignored test says its rung and lives in that rung's files", ignored::run),
     ("deploy/crds is what the Rust types say", generated_crds),
     ("docs/report.schema.json is what the demo writes", documents::report_schema_is_current),
